@@ -1,0 +1,87 @@
+"""The geometry of a convolution, and its three products: pure Python, no JAX.
+
+`<y, conv(x, w)>` is trilinear. Leaving out one of the three gives
+
+    fprop(x, w) -> y        the convolution
+    dgrad(y, w) -> x        its input gradient
+    wgrad(x, y) -> w        its weight gradient
+
+in channels-first shapes x: (N, C, *in), w: (O, C // groups, *kernel), y: (N, O, *out). The names are cuDNN's. A transposed
+convolution is the same form with `input_dilation` > 1 (https://arxiv.org/abs/1603.07285), so it needs no products of its own.
+"""
+
+import dataclasses
+
+
+def _dilated(size: int, dilation: int) -> int:
+    """Extent of `size` elements with `dilation - 1` holes between neighbours."""
+    return (size - 1) * dilation + 1 if size else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvSpec:
+    """Everything static about one convolution but its channels and batch; every tuple has one entry a spatial dimension.
+
+    Output element o sums over taps t: x_up[o * stride + t * kernel_dilation - low] * w[t], where x_up is x with
+    input_dilation - 1 zeros between neighbours and (low, high) is the padding, which may be negative (a crop).
+    """
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    groups: int
+    in_spatial: tuple[int, ...]
+    kernel_spatial: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.strides)
+
+    @property
+    def out_spatial(self) -> tuple[int, ...]:
+        sizes = []
+        for i in range(self.ndim):
+            padded = _dilated(self.in_spatial[i], self.input_dilation[i]) + sum(self.padding[i])
+            window = _dilated(self.kernel_spatial[i], self.kernel_dilation[i])
+            sizes.append(max(0, (padded - window) // self.strides[i] + 1))
+        return tuple(sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """One product of a convolution at given sizes and dtypes, with what is fused onto its output.
+
+    role            "fprop", "dgrad" or "wgrad"
+    batch           N
+    in_channels     C, of x (all groups together)
+    out_channels    O, of y
+    compute_dtype   what both operands are multiplied in
+    out_dtype       what the result is stored in; sums are at least float32
+    models          independent problems side by side (a leading axis on every operand), or None
+    bias            fprop adds b: (O,)
+    activation      fprop applies it to the sum, bias included
+    outputs         of fprop: "y" the activated sum, "z" the sum itself, in this order
+    precision       None, or the jax.lax.Precision of both operands by name: "default", "high", "highest"
+    """
+
+    role: str
+    spec: ConvSpec
+    batch: int
+    in_channels: int
+    out_channels: int
+    compute_dtype: str
+    out_dtype: str
+    models: int | None = None
+    bias: bool = False
+    activation: str | None = None
+    outputs: tuple[str, ...] = ("y",)
+    precision: str | None = None
+
+    @property
+    def epilogue(self) -> str:
+        """What is fused onto the sum, for names: "linear", "bias", "bias_relu", "bias_silu_yz", ..."""
+        parts = [p for p in ("bias" if self.bias else None, self.activation) if p]
+        if self.outputs not in (("y",), ("z",)):
+            parts.append("".join(self.outputs))
+        return "_".join(parts) or "linear"
