@@ -1,0 +1,284 @@
+"""Config of the dense kernel: the tiling it means, its shared memory, the multiply-adds it executes, a first choice."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pallas_conv.spec import Product
+
+from . import taps as geometry
+
+SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+# Constants of the model in `estimate`: all of them modelled, unmeasured.
+FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands
+L2_BYTES_PER_CLOCK = 30  # what one SM reads from L2
+DRAM_BYTES_PER_CLOCK = 15  # one SM's share of global memory
+EPILOGUE_CLOCKS = 1500  # in which a block alone on its SM multiplies nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How the dense kernel is tiled.
+
+    box        (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
+    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators a warpgroup
+    bk         channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
+    taps       taps of the last dimension loaded in one step (for few channels)
+    halo       load the pixels of all taps of the first tiled dimension once
+    stages     slots of the ring between the producer and the consumers
+    consumers  warpgroups that multiply; they share the weights of a slot
+    cluster    thread blocks that share the weights of their tiles by multicast
+    blocks     thread blocks on an SM: two of one consumer each hide each other's epilogue
+    out_bufs   staging buffers of each consumer on the way out
+    skip       skip taps that read nothing but padding
+    """
+
+    box: tuple[int, ...]
+    bn: int = 128
+    bk: int = 64
+    taps: int = 1
+    halo: bool = False
+    stages: int = 4
+    consumers: int = 2
+    cluster: int = 1
+    blocks: int = 1
+    out_bufs: int = 1
+    skip: bool = True
+
+    @property
+    def pixels(self) -> int:
+        """Of one consumer's tile: the M of its wgmma."""
+        return math.prod(self.box)
+
+    def __str__(self) -> str:
+        box, *rest = dataclasses.fields(self)
+        changed = [f"{f.name}={getattr(self, f.name)}" for f in rest if f.default != getattr(self, f.name)]
+        return ", ".join([f"{box.name}={self.box}", *changed])
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What the dense kernel computes: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output."""
+
+    N: int
+    G: int
+    C: int
+    K: int
+    dims: tuple[geometry.Dim, ...]
+    itemsize: int = 2
+    out_itemsize: int = 2
+    outputs: int = 1
+
+    @classmethod
+    def of(cls, product: Product) -> "Problem":
+        """C is what the product sums over: input channels forward, output channels in the input gradient."""
+        groups = product.spec.groups
+        channels = product.in_channels // groups, product.out_channels // groups
+        c, k = channels if product.role == "fprop" else channels[::-1]
+        itemsizes = ITEMSIZE[product.compute_dtype], ITEMSIZE[product.out_dtype]
+        return cls(product.batch, groups, c, k, geometry.dims(product), *itemsizes, len(product.outputs))
+
+
+class Tiling(NamedTuple):
+    """What a Config means for a Problem: the numbers that the budget, the model and the kernel share.
+
+    halo_dim      the spatial dimension whose taps one load serves, or ndim (none)
+    halo_taps     how many taps that is, or 1
+    cta_box       (images, *pixels) of a thread block's tile (with a halo: of its one load, less the halo)
+    load_box      (images, *pixels) of one load
+    loads         loads of pixels in a step
+    columns       output channels staged at a time: at most 128 bytes of them
+    grid          tiles over (images, *rows of a phase)
+    k_tiles       tiles over output channels
+    c_steps       steps over channels
+    stage_bytes   of one slot of the ring
+    smem_bytes    of everything
+    """
+
+    halo_dim: int
+    halo_taps: int
+    cta_box: tuple[int, ...]
+    load_box: tuple[int, ...]
+    loads: int
+    columns: int
+    grid: tuple[int, ...]
+    k_tiles: int
+    c_steps: int
+    stage_bytes: int
+    smem_bytes: int
+
+
+def tiling(problem: Problem, cfg: Config) -> Tiling:
+    """The tiling of a problem by a configuration that `illegal` has nothing against."""
+    halo_dim = next(i for i, e in enumerate(cfg.box[1:]) if e > 1) if cfg.halo else len(problem.dims)
+    halo_taps = problem.dims[halo_dim].count[0] if cfg.halo else 1
+    reach = (halo_taps - 1) * problem.dims[halo_dim].step if cfg.halo else 0
+    # Consumers sit side by side along the halo dimension and share its one load; without a halo each has its own tile.
+    cta_box = tuple(b * cfg.consumers if i == halo_dim + 1 else b for i, b in enumerate(cfg.box))
+    load_box = tuple(b + reach if i == halo_dim + 1 else b for i, b in enumerate(cta_box))
+    loads = 1 if cfg.halo else cfg.consumers
+    columns = math.gcd(cfg.bn, 128 // problem.out_itemsize)
+    sizes = problem.N, *(d.rows for d in problem.dims)
+    step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
+    stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
+    staging_bytes = cfg.consumers * cfg.out_bufs * cfg.pixels * columns * problem.out_itemsize
+    return Tiling(
+        halo_dim=halo_dim,
+        halo_taps=halo_taps,
+        cta_box=cta_box,
+        load_box=load_box,
+        loads=loads,
+        columns=columns,
+        grid=tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True)),
+        k_tiles=-(-problem.K // cfg.bn),
+        c_steps=-(-problem.C // cfg.bk),
+        stage_bytes=stage_bytes,
+        smem_bytes=cfg.stages * (stage_bytes + 16) + staging_bytes,  # 16: two barriers of 8 bytes a slot
+    )
+
+
+def illegal(problem: Problem, cfg: Config) -> str | None:
+    """Why the kernel does not take a configuration, or None."""
+    nd, box = len(problem.dims), cfg.box
+    if len(box) != nd + 1 or cfg.pixels not in (64, 128):
+        return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
+    if cfg.bn % 16 or not 16 <= cfg.bn <= 256 or cfg.pixels * cfg.bn > 128 * 128:
+        return f"{cfg.bn=} must be a multiple of 16 up to 256, and {cfg.pixels=} * bn at most 128 * 128"
+    if cfg.bk * problem.itemsize not in (32, 64, 128):
+        return f"{cfg.bk=} must be 32, 64 or 128 bytes"
+    if nd == 3 and box[0] > 1 and (problem.G > 1 or any(d.in_stride * d.out_stride > 1 for d in problem.dims)):
+        return f"{cfg.box=} must be of one image: a TMA copy has five dimensions"
+    if cfg.halo and (why := _illegal_halo(problem, cfg)):
+        return why
+    limit = SMEM_BYTES // cfg.blocks - 1024 * (cfg.blocks - 1)
+    if (smem_bytes := tiling(problem, cfg).smem_bytes) > limit:
+        return f"{smem_bytes=} must be at most {limit}"
+    return None
+
+
+def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
+    nd, box = len(problem.dims), cfg.box
+    halo_dim = next((i for i, e in enumerate(box[1:]) if e > 1), nd)
+    if halo_dim >= nd - 1 or box[0] > 1 or math.prod(box[2 + halo_dim :]) % 8:
+        return f"{cfg.box=} must be of one image, with multiples of 8 pixels beyond its first tiled dimension"
+    d = problem.dims[halo_dim]
+    if d.in_stride > 1 or len(set(d.count)) > 1 or d.count[0] < 2:
+        return "a halo needs the same number of taps, two or more, in every phase of an unstrided dimension"
+    if box[1 + halo_dim] * cfg.consumers + (d.count[0] - 1) * d.step > 256:
+        return "a TMA box is at most 256 long"
+    return None
+
+
+def useful_macs(problem: Problem) -> int:
+    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
+    taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
+    return problem.N * problem.G * problem.C * problem.K * math.prod(taps)
+
+
+def executed_macs(problem: Problem, cfg: Config) -> int:
+    """The multiply-adds the kernel issues, tile by tile: ragged tiles whole, skipped taps not at all."""
+    t = tiling(problem, cfg)
+    tiles = list(itertools.product(*map(range, t.grid)))
+    together, steps = cfg.cluster * t.loads, 0
+    for phase in itertools.product(*(range(d.out_stride) for d in problem.dims)):
+        for start in range(0, len(tiles), together):
+            unit, counts = tiles[start : start + together], []
+            for i, (d, p, extent) in enumerate(zip(problem.dims, phase, t.cta_box[1:], strict=True)):
+                at = [tile[i + 1] * extent for tile in unit]
+                skip = cfg.skip and i != t.halo_dim
+                first, last = d.span(p, min(at), max(at) + extent - 1) if skip else (0, d.count[p])
+                counts.append(last - first)
+            counts[-1] = -(-counts[-1] // cfg.taps) * cfg.taps
+            steps += math.prod(counts)
+    per_step = cfg.consumers * cfg.cluster * cfg.pixels * cfg.bn * cfg.bk
+    return steps * per_step * problem.G * t.k_tiles * t.c_steps
+
+
+class Estimate(NamedTuple):
+    """Modelled, unmeasured: good for ranking configurations, not for promises.
+
+    clocks        of the whole product
+    l2_per_clock  bytes that must come from L2 in a clock of the tensor cores, to keep them busy
+    busy          share of the thread blocks' waves that has work
+    """
+
+    clocks: float
+    l2_per_clock: float
+    busy: float
+
+
+def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
+    """Waves of tiles, each the slower of its products and its loads from L2; or global memory, if that is slower."""
+    t = tiling(problem, cfg)
+    tiles = taps = math.ceil(problem.N / t.cta_box[0])
+    for i, (d, extent) in enumerate(zip(problem.dims, t.cta_box[1:], strict=True)):
+        spans = [
+            d.span(p, q, q + extent - 1) if i != t.halo_dim else (0, d.count[p])
+            for p in range(d.out_stride)
+            for q in range(0, d.rows, extent)
+        ]
+        tiles, taps = tiles * len(spans), taps * sum(last - first for first, last in spans)
+    phases = math.prod(d.out_stride for d in problem.dims)
+    units = -(-tiles // phases // (t.loads * cfg.cluster)) * phases * problem.G * t.k_tiles
+    workers = num_sms * cfg.blocks // cfg.cluster
+    waves = -(-units // workers)
+
+    multiply = 2 * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk / (FLOPS_PER_CLOCK * 2 / problem.itemsize)
+    rows = t.loads * math.prod(t.load_box) / t.halo_taps + cfg.bn / cfg.cluster
+    load = rows * cfg.bk * problem.itemsize
+    steps = taps / tiles * t.c_steps
+    slowest = max(multiply, load / L2_BYTES_PER_CLOCK)
+    clocks = waves * (steps * slowest * cfg.blocks + EPILOGUE_CLOCKS * (cfg.blocks == 1))
+
+    read = math.prod(d.in_size for d in problem.dims) * problem.C * problem.itemsize
+    written = math.prod(d.out_size for d in problem.dims) * problem.K * problem.out_itemsize * problem.outputs
+    dram = problem.N * problem.G * (read + written) / DRAM_BYTES_PER_CLOCK / num_sms
+    return Estimate(max(clocks, dram), load / multiply, units / (waves * workers))
+
+
+def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
+    """All power-of-two boxes of so many pixels over (images, *pixels)."""
+    if nd == 0:
+        yield (pixels,)
+        return
+    for i in range(pixels.bit_length()):
+        yield from ((1 << i, *rest) for rest in boxes(pixels >> i, nd - 1))
+
+
+def candidates(problem: Problem) -> Iterator[Config]:
+    """A few hundred legal configurations, each with as many stages as fit (eight at most)."""
+    lanes = 128 // problem.itemsize
+    bk = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.C // b) * b, -b))
+    counts = problem.dims[-1].count
+    packed = max(t for t in range(1, lanes // bk + 1) if all(n % t == 0 for n in counts)) if bk >= problem.C else 1
+    widths = {-(-problem.K // n // 16) * 16 for n in range(1, problem.K // 64 + 2)}
+    for bn, pixels, halo, cluster, (consumers, blocks) in itertools.product(
+        sorted(n for n in widths if min(problem.K, 64) <= n <= 256), (64, 128), (False, True), (1, 2), ((2, 1), (1, 2))
+    ):
+        for box in boxes(pixels, len(problem.dims)):
+            cfg = Config(box, bn, bk, packed, halo, 2, consumers, cluster, blocks, problem.outputs)
+            if illegal(problem, cfg):
+                continue
+            while cfg.stages < 8 and not illegal(problem, more := dataclasses.replace(cfg, stages=cfg.stages + 1)):
+                cfg = more
+            if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
+                yield cfg
+
+
+@functools.cache
+def choose(product: Product, num_sms: int = 132) -> Config:
+    """The simplest of the configurations within 2% of the best by `estimate`."""
+    return best(Problem.of(product), num_sms)
+
+
+def best(problem: Problem, num_sms: int = 132) -> Config:
+    """`choose` for the kernel's own description of a product."""
+    found = [(estimate(problem, cfg, num_sms).clocks, cfg) for cfg in candidates(problem)]
+    least = min(clocks for clocks, _ in found)
+    close = [cfg for clocks, cfg in found if clocks <= 1.02 * least]
+    return min(close, key=lambda cfg: (cfg.cluster, cfg.box[0], tuple(-e for e in reversed(cfg.box))))

@@ -1,0 +1,129 @@
+"""Geometry of a convolution as phases and taps: pure Python, no JAX.
+
+Every product of one spatial dimension is `out[o] += in[j] * w[t]` for all (o, t) with
+
+    j * base == o * stride + t * dilation - low,      0 <= j < in_size,  0 <= t < kernel
+
+where base is the input dilation: base 1 is a convolution, stride 1 a transposed one. Split o into phases,
+o = q * out_stride + p: then j = q * in_stride + offset, and the taps of one phase are an arithmetic progression. Every
+tap belongs to one phase at most, so the weights can be reordered once to put the taps of a phase side by side: a phase
+is then a count, a first offset and a first position. No stuffed zero is ever multiplied.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+from pallas_conv.spec import Product
+
+
+@dataclasses.dataclass(frozen=True)
+class Dim:
+    """A spatial dimension: tap i of phase p reads q * in_stride + offset[p] + i * step with w[order[first[p] + i]]."""
+
+    in_size: int
+    out_size: int
+    in_stride: int
+    out_stride: int
+    step: int
+    count: tuple[int, ...]
+    offset: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """Position of the first tap of every phase among the reordered taps."""
+        return tuple(itertools.accumulate((0, *self.count)))[:-1]
+
+    @property
+    def rows(self) -> int:
+        """Outputs of one phase (the last phases may have one less: the store clips it)."""
+        return -(-self.out_size // self.out_stride)
+
+    def pairs(self) -> Iterator[tuple[int, int, int]]:
+        """All (output, input, tap) triples that read inside the input, by walking phases and taps."""
+        for p in range(self.out_stride):
+            for q in range(-(-(self.out_size - p) // self.out_stride)):
+                for i in range(self.count[p]):
+                    j = q * self.in_stride + self.offset[p] + i * self.step
+                    if 0 <= j < self.in_size:
+                        yield q * self.out_stride + p, j, self.order[self.first[p] + i]
+
+    def span(self, p: int, lo: int, hi: int) -> tuple[int, int]:
+        """Taps [first, last) of phase p that read any input for outputs q in [lo, hi]; the kernel does the same sum."""
+        first = -((hi * self.in_stride + self.offset[p]) // self.step)
+        last = (self.in_size - 1 - lo * self.in_stride - self.offset[p]) // self.step + 1
+        first = min(max(first, 0), self.count[p])
+        return first, min(max(last, first), self.count[p])
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """The defining parameters of a dimension, before it is split into phases."""
+
+    in_size: int
+    out_size: int
+    kernel: int
+    stride: int = 1
+    base: int = 1
+    dilation: int = 1
+    low: int = 0
+    flip: bool = False
+
+    def transpose(self) -> "Line":
+        """The input gradient of this product (and the product whose input gradient this is)."""
+        low = self.dilation * (self.kernel - 1) - self.low
+        return Line(self.out_size, self.in_size, self.kernel, self.base, self.stride, self.dilation, low, not self.flip)
+
+    def dim(self) -> Dim:
+        """Phases and taps."""
+        phases = self.base // math.gcd(self.base, self.stride)
+        count, offset, order = [], [], []
+        for p in range(phases):
+            moves = [divmod(p * self.stride + t * self.dilation - self.low, self.base) for t in range(self.kernel)]
+            taps = [(t, q) for t, (q, rest) in enumerate(moves) if rest == 0]
+            count.append(len(taps))
+            offset.append(taps[0][1] if taps else 0)
+            order += [self.kernel - 1 - t if self.flip else t for t, _ in taps]
+        return Dim(
+            in_size=self.in_size,
+            out_size=self.out_size,
+            in_stride=self.stride // math.gcd(self.base, self.stride),
+            out_stride=phases,
+            step=self.dilation // math.gcd(self.base, self.dilation),
+            count=tuple(count),
+            offset=tuple(offset),
+            order=tuple(order),
+        )
+
+    def definition(self) -> Iterator[tuple[int, int, int]]:
+        """The same triples as Dim.pairs, straight from the equation above."""
+        for o in range(self.out_size):
+            for t in range(self.kernel):
+                j, rest = divmod(o * self.stride + t * self.dilation - self.low, self.base)
+                if rest == 0 and 0 <= j < self.in_size:
+                    yield o, j, self.kernel - 1 - t if self.flip else t
+
+
+@functools.cache
+def dims(product: Product) -> tuple[Dim, ...]:
+    """Phases and taps of a forward product, or of an input gradient: of its transpose."""
+    if product.role not in ("fprop", "dgrad"):
+        raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
+    spec = product.spec
+    lines = [
+        Line(in_size, out_size, kernel, stride, base, dilation, low)
+        for in_size, out_size, kernel, stride, base, dilation, (low, _) in zip(
+            spec.in_spatial,
+            spec.out_spatial,
+            spec.kernel_spatial,
+            spec.strides,
+            spec.input_dilation,
+            spec.kernel_dilation,
+            spec.padding,
+            strict=True,
+        )
+    ]
+    return tuple((line if product.role == "fprop" else line.transpose()).dim() for line in lines)
