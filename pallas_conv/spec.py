@@ -13,7 +13,7 @@ convolution is the same form with `input_dilation` > 1 (https://arxiv.org/abs/16
 import dataclasses
 
 
-def _dilated(size: int, dilation: int) -> int:
+def dilated(size: int, dilation: int) -> int:
     """Extent of `size` elements with `dilation - 1` holes between neighbours."""
     return (size - 1) * dilation + 1 if size else 0
 
@@ -42,8 +42,8 @@ class ConvSpec:
     def out_spatial(self) -> tuple[int, ...]:
         sizes = []
         for i in range(self.ndim):
-            padded = _dilated(self.in_spatial[i], self.input_dilation[i]) + sum(self.padding[i])
-            window = _dilated(self.kernel_spatial[i], self.kernel_dilation[i])
+            padded = dilated(self.in_spatial[i], self.input_dilation[i]) + sum(self.padding[i])
+            window = dilated(self.kernel_spatial[i], self.kernel_dilation[i])
             sizes.append(max(0, (padded - window) // self.strides[i] + 1))
         return tuple(sizes)
 

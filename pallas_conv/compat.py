@@ -1,0 +1,42 @@
+"""The one seam to what JAX keeps private or changes between versions (the kernels have theirs: kernels/mosaic.py)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.interpreters import partial_eval as pe
+
+try:  # lets a lowering rule use custom_partitioning; without it kernels run on one device, in shard_map, or on explicit meshes
+    from jax._src.dispatch import prim_requires_devices_during_lowering as _needs_devices
+except ImportError:
+    _needs_devices = None
+
+CAN_PARTITION_WHILE_LOWERING = _needs_devices is not None
+
+
+def allow_partitioning(primitive: Any) -> None:
+    if _needs_devices is not None:
+        _needs_devices.add(primitive)
+
+
+def varying_axes(t: Array) -> frozenset[str]:
+    """The mesh axes over which `t` differs, inside shard_map with check_vma."""
+    aval = jax.typeof(t)
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # JAX 0.11; JAX 0.12
+
+
+def match_varying_axes(ts: Sequence[Array]) -> list[Array]:
+    """All of them varying over the same axes. The transpose of that is the sum of dw over devices."""
+    every = frozenset().union(*map(varying_axes, ts))
+    return [lax.pcast(t, tuple(every - varying_axes(t)), to="varying") if every - varying_axes(t) else t for t in ts]
+
+
+def register_dce(primitive: Any, rule: Callable[[list[bool], Any], tuple[list[bool], Any]]) -> None:
+    """rule(used outputs, equation) -> (used operands, new equation or None); JAX 0.12 passes the live operands in between."""
+    pe.dce_rules[primitive] = lambda used, *rest: rule(used, rest[-1])
+
+
+def dead_code_eliminated(jaxpr: Any) -> Any:
+    """The jaxpr without what none of its outputs needs, as jit lowers it."""
+    return pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]

@@ -1,0 +1,98 @@
+"""Which implementation serves a product, and why: the one planning function of the lowering rules and of `explain`."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from . import trust
+from .errors import UnsupportedError
+from .formulations import STOCK
+from .kernels import config, support
+from .spec import Product
+from .target import Target
+
+_DEFAULT_SMS = 132  # of an H100 SXM, where the size of the chip is not known
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What serves one product on one device.
+
+    implementation  "mosaic", "interpret" or "xla"
+    source          where the choice came from
+    reasons         against every implementation that was preferred to it, and against the kernel if it is not taken
+    """
+
+    product: Product
+    target: Target
+    implementation: str
+    source: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def kernel(self) -> str | None:
+        """The kernel that serves the product, or would on a Hopper GPU where it is proven; None if there is none."""
+        return None if support.reasons(self.product, support.CAPABILITY) else support.kernel_name(self.product)
+
+    @property
+    def tile(self) -> config.Config | None:
+        """The configuration of that kernel."""
+        return config.choose(self.product, self.target.num_sms or _DEFAULT_SMS) if self.kernel else None
+
+    @property
+    def formulation(self) -> str | None:
+        """The lax program, if one serves the product."""
+        return STOCK if self.implementation == "xla" else None
+
+    @property
+    def scope(self) -> str:
+        """What to look for in a profile or a compiled program: the kernel's name, or the named scope of the lax program."""
+        if self.implementation == "xla":
+            return f"pallas_conv_{self.product.role}_{self.formulation}"
+        return support.kernel_name(self.product)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else a user might want to know: copies, roundings."""
+        found = list(support.copies(self.product)) if self.implementation != "xla" else []
+        if self.implementation == "xla" and rounds_once(self.product, self.target):
+            found.append(
+                f"the {self.product.out_dtype} result is rounded to {self.product.compute_dtype} once, as in stock; "
+                'precision="highest" keeps it wide at the price of a float32 convolution'
+            )
+        return tuple(found)
+
+
+def rounds_once(product: Product, target: Target) -> bool:
+    """A lax program on a GPU stores results in the compute dtype: asked for a wider one, XLA would convolve in float32."""
+    return target.is_gpu and product.precision != "highest" and product.out_dtype != product.compute_dtype
+
+
+def plan(product: Product, target: Target, preferences: Sequence[str]) -> Plan:
+    """The first implementation of `preferences` that serves the product. Raises UnsupportedError if none does."""
+    against: list[str] = []
+    for name in preferences:
+        if name == "xla":
+            return Plan(product, target, "xla", 'implementation "xla" was asked for', tuple(against))
+        if name == "interpret":
+            found = list(support.reasons(product, support.CAPABILITY))
+        else:
+            found = _kernel_reasons(product, target)
+        if name == "auto":
+            proof = trust.verdict(product, target) if not found else trust.Verdict(False, "")
+            if proof.trusted:
+                return Plan(product, target, "mosaic", proof.why, tuple(against))
+            return Plan(product, target, "xla", "no kernel that is proven here", (*against, *(found or [proof.why])))
+        if not found:
+            where = f'implementation "{name}" was asked for'
+            return Plan(product, target, name, where, tuple(against))
+        against += found
+    against = list(dict.fromkeys(against))
+    asked = ", ".join(map(repr, preferences))
+    raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
+
+
+def _kernel_reasons(product: Product, target: Target) -> list[str]:
+    if target.platform != "cuda":
+        device = f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}"
+        return [device, *support.reasons(product, support.CAPABILITY)]
+    return list(support.reasons(product, target.capability))

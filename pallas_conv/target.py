@@ -1,0 +1,85 @@
+"""What a program is compiled for: platform, GPU generation, size of the chip."""
+
+import dataclasses
+import functools
+
+import jax
+
+# (compute capability, streaming multiprocessors), by a part of the device kind; longer names first.
+_GPUS = {
+    "GH200": ((9, 0), 132),
+    "GB200": ((10, 0), 148),
+    "H100 PCIe": ((9, 0), 114),
+    "H100": ((9, 0), 132),
+    "H200": ((9, 0), 132),
+    "B200": ((10, 0), 148),
+    "B300": ((10, 3), 148),
+    "A100": ((8, 0), 108),
+    "L40": ((8, 9), 142),
+    "L4": ((8, 9), 58),
+}
+_SHORT_NAMES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200", "a100": "NVIDIA A100-SXM4-80GB", "b200": "NVIDIA B200"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """platform as JAX names it when lowering: "cpu", "cuda", "rocm", "tpu". The rest is of a GPU, None if not known."""
+
+    platform: str
+    device_kind: str | None = None
+    capability: tuple[int, int] | None = None
+    num_sms: int | None = None
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.platform in ("cuda", "rocm")
+
+    def __str__(self) -> str:
+        if self.capability is None:
+            return self.device_kind or self.platform
+        return f"{self.device_kind} (compute capability {self.capability[0]}.{self.capability[1]})"
+
+
+def from_device_kind(kind: str) -> Target:
+    """The NVIDIA GPU of this name; its generation is None if the name is not known here."""
+    for name in sorted(_GPUS, key=len, reverse=True):
+        if name in kind:
+            return Target("cuda", kind, *_GPUS[name])
+    return Target("cuda", kind)
+
+
+def from_device(device: jax.Device) -> Target:
+    if device.platform not in ("gpu", "cuda"):
+        return Target(device.platform, device.device_kind)
+    known = from_device_kind(device.device_kind)
+    if "." not in (version := str(getattr(device, "compute_capability", ""))):
+        return known
+    major, minor = version.split(".")
+    if not minor.isdecimal():  # an AMD GPU: gfx...
+        return Target("rocm", device.device_kind)
+    cores = getattr(device, "core_count", None) or known.num_sms
+    return dataclasses.replace(known, capability=(int(major), int(minor)), num_sms=cores)
+
+
+@functools.cache
+def _named(name: str) -> Target | None:
+    if name in ("cpu", "tpu", "rocm", "cuda"):
+        return Target(name)
+    return from_device_kind(_SHORT_NAMES[name]) if name in _SHORT_NAMES else None
+
+
+def resolve(device: "str | jax.Device | Target | None") -> Target:
+    """The target of a name ("cpu", "h100", "h200", "a100", "b200", "tpu"), of a `jax.Device`, or of the default device (None).
+
+    Raises ValueError for other names.
+    """
+    if isinstance(device, Target):
+        return device
+    if device is None:
+        device = jax.config.jax_default_device or jax.devices()[0]
+    if not isinstance(device, str):
+        return from_device(device)
+    target = _named(device.lower())
+    if target is None:
+        raise ValueError(f"device must be a jax.Device or one of 'cpu', 'tpu', {', '.join(map(repr, _SHORT_NAMES))}; got {device!r}")
+    return target

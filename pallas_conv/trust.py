@@ -1,0 +1,105 @@
+"""Records of hardware runs: which kernel variants are right, and no slower than XLA, on which device.
+
+A record file is JSON: {"device_kind", "jax", "fingerprint" (of the kernels' sources), "driver", "date", "variants": {variant:
+{"correct": bool, "timings": [{"macs", "kernel_us", "xla_us"}, ...]}}}. Shipped ones lie in `records/` beside this file, each
+backed by a committed hardware run; `python -m pallas_conv doctor` writes the user's own.
+"""
+
+import functools
+import json
+import logging
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from . import env
+from .kernels import support
+from .spec import Product
+from .target import Target
+
+SHIPPED = pathlib.Path(__file__).parent / "records"
+_USER_FILE = "records"
+
+_log = logging.getLogger("pallas_conv")
+
+
+class Verdict(NamedTuple):
+    trusted: bool
+    why: str
+
+
+def useful_macs(product: Product) -> int:
+    """Multiply-adds of the definition, padding included: the size by which timings are compared."""
+    spec = product.spec
+    images = product.batch * (product.models or 1)
+    channels = product.in_channels * product.out_channels // spec.groups
+    # Of every dimension, the side that is not dilated visits each tap once.
+    visits = math.prod(min(i, o) if max(u, s) > 1 else o for i, o, u, s in zip(
+        spec.in_spatial, spec.out_spatial, spec.input_dilation, spec.strides, strict=True
+    ))
+    return images * channels * visits * math.prod(spec.kernel_spatial)
+
+
+def verdict(product: Product, target: Target) -> Verdict:
+    """May `auto` take the kernel for this product on this device?"""
+    variant = support.variant(product)
+    found = [
+        (path, entry)
+        for path, record in _records(include_user=jax.process_count() == 1)
+        if (record["device_kind"], record["jax"], record["fingerprint"])
+        == (target.device_kind, jax.__version__, support.fingerprint())
+        and (entry := record["variants"].get(variant)) is not None
+    ]
+    if not found:
+        _suggest_doctor(str(target.device_kind))
+        return Verdict(False, f"unproven on this device: no record of {variant} on {target.device_kind} with JAX "
+                              f"{jax.__version__} and these kernels; run `python -m pallas_conv doctor`")
+    path, entry = found[-1]
+    if not entry["correct"]:
+        return Verdict(False, f"wrong on this device, says the record {path.name}")
+    macs = useful_macs(product)
+    nearest = min(entry["timings"], key=lambda t: abs(math.log(t["macs"] / macs)), default=None)
+    if nearest is None:
+        return Verdict(False, f"not timed on this device, says the record {path.name}")
+    ratio = nearest["xla_us"] / nearest["kernel_us"]
+    why = f"{ratio:.2f}x XLA's speed at {nearest['macs']:.2g} multiply-adds, says the record {path.name}"
+    return Verdict(ratio >= 1, why if ratio >= 1 else f"slower on this device: {why}")
+
+
+def save(record: dict[str, Any]) -> pathlib.Path:
+    """Keep the record of this machine in the user's cache; an older one of the same device, JAX and kernels is replaced."""
+    folder = env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    device = "".join(c if c.isalnum() else "-" for c in record["device_kind"])
+    path = folder / f"{device}_jax-{record['jax']}_{record['fingerprint']}.json"
+    path.write_text(json.dumps(record, indent=1))
+    return path
+
+
+def _records(include_user: bool) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+    """Shipped records, then the user's own, which overrule them."""
+    folders = [SHIPPED, *([env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE] if include_user else [])]
+    paths = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.json"))]
+    return [(path, record) for path in paths if (record := _load(path, path.stat().st_mtime_ns)) is not None]
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: pathlib.Path, _mtime: int) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text())
+        if {"device_kind", "jax", "fingerprint", "variants"} <= record.keys():
+            return record
+    except (OSError, ValueError):
+        pass
+    _log.warning("pallas_conv: %s is no readable record and is ignored; delete it or run doctor again", path)
+    return None
+
+
+@functools.cache
+def _suggest_doctor(device_kind: str) -> None:
+    _log.info(
+        "pallas_conv: XLA serves convolutions on %s until the kernels are proven there: run `python -m pallas_conv doctor` once",
+        device_kind,
+    )
