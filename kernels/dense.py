@@ -1,0 +1,369 @@
+"""The dense convolution kernel for Hopper: a persistent, warp-specialised implicit GEMM over phases and taps.
+
+For a `taps.Dim` per spatial dimension, channels last,
+
+    z[n, q * out_stride + p, g, k] = bias[g, k] + sum_{taps i of phase p, channels c}
+                                     x[n, q * in_stride + offset[p] + i * step, g, c] * w[first[p] + i, g, k, c]
+
+One producer warpgroup walks tiles, taps and channels and loads boxes of pixels and rows of weights by TMA into a ring
+of slots; what lies outside reads as zero, so padding costs nothing. The consumer warpgroups multiply every slot: each its
+own box of pixels with the weights that all share. TMA stores clip what lies outside the output.
+"""
+
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from . import mosaic as mgpu
+from .config import Config, Problem, illegal, useful_macs
+from .epilogue import Epilogue
+from .schedule import Scalar, Schedule, Span, Tile, floor_div, pick
+from .taps import Dim
+
+
+def dense(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    dims: tuple[Dim, ...],
+    cfg: Config,
+    *,
+    epilogue: Epilogue,
+    out_dtype: Any,
+    name: str,
+    num_sms: int = 132,
+    interpret: bool = False,
+) -> list[Array]:
+    """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None -> [N, *out, G, K] per output."""
+    out_dtype = jnp.dtype(out_dtype)
+    problem = Problem(
+        x.shape[0],
+        x.shape[-2],
+        x.shape[-1],
+        w.shape[-2],
+        dims,
+        x.dtype.itemsize,
+        out_dtype.itemsize,
+        len(epilogue.outputs),
+    )
+    if why := illegal(problem, cfg):
+        raise ValueError(why)
+    schedule = Schedule(problem, cfg, num_sms)
+    kernel = _Kernel(schedule, epilogue, x.dtype, out_dtype, interpret)
+    operands = [kernel.view_of_pixels(x), kernel.view_of_weights(w)]
+    if bias is not None:
+        operands.append(_pad(bias, [(0, 0), (0, schedule.tiling.k_tiles * cfg.bn - problem.K)]))
+
+    out_type = [jax.ShapeDtypeStruct(kernel.out_shape, out_dtype) for _ in epilogue.outputs]
+    size = lambda a: math.prod(a.shape) * a.dtype.itemsize
+    cost = mgpu.CostEstimate(
+        flops=2 * useful_macs(problem), transcendentals=0, bytes_accessed=sum(map(size, [*operands, *out_type]))
+    )
+    cluster: dict[str, Any] = {"cluster": (cfg.cluster,), "cluster_names": ("cta",)} if cfg.cluster > 1 else {}
+    outs = mgpu.kernel(
+        kernel.body,
+        out_type=out_type,
+        grid=(schedule.workers,),
+        grid_names=("sm",),
+        **cluster,
+        num_threads=cfg.consumers + 1,
+        thread_name="wg",
+        scratch_types=kernel.scratch_types(),
+        kernel_name=name,
+        cost=cost,
+        interpret=interpret,
+    )(*operands)
+    return [kernel.result_of(out) for out in outs]
+
+
+class _Shared(NamedTuple):
+    """What the warpgroups of a block share: every buffer under its TMA and its wgmma view, and the ring's barriers."""
+
+    a_tma: Any  # [stages, taps, loads, *load_box, bk]
+    a_mma: Any  # [stages, taps, loads, prod(load_box), bk]
+    b_tma: Any  # [stages, taps, halo_taps, bn, bk]
+    b_mma: Any
+    out_tma: Any  # [consumers, out_bufs, *box, columns]
+    out_mma: Any  # [consumers, out_bufs, prod(box), columns]
+    full: Any
+    empty: Any
+
+
+class _Kernel:
+    """The kernel's body and the views of its operands; static numbers only, everything traced is an argument."""
+
+    def __init__(self, schedule: Schedule, epilogue: Epilogue, dtype: Any, out_dtype: Any, interpret: bool):
+        self.schedule, self.epilogue, self.interpret = schedule, epilogue, interpret
+        self.problem, self.cfg, self.tiling = schedule.problem, schedule.cfg, schedule.tiling
+        self.dtype, self.out_dtype = dtype, out_dtype
+        self.dims = self.problem.dims
+        # TMA has five dimensions: three spatial ones leave none to spare for a box of one image, indexed by an integer.
+        self.one_image = len(self.dims) == 3 and self.cfg.box[0] == 1
+        # On hardware a box may start before the array, and reads zeros there; the interpreter fills past the end only,
+        # so there the array itself is padded by this many strides on the left.
+        self.lead = [max(0, -min(o // d.in_stride for o in d.offset)) if interpret else 0 for d in self.dims]
+
+    # Views of the operands and of the results, in global memory.
+
+    def view_of_pixels(self, x: Array) -> Array:
+        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
+        space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
+        x = _pad(x, [(0, 0), *space, (0, 0), (0, self._unaligned_channels)])
+        return x.reshape(x.shape[0], *_unfold(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
+
+    def view_of_weights(self, w: Array) -> Array:
+        """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
+        for i, d in enumerate(self.dims):
+            taps = tuple(range(w.shape[i]))
+            if d.order == taps[::-1]:
+                w = jnp.flip(w, i)
+            elif d.order != taps:
+                w = jnp.take(w, jnp.array(d.order, jnp.int32), axis=i)
+        return _pad(w, [(0, 0)] * (w.ndim - 1) + [(0, self._unaligned_channels)])
+
+    @property
+    def _unaligned_channels(self) -> int:
+        return -self.problem.C % (16 // self.dtype.itemsize)  # TMA strides are multiples of 16 bytes
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """[N, *(rows, out_stride), G, K], K in whole 16 bytes."""
+        K = self.problem.K + -self.problem.K % (16 // self.out_dtype.itemsize)
+        sizes = [d.rows * d.out_stride for d in self.dims]
+        return (self.problem.N, *_unfold(sizes, [d.out_stride for d in self.dims]), self.problem.G, K)
+
+    def result_of(self, out: Array) -> Array:
+        """[N, *out, G, K]."""
+        out = out.reshape(self.problem.N, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
+        return out[(slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.problem.K))]
+
+    def scratch_types(self) -> list[Any]:
+        cfg, tiling = self.cfg, self.tiling
+        views = functools.partial(mgpu.two_views, interpret=self.interpret)
+        copies = cfg.taps * (tiling.loads + tiling.halo_taps)
+        empty: Any = mgpu.Barrier(num_arrivals=cfg.consumers, num_barriers=cfg.stages)
+        if cfg.cluster > 1:  # a slot is free when both blocks have read the weights that they share
+            empty = mgpu.ClusterBarrier(collective_axes=("cta",), num_arrivals=cfg.consumers, num_barriers=cfg.stages)
+        return [
+            views((cfg.stages, cfg.taps, tiling.loads), self._box(tiling.load_box), cfg.bk, self.dtype),
+            views((cfg.stages, cfg.taps, tiling.halo_taps), (cfg.bn,), cfg.bk, self.dtype),
+            views((cfg.consumers, cfg.out_bufs), self._box(cfg.box), tiling.columns, self.out_dtype),
+            mgpu.Barrier(num_arrivals=copies, num_barriers=cfg.stages),
+            empty,
+        ]
+
+    def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
+        return box[1:] if self.one_image else box
+
+    def _images(self, first: Array) -> Any:
+        return first if self.one_image else mgpu.ds(first, self.cfg.box[0])
+
+    # The kernel.
+
+    def body(self, x_gmem: Any, w_gmem: Any, *refs: Any) -> None:
+        cfg, n_out = self.cfg, len(self.epilogue.outputs)
+        *bias_gmem, a_smem, b_smem, out_smem, full, empty = refs
+        bias_gmem, outs_gmem = bias_gmem[:-n_out], bias_gmem[-n_out:]
+        views = [(smem, smem) if self.interpret else tuple(smem) for smem in (a_smem, b_smem, out_smem)]
+        shared = _Shared(*itertools.chain(*views), full, empty)
+        wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
+        cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
+
+        @mgpu.when(wg_idx == cfg.consumers)
+        def _():
+            self._produce(x_gmem, w_gmem, shared, worker, cta)
+
+        @mgpu.when(wg_idx < cfg.consumers)
+        def _():
+            self._consume(bias_gmem[0] if bias_gmem else None, outs_gmem, shared, worker, cta, wg_idx)
+
+    def _produce(self, x_gmem: Any, w_gmem: Any, shared: _Shared, worker: Array, cta: Scalar) -> None:
+        """Fill slots: for every tile, tap and channel step, in the order in which `_consume` counts them."""
+        schedule, cfg = self.schedule, self.cfg
+
+        def per_tile(i: Array, slot: Array) -> Array:
+            tile = schedule.tile(worker, i)
+            spans = schedule.tap_spans(tile)
+            firsts = [schedule.first_pixel(tile.unit, cta, k) for k in range(self.tiling.loads)]
+
+            def per_step(taps: tuple[Array, ...], c: Array, slot: Array) -> Array:
+                mgpu.barrier_wait(shared.empty.at[slot])
+                for u in range(cfg.taps):
+                    self._load(x_gmem, w_gmem, shared, slot, u, tile, firsts, spans, taps, c)
+                return schedule.following(slot)
+
+            def nest(taps: tuple[Array, ...], slot: Array) -> Array:
+                if len(taps) == len(self.dims):
+                    return lax.fori_loop(0, self.tiling.c_steps, lambda c, s: per_step(taps, c, s), slot)
+                span = spans[len(taps)]
+                if cfg.taps > 1 and len(taps) == len(self.dims) - 1:
+                    span = Span(jnp.int32(0), schedule.tap_groups(span))
+                return lax.fori_loop(span.first, span.last, lambda tap, s: nest((*taps, tap), s), slot)
+
+            return nest((), slot)
+
+        slot = lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
+        for _ in range(cfg.stages):  # see every slot handed back before leaving
+            mgpu.barrier_wait(shared.empty.at[slot])
+            slot = schedule.following(slot)
+
+    def _load(
+        self,
+        x_gmem: Any,
+        w_gmem: Any,
+        shared: _Shared,
+        slot: Array,
+        u: int,
+        tile: Tile,
+        firsts: list[list[Array]],
+        spans: list[Span],
+        taps: tuple[Array, ...],
+        c: Array,
+    ) -> None:
+        """The pixels and weights of the u-th tap of a step; with cfg.taps > 1 the last of `taps` counts groups of them."""
+        cfg, tiling, problem = self.cfg, self.tiling, self.problem
+        live: Any = True
+        if cfg.taps > 1:
+            last = spans[-1].first + taps[-1] * cfg.taps + u
+            taps, live = (*taps[:-1], last), last < spans[-1].last  # a tap past the end must add zeros
+
+        moves, at = [], []
+        for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.lead, strict=True):
+            move = pick(d.offset, p) + tap * d.step
+            quotient = floor_div(move, d.in_stride, min(d.offset))
+            moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
+            at.append(pick(d.first, p) + tap)
+        if cfg.taps > 1:  # past the end: out of bounds, which reads zeros
+            at[0] = jnp.where(live, at[0], len(self.dims[0].order))
+
+        copy = functools.partial(mgpu.copy_gmem_to_smem, barrier=shared.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS)
+        channels = mgpu.ds(c * cfg.bk, cfg.bk)
+        for k, (image, *first) in enumerate(firsts):
+            window = [self._images(jnp.where(live, image, problem.N))]
+            for f, (quotient, remainder), extent in zip(first, moves, tiling.load_box[1:], strict=True):
+                window += [mgpu.ds(f + quotient, extent), *remainder]
+            copy(x_gmem.at[(*window, tile.group, channels)], shared.a_tma.at[slot, u, k])
+        for r in range(tiling.halo_taps):
+            tap_at = [q + r if i == tiling.halo_dim else q for i, q in enumerate(at)]
+            rows = mgpu.ds(tile.k_tile * cfg.bn, cfg.bn)
+            copy(
+                w_gmem.at[(*tap_at, tile.group, rows, channels)],
+                shared.b_tma.at[slot, u, r],
+                collective_axes="cta" if cfg.cluster > 1 else None,
+            )
+
+    def _consume(
+        self, bias_gmem: Any, outs_gmem: list[Any], shared: _Shared, worker: Array, cta: Scalar, wg_idx: Array
+    ) -> None:
+        """Multiply the slots of every tile, then store the tile."""
+        schedule, cfg = self.schedule, self.cfg
+        for slot in range(cfg.stages):
+            mgpu.barrier_arrive(shared.empty.at[slot])
+        release = lambda slot: mgpu.barrier_arrive(shared.empty.at[schedule.preceding(slot)])
+
+        def per_tile(i: Array, slot: Array) -> Array:
+            tile = schedule.tile(worker, i)
+            steps = schedule.steps(schedule.tap_spans(tile))
+
+            def accumulate(acc: Any) -> tuple[Array, Array]:
+                def per_step(step: Array, slot: Array) -> Array:
+                    mgpu.barrier_wait(shared.full.at[slot])
+                    self._multiply(acc, shared, slot, wg_idx)
+                    mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)  # all but this step's: the slot before is free
+                    mgpu.when(step > 0)(lambda: release(slot))
+                    return schedule.following(slot)
+
+                end = lax.fori_loop(0, steps, per_step, slot)
+                mgpu.wgmma_wait(0)
+                mgpu.when(steps > 0)(lambda: release(end))
+                return acc[...], end
+
+            acc, slot = mgpu.run_scoped(accumulate, mgpu.ACC((cfg.pixels, cfg.bn), jnp.float32))
+            self._store(acc, bias_gmem, outs_gmem, shared, tile, i, cta, wg_idx)
+            return slot
+
+        lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
+        mgpu.wait_smem_to_gmem(0)
+
+    def _multiply(self, acc: Any, shared: _Shared, slot: Array, wg_idx: Array) -> None:
+        """acc[pixels, bn] += a[pixels, bk] @ b[bn, bk].T for every tap of the slot."""
+        cfg, tiling = self.cfg, self.tiling
+        for u, r in itertools.product(range(cfg.taps), range(tiling.halo_taps)):
+            weights = shared.b_mma.at[slot, u, r].T
+            if cfg.halo:  # a consumer's pixels of tap r start this many rows of the box further
+                d, extent = self.dims[tiling.halo_dim], cfg.box[tiling.halo_dim + 1]
+                load, shift = 0, wg_idx * extent + r * d.step
+                row = math.prod(cfg.box[tiling.halo_dim + 2 :])
+            else:
+                load, shift, row = wg_idx, 0, 1
+            if not self.interpret:
+                mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.pixels)], weights)
+                continue
+            halo_axis = tiling.halo_dim + 1 - self.one_image
+            for pixel, index in _lines(self._box(cfg.box)):  # the interpreter has no second view of the pixels
+                at = tuple(j + shift if axis == halo_axis else j for axis, j in enumerate(index))
+                mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.box[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)
+
+    def _store(
+        self,
+        acc: Array,
+        bias_gmem: Any,
+        outs_gmem: list[Any],
+        shared: _Shared,
+        tile: Tile,
+        i: Array,
+        cta: Scalar,
+        wg_idx: Array,
+    ) -> None:
+        """The epilogue, in chunks of columns: few registers live, and no barrier with the producer."""
+        cfg, columns = self.cfg, self.tiling.columns
+        image, *first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
+        window = [self._images(image)]
+        for d, p, f, extent in zip(self.dims, tile.phase, first, cfg.box[1:], strict=True):
+            window += [mgpu.ds(f, extent), *((p,) if d.out_stride > 1 else ())]
+        chunks = cfg.bn // columns
+        per_tile = chunks * len(self.epilogue.outputs)
+        stores = itertools.count()  # of this tile
+        for chunk in range(chunks):
+            at = (*window, tile.group, mgpu.ds(tile.k_tile * cfg.bn + chunk * columns, columns))
+            z = acc[:, chunk * columns : (chunk + 1) * columns]
+            if bias_gmem is not None:
+                row = mgpu.load(bias_gmem.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
+                z = z + lax.broadcast_in_dim(row, z.shape, (1,))
+            for output, value in self.epilogue(z, self.out_dtype):
+                buf: Any = next(stores) % cfg.out_bufs
+                if per_tile % cfg.out_bufs:  # else every tile starts with the first buffer
+                    buf = lax.rem(i * per_tile + buf, jnp.int32(cfg.out_bufs))
+                mgpu.wait_smem_to_gmem(cfg.out_bufs - 1, wait_read_only=True)
+                if self.interpret:
+                    for pixel, index in _lines(self._box(cfg.box)):
+                        shared.out_tma[(wg_idx, buf, *index)] = value[pixel : pixel + cfg.box[-1]]
+                else:
+                    shared.out_mma[wg_idx, buf] = value
+                mgpu.commit_smem()
+                copy = functools.partial(
+                    mgpu.copy_smem_to_gmem, shared.out_tma.at[wg_idx, buf], outs_gmem[output].at[at]
+                )
+                if self.one_image:  # an integer index is not clipped
+                    mgpu.when(image < self.problem.N)(copy)
+                else:
+                    copy()
+
+
+def _pad(a: Array, widths: list[tuple[int, int]]) -> Array:
+    return jnp.pad(a, widths) if any(map(any, widths)) else a
+
+
+def _unfold(sizes: Any, strides: list[int]) -> tuple[int, ...]:
+    """(n,) -> (n / stride, stride) for every strided dimension."""
+    return sum(((n // s, s) if s > 1 else (n,) for n, s in zip(sizes, strides, strict=True)), ())
+
+
+def _lines(box: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+    """The first flat pixel, and the index, of every line of pixels in a box."""
+    return [(i * box[-1], index) for i, index in enumerate(itertools.product(*map(range, box[:-1])))]

@@ -1,0 +1,66 @@
+"""Run a kernel: channels-first arrays in, channels-first arrays out."""
+
+import functools
+import hashlib
+import pathlib
+
+import jax.numpy as jnp
+from jax import Array
+
+from pallas_conv.spec import Product
+
+from . import support, taps
+from .config import Config
+from .dense import dense
+from .epilogue import Epilogue
+
+
+def launch(
+    product: Product, config: Config, *operands: Array, num_sms: int = 132, interpret: bool = False
+) -> list[Array]:
+    """One launch of the kernel of a product that `support.reasons` has nothing against.
+
+    fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias -> (N, O, *out) for each of product.outputs
+    dgrad: ct (N, O, *out), w (O, C / groups, *kernel) -> [(N, C, *in)]
+
+    The transpositions to channels last and back are changes of layout: XLA cancels them between layers.
+    """
+    source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
+    bias = operands[2].astype(jnp.float32) if product.bias else None
+    groups, nd = product.spec.groups, product.spec.ndim
+    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])  # (G, O / G, C / G, *kernel)
+    summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
+    w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
+    outs = dense(
+        _channels_last(source, groups),
+        w,
+        bias.reshape(groups, -1) if bias is not None else None,
+        taps.dims(product),
+        config,
+        epilogue=Epilogue(product.activation, product.outputs),
+        out_dtype=product.out_dtype,
+        name=support.kernel_name(product),
+        num_sms=num_sms,
+        interpret=interpret,
+    )
+    return [_channels_first(out) for out in outs]
+
+
+def _channels_last(a: Array, groups: int) -> Array:
+    """(N, G * C, *spatial) -> [N, *spatial, G, C]."""
+    a = jnp.moveaxis(a, 1, -1)
+    return a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+
+
+def _channels_first(a: Array) -> Array:
+    """[N, *spatial, G, C] -> (N, G * C, *spatial)."""
+    return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Of the kernels' source: what was proven or tuned for another one says nothing about this one."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,128 @@
+"""The one seam to Pallas and Mosaic GPU: the names the kernels use, what differs between versions, the interpreter.
+
+Mosaic GPU is experimental and moves between releases; JAX 0.11.2 and 0.12.0 are supported.
+"""
+
+import contextlib
+import functools
+import inspect
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental.pallas import CostEstimate as CostEstimate
+from jax.experimental.pallas import ds as ds
+from jax.experimental.pallas import run_scoped as run_scoped
+from jax.experimental.pallas import when as when
+from jax.experimental.pallas.mosaic_gpu import (
+    ACC,
+    SMEM,
+    Barrier,
+    ClusterBarrier,
+    CompilerParams,
+    InterpretGPUParams,
+    Layout,
+    LoweringSemantics,
+    OOBFillMode,
+    RefUnion,
+    SwizzleTransform,
+    TilingTransform,
+    barrier_arrive,
+    barrier_wait,
+    commit_smem,
+    copy_gmem_to_smem,
+    copy_smem_to_gmem,
+    force_gpu_interpret_mode,
+    load,
+    wait_smem_to_gmem,
+    wgmma,
+    wgmma_wait,
+)
+from jax.experimental.pallas.mosaic_gpu import kernel as _kernel
+
+__all__ = [
+    "ACC",
+    "SMEM",
+    "Barrier",
+    "ClusterBarrier",
+    "CostEstimate",
+    "Layout",
+    "OOBFillMode",
+    "RaceError",
+    "barrier_arrive",
+    "barrier_wait",
+    "commit_smem",
+    "copy_gmem_to_smem",
+    "copy_smem_to_gmem",
+    "ds",
+    "kernel",
+    "load",
+    "run_interpreted",
+    "run_scoped",
+    "two_views",
+    "wait_smem_to_gmem",
+    "wgmma",
+    "wgmma_wait",
+    "when",
+]
+
+
+def kernel(body: Callable[..., None], *, cost: CostEstimate, interpret: bool, **kwargs: Any) -> Callable[..., Any]:
+    """A Mosaic GPU kernel under Lane semantics with explicit barriers; or interpreted, unless a context says how."""
+    if "cost_estimate" in inspect.signature(_kernel).parameters:  # since JAX 0.12
+        kwargs["cost_estimate"] = cost
+    params = CompilerParams(lowering_semantics=LoweringSemantics.Lane, unsafe_no_auto_barriers=True)
+    how = InterpretGPUParams() if interpret else None
+    return _kernel(body, compiler_params=params, interpret=how, **kwargs)
+
+
+def two_views(leading: tuple[int, ...], box: tuple[int, ...], columns: int, dtype: Any, *, interpret: bool) -> Any:
+    """Shared memory [*leading, *box, columns], seen by TMA as boxes and by wgmma as tiled matrices: one buffer, two views.
+
+    TMA must start at any pixel, which tiles of (8, columns) would forbid: its view is only swizzled. wgmma wants such
+    tiles of a matrix [*leading, prod(box), columns]. With `columns` as wide as the swizzle, a tile is eight whole rows,
+    so tiling moves nothing and both views address the same bytes (tests/kernels/test_shared_memory_views.py proves it).
+    The interpreter keeps members of a union apart, and has no swizzle: there, both names mean the one plain buffer.
+    """
+    plain = functools.partial(SMEM, (*leading, *box, columns), dtype)
+    if interpret:
+        return plain()
+    swizzle: Any = SwizzleTransform(columns * dtype.itemsize)  # type: ignore[abstract]
+    tiling: Any = TilingTransform((8, columns))  # type: ignore[abstract]
+    matrix = SMEM((*leading, math.prod(box), columns), dtype, transforms=(tiling, swizzle))
+    return RefUnion(plain(transforms=(swizzle,)), matrix)
+
+
+class RaceError(AssertionError):
+    """The interpreter saw two unordered accesses of the same memory; the message is its report."""
+
+
+def run_interpreted(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs: Any) -> Any:
+    """f(*args, **kwargs) with every kernel in it interpreted on the CPU; RaceError if a race is detected.
+
+    The interpreter's memory is global to the process, so one caller at a time. It reports races on stdout only.
+    """
+    printed = io.StringIO()
+    try:
+        with (
+            force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)),
+            contextlib.redirect_stdout(printed),
+        ):
+            out = jax.block_until_ready(f(*args, **kwargs))
+    except BaseException:
+        _forget_interpretation()  # or the next one finds the memory of this
+        raise
+    if "RACE DETECTED" in printed.getvalue():
+        raise RaceError(printed.getvalue())
+    print(printed.getvalue(), end="")
+    return out
+
+
+def _forget_interpretation() -> None:
+    """JAX asks for this after an exception, but has no public name for it."""
+    with contextlib.suppress(ImportError):
+        from jax._src.pallas.mosaic_gpu.interpret.gpu_callbacks import reset_gpu_interpret_mode_state
+
+        reset_gpu_interpret_mode_state()

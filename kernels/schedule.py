@@ -1,0 +1,154 @@
+"""Which tile a thread block works on next, and which taps and channels it needs: scalar arithmetic in the kernel.
+
+Tiles are (phase of each dimension, group, output-channel tile, unit), a unit being the pixels of one cluster. The blocks
+of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one phase, so that a wave is equal work.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .config import Config, Problem, Tiling, tiling
+
+type Scalar = Array | int
+
+
+def unravel(index: Array, sizes: Sequence[int]) -> tuple[list[Array], Array]:
+    """The mixed-radix digits of an index, and what is left of it."""
+    digits = []
+    for n in reversed(sizes):
+        digits.append(lax.rem(index, jnp.int32(n)) if n > 1 else jnp.int32(0))
+        index = lax.div(index, jnp.int32(n)) if n > 1 else index
+    return digits[::-1], index
+
+
+def pick(values: tuple[int, ...], i: Array) -> Array:
+    """values[i], from constants."""
+    others = range(1, len(values)) if len(set(values)) > 1 else ()
+    return functools.reduce(lambda out, j: jnp.where(i == j, values[j], out), others, jnp.int32(values[0]))
+
+
+def floor_div(value: Array, by: int, least: int = 0) -> Array:
+    """value // by, for a value of at least `least`: lax.div rounds towards zero, so it gets what is not negative."""
+    if by == 1:
+        return value
+    shift = -(-max(-least, 0) // by)
+    return lax.div(value + shift * by, jnp.int32(by)) - shift
+
+
+class Tile(NamedTuple):
+    """Indices of one tile; `phase` has one entry per spatial dimension."""
+
+    phase: list[Array]
+    group: Array
+    k_tile: Array
+    unit: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A range [first, last)."""
+
+    first: Array
+    last: Array
+
+    @property
+    def count(self) -> Array:
+        return self.last - self.first
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The tiles of a problem under a configuration, on so many SMs."""
+
+    problem: Problem
+    cfg: Config
+    num_sms: int
+
+    @functools.cached_property
+    def tiling(self) -> Tiling:
+        return tiling(self.problem, self.cfg)
+
+    @property
+    def workers(self) -> int:
+        """Persistent clusters."""
+        return self.num_sms * self.cfg.blocks // self.cfg.cluster
+
+    @property
+    def phases(self) -> int:
+        return math.prod(d.out_stride for d in self.problem.dims)
+
+    @property
+    def units(self) -> int:
+        """Tiles of one phase."""
+        pixel_units = -(-math.prod(self.tiling.grid) // (self.cfg.cluster * self.tiling.loads))
+        return pixel_units * self.problem.G * self.tiling.k_tiles
+
+    def tiles_of(self, worker: Scalar) -> Array:
+        """How many tiles a worker takes."""
+        return lax.div(self.units * self.phases - worker + self.workers - 1, jnp.int32(self.workers))
+
+    def tile(self, worker: Scalar, i: Array) -> Tile:
+        """The i-th tile of a worker."""
+        t, p = worker + i * self.workers, jnp.int32(0)
+        if self.phases > 1:
+            wave = lax.div(t, jnp.int32(self.workers * self.phases))
+            t = t - wave * (self.workers * self.phases)
+            width = jnp.minimum(self.units - wave * self.workers, self.workers)
+            p, t = lax.div(t, width), wave * self.workers + lax.rem(t, width)
+        (group, k_tile), unit = unravel(t, [self.problem.G, self.tiling.k_tiles])
+        phase, _ = unravel(p, [d.out_stride for d in self.problem.dims])
+        return Tile(phase, group, k_tile, unit)
+
+    def first_pixel(self, unit: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
+        """The first (image, *pixel) of a consumer in a block of the cluster; past the last image if it has no tile."""
+        tiling = self.tiling
+        shared = tiling.loads == 1  # by all consumers of the block
+        within = cta if shared else cta * self.cfg.consumers + consumer
+        at, over = unravel(unit * (self.cfg.cluster * tiling.loads) + within, tiling.grid)
+        at[0] += over * tiling.grid[0]
+        first = [a * extent for a, extent in zip(at, tiling.cta_box, strict=True)]
+        if self.cfg.halo:
+            first[tiling.halo_dim + 1] += consumer * self.cfg.box[tiling.halo_dim + 1]
+        return first
+
+    def tap_spans(self, tile: Tile) -> list[Span]:
+        """The taps of each dimension that some consumer of the cluster needs: others read padding only (Dim.span)."""
+        tiling, cfg = self.tiling, self.cfg
+        firsts = [self.first_pixel(tile.unit, c, k) for c in range(cfg.cluster) for k in range(tiling.loads)]
+        spans = []
+        for i, (d, p, extent) in enumerate(zip(self.problem.dims, tile.phase, tiling.cta_box[1:], strict=True)):
+            count, offset = pick(d.count, p), pick(d.offset, p)
+            if i == tiling.halo_dim:
+                spans.append(Span(jnp.int32(0), jnp.int32(1)))  # all of them, at once
+            elif not cfg.skip:
+                spans.append(Span(jnp.int32(0), count))
+            else:
+                low, high = (functools.reduce(f, [at[i + 1] for at in firsts]) for f in (jnp.minimum, jnp.maximum))
+                before = floor_div((high + extent - 1) * d.in_stride + offset, d.step, min(d.offset))
+                first = jnp.clip(-before, 0, count)
+                least = d.in_size - 1 - d.rows * d.in_stride - max(d.offset)
+                until = floor_div(d.in_size - 1 - low * d.in_stride - offset, d.step, least) + 1
+                spans.append(Span(first, jnp.clip(until, first, count)))
+        return spans
+
+    def tap_groups(self, span: Span) -> Array:
+        """Steps that a span of taps of the last dimension takes, cfg.taps of them at a time."""
+        return floor_div(span.count + self.cfg.taps - 1, self.cfg.taps)
+
+    def steps(self, spans: list[Span]) -> Array:
+        """Steps of a tile: taps of all dimensions times channels."""
+        steps = self.tap_groups(spans[-1]) * self.tiling.c_steps
+        return functools.reduce(lambda n, span: n * span.count, spans[:-1], steps)
+
+    def following(self, slot: Array) -> Array:
+        """The next slot of the ring."""
+        return jnp.where(slot == self.cfg.stages - 1, 0, slot + 1)
+
+    def preceding(self, slot: Array) -> Array:
+        return jnp.where(slot == 0, self.cfg.stages - 1, slot - 1)
