@@ -89,10 +89,7 @@ def _batch(
     return jax.vmap(by_definition, axes, 0)(*args), [0] * len(outs)
 
 
-def _register() -> None:
+def register() -> None:
     for name, primitive in PRIMITIVES.items():
         rule: Any = functools.partial(_batch, name)
         batching.primitive_batchers[primitive] = rule
-
-
-_register()

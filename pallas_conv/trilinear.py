@@ -184,6 +184,15 @@ def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract
 # ---------------------------------------------------------------- equations -> products
 
 
+def precision_name(precision: Any) -> str | None:
+    """A precision as lax takes it -> None, "default", "high", "highest", or its own spelling if it is none of these."""
+    if precision is None:
+        return None
+    name = precision.name if isinstance(precision, lax.Precision) else str(precision)
+    synonyms = {"bfloat16": "default", "fastest": "default", "tensorfloat32": "high", "bfloat16_3x": "high", "float32": "highest"}
+    return synonyms.get(name.lower(), name.lower())
+
+
 def fold_axes(op: Op, name: str, t: Array) -> Array:
     """At most one axis E and, for x and y, exactly one axis N."""
     models, rest = t.shape[: op.models], t.shape[op.models :]
@@ -214,7 +223,7 @@ def product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: A
         compute_dtype=jnp.dtype(op.compute_dtype).name,
         out_dtype=jnp.dtype(out_dtype).name,
         models=math.prod(image[: op.models]) if op.models else None,
-        precision=None if op.precision is None else str(op.precision).lower(),
+        precision=precision_name(op.precision),
         **epilogue,
     )
 

@@ -1,0 +1,144 @@
+"""Checks of what callers pass, before any tracing error: each names the argument, its value and the fix."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .activations import ACTIVATIONS
+from .padding import MODES, STRINGS, Pairs
+
+LAYOUTS = ("channels_first", "channels_last")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def per_dimension(name: str, value: Any, ndim: int, minimum: int) -> tuple[int, ...]:
+    """An int for every spatial dimension, or one for each. Raises ValueError."""
+    values = (value,) * ndim if _is_integer(value) else value
+    if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(_is_integer, values)):
+        raise ValueError(f"{name} must be an int or a sequence of {ndim} ints, one a spatial dimension; got {value!r}")
+    if len(values) != ndim:
+        raise ValueError(f"{name} must have one entry a spatial dimension, {ndim}; got {value!r}, which has {len(values)}")
+    if any(v < minimum for v in values):
+        raise ValueError(f"{name} must be at least {minimum} in every dimension; got {value!r}")
+    return tuple(int(v) for v in values)
+
+
+def padding(value: Any, ndim: int) -> str | Pairs:
+    """A string (upper-cased) or a pair of ints (negative: a crop) for every spatial dimension. Raises ValueError."""
+    if isinstance(value, str):
+        if value.upper() not in STRINGS:
+            raise ValueError(f"padding must be one of {', '.join(map(repr, STRINGS))}, or ints; got {value!r}")
+        return value.upper()
+    if _is_integer(value):
+        return ((int(value), int(value)),) * ndim
+    if isinstance(value, Sequence) and len(value) == ndim:
+        pairs = [(p, p) if _is_integer(p) else p for p in value]
+        if all(isinstance(p, Sequence) and len(p) == 2 and all(map(_is_integer, p)) for p in pairs):
+            return tuple((int(low), int(high)) for low, high in pairs)
+    raise ValueError(
+        f"padding must be a string, an int, or a sequence of {ndim} ints or (before, after) pairs, one a spatial dimension; "
+        f"got {value!r}"
+    )
+
+
+def padding_mode(value: Any, transposed: bool) -> str:
+    """Raises ValueError for an unknown mode, NotImplementedError for one that transposed convolutions do not have."""
+    if not isinstance(value, str) or value.upper() not in MODES:
+        raise ValueError(f"padding_mode must be one of {', '.join(map(repr, MODES))}; got {value!r}")
+    if transposed and value.upper() in ("REFLECT", "REPLICATE"):
+        raise NotImplementedError(
+            f"padding_mode {value!r} is not implemented for transposed convolutions; use 'ZEROS' or 'CIRCULAR'"
+        )
+    return value.upper()
+
+
+def activation(value: Any) -> str | None:
+    if value is not None and value not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {', '.join(map(repr, ACTIVATIONS))}; got {value!r}")
+    return value
+
+
+def layout(value: Any) -> str:
+    if value not in LAYOUTS:
+        raise ValueError(f"layout must be 'channels_first' or 'channels_last'; got {value!r}")
+    return value
+
+
+def dtype(name: str, value: Any) -> np.dtype | None:
+    """A floating-point or complex dtype, or None. Raises ValueError."""
+    if value is None:
+        return None
+    try:
+        found = jnp.dtype(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a dtype such as jnp.bfloat16, or None; got {value!r}") from None
+    if not jnp.issubdtype(found, jnp.inexact):
+        raise ValueError(f"{name} must be a floating-point or complex dtype; got {found.name}")
+    return jax.dtypes.canonicalize_dtype(found)
+
+
+def precision(value: Any) -> Any:
+    """As lax.conv_general_dilated takes it; None is the configured `jax_default_matmul_precision`. Raises ValueError."""
+    if value is None:
+        return jax.config.jax_default_matmul_precision
+    one = value if not isinstance(value, tuple | list) else value[0] if len(value) == 2 and value[0] == value[1] else ...
+    if isinstance(one, lax.Precision):
+        return one
+    names = ("default", "high", "highest", "fastest", "bfloat16", "bfloat16_3x", "tensorfloat32", "float32")
+    if not isinstance(one, str) or one.lower() not in names:
+        raise ValueError(f"precision must be None, a jax.lax.Precision, or one of {', '.join(names)}; got {value!r}")
+    return one.lower()
+
+
+def array(name: str, value: Any) -> Array:
+    """A JAX array of what is an array already. Raises TypeError for anything else."""
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__jax_array__"):
+        return jnp.asarray(value)
+    raise TypeError(f"{name} must be a JAX or NumPy array; got {type(value).__name__}: {value!r:.80}. Convert it by jnp.asarray")
+
+
+def operand_dtypes(x: Array, w: Array, compute_dtype: Any) -> None:
+    """Raises TypeError, as lax does, where x and w differ and nobody said what to compute in."""
+    if compute_dtype is None and x.dtype != w.dtype:
+        raise TypeError(
+            f"x and the weight must have the same dtype; got x: {x.dtype.name}, weight: {w.dtype.name}. Cast one of them, or "
+            f"pass compute_dtype"
+        )
+
+
+def channels(x_channels: int, out_channels: int, in_channels_of_group: int, groups: int) -> None:
+    """Raises ValueError where the channels of x, w and groups do not fit."""
+    if x_channels != in_channels_of_group * groups:
+        raise ValueError(
+            f"x has {x_channels} channels, but the weight takes {in_channels_of_group} for each of {groups} groups: "
+            f"{in_channels_of_group * groups} in all"
+        )
+    if out_channels % groups:
+        raise ValueError(f"out_channels (={out_channels}) must be divisible by groups (={groups})")
+
+
+def output_padding(value: Any, stride: Sequence[int]) -> tuple[int, ...]:
+    """Raises ValueError unless it is less than the stride everywhere."""
+    values = per_dimension("output_padding", value, len(stride), 0)
+    if any(a >= s for a, s in zip(values, stride, strict=True)):
+        raise ValueError(f"output_padding must be less than stride in every dimension; got {value!r} with stride {stride}")
+    return values
+
+
+def circular_transpose(padding_: str | Pairs, output_padding_: Sequence[int]) -> None:
+    """Raises NotImplementedError for what CIRCULAR does not define, as equinox does."""
+    if any(output_padding_):
+        raise NotImplementedError(f"padding_mode 'CIRCULAR' needs output_padding=0; got {tuple(output_padding_)}")
+    if padding_ not in ("SAME", "SAME_LOWER"):
+        raise NotImplementedError(
+            f"padding_mode 'CIRCULAR' of a transposed convolution needs padding 'SAME' or 'SAME_LOWER'; got {padding_!r}"
+        )

@@ -1,0 +1,114 @@
+"""An equation on one device: plan its products, run each as a kernel, an interpreted kernel or a lax program."""
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from . import env, formulations, trilinear
+from .plan import Plan, plan, rounds_once
+from .spec import Product
+from .target import Target
+from .trilinear import BILINEAR, Names, Op, Outs
+
+_INTERPRETED_SMS = 4  # thread blocks are interpreted one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """One equation of a primitive; hashable."""
+
+    primitive: str
+    op: Op
+    names: Names
+    outs: Outs
+
+    def products(self, shapes: Sequence[Sequence[int]]) -> list[Product]:
+        return trilinear.products(self.primitive, self.op, self.names, self.outs, shapes)
+
+    def factors(self, shapes: Sequence[Sequence[int]]) -> tuple[list[list[str]], list[list[str]]]:
+        return trilinear.equation_factors(self.op, self.names, self.outs, shapes)
+
+
+def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
+    """What serves each product of the equation. Raises UnsupportedError where nothing that was asked for does."""
+    return [plan(p, target, equation.op.implementation) for p in equation.products(shapes)]
+
+
+def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
+    """The outputs of the equation; called while lowering, on the shapes of one device."""
+    op, v = equation.op, dict(zip(equation.names, args, strict=True))
+
+    def contract(role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
+        (first, second), out = BILINEAR[role]
+        part = Equation(role, op.linear(), (first, second), ((out, np.dtype(dtype)),))
+        chosen = plan(trilinear.product(role, op, {first: a.shape, second: b.shape}, dtype), target, op.implementation)
+        if chosen.implementation != "xla":
+            return _run_kernel(part, chosen, a, b)[0]
+        with jax.named_scope(chosen.scope):
+            return formulations.stock(role, a, b, op, dtype, wide_sums=not rounds_once(chosen.product, target))
+
+    if equation.primitive == "affine":
+        (chosen,) = plans(equation, target, [t.shape for t in args])
+        if chosen.implementation != "xla":
+            return _run_kernel(equation, chosen, *args)
+        # The bare product of a fused forward gets no second choice: what cannot be fused runs as one lax program.
+        op = op.replace(implementation=("xla",))
+    return trilinear.formula(equation.primitive, op, v, equation.outs, contract)
+
+
+def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
+    """Kernels see no axis E and exactly one axis N."""
+    op, names, outs = equation.op, equation.names, equation.outs
+    shapes = trilinear.out_shapes(op, names, outs, [t.shape for t in args])
+    operands = [trilinear.fold_axes(op, name, t) for name, t in zip(names, args, strict=True)]
+    run = _launch if chosen.implementation == "mosaic" else _interpret
+    by_name = dict(zip(chosen.product.outputs if equation.primitive == "affine" else [outs[0][0]], run(chosen, *operands), strict=True))
+    return [by_name[name].reshape(shape) for (name, _), shape in zip(outs, shapes, strict=True)]
+
+
+def _launch(chosen: Plan, *operands: Array) -> list[Array]:
+    from .kernels.launch import launch  # imports Pallas
+
+    sms = {} if chosen.target.num_sms is None else {"num_sms": chosen.target.num_sms}
+    return launch(chosen.product, chosen.tile, *operands, **sms)
+
+
+# ---------------------------------------------------------------- the interpreter
+
+_one_at_a_time = threading.RLock()  # the interpreter's shared memory is one global
+
+
+def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
+    """Through a callback: Mosaic's interpreter has effects that a lowering rule cannot emit."""
+    product = chosen.product
+    spatial, channels = {
+        "fprop": (product.spec.out_spatial, product.out_channels),
+        "dgrad": (product.spec.in_spatial, product.in_channels),
+    }[product.role]
+    result = jax.ShapeDtypeStruct((product.batch, channels, *spatial), product.out_dtype)
+
+    def on_host(*operands: Any) -> list[np.ndarray]:
+        from .kernels import mosaic  # imports Pallas
+
+        detect_races = env.read("PALLAS_CONV_DETECT_RACES")
+        with _one_at_a_time, jax.default_device(jax.local_devices(backend="cpu")[0]):
+            run = _interpreted(chosen, detect_races)
+            return [np.asarray(r) for r in mosaic.run_interpreted(run, *operands, detect_races=detect_races)]
+
+    return jax.pure_callback(on_host, [result] * len(product.outputs), *operands)
+
+
+@functools.lru_cache(maxsize=256)
+def _interpreted(chosen: Plan, detect_races: bool) -> Any:
+    """Compiled once a plan; the key says how, since it is traced inside the interpreter's context."""
+    from .kernels.launch import launch
+
+    return jax.jit(
+        functools.partial(launch, chosen.product, chosen.tile, num_sms=_INTERPRETED_SMS, interpret=True)
+    )

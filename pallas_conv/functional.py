@@ -1,0 +1,282 @@
+"""Convolutions as functions: batched, in either layout, with a fused epilogue.
+
+`apply` binds the primitive, for layers: every transformation of JAX. `conv` and `conv_transpose` are `jax.custom_vjp`
+functions over the same primitives: their backward is one fused equation, whose input gradient is the other's product.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from . import arguments, batching, compat, lowering
+from . import padding as paddings
+from .activations import saved_by
+from .implementation import Implementation, preferences
+from .primitives import bind, bwd, contract
+from .spec import ConvSpec
+from .trilinear import Op, wider
+
+batching.register()
+lowering.register()
+
+type Ints = int | Sequence[int]
+type Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+
+
+def apply(x: Array, w: Array, b: Array | None, op: Op, out_dtype: np.dtype) -> Array:
+    """act(conv(x, w) + b) by the primitives. x: (*N, C, *in), w: (O, C // groups, *kernel), b: (O,) -> (*N, O, *out)."""
+    if b is None and op.activation is None:
+        return contract("fprop", x, w, op, out_dtype)  # bilinear: jax.linear_transpose works
+    return bind("affine", op, _operands(x, w, b), (("y", out_dtype),))["y"]
+
+
+def make_op(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    *,
+    strides: Sequence[int],
+    padding: paddings.Pairs,
+    input_dilation: Sequence[int],
+    kernel_dilation: Sequence[int],
+    groups: int,
+    activation: str | None,
+    precision: Any,
+    compute_dtype: Any,
+    out_dtype: Any,
+    implementation: Implementation | None,
+) -> tuple[Op, np.dtype]:
+    """The static part of a call on channels-first operands, and the dtype of its result."""
+    ndim = len(strides)
+    arguments.operand_dtypes(x, w, compute_dtype)
+    arguments.channels(x.shape[-ndim - 1], w.shape[0], w.shape[1], groups)
+    spec = ConvSpec(
+        strides=tuple(strides),
+        padding=tuple(padding),
+        input_dilation=tuple(input_dilation),
+        kernel_dilation=tuple(kernel_dilation),
+        groups=groups,
+        in_spatial=tuple(x.shape[-ndim:]),
+        kernel_spatial=tuple(w.shape[-ndim:]),
+    )
+    compute = jnp.dtype(compute_dtype or x.dtype)
+    out = out_dtype or (compute if compute_dtype or b is None else jnp.result_type(x, b))
+    op = Op(
+        spec=spec,
+        compute_dtype=compute,
+        sum_dtype=wider(compute, out) if out_dtype else compute,
+        activation=arguments.activation(activation),
+        precision=arguments.precision(precision),
+        implementation=preferences(implementation),
+    )
+    return op, jnp.dtype(out)
+
+
+def conv(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "ZEROS",
+    activation: str | None = None,
+    layout: str = "channels_first",
+    precision: Any = None,
+    compute_dtype: Any = None,
+    out_dtype: Any = None,
+    implementation: Implementation | None = None,
+) -> Array:
+    """activation(conv(x, w) + b). As in deep learning, the kernel is not flipped: a cross-correlation.
+
+    **Arguments:**
+
+    - `x`: `(*N, C, *S)`, or `(*N, *S, C)` for `layout="channels_last"`, with any number of batch axes N and spatial axes S.
+    - `w`: `(O, C // groups, *K)`, or `(*K, C // groups, O)`.
+    - `b`: `(O,)` or None.
+    - `stride`, `dilation`: an int, or one a spatial dimension.
+    - `padding`: an int, ints or (before, after) pairs, one a spatial dimension, in elements; negative ones crop; or `"SAME"`,
+        `"SAME_LOWER"`, `"VALID"`, `"CAUSAL"` (all of it before).
+    - `padding_mode`: `"ZEROS"`, `"REFLECT"`, `"REPLICATE"` or `"CIRCULAR"`, as in `equinox.nn.Conv`.
+    - `activation`: None, `"relu"`, `"leaky_relu"` (slope 0.01), `"gelu"` (exact), `"gelu_tanh"`, `"silu"`, `"tanh"`, `"sigmoid"`.
+    - `precision`: as in `jax.lax.conv_general_dilated`; None follows `jax.default_matmul_precision`.
+    - `compute_dtype`: what both operands are cast to and multiplied in; sums are at least float32; gradients have their
+        operands' dtypes. None: x and w must agree.
+    - `out_dtype`: of the result. None: `compute_dtype` if that is given, else what x + b would have.
+    - `implementation`: a name, a tuple of names in order of preference, or None, see `pallas_conv.implementation`.
+
+    **Returns:** `(*N, O, *T)` or `(*N, *T, O)`.
+
+    **Raises:** `ValueError` for shapes and settings that do not fit, `TypeError` for operands that are no arrays or differ in
+    dtype, `UnsupportedError` where a strict implementation does not serve a product.
+    """
+    x, w, b, ndim = _channels_first(x, w, b, layout)
+    kernel = w.shape[2:]
+    stride = arguments.per_dimension("stride", stride, ndim, 1)
+    dilation = arguments.per_dimension("dilation", dilation, ndim, 1)
+    mode = arguments.padding_mode(padding_mode, transposed=False)
+    pairs = paddings.conv_pairs(arguments.padding(padding, ndim), x.shape[-ndim:], kernel, stride, dilation)
+    if mode != "ZEROS":
+        x, pairs = paddings.pad(x, pairs, mode), ((0, 0),) * ndim
+    op, out = make_op(
+        x,
+        w,
+        b,
+        strides=stride,
+        padding=pairs,
+        input_dilation=(1,) * ndim,
+        kernel_dilation=dilation,
+        groups=_groups(groups),
+        activation=activation,
+        precision=precision,
+        compute_dtype=arguments.dtype("compute_dtype", compute_dtype),
+        out_dtype=arguments.dtype("out_dtype", out_dtype),
+        implementation=implementation,
+    )
+    return _as_layout(_conv(*compat.match_varying_axes([x, w]), b, op, out), layout, ndim)
+
+
+def conv_transpose(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "ZEROS",
+    activation: str | None = None,
+    layout: str = "channels_first",
+    precision: Any = None,
+    compute_dtype: Any = None,
+    out_dtype: Any = None,
+    implementation: Implementation | None = None,
+) -> Array:
+    """activation(conv_transpose(x, w) + b), with the algebra of `equinox.nn.ConvTranspose`.
+
+    `stride`, `padding` and `dilation` are those of the convolution that it goes against. The kernel is **not** flipped and
+    its channels are not exchanged: `w` is `(O, C // groups, *K)`, or `(*K, C // groups, O)`, with C the channels of x. For
+    the exact transpose of a convolution with weights `w`, pass `transpose_weight(w, groups)`.
+
+    **Arguments:** as `conv`, and
+
+    - `output_padding`: an int, or one a spatial dimension, less than the stride: added after the output, except for SAME and
+        SAME_LOWER, where it shortens it (as in equinox).
+    - `padding_mode`: `"ZEROS"`, or `"CIRCULAR"` with `padding="SAME"` or `"SAME_LOWER"` and no output_padding.
+
+    **Returns:** `(*N, O, *T)` or `(*N, *T, O)`, T = (S - 1) * stride + dilation * (K - 1) + 1 - sum(padding) + output_padding.
+
+    **Raises:** as `conv`; `NotImplementedError` for other combinations of `padding_mode`, `padding` and `output_padding`.
+    """
+    x, w, b, ndim = _channels_first(x, w, b, layout)
+    stride = arguments.per_dimension("stride", stride, ndim, 1)
+    dilation = arguments.per_dimension("dilation", dilation, ndim, 1)
+    pairs_of_conv = arguments.padding(padding, ndim)
+    output_padding = arguments.output_padding(output_padding, stride)
+    mode = arguments.padding_mode(padding_mode, transposed=True)
+    pairs = paddings.transposed_pairs(pairs_of_conv, w.shape[2:], stride, dilation, output_padding)
+    if mode == "CIRCULAR":
+        arguments.circular_transpose(pairs_of_conv, output_padding)
+        x, pairs = paddings.wrap_transposed(x, pairs, stride)
+    op, out = make_op(
+        x,
+        w,
+        b,
+        strides=(1,) * ndim,
+        padding=pairs,
+        input_dilation=stride,
+        kernel_dilation=dilation,
+        groups=_groups(groups),
+        activation=activation,
+        precision=precision,
+        compute_dtype=arguments.dtype("compute_dtype", compute_dtype),
+        out_dtype=arguments.dtype("out_dtype", out_dtype),
+        implementation=implementation,
+    )
+    return _as_layout(_conv(*compat.match_varying_axes([x, w]), b, op, out), layout, ndim)
+
+
+def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") -> Array:
+    """The weight with which `conv_transpose` is the exact linear transpose of `conv` with `w`, and the other way round.
+
+    Taps are reversed, and input and output channels exchanged within each group: `(O, C // groups, *K)` becomes
+    `(C, O // groups, *K)`; `(*K, C // groups, O)` becomes `(*K, O // groups, C)`. Of an equinox layer:
+    `eqx.tree_at(lambda t: t.weight, conv_transpose, transpose_weight(conv.weight, conv.groups))`.
+    """
+    if arguments.layout(layout) == "channels_last":
+        w = jnp.moveaxis(w, (-1, -2), (0, 1))
+    arguments.channels(w.shape[1] * groups, w.shape[0], w.shape[1], _groups(groups))
+    spatial = w.shape[2:]
+    w = jnp.flip(w, range(2, w.ndim)).reshape(groups, w.shape[0] // groups, w.shape[1], *spatial)
+    w = w.swapaxes(1, 2).reshape(-1, w.shape[1], *spatial)
+    return jnp.moveaxis(w, (0, 1), (-1, -2)) if layout == "channels_last" else w
+
+
+# ---------------------------------------------------------------- the differentiable function
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _conv(x: Array, w: Array, b: Array | None, op: Op, out_dtype: np.dtype) -> Array:
+    return apply(x, w, b, op, out_dtype)
+
+
+def _conv_fwd(x: Array, w: Array, b: Array | None, op: Op, out_dtype: np.dtype) -> tuple[Array, tuple]:
+    """Binds the primitive, not `_conv`: forward over reverse mode then differentiates the primitive."""
+    saved = saved_by(op.activation)
+    outs = (("y", out_dtype),) + ((("z", out_dtype),) if saved == "z" else ())
+    r = bind("affine", op, _operands(x, w, b), outs)
+    return r["y"], (x, w, b, r.get(saved) if saved else None)
+
+
+def _conv_bwd(op: Op, out_dtype: np.dtype, residuals: tuple, ct: Array) -> tuple[Array, Array, Array | None]:
+    """All three cotangents: dead code elimination drops what nobody uses (symbolic zeros break checkpointed while loops)."""
+    x, w, b, a = residuals
+    wanted = (("dx", x.dtype), ("dw", w.dtype), *((("db", b.dtype),) if b is not None else ()))
+    grads = bwd(op, {"x": x, "w": w}, a, ct, wanted)
+    return grads["dx"], grads["dw"], grads.get("db")
+
+
+_conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def _operands(x: Array, w: Array, b: Array | None) -> dict[str, Array]:
+    return {"x": x, "w": w} | ({} if b is None else {"b": b})
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def _channels_first(x: Any, w: Any, b: Any, layout: str) -> tuple[Array, Array, Array | None, int]:
+    arguments.layout(layout)
+    x, w = arguments.array("x", x), arguments.array("w", w)
+    b = None if b is None else arguments.array("b", b)
+    ndim = w.ndim - 2
+    if ndim < 1:
+        raise ValueError(f"w must have two channel axes and at least one spatial one; its shape is {w.shape}")
+    if x.ndim < ndim + 1:
+        raise ValueError(
+            f"x must have at least {ndim + 1} axes for a w of shape {w.shape}: channels and {ndim} spatial ones; its shape is "
+            f"{x.shape}"
+        )
+    if layout == "channels_last":
+        x, w = jnp.moveaxis(x, -1, -ndim - 1), jnp.moveaxis(w, (-1, -2), (0, 1))
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"b must have shape {w.shape[:1]}, one entry an output channel; got {b.shape}")
+    return x, w, b, ndim
+
+
+def _as_layout(y: Array, layout: str, ndim: int) -> Array:
+    return jnp.moveaxis(y, -ndim - 1, -1) if layout == "channels_last" else y
+
+
+def _groups(groups: Any) -> int:
+    return arguments.per_dimension("groups", groups, 1, 1)[0]

@@ -1,0 +1,88 @@
+"""The lowering rules: platform, GPU generation and mesh decide how an equation becomes a program."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax import Array
+from jax.interpreters import mlir
+
+from . import compat, partitioning
+from .errors import UnsupportedError
+from .execution import Equation, execute, plans
+from .primitives import PRIMITIVES
+from .target import Target, from_device, from_device_kind
+
+
+def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: Any) -> Any:
+    """The rule of a primitive; platform None is whatever the module is lowered for."""
+    if platform == "cuda":  # Mosaic refuses modules of several platforms; this rule runs only inside the CUDA branch
+        ctx = ctx.replace(module_context=ctx.module_context.replace(platforms=("cuda",)))
+        target = _gpu(ctx)
+    else:
+        target = Target((platform or ctx.module_context.platforms[0]))
+    program = distribute(Equation(primitive, **params), target, ctx)
+    return mlir.lower_fun(program, multiple_results=True)(ctx, *args)
+
+
+def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
+    """The program of an equation on the devices of this lowering."""
+    chosen = plans(equation, target, [a.shape for a in ctx.avals_in])
+    context, mesh = ctx.module_context.axis_context, ctx.avals_in[0].sharding.mesh
+    local = _local(target)
+    if not mesh.empty and mesh.explicit_axes:
+        return partitioning.on_explicit_mesh(equation, local, ctx.avals_in)
+    if not any(p.implementation == "mosaic" for p in chosen):
+        return functools.partial(local, equation)  # XLA partitions lax programs, and callbacks to the interpreter
+    if _cannot_partition(ctx, context):
+        return functools.partial(local, _without_kernels(equation, target))
+    return partitioning.on_automatic_mesh(equation, local)
+
+
+@functools.cache
+def _local(target: Target) -> partitioning.Local:
+    """One function a target, so that custom_partitioning's caches can tell equal calls."""
+
+    def local(equation: Equation, *args: Array) -> list[Array]:
+        return execute(equation, target, *args)
+
+    return local
+
+
+def _cannot_partition(ctx: Any, context: Any) -> bool:
+    """Partially manual shard_map, and export for several devices, cannot carry custom_partitioning."""
+    if isinstance(context, mlir.SPMDAxisContext) and set(context.manual_axes) != set(context.mesh.axis_names):
+        return True
+    several = (getattr(context, "num_devices", 1) or 1) > 1
+    return several and (
+        not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export
+    )
+
+
+def _without_kernels(equation: Equation, target: Target) -> Equation:
+    """The equation with the lax programs only. Raises UnsupportedError if they were not allowed."""
+    if not {"xla", "auto"} & set(equation.op.implementation):
+        reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
+        raise UnsupportedError(f"implementation {equation.op.implementation} cannot serve a convolution on {target}", [reason])
+    return dataclasses.replace(equation, op=equation.op.replace(implementation=("xla",)))
+
+
+def _gpu(ctx: Any) -> Target:
+    """The GPU that the module is lowered for: of the backend (a compile-only one too), else of the abstract mesh."""
+    with contextlib.suppress(Exception):  # an export for a platform that is not here has no backend
+        found = {from_device(d) for d in ctx.module_context.backend.devices()}
+        if len(found) == 1 and (target := found.pop()).is_gpu:
+            return target
+    for mesh in (jax.sharding.get_abstract_mesh(), ctx.avals_in[0].sharding.mesh):
+        if (device := getattr(mesh, "abstract_device", None)) is not None:
+            return from_device_kind(device.device_kind)
+    return Target("cuda")
+
+
+def register() -> None:
+    for name, primitive in PRIMITIVES.items():
+        compat.allow_partitioning(primitive)
+        mlir.register_lowering(primitive, functools.partial(lower, name, None))
+        mlir.register_lowering(primitive, functools.partial(lower, name, "cuda"), platform="cuda")
