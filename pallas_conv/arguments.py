@@ -24,7 +24,9 @@ def per_dimension(name: str, value: Any, ndim: int, minimum: int) -> tuple[int, 
     if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(_is_integer, values)):
         raise ValueError(f"{name} must be an int or a sequence of {ndim} ints, one a spatial dimension; got {value!r}")
     if len(values) != ndim:
-        raise ValueError(f"{name} must have one entry a spatial dimension, {ndim}; got {value!r}, which has {len(values)}")
+        raise ValueError(
+            f"{name} must have one entry a spatial dimension, {ndim}; got {value!r}, which has {len(values)}"
+        )
     if any(v < minimum for v in values):
         raise ValueError(f"{name} must be at least {minimum} in every dimension; got {value!r}")
     return tuple(int(v) for v in values)
@@ -88,7 +90,9 @@ def precision(value: Any) -> Any:
     """As lax.conv_general_dilated takes it; None is the configured `jax_default_matmul_precision`. Raises ValueError."""
     if value is None:
         return jax.config.jax_default_matmul_precision
-    one = value if not isinstance(value, tuple | list) else value[0] if len(value) == 2 and value[0] == value[1] else ...
+    one = (
+        value if not isinstance(value, tuple | list) else value[0] if len(value) == 2 and value[0] == value[1] else ...
+    )
     if isinstance(one, lax.Precision):
         return one
     names = ("default", "high", "highest", "fastest", "bfloat16", "bfloat16_3x", "tensorfloat32", "float32")
@@ -103,7 +107,9 @@ def array(name: str, value: Any) -> Array:
         return value
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__jax_array__"):
         return jnp.asarray(value)
-    raise TypeError(f"{name} must be a JAX or NumPy array; got {type(value).__name__}: {value!r:.80}. Convert it by jnp.asarray")
+    raise TypeError(
+        f"{name} must be a JAX or NumPy array; got {type(value).__name__}: {value!r:.80}. Convert it by jnp.asarray"
+    )
 
 
 def operand_dtypes(x: Array, w: Array, compute_dtype: Any) -> None:
@@ -130,7 +136,9 @@ def output_padding(value: Any, stride: Sequence[int]) -> tuple[int, ...]:
     """Raises ValueError unless it is less than the stride everywhere."""
     values = per_dimension("output_padding", value, len(stride), 0)
     if any(a >= s for a, s in zip(values, stride, strict=True)):
-        raise ValueError(f"output_padding must be less than stride in every dimension; got {value!r} with stride {stride}")
+        raise ValueError(
+            f"output_padding must be less than stride in every dimension; got {value!r} with stride {stride}"
+        )
     return values
 
 

@@ -79,9 +79,9 @@ def _batch(
         }
         folded = {k: _merge_into_channels(in_front(k), 0, *channels[kinds[k]]) if k in moved else v[k] for k in names}
         results = run(op, folded)
-        return [
-            _split_from_channels(r, size, *channels[kinds[k]]) for r, (k, _) in zip(results, outs, strict=True)
-        ], [0] * len(outs)
+        return [_split_from_channels(r, size, *channels[kinds[k]]) for r, (k, _) in zip(results, outs, strict=True)], [
+            0
+        ] * len(outs)
 
     def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction folds in its own best way
         return formula(primitive, op, dict(zip(names, args, strict=True)), outs, contract)

@@ -7,7 +7,9 @@ import jax
 from jax import Array, lax
 from jax.interpreters import partial_eval as pe
 
-try:  # lets a lowering rule use custom_partitioning; without it kernels run on one device, in shard_map, or on explicit meshes
+# It lets a lowering rule use custom_partitioning. Without: kernels on one device, in shard_map, and on explicit meshes.
+_needs_devices: Any
+try:
     from jax._src.dispatch import prim_requires_devices_during_lowering as _needs_devices
 except ImportError:
     _needs_devices = None

@@ -23,8 +23,12 @@ def _default_cache() -> pathlib.Path:
 
 
 VARIABLES = {
-    "PALLAS_CONV_CACHE_DIR": Variable(_default_cache, lambda text: pathlib.Path(text).expanduser(), "where `doctor` keeps its records"),
-    "PALLAS_CONV_DETECT_RACES": Variable(lambda: False, _flag, "1: interpreted kernels check themselves for data races, and raise"),
+    "PALLAS_CONV_CACHE_DIR": Variable(
+        _default_cache, lambda text: pathlib.Path(text).expanduser(), "where `doctor` keeps its records"
+    ),
+    "PALLAS_CONV_DETECT_RACES": Variable(
+        lambda: False, _flag, "1: interpreted kernels check themselves for data races, and raise"
+    ),
 }
 
 

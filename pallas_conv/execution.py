@@ -68,15 +68,20 @@ def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
     shapes = trilinear.out_shapes(op, names, outs, [t.shape for t in args])
     operands = [trilinear.fold_axes(op, name, t) for name, t in zip(names, args, strict=True)]
     run = _launch if chosen.implementation == "mosaic" else _interpret
-    by_name = dict(zip(chosen.product.outputs if equation.primitive == "affine" else [outs[0][0]], run(chosen, *operands), strict=True))
+    by_name = dict(
+        zip(
+            chosen.product.outputs if equation.primitive == "affine" else [outs[0][0]],
+            run(chosen, *operands),
+            strict=True,
+        )
+    )
     return [by_name[name].reshape(shape) for (name, _), shape in zip(outs, shapes, strict=True)]
 
 
 def _launch(chosen: Plan, *operands: Array) -> list[Array]:
     from .kernels.launch import launch  # imports Pallas
 
-    sms = {} if chosen.target.num_sms is None else {"num_sms": chosen.target.num_sms}
-    return launch(chosen.product, chosen.tile, *operands, **sms)
+    return launch(chosen.product, chosen.tile, *operands, num_sms=chosen.num_sms)
 
 
 # ---------------------------------------------------------------- the interpreter
@@ -109,6 +114,4 @@ def _interpreted(chosen: Plan, detect_races: bool) -> Any:
     """Compiled once a plan; the key says how, since it is traced inside the interpreter's context."""
     from .kernels.launch import launch
 
-    return jax.jit(
-        functools.partial(launch, chosen.product, chosen.tile, num_sms=_INTERPRETED_SMS, interpret=True)
-    )
+    return jax.jit(functools.partial(launch, chosen.product, chosen.tile, num_sms=_INTERPRETED_SMS, interpret=True))

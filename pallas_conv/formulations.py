@@ -1,6 +1,7 @@
 """The three products as lax programs: today, the programs of stock equinox and of lax's own derivative rules."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,7 +97,7 @@ def _wgrad(x: Array, ct: Array, spec: ConvSpec, **how: Any) -> Array:
     )
 
 
-_PROGRAMS = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
+_PROGRAMS: dict[str, Callable[..., Array]] = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
 
 
 def _dilated_extents(spec: ConvSpec) -> tuple[list[int], list[int], list[int]]:

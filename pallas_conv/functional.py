@@ -54,6 +54,7 @@ def make_op(
     """The static part of a call on channels-first operands, and the dtype of its result."""
     ndim = len(strides)
     arguments.operand_dtypes(x, w, compute_dtype)
+    spatial = x.shape[x.ndim - ndim :]
     arguments.channels(x.shape[-ndim - 1], w.shape[0], w.shape[1], groups)
     spec = ConvSpec(
         strides=tuple(strides),
@@ -61,8 +62,8 @@ def make_op(
         input_dilation=tuple(input_dilation),
         kernel_dilation=tuple(kernel_dilation),
         groups=groups,
-        in_spatial=tuple(x.shape[-ndim:]),
-        kernel_spatial=tuple(w.shape[-ndim:]),
+        in_spatial=tuple(spatial),
+        kernel_spatial=tuple(w.shape[2:]),
     )
     compute = jnp.dtype(compute_dtype or x.dtype)
     out = out_dtype or (compute if compute_dtype or b is None else jnp.result_type(x, b))
@@ -105,7 +106,8 @@ def conv(
     - `padding`: an int, ints or (before, after) pairs, one a spatial dimension, in elements; negative ones crop; or `"SAME"`,
         `"SAME_LOWER"`, `"VALID"`, `"CAUSAL"` (all of it before).
     - `padding_mode`: `"ZEROS"`, `"REFLECT"`, `"REPLICATE"` or `"CIRCULAR"`, as in `equinox.nn.Conv`.
-    - `activation`: None, `"relu"`, `"leaky_relu"` (slope 0.01), `"gelu"` (exact), `"gelu_tanh"`, `"silu"`, `"tanh"`, `"sigmoid"`.
+    - `activation`: None, `"relu"`, `"leaky_relu"` (slope 0.01), `"gelu"` (exact), `"gelu_tanh"`, `"silu"`, `"tanh"` or
+        `"sigmoid"`.
     - `precision`: as in `jax.lax.conv_general_dilated`; None follows `jax.default_matmul_precision`.
     - `compute_dtype`: what both operands are cast to and multiplied in; sums are at least float32; gradients have their
         operands' dtypes. None: x and w must agree.

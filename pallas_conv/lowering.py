@@ -22,7 +22,7 @@ def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: 
         ctx = ctx.replace(module_context=ctx.module_context.replace(platforms=("cuda",)))
         target = _gpu(ctx)
     else:
-        target = Target((platform or ctx.module_context.platforms[0]))
+        target = Target(platform or ctx.module_context.platforms[0])
     program = distribute(Equation(primitive, **params), target, ctx)
     return mlir.lower_fun(program, multiple_results=True)(ctx, *args)
 
@@ -56,16 +56,16 @@ def _cannot_partition(ctx: Any, context: Any) -> bool:
     if isinstance(context, mlir.SPMDAxisContext) and set(context.manual_axes) != set(context.mesh.axis_names):
         return True
     several = (getattr(context, "num_devices", 1) or 1) > 1
-    return several and (
-        not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export
-    )
+    return several and (not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export)
 
 
 def _without_kernels(equation: Equation, target: Target) -> Equation:
     """The equation with the lax programs only. Raises UnsupportedError if they were not allowed."""
     if not {"xla", "auto"} & set(equation.op.implementation):
         reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
-        raise UnsupportedError(f"implementation {equation.op.implementation} cannot serve a convolution on {target}", [reason])
+        raise UnsupportedError(
+            f"implementation {equation.op.implementation} cannot serve a convolution on {target}", [reason]
+        )
     return dataclasses.replace(equation, op=equation.op.replace(implementation=("xla",)))
 
 

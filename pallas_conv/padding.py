@@ -10,7 +10,7 @@ from .spec import dilated
 type Pairs = tuple[tuple[int, int], ...]
 
 STRINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL")
-MODES = {"ZEROS": None, "REFLECT": "reflect", "REPLICATE": "edge", "CIRCULAR": "wrap"}  # -> jnp.pad's name
+MODES = {"ZEROS": "constant", "REFLECT": "reflect", "REPLICATE": "edge", "CIRCULAR": "wrap"}  # -> jnp.pad's name
 
 
 def conv_pairs(
@@ -36,6 +36,8 @@ def transposed_pairs(
     that it goes against: relationship 14 of https://arxiv.org/abs/1603.07285, and equinox's rule for SAME.
     """
     pairs = []
+    low: int
+    high: int
     for i, (k, s, d, a) in enumerate(zip(kernel, stride, dilation, output_padding, strict=True)):
         reach = d * (k - 1)
         if padding in ("SAME", "SAME_LOWER"):
@@ -46,7 +48,7 @@ def transposed_pairs(
         elif padding == "CAUSAL":
             low, high = 0, reach
         else:
-            low, high = (0, 0) if padding == "VALID" else padding[i]  # type: ignore[misc]
+            low, high = (0, 0) if isinstance(padding, str) else padding[i]
         pairs.append((reach - low, reach - high + a))
     return tuple(pairs)
 

@@ -118,7 +118,9 @@ def _partition(equation: Equation, local: Local, mesh: Any, arg_shapes: Any, res
     )
 
 
-def _sharding_rule(equation: Equation, local: Local, mesh: Any, value_types: Any, result_types: Any) -> tuple[str, dict]:
+def _sharding_rule(
+    equation: Equation, local: Local, mesh: Any, value_types: Any, result_types: Any
+) -> tuple[str, dict]:
     operand_factors, result_factors = equation.factors([tuple(v.shape) for v in value_types])
     produced = {f for fs in result_factors for f in fs}
     order = list(dict.fromkeys(f for fs in operand_factors + result_factors for f in fs))
@@ -129,7 +131,7 @@ def _sharding_rule(equation: Equation, local: Local, mesh: Any, value_types: Any
         return ", ".join(" ".join(fs) for fs in tensors_factors)
 
     rule = f"{text(operand_factors)} -> {text(result_factors)}"
-    return rule, dict(reduction_factors=summed, need_replication_factors=replicated)
+    return rule, {"reduction_factors": summed, "need_replication_factors": replicated}
 
 
 _partitioned.def_partition(_partition, sharding_rule=_sharding_rule)

@@ -34,9 +34,15 @@ class Plan:
         return None if support.reasons(self.product, support.CAPABILITY) else support.kernel_name(self.product)
 
     @property
-    def tile(self) -> config.Config | None:
-        """The configuration of that kernel."""
-        return config.choose(self.product, self.target.num_sms or _DEFAULT_SMS) if self.kernel else None
+    def num_sms(self) -> int:
+        """Of the target if it is a Hopper GPU, else of the one on which the kernel would run."""
+        hopper = self.target.capability == support.CAPABILITY
+        return (self.target.num_sms if hopper else None) or _DEFAULT_SMS
+
+    @property
+    def tile(self) -> config.Config:
+        """The configuration of that kernel. Only where there is one."""
+        return config.choose(self.product, self.num_sms)
 
     @property
     def formulation(self) -> str | None:
@@ -73,10 +79,7 @@ def plan(product: Product, target: Target, preferences: Sequence[str]) -> Plan:
     for name in preferences:
         if name == "xla":
             return Plan(product, target, "xla", 'implementation "xla" was asked for', tuple(against))
-        if name == "interpret":
-            found = list(support.reasons(product, support.CAPABILITY))
-        else:
-            found = _kernel_reasons(product, target)
+        found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
         if name == "auto":
             proof = trust.verdict(product, target) if not found else trust.Verdict(False, "")
             if proof.trusted:
@@ -91,8 +94,12 @@ def plan(product: Product, target: Target, preferences: Sequence[str]) -> Plan:
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
 
 
+def _interpreter_reasons(product: Product) -> list[str]:
+    return list(support.reasons(product, support.CAPABILITY))
+
+
 def _kernel_reasons(product: Product, target: Target) -> list[str]:
     if target.platform != "cuda":
         device = f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}"
-        return [device, *support.reasons(product, support.CAPABILITY)]
+        return [device, *_interpreter_reasons(product)]
     return list(support.reasons(product, target.capability))

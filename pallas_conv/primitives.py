@@ -30,7 +30,6 @@ from .trilinear import (
     Op,
     Outs,
     equation_factors,
-    formula,
     gradient_at_sum,
     out_shapes,
     per_channel,
@@ -61,7 +60,7 @@ def contract(role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
     return bind(role, op.linear(), {first: a, second: b}, ((out, dtype),))[out]
 
 
-def tangent(op: Op, v: Mapping[str, Array], a: Array | None, t: Mapping[str, Array], dtype: Any, like: Array) -> Array:
+def tangent(op: Op, v: Mapping[str, Array], a: Array | None, t: Mapping[Any, Array], dtype: Any, like: Array) -> Array:
     """act'(a) * (conv(dx, w) + conv(x, dw) + db) for the tangents in t: one equation, with only the operands it needs."""
     if set(t) == {"db"}:  # no convolution in it: left to XLA
         sum_ = jnp.broadcast_to(per_channel(op, t["db"], like.ndim), like.shape).astype(dtype)
@@ -129,7 +128,7 @@ def _abstract(*avals: Any, op: Op, names: Names, outs: Outs) -> list[Any]:
                 )
 
     def result(shape: tuple[int, ...], dtype: Any, fs: list[str]) -> Any:
-        changes: dict[str, Any] = dict(shape=shape, dtype=dtype, weak_type=False)
+        changes: dict[str, Any] = {"shape": shape, "dtype": dtype, "weak_type": False}
         if not avals[0].sharding.mesh.empty:
             changes["sharding"] = avals[0].sharding.update(spec=PartitionSpec(*[mesh_axes.get(f) for f in fs]))
         return avals[0].update(**changes)  # keeps the axes over which it varies
@@ -276,8 +275,10 @@ def _bilinear_transpose(role: str, cts: Any, a: Any, b: Any, *, op: Op, names: N
         return [None, None]
     of_first, of_second = _BILINEAR_TRANSPOSES[role]
     if ad.is_undefined_primal(a):
-        return [contract(*of_first(ct, b), op, a.aval.dtype), None]
-    return [None, contract(*of_second(a, ct), op, b.aval.dtype)]
+        role, first, second = of_first(ct, b)
+        return [contract(role, first, second, op, a.aval.dtype), None]
+    role, first, second = of_second(a, ct)
+    return [None, contract(role, first, second, op, b.aval.dtype)]
 
 
 # ---------------------------------------------------------------- dead code

@@ -18,7 +18,12 @@ _GPUS = {
     "L40": ((8, 9), 142),
     "L4": ((8, 9), 58),
 }
-_SHORT_NAMES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200", "a100": "NVIDIA A100-SXM4-80GB", "b200": "NVIDIA B200"}
+_SHORT_NAMES = {
+    "h100": "NVIDIA H100 80GB HBM3",
+    "h200": "NVIDIA H200",
+    "a100": "NVIDIA A100-SXM4-80GB",
+    "b200": "NVIDIA B200",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,5 +86,7 @@ def resolve(device: "str | jax.Device | Target | None") -> Target:
         return from_device(device)
     target = _named(device.lower())
     if target is None:
-        raise ValueError(f"device must be a jax.Device or one of 'cpu', 'tpu', {', '.join(map(repr, _SHORT_NAMES))}; got {device!r}")
+        raise ValueError(
+            f"device must be a jax.Device or one of 'cpu', 'tpu', {', '.join(map(repr, _SHORT_NAMES))}; got {device!r}"
+        )
     return target

@@ -159,7 +159,7 @@ def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract
     contract(role, a, b, op, dtype) is a lax program, a kernel, or a bind of the bilinear primitive.
     """
     if primitive in BILINEAR:
-        (first, second), (out, dtype) = BILINEAR[primitive][0], outs[0]
+        (first, second), dtype = BILINEAR[primitive][0], outs[0][1]
         return [contract(primitive, v[first], v[second], op, dtype)]
     results: dict[str, Callable[[], Array]]
     if primitive == "affine":
@@ -189,7 +189,13 @@ def precision_name(precision: Any) -> str | None:
     if precision is None:
         return None
     name = precision.name if isinstance(precision, lax.Precision) else str(precision)
-    synonyms = {"bfloat16": "default", "fastest": "default", "tensorfloat32": "high", "bfloat16_3x": "high", "float32": "highest"}
+    synonyms = {
+        "bfloat16": "default",
+        "fastest": "default",
+        "tensorfloat32": "high",
+        "bfloat16_3x": "high",
+        "float32": "highest",
+    }
     return synonyms.get(name.lower(), name.lower())
 
 
@@ -236,9 +242,7 @@ def products(primitive: str, op: Op, names: Names, outs: Outs, shapes: Sequence[
         return [product(primitive, op, shape, outs[0][1])]
     if primitive == "affine":
         wanted = tuple(n for n in ("y", "z") if n in dtypes)
-        return [
-            product("fprop", op, shape, outs[0][1], bias="b" in names, activation=op.activation, outputs=wanted)
-        ]
+        return [product("fprop", op, shape, outs[0][1], bias="b" in names, activation=op.activation, outputs=wanted)]
     if primitive == "tangent":
         pairs = [{"x": shape[a], "w": shape[b]} for a, b in (("dx", "w"), ("x", "dw")) if a in shape and b in shape]
         return [product("fprop", op, pair, op.sum_dtype) for pair in pairs]

@@ -36,26 +36,32 @@ def useful_macs(product: Product) -> int:
     images = product.batch * (product.models or 1)
     channels = product.in_channels * product.out_channels // spec.groups
     # Of every dimension, the side that is not dilated visits each tap once.
-    visits = math.prod(min(i, o) if max(u, s) > 1 else o for i, o, u, s in zip(
-        spec.in_spatial, spec.out_spatial, spec.input_dilation, spec.strides, strict=True
-    ))
+    visits = math.prod(
+        min(i, o) if max(u, s) > 1 else o
+        for i, o, u, s in zip(spec.in_spatial, spec.out_spatial, spec.input_dilation, spec.strides, strict=True)
+    )
     return images * channels * visits * math.prod(spec.kernel_spatial)
 
 
 def verdict(product: Product, target: Target) -> Verdict:
     """May `auto` take the kernel for this product on this device?"""
+    from .kernels.launch import fingerprint  # imports Pallas, on Hopper only
+
     variant = support.variant(product)
     found = [
         (path, entry)
         for path, record in _records(include_user=jax.process_count() == 1)
         if (record["device_kind"], record["jax"], record["fingerprint"])
-        == (target.device_kind, jax.__version__, support.fingerprint())
+        == (target.device_kind, jax.__version__, fingerprint())
         and (entry := record["variants"].get(variant)) is not None
     ]
     if not found:
         _suggest_doctor(str(target.device_kind))
-        return Verdict(False, f"unproven on this device: no record of {variant} on {target.device_kind} with JAX "
-                              f"{jax.__version__} and these kernels; run `python -m pallas_conv doctor`")
+        return Verdict(
+            False,
+            f"unproven on this device: no record of {variant} on {target.device_kind} with JAX "
+            f"{jax.__version__} and these kernels; run `python -m pallas_conv doctor`",
+        )
     path, entry = found[-1]
     if not entry["correct"]:
         return Verdict(False, f"wrong on this device, says the record {path.name}")
@@ -100,6 +106,6 @@ def _load(path: pathlib.Path, _mtime: int) -> dict[str, Any] | None:
 @functools.cache
 def _suggest_doctor(device_kind: str) -> None:
     _log.info(
-        "pallas_conv: XLA serves convolutions on %s until the kernels are proven there: run `python -m pallas_conv doctor` once",
+        "pallas_conv: XLA serves convolutions on %s until kernels are proven there: run `python -m pallas_conv doctor` once",
         device_kind,
     )

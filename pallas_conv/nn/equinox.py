@@ -1,0 +1,200 @@
+"""`equinox.nn.Conv*` and `ConvTranspose*` over this package's primitives.
+
+Subclasses of the equinox layers (https://docs.kidger.site/equinox/api/nn/conv/): same constructor arguments in the same order,
+bit-identical parameters for the same key, same leaves, same results; and three keyword-only, static extras:
+
+- `activation`: applied to the result, fused. None, or a name as in `pallas_conv.conv`.
+- `compute_dtype`: what input and weight are cast to and multiplied in, and the dtype of the result. None: as they are.
+- `implementation`: a name or a tuple of names, see `pallas_conv.implementation`. None follows that context.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax import Array
+
+from .. import arguments, functional
+from .. import padding as paddings
+from ..implementation import Implementation, preferences
+
+
+def _constructor(stock: Any) -> Callable[..., None]:
+    """The constructor of an equinox layer, with the extras, which are kept as static fields."""
+
+    def __init__(
+        self: Any,
+        *args: Any,
+        implementation: Implementation | None = None,
+        activation: str | None = None,
+        compute_dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self.implementation = None if implementation is None else preferences(implementation)
+        self.activation = arguments.activation(activation)
+        self.compute_dtype = arguments.dtype("compute_dtype", compute_dtype)
+        _check_arguments(stock, args, kwargs)
+        stock.__init__(self, *args, **kwargs)
+
+    own, ours = inspect.signature(stock.__init__), inspect.signature(__init__).parameters
+    extras = [ours[name] for name in ("implementation", "activation", "compute_dtype")]
+    __init__.__signature__ = own.replace(parameters=[*own.parameters.values(), *extras])  # type: ignore[attr-defined]
+    __init__.__doc__ = stock.__init__.__doc__
+    return __init__
+
+
+class _Layer:
+    """What the eight layers share beyond equinox. A plain class: one of equinox's would reorder the fields."""
+
+    def __call__(self: Any, x: Array, *, key: Array | None = None) -> Array:
+        """**Arguments:**
+
+        - `x`: the input, of shape `(in_channels, dim_1, ..., dim_N)` and the dtype of the weight (any, with `compute_dtype`).
+        - `key`: ignored; for compatibility with the rest of equinox.
+
+        **Returns:** an array of shape `(out_channels, new_dim_1, ..., new_dim_N)`.
+
+        **Raises:** `ValueError` for an input of another rank or number of channels, `TypeError` for one of another dtype or
+        that is no array, `UnsupportedError` where a strict `implementation` does not serve a product.
+        """
+        del key
+        with jax.named_scope(f"pallas_conv.{type(self).__name__}"):
+            return _call(self, x)
+
+
+def _call(layer: Any, x: Array) -> Array:
+    ndim = layer.num_spatial_dims
+    x = arguments.array("x", x)
+    if x.ndim != ndim + 1:
+        raise ValueError(
+            f"Input to `{type(layer).__name__}` needs to have rank {ndim + 1}: (channels, {ndim} spatial dimensions), "
+            f"without a batch (use jax.vmap), but input has shape {x.shape}."
+        )
+    transposed = isinstance(layer, eqx.nn.ConvTranspose)
+    geometry = _transposed_geometry if transposed else _geometry
+    x, pairs = geometry(layer, x)
+    ones = (1,) * ndim
+    bias = layer.bias.reshape(-1) if layer.use_bias else None
+    op, out_dtype = functional.make_op(
+        x,
+        layer.weight,
+        bias,
+        strides=ones if transposed else layer.stride,
+        padding=pairs,
+        input_dilation=layer.stride if transposed else ones,
+        kernel_dilation=layer.dilation,
+        groups=layer.groups,
+        activation=layer.activation,
+        precision=None,
+        compute_dtype=layer.compute_dtype,
+        out_dtype=None,
+        implementation=layer.implementation,
+    )
+    return functional.apply(x, layer.weight, bias, op, out_dtype)
+
+
+def _geometry(layer: Any, x: Array) -> tuple[Array, paddings.Pairs]:
+    pairs = paddings.conv_pairs(layer.padding, x.shape[1:], layer.kernel_size, layer.stride, layer.dilation)
+    if layer.padding_mode == "ZEROS":
+        return x, pairs
+    return paddings.pad(x, pairs, layer.padding_mode), ((0, 0),) * len(pairs)
+
+
+def _transposed_geometry(layer: Any, x: Array) -> tuple[Array, paddings.Pairs]:
+    pairs = paddings.transposed_pairs(
+        layer.padding, layer.kernel_size, layer.stride, layer.dilation, layer.output_padding
+    )
+    return paddings.wrap_transposed(x, pairs, layer.stride) if layer.padding_mode == "CIRCULAR" else (x, pairs)
+
+
+def _check_arguments(stock: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    """What equinox leaves to a ZeroDivisionError or to the compiler: raises ValueError, naming the argument."""
+    bound = inspect.signature(stock).bind(
+        *args, **kwargs
+    )  # TypeError for a missing or unknown argument, as equinox raises
+    bound.apply_defaults()
+    given = bound.arguments
+    ndim = given["num_spatial_dims"] if "num_spatial_dims" in given else int(stock.__name__[-2])
+    arguments.per_dimension("num_spatial_dims", ndim, 1, 0)
+    for name in ("in_channels", "groups"):
+        arguments.per_dimension(name, given[name], 1, 1)
+    arguments.per_dimension("out_channels", given["out_channels"], 1, 0)
+    for name in ("kernel_size", "stride", "dilation"):
+        arguments.per_dimension(name, given[name], ndim, 1)
+    arguments.padding(given["padding"], ndim)
+    if "output_padding" in given:
+        arguments.per_dimension("output_padding", given["output_padding"], ndim, 0)
+    for name in ("in_channels", "out_channels"):
+        if given[name] % given["groups"]:
+            raise ValueError(f"{name} (={given[name]}) must be divisible by groups (={given['groups']})")
+
+
+class Conv(_Layer, eqx.nn.Conv):
+    """`equinox.nn.Conv`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.Conv)
+
+    implementation: Implementation | None = eqx.field(static=True)
+    activation: str | None = eqx.field(static=True)
+    compute_dtype: Any = eqx.field(static=True)
+
+
+class Conv1d(Conv, eqx.nn.Conv1d):
+    """`equinox.nn.Conv1d`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.Conv1d)
+
+
+class Conv2d(Conv, eqx.nn.Conv2d):
+    """`equinox.nn.Conv2d`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.Conv2d)
+
+
+class Conv3d(Conv, eqx.nn.Conv3d):
+    """`equinox.nn.Conv3d`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.Conv3d)
+
+
+class ConvTranspose(_Layer, eqx.nn.ConvTranspose):
+    """`equinox.nn.ConvTranspose`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.ConvTranspose)
+
+    implementation: Implementation | None = eqx.field(static=True)
+    activation: str | None = eqx.field(static=True)
+    compute_dtype: Any = eqx.field(static=True)
+
+
+class ConvTranspose1d(ConvTranspose, eqx.nn.ConvTranspose1d):
+    """`equinox.nn.ConvTranspose1d`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.ConvTranspose1d)
+
+
+class ConvTranspose2d(ConvTranspose, eqx.nn.ConvTranspose2d):
+    """`equinox.nn.ConvTranspose2d`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.ConvTranspose2d)
+
+
+class ConvTranspose3d(ConvTranspose, eqx.nn.ConvTranspose3d):
+    """`equinox.nn.ConvTranspose3d`, with `implementation`, `activation` and `compute_dtype`."""
+
+    __init__ = _constructor(eqx.nn.ConvTranspose3d)
+
+
+# Stock class -> ours, for `convert`.
+LAYERS = {
+    eqx.nn.Conv: Conv,
+    eqx.nn.Conv1d: Conv1d,
+    eqx.nn.Conv2d: Conv2d,
+    eqx.nn.Conv3d: Conv3d,
+    eqx.nn.ConvTranspose: ConvTranspose,
+    eqx.nn.ConvTranspose1d: ConvTranspose1d,
+    eqx.nn.ConvTranspose2d: ConvTranspose2d,
+    eqx.nn.ConvTranspose3d: ConvTranspose3d,
+}

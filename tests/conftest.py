@@ -1,0 +1,12 @@
+"""What every test needs before JAX starts: a CPU of eight devices, threads for the interpreter, strict promotion, no records."""
+
+import os
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # GPU programs are compiled with no GPU here
+os.environ.setdefault("NPROC", "16")  # Mosaic's interpreter blocks threads of XLA's pool
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["PALLAS_CONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="pallas_conv_tests_")
