@@ -18,6 +18,13 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def count(name: str, value: Any, minimum: int) -> int:
+    """One int. Raises ValueError."""
+    if not _is_integer(value) or value < minimum:
+        raise ValueError(f"{name} must be an int of at least {minimum}; got {value!r}")
+    return int(value)
+
+
 def per_dimension(name: str, value: Any, ndim: int, minimum: int) -> tuple[int, ...]:
     """An int for every spatial dimension, or one for each. Raises ValueError."""
     values = (value,) * ndim if _is_integer(value) else value
@@ -32,21 +39,21 @@ def per_dimension(name: str, value: Any, ndim: int, minimum: int) -> tuple[int, 
     return tuple(int(v) for v in values)
 
 
-def padding(value: Any, ndim: int) -> str | Pairs:
+def padding(value: Any, ndim: int, strings: Sequence[str] = STRINGS) -> str | Pairs:
     """A string (upper-cased) or a pair of ints (negative: a crop) for every spatial dimension. Raises ValueError."""
     if isinstance(value, str):
-        if value.upper() not in STRINGS:
-            raise ValueError(f"padding must be one of {', '.join(map(repr, STRINGS))}, or ints; got {value!r}")
+        if value.upper() not in strings:
+            raise ValueError(f"padding must be one of {', '.join(map(repr, strings))}, or ints; got {value!r}")
         return value.upper()
     if _is_integer(value):
         return ((int(value), int(value)),) * ndim
     if isinstance(value, Sequence) and len(value) == ndim:
-        pairs = [(p, p) if _is_integer(p) else p for p in value]
+        pairs = [(p, p) for p in value] if all(map(_is_integer, value)) else value
         if all(isinstance(p, Sequence) and len(p) == 2 and all(map(_is_integer, p)) for p in pairs):
             return tuple((int(low), int(high)) for low, high in pairs)
     raise ValueError(
-        f"padding must be a string, an int, or a sequence of {ndim} ints or (before, after) pairs, one a spatial dimension; "
-        f"got {value!r}"
+        f"padding must be a string, an int, or a sequence of {ndim} ints or of {ndim} (before, after) pairs, one a spatial "
+        f"dimension; got {value!r}"
     )
 
 
@@ -61,14 +68,26 @@ def padding_mode(value: Any, transposed: bool) -> str:
     return value.upper()
 
 
+def padded_by_mode(size: Sequence[int], pairs: Pairs, mode: str) -> None:
+    """Raises ValueError for what REFLECT, REPLICATE and CIRCULAR cannot do: crop, or pad an axis that has no elements."""
+    if any(p < 0 for pair in pairs for p in pair):
+        raise ValueError(
+            f"padding must not be negative with padding_mode {mode!r} (with 'ZEROS' it crops); got {pairs}"
+        )
+    if any(n == 0 and any(pair) for n, pair in zip(size, pairs, strict=True)):
+        raise ValueError(
+            f"padding_mode {mode!r} cannot pad an empty axis: x has spatial shape {tuple(size)}, padding {pairs}; 'ZEROS' can"
+        )
+
+
 def activation(value: Any) -> str | None:
-    if value is not None and value not in ACTIVATIONS:
+    if value is not None and (not isinstance(value, str) or value not in ACTIVATIONS):
         raise ValueError(f"activation must be None or one of {', '.join(map(repr, ACTIVATIONS))}; got {value!r}")
     return value
 
 
 def layout(value: Any) -> str:
-    if value not in LAYOUTS:
+    if not isinstance(value, str) or value not in LAYOUTS:
         raise ValueError(f"layout must be 'channels_first' or 'channels_last'; got {value!r}")
     return value
 
@@ -97,7 +116,10 @@ def precision(value: Any) -> Any:
         return one
     names = ("default", "high", "highest", "fastest", "bfloat16", "bfloat16_3x", "tensorfloat32", "float32")
     if not isinstance(one, str) or one.lower() not in names:
-        raise ValueError(f"precision must be None, a jax.lax.Precision, or one of {', '.join(names)}; got {value!r}")
+        raise ValueError(
+            f"precision must be None, a jax.lax.Precision, or one of {', '.join(map(repr, names))}, the same for both; "
+            f"got {value!r}"
+        )
     return one.lower()
 
 
@@ -121,6 +143,31 @@ def operand_dtypes(x: Array, w: Array, compute_dtype: Any) -> None:
         )
 
 
+def complexity(given: Sequence[Any], **asked: Any) -> None:
+    """Raises ValueError where a dtype that was asked for is real and the operands are complex, or the other way round."""
+    for name, dtype_ in asked.items():
+        if dtype_ is not None and any(
+            jnp.issubdtype(g, jnp.complexfloating) != jnp.issubdtype(dtype_, jnp.complexfloating) for g in given
+        ):
+            raise ValueError(
+                f"{name} must be complex if and only if the operands are; got {name}: {jnp.dtype(dtype_).name}, operands: "
+                f"{', '.join(jnp.dtype(g).name for g in given)}. Cast the operands, or take their real part, first"
+            )
+
+
+def extents(kernel: Sequence[int], dilated_input: Sequence[int], padding_: Pairs) -> None:
+    """Raises ValueError for a kernel without elements, and for padding that crops more than there is."""
+    if 0 in kernel:
+        raise ValueError(
+            f"the weight must have at least one element in every spatial dimension; its kernel is {tuple(kernel)}"
+        )
+    if any(n + low + high < 0 for n, (low, high) in zip(dilated_input, padding_, strict=True)):
+        raise ValueError(
+            f"padding must not crop more than there is: {padding_} of {tuple(dilated_input)} (of a transposed convolution: its "
+            f"input after dilation by the stride)"
+        )
+
+
 def channels(x_channels: int, out_channels: int, in_channels_of_group: int, groups: int) -> None:
     """Raises ValueError where the channels of x, w and groups do not fit."""
     if x_channels != in_channels_of_group * groups:
@@ -137,7 +184,7 @@ def output_padding(value: Any, stride: Sequence[int]) -> tuple[int, ...]:
     values = per_dimension("output_padding", value, len(stride), 0)
     if any(a >= s for a, s in zip(values, stride, strict=True)):
         raise ValueError(
-            f"output_padding must be less than stride in every dimension; got {value!r} with stride {stride}"
+            f"output_padding must be less than stride in every dimension; got {value!r} with stride {tuple(stride)}"
         )
     return values
 

@@ -18,7 +18,7 @@ from . import padding as paddings
 from .activations import saved_by
 from .implementation import Implementation, preferences
 from .primitives import bind, bwd, contract
-from .spec import ConvSpec
+from .spec import ConvSpec, dilated
 from .trilinear import Op, wider
 
 batching.register()
@@ -65,6 +65,8 @@ def make_op(
         in_spatial=tuple(spatial),
         kernel_spatial=tuple(w.shape[2:]),
     )
+    arguments.extents(spec.kernel_spatial, [*map(dilated, spatial, input_dilation)], spec.padding)
+    arguments.complexity((x.dtype, w.dtype), compute_dtype=compute_dtype, out_dtype=out_dtype)
     compute = jnp.dtype(compute_dtype or x.dtype)
     out = out_dtype or (compute if compute_dtype or b is None else jnp.result_type(x, b))
     op = Op(
@@ -126,6 +128,7 @@ def conv(
     mode = arguments.padding_mode(padding_mode, transposed=False)
     pairs = paddings.conv_pairs(arguments.padding(padding, ndim), x.shape[-ndim:], kernel, stride, dilation)
     if mode != "ZEROS":
+        arguments.padded_by_mode(x.shape[-ndim:], pairs, mode)
         x, pairs = paddings.pad(x, pairs, mode), ((0, 0),) * ndim
     op, out = make_op(
         x,
@@ -135,7 +138,7 @@ def conv(
         padding=pairs,
         input_dilation=(1,) * ndim,
         kernel_dilation=dilation,
-        groups=_groups(groups),
+        groups=arguments.count("groups", groups, 1),
         activation=activation,
         precision=precision,
         compute_dtype=arguments.dtype("compute_dtype", compute_dtype),
@@ -197,7 +200,7 @@ def conv_transpose(
         padding=pairs,
         input_dilation=stride,
         kernel_dilation=dilation,
-        groups=_groups(groups),
+        groups=arguments.count("groups", groups, 1),
         activation=activation,
         precision=precision,
         compute_dtype=arguments.dtype("compute_dtype", compute_dtype),
@@ -214,9 +217,12 @@ def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") 
     `(C, O // groups, *K)`; `(*K, C // groups, O)` becomes `(*K, O // groups, C)`. Of an equinox layer:
     `eqx.tree_at(lambda t: t.weight, conv_transpose, transpose_weight(conv.weight, conv.groups))`.
     """
+    w, groups = arguments.array("w", w), arguments.count("groups", groups, 1)
+    if w.ndim < 3:
+        raise ValueError(f"w must have two channel axes and at least one spatial one; its shape is {w.shape}")
     if arguments.layout(layout) == "channels_last":
         w = jnp.moveaxis(w, (-1, -2), (0, 1))
-    arguments.channels(w.shape[1] * groups, w.shape[0], w.shape[1], _groups(groups))
+    arguments.channels(w.shape[1] * groups, w.shape[0], w.shape[1], groups)
     spatial = w.shape[2:]
     w = jnp.flip(w, range(2, w.ndim)).reshape(groups, w.shape[0] // groups, w.shape[1], *spatial)
     w = w.swapaxes(1, 2).reshape(-1, w.shape[1], *spatial)
@@ -278,7 +284,3 @@ def _channels_first(x: Any, w: Any, b: Any, layout: str) -> tuple[Array, Array, 
 
 def _as_layout(y: Array, layout: str, ndim: int) -> Array:
     return jnp.moveaxis(y, -ndim - 1, -1) if layout == "channels_last" else y
-
-
-def _groups(groups: Any) -> int:
-    return arguments.per_dimension("groups", groups, 1, 1)[0]

@@ -14,6 +14,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .. import arguments, functional
@@ -72,11 +74,16 @@ def _call(layer: Any, x: Array) -> Array:
             f"Input to `{type(layer).__name__}` needs to have rank {ndim + 1}: (channels, {ndim} spatial dimensions), "
             f"without a batch (use jax.vmap), but input has shape {x.shape}."
         )
+    if layer.weight.ndim != ndim + 2:
+        raise ValueError(
+            f"The weight of `{type(layer).__name__}` needs to have rank {ndim + 2}, but has shape {layer.weight.shape}. Call "
+            f"an ensemble of layers under equinox.filter_vmap."
+        )
     transposed = isinstance(layer, eqx.nn.ConvTranspose)
     geometry = _transposed_geometry if transposed else _geometry
     x, pairs = geometry(layer, x)
     ones = (1,) * ndim
-    bias = layer.bias.reshape(-1) if layer.use_bias else None
+    bias = _bias(layer) if layer.use_bias else None
     op, out_dtype = functional.make_op(
         x,
         layer.weight,
@@ -95,37 +102,59 @@ def _call(layer: Any, x: Array) -> Array:
     return functional.apply(x, layer.weight, bias, op, out_dtype)
 
 
+def _bias(layer: Any) -> Array:
+    """(O,), also from a bias that was replaced by one number."""
+    ones = (1,) * layer.num_spatial_dims
+    shape = (layer.weight.shape[0], *ones)
+    if layer.bias is None or np.shape(layer.bias) not in (shape, (1, *ones), ()):
+        found = "None" if layer.bias is None else f"of shape {np.shape(layer.bias)}"
+        raise ValueError(f"The bias of `{type(layer).__name__}` needs to have shape {shape}, but is {found}.")
+    return jnp.broadcast_to(layer.bias, shape).reshape(-1)
+
+
 def _geometry(layer: Any, x: Array) -> tuple[Array, paddings.Pairs]:
-    pairs = paddings.conv_pairs(layer.padding, x.shape[1:], layer.kernel_size, layer.stride, layer.dilation)
-    if layer.padding_mode == "ZEROS":
+    zeros = layer.padding_mode == "ZEROS"
+    kernel = layer.weight.shape[2:] if zeros else layer.kernel_size  # as equinox does, if the weight was replaced
+    padding = arguments.padding(layer.padding, layer.num_spatial_dims)
+    pairs = paddings.conv_pairs(padding, x.shape[1:], kernel, layer.stride, layer.dilation)
+    if zeros:
         return x, pairs
+    arguments.padded_by_mode(x.shape[1:], pairs, layer.padding_mode)
     return paddings.pad(x, pairs, layer.padding_mode), ((0, 0),) * len(pairs)
 
 
 def _transposed_geometry(layer: Any, x: Array) -> tuple[Array, paddings.Pairs]:
-    pairs = paddings.transposed_pairs(
-        layer.padding, layer.kernel_size, layer.stride, layer.dilation, layer.output_padding
-    )
+    padding = arguments.padding(layer.padding, layer.num_spatial_dims)
+    pairs = paddings.transposed_pairs(padding, layer.kernel_size, layer.stride, layer.dilation, layer.output_padding)
     return paddings.wrap_transposed(x, pairs, layer.stride) if layer.padding_mode == "CIRCULAR" else (x, pairs)
 
 
 def _check_arguments(stock: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    """What equinox leaves to a ZeroDivisionError or to the compiler: raises ValueError, naming the argument."""
-    bound = inspect.signature(stock).bind(
-        *args, **kwargs
-    )  # TypeError for a missing or unknown argument, as equinox raises
+    """What equinox would raise, and what it leaves to a ZeroDivisionError or to the compiler: names argument and value."""
+    try:
+        bound = inspect.signature(stock).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{stock.__name__}: {error}") from None
     bound.apply_defaults()
     given = bound.arguments
     ndim = given["num_spatial_dims"] if "num_spatial_dims" in given else int(stock.__name__[-2])
-    arguments.per_dimension("num_spatial_dims", ndim, 1, 0)
-    for name in ("in_channels", "groups"):
-        arguments.per_dimension(name, given[name], 1, 1)
-    arguments.per_dimension("out_channels", given["out_channels"], 1, 0)
+    for name, number, minimum in (
+        ("num_spatial_dims", ndim, 0),
+        ("in_channels", given["in_channels"], 1),
+        ("out_channels", given["out_channels"], 0),
+        ("groups", given["groups"], 1),
+    ):
+        arguments.count(name, number, minimum)
     for name in ("kernel_size", "stride", "dilation"):
         arguments.per_dimension(name, given[name], ndim, 1)
-    arguments.padding(given["padding"], ndim)
-    if "output_padding" in given:
-        arguments.per_dimension("output_padding", given["output_padding"], ndim, 0)
+    padding = arguments.padding(given["padding"], ndim, ("SAME", "SAME_LOWER", "VALID"))
+    transposed = "output_padding" in given
+    mode = arguments.padding_mode(given["padding_mode"], transposed)
+    if transposed:
+        stride = arguments.per_dimension("stride", given["stride"], ndim, 1)
+        output_padding = arguments.output_padding(given["output_padding"], stride)
+        if mode == "CIRCULAR":
+            arguments.circular_transpose(padding, output_padding)
     for name in ("in_channels", "out_channels"):
         if given[name] % given["groups"]:
             raise ValueError(f"{name} (={given[name]}) must be divisible by groups (={given['groups']})")
