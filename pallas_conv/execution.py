@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from .spec import Product
 from .target import Target
 from .trilinear import BILINEAR, Names, Op, Outs
 
+_log = logging.getLogger("pallas_conv")
 _INTERPRETED_SMS = 4  # thread blocks are interpreted one by one
 
 
@@ -101,6 +103,7 @@ def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
     def on_host(*operands: Any) -> list[np.ndarray]:
         from .kernels import mosaic  # imports Pallas
 
+        _log.debug("interpreting %s", chosen.kernel)
         detect_races = env.read("PALLAS_CONV_DETECT_RACES")
         with _one_at_a_time, jax.default_device(jax.local_devices(backend="cpu")[0]):
             run = _interpreted(chosen, detect_races)

@@ -1,4 +1,4 @@
-"""What every test needs before JAX starts: a CPU of eight devices, threads for the interpreter, strict promotion, no records."""
+"""What every test needs before JAX starts: eight CPU devices, threads for the interpreter, strict promotion, no records."""
 
 import os
 import tempfile

@@ -1,0 +1,161 @@
+"""`explain`, and that compiled programs hold exactly what it says."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pallas_conv as pc
+from pallas_conv import target
+
+
+def images(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def loss(model, x):
+    return jnp.sum(jax.vmap(model)(x).astype(jnp.float32) ** 2)
+
+
+def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
+    layer = pc.Conv2d(64, 32, 3, padding=1, dtype=jnp.bfloat16, activation="relu", key=jax.random.key(0))
+    (on_cpu,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="cpu")
+    assert on_cpu.implementation == "xla"
+    assert on_cpu.kernel == "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu"
+    assert any("Hopper" in reason for reason in on_cpu.reasons)
+
+    (on_h100,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100")
+    assert on_h100.implementation == "xla"
+    assert any("doctor" in reason for reason in on_h100.reasons)
+    assert on_h100.tile == on_cpu.tile  # of the GPU on which it would run
+
+    (on_a100,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="a100")
+    assert any("8.0" in reason for reason in on_a100.reasons)
+
+    text = str(pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100"))
+    for part in ("64x28x28 -> 32x28x28", "batch 8", on_h100.kernel, "box=", "doctor", "H100"):
+        assert part in text
+
+
+def test_a_training_step_lists_only_the_products_somebody_needs():
+    model = eqx.nn.Sequential(
+        [
+            pc.Conv2d(8, 16, 3, padding=1, key=jax.random.key(0)),
+            pc.ConvTranspose2d(16, 8, 2, stride=2, key=jax.random.key(1)),
+        ]
+    )
+    plans = pc.explain(eqx.filter_jit(eqx.filter_grad(loss)), model, images(4, 8, 8, 8, dtype=jnp.float32))
+    assert [p.product.role for p in plans] == ["fprop", "fprop", "dgrad", "wgrad", "wgrad"]
+    transposed = [p.product.spec.input_dilation == (2, 2) for p in plans]
+    assert transposed == [False, True, True, True, False]
+
+
+def test_it_walks_into_control_flow():
+    layer = pc.Conv1d(4, 4, 3, padding=1, key=jax.random.key(0))
+
+    def f(x):
+        x = jax.lax.fori_loop(0, 3, lambda _, h: layer(h), x)
+        x = jax.lax.scan(lambda h, _: (jax.checkpoint(lambda h: layer(h))(h), None), x, length=2)[0]
+        return jax.lax.cond(x.sum() > 0, lambda h: layer(h), lambda h: h, x)
+
+    assert len(pc.explain(f, jax.ShapeDtypeStruct((4, 9), jnp.float32))) == 3
+
+
+def test_strict_implementations_raise_with_every_reason():
+    layer = pc.Conv1d(4, 4, 3, groups=2, key=jax.random.key(0), implementation="mosaic")
+    with pytest.raises(pc.UnsupportedError) as error:
+        pc.explain(layer, jax.ShapeDtypeStruct((4, 9), jnp.float32), device="a100")
+    for part in ("8.0", "groups", "float32", "2 spatial dimensions"):
+        assert part in str(error.value)
+    assert len(error.value.reasons) >= 4
+
+
+def test_rounding_on_a_gpu_is_noted():
+    layer = pc.Conv2d(8, 8, 3, compute_dtype=jnp.bfloat16, key=jax.random.key(0))
+    step = eqx.filter_grad(loss)
+    x = images(2, 8, 9, 9, dtype=jnp.float32)
+    dw = lambda device: next(p for p in pc.explain(step, layer, x, device=device) if p.product.role == "wgrad")
+    assert any("rounded to bfloat16 once" in note for note in dw("a100").notes)
+    assert dw("cpu").notes == ()
+
+
+# ---------------------------------------------------------------- what is compiled is what is explained
+
+
+def ensemble(**how):
+    return eqx.filter_vmap(lambda key: pc.Conv2d(4, 8, 3, **how | {"key": key}))(jax.random.split(how["key"], 3))
+
+
+SAMPLE = {  # name -> (layer, input without batch): every family
+    "conv2d": (lambda **how: pc.Conv2d(16, 32, 3, padding=1, activation="silu", **how), (16, 14, 14)),
+    "strided": (lambda **how: pc.Conv2d(32, 16, 3, stride=2, padding=1, **how), (32, 15, 15)),
+    "transposed": (lambda **how: pc.ConvTranspose2d(16, 8, 2, stride=2, **how), (16, 8, 8)),
+    "grouped": (lambda **how: pc.Conv2d(16, 16, 3, groups=4, **how), (16, 12, 12)),
+    "causal": (lambda **how: pc.Conv1d(8, 8, 2, dilation=4, padding=((4, 0),), **how), (8, 40)),
+    "volume": (lambda **how: pc.Conv3d(4, 8, 3, padding="SAME", **how), (4, 6, 6, 6)),
+    "float32": (lambda **how: pc.Conv2d(8, 8, 5, padding=2, **how | {"dtype": jnp.float32}), (8, 10, 10)),
+    "ensemble": (ensemble, (4, 8, 8)),
+}
+
+
+def program(name, implementation):
+    """A training step of arrays only, and its operands."""
+    make, shape = SAMPLE[name]
+    arrays, static = eqx.partition(make(dtype=jnp.bfloat16, key=jax.random.key(3)), eqx.is_array)
+    leaves, tree = jax.tree.flatten(arrays)
+
+    def forward(layer, x):
+        if name == "ensemble":
+            return eqx.filter_vmap(lambda layer, x: jax.vmap(layer)(x), in_axes=(eqx.if_array(0), None))(layer, x)
+        return jax.vmap(layer)(x)
+
+    def step(x, *leaves):
+        def total(x, *leaves):
+            layer = eqx.combine(jax.tree.unflatten(tree, leaves), static)
+            return jnp.sum(forward(layer, x).astype(jnp.float32) ** 2)
+
+        with pc.implementation(implementation):
+            return jax.grad(total, argnums=tuple(range(len(leaves) + 1)))(x, *leaves)
+
+    return step, [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (images(2, *shape, dtype=leaves[0].dtype), *leaves)]
+
+
+def found_in(text):
+    """Kernels launched and scopes of lax programs in an optimised program."""
+    kernels = set(re.findall(r"pallas_conv_dense_\w+?(?=_\d+\"|\")", text))
+    return kernels | set(re.findall(r"pallas_conv_[a-z]+_stock", text))
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_the_cpu_program_holds_what_explain_printed(name):
+    step, operands = program(name, "auto")
+    plans = pc.explain(step, *operands, device="cpu")
+    text = jax.jit(step).lower(*operands).compile().as_text()
+    assert found_in(text) == {p.scope for p in plans}
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("gpu", ["h100", "a100"])
+@pytest.mark.parametrize("name", SAMPLE)
+def test_the_gpu_program_holds_what_explain_printed(name, gpu):
+    from tests import aot
+
+    step, operands = program(name, ("mosaic", "xla"))
+    plans = pc.explain(step, *operands, device=gpu)
+    text = aot.compile_for(gpu, step, *operands).as_text()
+    assert found_in(text) == {p.scope for p in plans}
+    if gpu == "a100":
+        assert all(p.implementation == "xla" for p in plans)
+    if name in ("conv2d", "strided", "transposed") and gpu == "h100":
+        assert any(p.implementation == "mosaic" for p in plans)
+
+
+def test_targets():
+    assert target.resolve("H100").capability == (9, 0)
+    assert target.resolve(jax.devices()[0]).platform == "cpu"
+    assert target.from_device_kind("NVIDIA GB200").capability == (10, 0)
+    assert target.from_device_kind("NVIDIA RTX 9999").capability is None
+    with pytest.raises(ValueError, match="'h100'"):
+        pc.explain(lambda x: x, jnp.ones(3), device="abacus")
