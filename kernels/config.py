@@ -92,7 +92,7 @@ class Tiling(NamedTuple):
     cta_box       (images, *pixels) of a thread block's tile (with a halo: of its one load, less the halo)
     load_box      (images, *pixels) of one load
     loads         loads of pixels in a step
-    columns       output channels staged at a time: at most 128 bytes of them
+    columns       output channels staged at a time
     grid          tiles over (images, *rows of a phase)
     k_tiles       tiles over output channels
     c_steps       steps over channels
@@ -122,7 +122,9 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     cta_box = tuple(b * cfg.consumers if i == halo_dim + 1 else b for i, b in enumerate(cfg.box))
     load_box = tuple(b + reach if i == halo_dim + 1 else b for i, b in enumerate(cta_box))
     loads = 1 if cfg.halo else cfg.consumers
-    columns = math.gcd(cfg.bn, 128 // problem.out_itemsize)
+    columns = math.gcd(
+        cfg.bn, 32
+    )  # with 64 and 128 accumulators a thread, the inputs of 32 erfs would not fit in registers
     sizes = problem.N, *(d.rows for d in problem.dims)
     step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
     stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
@@ -261,10 +263,12 @@ def candidates(problem: Problem) -> Iterator[Config]:
         sorted(n for n in widths if min(problem.K, 64) <= n <= 256), (64, 128), (False, True), (1, 2), ((2, 1), (1, 2))
     ):
         for box in boxes(pixels, len(problem.dims)):
-            cfg = Config(box, bn, bk, packed, halo, 2, consumers, cluster, blocks, problem.outputs)
+            cfg = Config(box, bn, bk, packed, halo, 2, consumers, cluster, blocks)
             if illegal(problem, cfg):
                 continue
             while cfg.stages < 8 and not illegal(problem, more := dataclasses.replace(cfg, stages=cfg.stages + 1)):
+                cfg = more
+            if not illegal(problem, more := dataclasses.replace(cfg, out_bufs=2)):
                 cfg = more
             if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
                 yield cfg

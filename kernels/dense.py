@@ -6,8 +6,8 @@ For a `taps.Dim` per spatial dimension, channels last,
                                      x[n, q * in_stride + offset[p] + i * step, g, c] * w[first[p] + i, g, k, c]
 
 One producer warpgroup walks tiles, taps and channels and loads boxes of pixels and rows of weights by TMA into a ring
-of slots; what lies outside reads as zero, so padding costs nothing. The consumer warpgroups multiply every slot: each its
-own box of pixels with the weights that all share. TMA stores clip what lies outside the output.
+of slots; what lies outside reads as zero, so padding costs nothing. The consumer warpgroups multiply every slot: each
+its own box of pixels with the weights that all share. TMA stores clip what lies outside the output.
 """
 
 import functools
@@ -169,8 +169,10 @@ class _Kernel:
         cfg, n_out = self.cfg, len(self.epilogue.outputs)
         *bias_gmem, a_smem, b_smem, out_smem, full, empty = refs
         bias_gmem, outs_gmem = bias_gmem[:-n_out], bias_gmem[-n_out:]
-        views = [(smem, smem) if self.interpret else tuple(smem) for smem in (a_smem, b_smem, out_smem)]
-        shared = _Shared(*itertools.chain(*views), full, empty)
+        views: list[Any] = []
+        for smem in (a_smem, b_smem, out_smem):
+            views += (smem, smem) if self.interpret else smem
+        shared = _Shared._make([*views, full, empty])
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
 
@@ -225,7 +227,7 @@ class _Kernel:
         taps: tuple[Array, ...],
         c: Array,
     ) -> None:
-        """The pixels and weights of the u-th tap of a step; with cfg.taps > 1 the last of `taps` counts groups of them."""
+        """The pixels and weights of the u-th tap of a step; if cfg.taps > 1, the last of `taps` counts groups of it."""
         cfg, tiling, problem = self.cfg, self.tiling, self.problem
         live: Any = True
         if cfg.taps > 1:
@@ -295,12 +297,11 @@ class _Kernel:
         cfg, tiling = self.cfg, self.tiling
         for u, r in itertools.product(range(cfg.taps), range(tiling.halo_taps)):
             weights = shared.b_mma.at[slot, u, r].T
-            if cfg.halo:  # a consumer's pixels of tap r start this many rows of the box further
+            load, shift, row = wg_idx, jnp.int32(0), 1
+            if cfg.halo:  # a consumer's pixels of tap r start this many rows of the one box further
                 d, extent = self.dims[tiling.halo_dim], cfg.box[tiling.halo_dim + 1]
-                load, shift = 0, wg_idx * extent + r * d.step
+                load, shift = jnp.int32(0), wg_idx * extent + r * d.step
                 row = math.prod(cfg.box[tiling.halo_dim + 2 :])
-            else:
-                load, shift, row = wg_idx, 0, 1
             if not self.interpret:
                 mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.pixels)], weights)
                 continue

@@ -79,7 +79,7 @@ def kernel(body: Callable[..., None], *, cost: CostEstimate, interpret: bool, **
 
 
 def two_views(leading: tuple[int, ...], box: tuple[int, ...], columns: int, dtype: Any, *, interpret: bool) -> Any:
-    """Shared memory [*leading, *box, columns], seen by TMA as boxes and by wgmma as tiled matrices: one buffer, two views.
+    """Shared memory [*leading, *box, columns], as boxes for TMA and as tiled matrices for wgmma: one buffer, two views.
 
     TMA must start at any pixel, which tiles of (8, columns) would forbid: its view is only swizzled. wgmma wants such
     tiles of a matrix [*leading, prod(box), columns]. With `columns` as wide as the swizzle, a tile is eight whole rows,

@@ -1,7 +1,7 @@
 """Which tile a thread block works on next, and which taps and channels it needs: scalar arithmetic in the kernel.
 
-Tiles are (phase of each dimension, group, output-channel tile, unit), a unit being the pixels of one cluster. The blocks
-of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one phase, so that a wave is equal work.
+Tiles are (phase of each dimension, group, output-channel tile, unit), a unit being the pixels of one cluster. The
+clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one phase, of equal work.
 """
 
 import dataclasses

@@ -1,0 +1,417 @@
+"""Small products with the configurations they are tested under, and what they should give: in NumPy, in float64."""
+
+import dataclasses
+import itertools
+import math
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pallas_conv.kernels.config import Config
+from pallas_conv.spec import ConvSpec, Product
+
+Pair = int | tuple[int, ...]
+
+
+def product(
+    role: str,
+    batch: int,
+    channels: tuple[int, int],
+    size: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair = 1,
+    padding: Any = 0,
+    dilation: Pair = 1,
+    *,
+    input_dilation: Pair = 1,
+    groups: int = 1,
+    dtype: str = "bfloat16",
+    out_dtype: str | None = None,
+    **epilogue: Any,
+) -> Product:
+    """A product of a convolution with (in, out) channels; a number stands for every dimension, as a padding for both sides."""
+    each = lambda v: v if isinstance(v, tuple) else (v,) * len(size)
+    sides = tuple(p if isinstance(p, tuple) else (p, p) for p in each(padding))
+    spec = ConvSpec(each(stride), sides, each(input_dilation), each(dilation), groups, size, each(kernel))
+    return Product(role, spec, batch, *channels, dtype, out_dtype or dtype, **epilogue)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    product: Product
+    config: Config
+    num_sms: int = 4
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "_")
+
+    def operands(self) -> list[jax.Array]:
+        """Random operands of this name's own; the weights scaled so that the sums are about 1."""
+        p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
+        shapes = operand_shapes(p)
+        scales = [1.0, 1 / math.sqrt(math.prod(shapes[1][1:])), 1.0]
+        dtypes = [p.compute_dtype, p.compute_dtype, "float32"]
+        return [
+            jnp.asarray(rng.standard_normal(shape) * scale, dtype)
+            for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
+        ]
+
+
+def operand_shapes(p: Product) -> list[tuple[int, ...]]:
+    spec = p.spec
+    x = (p.batch, p.in_channels, *spec.in_spatial)
+    y = (p.batch, p.out_channels, *spec.out_spatial)
+    w = (p.out_channels, p.in_channels // spec.groups, *spec.kernel_spatial)
+    return [x if p.role == "fprop" else y, w, *([(p.out_channels,)] if p.bias else [])]
+
+
+# The definition, in NumPy and float64. It stuffs zeros, pads and shifts: nothing in common with the kernels' taps.
+
+
+def _padded_size(spec: ConvSpec) -> tuple[int, ...]:
+    sizes = zip(spec.in_spatial, spec.input_dilation, spec.padding, strict=True)
+    return tuple((n - 1) * d + 1 + max(lo, 0) + max(hi, 0) for n, d, (lo, hi) in sizes)
+
+
+def _windows(spec: ConvSpec) -> tuple[Any, list[Any]]:
+    """Where x lies in the padded input, and for each tap what it reads there (negative padding: from further inside)."""
+    inside = tuple(
+        slice(max(lo, 0), max(lo, 0) + (n - 1) * d + 1, d)
+        for n, d, (lo, _) in zip(spec.in_spatial, spec.input_dilation, spec.padding, strict=True)
+    )
+    taps = []
+    for tap in itertools.product(*map(range, spec.kernel_spatial)):
+        start = [t * d + max(-lo, 0) for t, d, (lo, _) in zip(tap, spec.kernel_dilation, spec.padding, strict=True)]
+        extent = [(n - 1) * s + 1 for n, s in zip(spec.out_spatial, spec.strides, strict=True)]
+        taps.append((tap, tuple(slice(a, a + e, s) for a, e, s in zip(start, extent, spec.strides, strict=True))))
+    return inside, taps
+
+
+def _sum64(p: Product, source: np.ndarray, w: np.ndarray) -> np.ndarray:
+    spec, g = p.spec, p.spec.groups
+    inside, taps = _windows(spec)
+    w = w.reshape(g, p.out_channels // g, p.in_channels // g, *spec.kernel_spatial)
+    padded = np.zeros((p.batch, g, p.in_channels // g, *_padded_size(spec)))
+    source = source.reshape(p.batch, g, -1, *source.shape[2:])
+    if p.role == "fprop":
+        padded[(..., *inside)] = source
+        y = np.zeros((p.batch, g, p.out_channels // g, *spec.out_spatial))
+        for tap, window in taps:
+            y += np.einsum("ngc...,goc->ngo...", padded[(..., *window)], w[(..., *tap)])
+        return y.reshape(p.batch, p.out_channels, *spec.out_spatial)
+    for tap, window in taps:
+        padded[(..., *window)] += np.einsum("ngo...,goc->ngc...", source, w[(..., *tap)])
+    return padded[(..., *inside)].reshape(p.batch, p.in_channels, *spec.in_spatial)
+
+
+_erf = np.vectorize(math.erf, otypes=[float])
+ACTIVATIONS_64 = {
+    None: lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "gelu": lambda z: z * (1 + _erf(z / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda z: z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2,
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "tanh": np.tanh,
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "leaky_relu": lambda z: np.where(z >= 0, z, 0.01 * z),
+}
+
+
+def reference(p: Product, source: Any, w: Any, b: Any = None) -> list[np.ndarray]:
+    """What each output should be."""
+    z = _sum64(p, np.asarray(source, np.float64), np.asarray(w, np.float64))
+    if b is not None:
+        z += np.asarray(b, np.float64).reshape(-1, *(1,) * p.spec.ndim)
+    return [ACTIVATIONS_64[p.activation](z) if name == "y" else z for name in p.outputs]
+
+
+ACTIVATIONS_XLA = {
+    None: lambda z: z,
+    "relu": jax.nn.relu,
+    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "leaky_relu": jax.nn.leaky_relu,
+}
+
+
+@jax.jit(static_argnums=0)
+def baseline(p: Product, source: jax.Array, w: jax.Array, b: jax.Array | None = None) -> list[jax.Array]:
+    """What a program without kernels makes of it: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
+    s = p.spec
+
+    def conv(x: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            w.astype(x.dtype),
+            s.strides,
+            s.padding,
+            s.input_dilation,
+            s.kernel_dilation,
+            feature_group_count=s.groups,
+        )
+
+    source = source.astype(p.out_dtype)
+    if p.role == "dgrad":
+        x = jax.ShapeDtypeStruct((p.batch, p.in_channels, *s.in_spatial), source.dtype)
+        return list(jax.linear_transpose(conv, x)(source))
+    z = conv(source)
+    if b is not None:
+        z = z + b.astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
+    return [ACTIVATIONS_XLA[p.activation](z) if name == "y" else z for name in p.outputs]
+
+
+def check(p: Product, outs: list[jax.Array], operands: list[jax.Array]) -> None:
+    """Each output within twice the error of `baseline`, plus one unit in the last place of its largest value."""
+    expected, usual = reference(p, *operands), baseline(p, *operands)
+    assert len(outs) == len(expected)
+    for name, got, want, base in zip(p.outputs, outs, expected, usual, strict=True):
+        assert got.shape == want.shape, (name, got.shape, want.shape)
+        assert got.dtype == p.out_dtype, (name, got.dtype)
+        distance = lambda a, want=want: np.abs(np.asarray(a, np.float64) - want).max()
+        ulp = float(jnp.finfo(p.out_dtype).eps) * 2.0 ** math.floor(math.log2(np.abs(want).max() or 1))
+        bound = 2 * distance(base) + ulp
+        assert distance(got) <= bound, f"output {name}: {distance(got)=:.3g} must be at most {bound=:.3g}"
+
+
+c = Config
+
+
+def small() -> list[Case]:
+    """Every feature that is served, at sizes that the interpreter takes seconds for."""
+    p = product
+    cases = [
+        Case(
+            "3x3 ragged edges, more steps than twice the stages",
+            p("fprop", 2, (64, 64), (9, 14), 3, 1, 1, bias=True, activation="relu"),
+            c((1, 8, 8), 64, stages=3),
+        ),
+        Case(
+            "3x3 s2, asymmetric padding, odd sizes",
+            p("fprop", 2, (64, 128), (11, 13), 3, 2, ((0, 1), (1, 2)), bias=True, activation="silu"),
+            c((1, 4, 16), 64, stages=2),
+        ),
+        Case(
+            "mixed strides",
+            p("fprop", 1, (64, 64), (9, 12), (3, 2), (1, 2), (1, 0), bias=True),
+            c((1, 8, 8), 64, stages=2),
+        ),
+        Case(
+            "mixed strides the other way, both outputs",
+            p("fprop", 1, (32, 64), (12, 9), (1, 5), (2, 1), (0, 2), bias=True, activation="tanh", outputs=("y", "z")),
+            c((1, 8, 8), 64, bk=32, stages=2),
+        ),
+        Case(
+            "5x3 dilated 2 and 3",
+            p("fprop", 1, (64, 64), (17, 19), (5, 3), 1, (4, 3), (2, 3)),
+            c((1, 8, 8), 64, stages=3),
+        ),
+        Case(
+            "padding and dilation 12, taps skipped",
+            p("fprop", 1, (64, 64), (17, 17), 3, 1, 12, 12),
+            c((1, 8, 8), 64, stages=3),
+        ),
+        Case(
+            "the same, taps not skipped",
+            p("fprop", 1, (16, 16), (13, 13), 3, 1, 12, 12),
+            c((1, 8, 8), 16, bk=16, stages=3, skip=False),
+        ),
+        Case(
+            "negative padding",
+            p("fprop", 1, (64, 64), (13, 14), 3, 1, ((-2, 1), (1, -3)), bias=True),
+            c((1, 8, 8), 64, stages=2),
+        ),
+        Case(
+            "negative padding, s2",
+            p("fprop", 2, (16, 16), (13, 14), 3, 2, ((-1, 2), (3, -2)), bias=True),
+            c((1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case(
+            "kernel larger than the input",
+            p("fprop", 2, (32, 32), (2, 9), (5, 3), 1, (2, 1), bias=True),
+            c((1, 4, 16), 32, bk=32, stages=2),
+        ),
+        Case(
+            "padding only: most windows miss the input",
+            p("fprop", 1, (16, 16), (3, 3), 3, 1, 5, bias=True, activation="sigmoid"),
+            c((1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case("1x1 s2 projection, no epilogue", p("fprop", 2, (128, 64), (8, 10), 1, 2), c((1, 8, 8), 64, stages=2)),
+        Case(
+            "C=3 K=40 7x7 s2, odd width",
+            p("fprop", 2, (3, 40), (12, 13), 7, 2, 3, bias=True, activation="relu"),
+            c((1, 8, 8), 48, bk=16, stages=2),
+        ),
+        Case(
+            "C=48 K=80, three taps a step",
+            p("fprop", 2, (48, 80), (7, 9), 3, 1, 1, bias=True, activation="relu"),
+            c((1, 8, 8), 80, bk=16, taps=3, stages=2),
+        ),
+        Case(
+            "four taps a step of a 7 wide kernel",
+            p("fprop", 1, (3, 32), (12, 12), 7, 1, 3, bias=True),
+            c((1, 8, 8), 32, bk=16, taps=4, stages=2),
+        ),
+        Case(
+            "C=1 K=1",
+            p("fprop", 1, (1, 1), (9, 9), 3, 1, 1, bias=True, activation="leaky_relu"),
+            c((1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case(
+            "C=21 K=37, both outputs",
+            p("fprop", 1, (21, 37), (9, 8), 3, 1, 1, bias=True, activation="gelu", outputs=("y", "z")),
+            c((1, 8, 8), 48, bk=32, stages=2),
+        ),
+        Case(
+            "z alone",
+            p("fprop", 1, (32, 32), (8, 8), 3, 1, 1, bias=True, activation="gelu", outputs=("z",)),
+            c((1, 8, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "both outputs through one buffer",
+            p("fprop", 2, (32, 96), (8, 9), 3, 1, 1, bias=True, activation="gelu_tanh", outputs=("y", "z")),
+            c((1, 8, 8), 96, bk=32, stages=2, out_bufs=1),
+        ),
+        Case(
+            "both outputs through two buffers",
+            p("fprop", 2, (32, 96), (8, 9), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z")),
+            c((1, 8, 8), 96, bk=32, stages=2, out_bufs=2),
+            num_sms=2,
+        ),
+        Case(
+            "three buffers, which tiles start in turn",
+            p("fprop", 2, (16, 64), (9, 15), 1, bias=True, outputs=("y", "z")),
+            c((1, 8, 8), 64, bk=16, stages=2, out_bufs=3),
+            num_sms=2,
+        ),
+        Case(
+            "f16, both outputs",
+            p("fprop", 2, (64, 64), (7, 9), 3, 1, 1, dtype="float16", bias=True, activation="gelu", outputs=("y", "z")),
+            c((1, 8, 8), 64, stages=2),
+        ),
+        Case(
+            "float32 result",
+            p("fprop", 1, (64, 48), (7, 9), 3, 1, 1, out_dtype="float32", bias=True, activation="gelu"),
+            c((1, 8, 8), 48, stages=2),
+        ),
+        Case(
+            "float32 results of f16",
+            p(
+                "fprop",
+                1,
+                (16, 20),
+                (7, 9),
+                3,
+                2,
+                1,
+                dtype="float16",
+                out_dtype="float32",
+                bias=True,
+                outputs=("y", "z"),
+            ),
+            c((1, 8, 8), 32, bk=16, stages=2, out_bufs=2),
+        ),
+        Case(
+            "images as rows, 3x3",
+            p("fprop", 70, (64, 64), (3, 3), 3, 1, 1, bias=True, activation="relu"),
+            c((64, 1, 1), 64, stages=3),
+        ),
+        Case(
+            "images as rows, 4x4 s2", p("fprop", 65, (64, 64), (4, 4), 3, 2, 1, bias=True), c((32, 1, 2), 64, stages=3)
+        ),
+        Case("one consumer", p("fprop", 1, (64, 64), (7, 9), 3, 1, 1), c((1, 8, 8), 64, stages=2, consumers=1)),
+        Case(
+            "two blocks on an SM, two buffers",
+            p("fprop", 2, (64, 64), (9, 9), 3, 1, 1, bias=True),
+            c((1, 8, 8), 64, stages=2, consumers=1, blocks=2, out_bufs=2),
+        ),
+        Case(
+            "more tiles than blocks",
+            p("fprop", 3, (32, 80), (17, 17), 3, 1, 1, bias=True, activation="relu"),
+            c((1, 8, 8), 48, bk=32, stages=2),
+            num_sms=2,
+        ),
+        Case(
+            "cluster of two",
+            p("fprop", 1, (128, 80), (9, 21), 3, 1, 1, bias=True),
+            c((1, 8, 8), 48, stages=2, cluster=2),
+        ),
+        Case(
+            "halo",
+            p("fprop", 2, (128, 64), (11, 14), 3, 1, 1, bias=True, activation="relu"),
+            c((1, 8, 8), 64, halo=True, stages=2),
+        ),
+        Case(
+            "halo, 5x3 dilated, asymmetric, both outputs",
+            p("fprop", 1, (64, 48), (17, 19), (5, 3), 1, ((4, 2), 3), (2, 3), bias=True, outputs=("y", "z")),
+            c((1, 4, 16), 48, halo=True, stages=2),
+        ),
+        Case(
+            "halo, four taps a step, cluster of two",
+            p("fprop", 2, (16, 64), (11, 14), 4, 1, ((1, 2), (1, 2)), bias=True),
+            c((1, 8, 8), 64, bk=16, taps=4, halo=True, stages=2, cluster=2),
+        ),
+        Case("input gradient, 3x3", p("dgrad", 2, (64, 48), (9, 10), 3, 1, 1), c((1, 8, 8), 64, stages=2)),
+        Case(
+            "input gradient, asymmetric padding, dilated, odd channels",
+            p("dgrad", 1, (21, 37), (9, 10), (2, 3), 1, ((1, 0), (0, 3)), (1, 2)),
+            c((1, 8, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "input gradient, negative padding",
+            p("dgrad", 1, (16, 16), (11, 10), 3, 1, ((-2, 0), (1, -3))),
+            c((1, 8, 8), 16, bk=16),
+        ),
+        Case(
+            "input gradient of a transposed convolution: strided",
+            p("dgrad", 2, (64, 64), (5, 9), 4, 1, 2, input_dilation=2),
+            c((1, 8, 8), 64, stages=2),
+        ),
+        Case(
+            "input gradient, mixed input dilation, f16, float32 result",
+            p("dgrad", 1, (16, 24), (5, 9), 3, 1, 1, input_dilation=(2, 1), dtype="float16", out_dtype="float32"),
+            c((1, 8, 8), 16, bk=32, stages=2),
+        ),
+        Case("input gradient, halo", p("dgrad", 2, (32, 64), (9, 9), 3, 1, 1), c((1, 8, 8), 32, halo=True, stages=2)),
+    ]
+    return cases
+
+
+def beyond() -> list[Case]:
+    """What the kernel's taps also express, and `support` does not promise yet: phases, groups, other ranks."""
+    p = product
+    return [
+        Case(
+            "transposed, k4 s2",
+            p("fprop", 2, (32, 32), (5, 9), 4, 1, 2, input_dilation=2, bias=True),
+            c((1, 8, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "input gradient of stride 2, dilated: phases of unequal taps",
+            p("dgrad", 1, (32, 32), (11, 14), 3, 2, 1, 2),
+            c((1, 8, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "transposed, k2 s3: empty phases",
+            p("fprop", 1, (32, 32), (5, 6), 2, 1, 1, input_dilation=3, bias=True),
+            c((1, 8, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "three groups, s2",
+            p("fprop", 2, (72, 120), (9, 11), 3, 2, 1, groups=3, bias=True),
+            c((1, 8, 8), 48, bk=32, stages=2),
+        ),
+        Case("1-D", p("fprop", 2, (32, 32), (70,), 5, 1, 2, bias=True), c((1, 64), 32, bk=32, stages=2)),
+        Case(
+            "3-D, one image a box",
+            p("fprop", 1, (32, 32), (5, 6, 9), 3, 1, 1, bias=True),
+            c((1, 2, 4, 8), 32, bk=32, stages=2),
+        ),
+    ]

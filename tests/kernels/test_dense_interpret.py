@@ -1,0 +1,156 @@
+"""The dense kernel in Mosaic's interpreter, with race detection, against float64.
+
+The bound is relative to what XLA's own convolution makes of the same operands, see `cases.check`.
+"""
+
+import dataclasses
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_conv.kernels import config, mosaic, schedule, support
+from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.launch import launch
+from tests.kernels import cases
+from tests.kernels.cases import Case
+
+
+def run(case: Case, operands: list[jax.Array]) -> list[jax.Array]:
+    p, cfg = case.product, case.config
+    return mosaic.run_interpreted(
+        lambda *a: launch(p, cfg, *a, num_sms=case.num_sms, interpret=True), *operands, detect_races=True
+    )
+
+
+def prove(case: Case) -> None:
+    operands = case.operands()
+    cases.check(case.product, run(case, operands), operands)
+
+
+@pytest.mark.parametrize("case", cases.small(), ids=str)
+def test_served(case):
+    assert support.reasons(case.product, (9, 0)) == ()
+    prove(case)
+
+
+@pytest.mark.parametrize("case", cases.beyond(), ids=str)
+def test_beyond_what_is_served(case):
+    assert support.reasons(case.product, (9, 0)) != ()
+    prove(case)
+
+
+@pytest.mark.parametrize("activation", [a for a in support.ACTIVATIONS if a])
+def test_activation(activation):
+    product = cases.product("fprop", 1, (16, 32), (8, 8), 1, bias=True, activation=activation, outputs=("y", "z"))
+    prove(Case(f"activation {activation}", product, Config((1, 8, 8), 32, bk=16, stages=2, consumers=1), num_sms=1))
+
+
+def test_the_chosen_configuration_runs():
+    product = cases.product("fprop", 2, (24, 40), (9, 10), 3, 1, 1, bias=True, activation="relu")
+    prove(Case("chosen", product, config.choose(product, 4)))
+
+
+def test_plain_launch_needs_no_context_and_jits():
+    case = next(case for case in cases.small() if case.name == "one consumer")
+    operands = case.operands()
+    run_jitted = jax.jit(lambda *a: launch(case.product, case.config, *a, num_sms=2, interpret=True))
+    cases.check(case.product, run_jitted(*operands), operands)
+
+
+def generated(seed: int) -> Case:
+    """A random product that is served, and a random configuration that is legal for it."""
+    rng = random.Random(seed)
+    while True:
+        pick, size = rng.choice, (rng.randint(1, 16), rng.randint(1, 16))
+        pair = lambda lo, hi: (rng.randint(lo, hi), rng.randint(lo, hi))
+        role = pick(("fprop", "fprop", "dgrad"))
+        strides = {"stride" if role == "fprop" else "input_dilation": pair(1, 2)}
+        dtype = pick(("bfloat16", "bfloat16", "float16"))
+        epilogue = {}
+        if role == "fprop":
+            outputs = pick(support.OUTPUTS)
+            epilogue = {"bias": pick((True, False)), "activation": pick(support.ACTIVATIONS), "outputs": outputs}
+        p = cases.product(
+            role,
+            rng.randint(1, 3) if rng.random() < 0.8 else rng.randint(32, 70),
+            pair(1, 100),
+            size,
+            pair(1, 5),
+            padding=(pair(-2, 5), pair(-2, 5)),
+            dilation=pair(1, 3),
+            dtype=dtype,
+            out_dtype=pick((dtype, dtype, "float32")),
+            **strides,
+            **epilogue,
+        )
+        if support.reasons(p, support.CAPABILITY) or max(p.spec.out_spatial) > 30 or p.batch * max(p.spec.out_spatial) > 140:
+            continue
+        cfg = Config(
+            box=pick(list(config.boxes(64, 2))),
+            bn=pick((16, 48, 64, 80)),
+            bk=pick((16, 32, 64)),
+            taps=pick((1, 1, 2, 3)),
+            halo=pick((True, False)),
+            stages=pick((2, 3)),
+            consumers=pick((1, 2)),
+            cluster=pick((1, 1, 2)),
+            out_bufs=pick((1, 2, 3)),
+            skip=pick((True, True, False)),
+        )
+        if not config.illegal(config.Problem.of(p), cfg):
+            return Case(f"generated {seed}", p, cfg, num_sms=rng.randint(2, 5))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_generated(seed):
+    prove(generated(seed))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", range(4, 44))
+def test_generated_extended(seed):
+    prove(generated(seed))
+
+
+# Can these tests fail? Break the kernel, and see.
+
+MUTANT = Case(
+    "mutant",
+    cases.product("fprop", 2, (32, 64), (9, 9), (3, 2), 1, 1, bias=True, outputs=("y", "z")),
+    Config((1, 8, 8), 64, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+
+
+def test_the_mutants_original_passes():
+    prove(MUTANT)
+
+
+def test_a_staging_buffer_overwritten_too_early_is_a_race(monkeypatch):
+    monkeypatch.setattr(mosaic, "wait_smem_to_gmem", lambda *_, **__: None)
+    with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
+        prove(MUTANT)
+
+
+def test_a_slot_released_too_early_is_wrong(monkeypatch):
+    monkeypatch.setattr(schedule.Schedule, "preceding", lambda self, slot: self.following(slot))
+    with pytest.raises((AssertionError, mosaic.RaceError)):
+        prove(dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, stages=4)))
+
+
+def test_a_dropped_tap_is_wrong(monkeypatch):
+    spans = schedule.Schedule.tap_spans
+    shorter = lambda self, tile: [schedule.Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
+    monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
+    with pytest.raises(AssertionError, match="must be at most"):
+        prove(MUTANT)
+
+
+def test_what_is_not_written_shows(monkeypatch):
+    """The interpreter hands out memory full of NaN: no output is right by accident."""
+    monkeypatch.setattr(mosaic, "copy_smem_to_gmem", lambda *_: None)
+    for out in run(MUTANT, MUTANT.operands()):
+        assert np.isnan(np.asarray(out, np.float32)).all()
