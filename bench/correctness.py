@@ -1,0 +1,97 @@
+"""Is a kernel right? Small and medium problems with awkward edges, and the bound that their errors must keep."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_conv.spec import Product
+
+from .cases import Case
+from .reference import reference, rounded_to_tf32
+
+
+def _case(name, channels, spatial, kernel, op="conv", batch=2, **geometry) -> Case:
+    n = len(spatial)
+    full = {"stride": 1, "dilation": 1} | {k: geometry.pop(k) for k in ("stride", "dilation") if k in geometry}
+    full = {k: (v,) * n if isinstance(v, int) else v for k, v in full.items()}
+    padding = geometry.pop("padding", 0)
+    padding = ((padding, padding),) * n if isinstance(padding, int) else padding
+    return Case(name, op, batch, *channels, spatial, (kernel,) * n, padding=padding, **full, **geometry)
+
+
+# Small enough for the interpreter, each with an edge: sizes that no tile divides, channels that no vector does.
+SMALL = (
+    _case("small_3x3", (16, 16), (9, 7), 3, padding=1),
+    _case("small_f16", (8, 24), (6, 10), 3, padding=1, dtype="float16"),
+    _case("small_stride_2", (16, 16), (9, 11), 3, padding=1, stride=2),
+    _case("small_odd_channels", (3, 5), (8, 8), 3, padding=1, epilogue="bias+relu"),
+    _case("small_crop", (8, 8), (9, 9), 3, padding=((-1, 2), (1, -2))),
+    _case("small_dilated", (8, 16), (12, 9), 3, padding=2, dilation=2, epilogue="bias+silu"),
+    _case("small_no_bias", (40, 8), (5, 5), 1, epilogue=None),
+    _case("small_1d_causal", (8, 8), (20,), 3, padding=((8, 0),), dilation=4),
+    _case("small_3d", (8, 8), (5, 4, 6), 3, padding=1),
+    _case("small_transposed", (8, 8), (5, 4), 3, "conv_transpose", padding=1, stride=2, output_padding=(1, 1)),
+    _case("small_grouped", (16, 16), (6, 6), 3, padding=1, groups=2),
+    _case("small_depthwise", (16, 16), (9, 8), 3, padding=1, groups=16),
+    _case("small_f32", (8, 8), (6, 6), 3, padding=1, dtype="float32"),
+)
+MEDIUM = (
+    _case("medium_3x3", (64, 128), (28, 28), 3, batch=8, padding=1),
+    _case("medium_stride_2", (128, 128), (29, 27), 3, batch=5, padding=1, stride=2),
+    _case("medium_7x7_maps", (256, 512), (7, 7), 3, batch=33, padding=1, epilogue="bias+relu"),
+    _case("medium_1x1_s2", (256, 320), (14, 14), 1, batch=9, stride=2),
+    _case("medium_stem", (3, 64), (64, 61), 7, batch=4, padding=3, stride=2),
+    _case("medium_aspp", (264, 72), (33, 33), 3, batch=3, padding=12, dilation=12),
+    _case("medium_f16", (192, 136), (20, 45), 3, batch=3, padding=1, dtype="float16", epilogue="bias+silu"),
+    _case("medium_batch_1", (128, 128), (130, 67), 3, batch=1, padding=1),
+    _case("medium_5x5", (72, 200), (17, 31), 5, batch=4, padding=2, epilogue=None),
+    _case("medium_up", (128, 64), (16, 16), 2, "conv_transpose", batch=4, stride=2),
+    _case("medium_3d", (32, 32), (16, 16, 16), 3, padding=1),
+    _case("medium_1d", (128, 128), (1024,), 11, padding=25, dilation=5),
+    _case("medium_depthwise", (96, 96), (28, 28), 7, batch=4, padding=3, groups=96),
+    _case("medium_f32", (64, 64), (28, 28), 3, batch=4, padding=1, dtype="float32"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Largest errors against float64, and the bound: twice that of the same-dtype baseline, and one ulp of the largest."""
+
+    right: bool
+    error: float
+    baseline_error: float
+    bound: float
+    largest: float
+    finite: bool
+
+
+def judge(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) -> Verdict:
+    """Hold a result against the exact one, with XLA's own result in the same dtype as the measure of what is fair.
+
+    Where float32 operands may be multiplied as TF32, a baseline that did not is no measure: rounding the operands is.
+    """
+    want = reference(product, *operands)
+    got, baseline = (np.asarray(a).astype(np.float64) for a in (got, baseline))
+    if got.shape != want.shape:
+        raise ValueError(f"{product.role} has shape {got.shape}, not {want.shape}")
+    fair = _largest(baseline - want)
+    if product.compute_dtype == "float32" and product.precision in (None, "default"):
+        fair = max(fair, _largest(reference(product, *map(rounded_to_tf32, operands)) - want))
+    largest = _largest(want)
+    error, bound = _largest(got - want), 2 * fair + float(jnp.finfo(product.out_dtype).eps) * largest
+    finite = bool(np.isfinite(got).all())
+    return Verdict(finite and error <= bound, error, fair, bound, largest, finite)
+
+
+def agree(got: Any, baseline: Any, dtype: str) -> tuple[bool, float]:
+    """A coarse check at full size, where float64 is too slow: the difference from XLA's result as a part of its largest."""
+    got, baseline = (a.astype(jnp.float32) for a in (got, baseline))
+    part = float(jnp.max(jnp.abs(got - baseline)) / jnp.max(jnp.abs(baseline)))
+    unit = 2.0**-10 if dtype == "float32" else float(jnp.finfo(dtype).eps)  # float32 may have been multiplied as TF32
+    return part <= 4 * unit, part
+
+
+def _largest(a: np.ndarray) -> float:
+    return float(np.max(np.abs(a), initial=0.0))

@@ -1,0 +1,551 @@
+"""Everything worth asking of a GPU, most valuable first: `python -m bench.gpu --minutes 9` from the root of a checkout.
+
+It needs JAX, equinox and NumPy, no network and no installation. One process does the work and another watches it, so that a
+kernel that hangs or takes the CUDA context down costs one result: the work goes on in a fresh process with the next one.
+Each result is appended to a file of JSON lines at once (--out, else $OUT, else bench/results/); a table comes last. The
+exit status is 1 if anything was wrong, failed, hung or crashed, 2 if there is no GPU.
+
+Without a GPU, --dry-run takes the same steps on the CPU: interpreted kernels on tiny problems, stock layers at CPU sizes.
+
+Every row has a kind, a name, a status and t, seconds since the start. Statuses: "ok"; "wrong" (a result is); "error"
+(exception, traceback); "hung", "crashed" (exception); "unsupported" (reasons); "skipped: why". Kinds:
+
+    run          arguments, first; what the watching process has to say
+    device       versions, GPU, driver, clocks, commit, fingerprint of the kernels' source
+    probe        name of a bench.probes.Probe, detail
+    correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, deterministic, config, variant
+    peak         "copy": gbps. "gemm_<dtype>": tflops
+    time         "<case>/<f|d|w|fb>", impl "stock" or "ours": ms and the rest of bench.timing.Timing, compile_s, tflops
+                 (useful ones), gbps (of the least traffic), floor_ms, fraction (of the floor: 1 is perfect); and of ours
+                 ratio (stock / ours, device times of the same run), difference (from stock, a part of the largest)
+"""
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BAD = ("wrong", "error", "hung", "crashed")
+OUT_OF_TIME = "skipped: out of time"
+BEGIN = "@begin"  # "@begin <index> <kind> <name>": the worker says what it starts
+NO_GPU, FOUND_BAD, LOST = 2, 3, 70  # exit statuses of a worker; LOST: the device no longer answers
+SPARE_SECONDS = 4  # no step starts with less time than this
+STEP_SECONDS = 120  # a step that takes longer hangs
+GRACE_SECONDS = 25  # so does one that is not done this long after the end
+LEAST_SECONDS = 20  # but a worker has this long to start and say what is skipped
+HOPPER = (9, 0)
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Context:
+    """What the steps of one worker share."""
+
+    options: argparse.Namespace
+    peaks: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def device(self) -> Any:
+        import jax
+
+        return jax.devices()[0]
+
+    @property
+    def dry(self) -> bool:
+        return self.options.dry_run
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        if self.dry:
+            return HOPPER  # the interpreter's
+        major, minor = str(self.device.compute_capability).split(".")
+        return int(major), int(minor)
+
+    @property
+    def num_sms(self) -> int:
+        return 2 if self.dry else self.device.core_count
+
+    def launch(self, product, *operands):
+        """Our kernel with the configuration it chooses by itself."""
+        from pallas_conv.kernels import config
+        from pallas_conv.kernels.launch import launch
+
+        return launch(
+            product, config.choose(product, self.num_sms), *operands, num_sms=self.num_sms, interpret=self.dry
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Some work, and the rows it yields; they take its kind and name, and status "ok" unless they say otherwise."""
+
+    kind: str
+    name: str
+    work: Callable[[Context], Iterator[Row]]
+
+
+# ------------------------------------------------------------ the steps
+
+
+def describe(context: Context) -> Iterator[Row]:
+    import jax
+
+    packages = [
+        "jax", "jaxlib", "equinox", "numpy", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12",
+        "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cublas", "nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc",
+    ]  # fmt: skip
+    device = context.device
+    yield {
+        "kind_of_device": device.device_kind,
+        "platform": device.platform,
+        "compute_capability": str(getattr(device, "compute_capability", None)),
+        "sms": getattr(device, "core_count", None),
+        "python": platform.python_version(),
+        "versions": {name: v for name in packages if (v := _version(name))},
+        "xla_flags": os.environ.get("XLA_FLAGS"),
+        "devices": len(jax.devices()),
+        "gpu": _output("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv"),
+        "commit": _output("git", "rev-parse", "HEAD"),
+        "changed": _output("git", "status", "--porcelain", "--untracked-files=no"),
+        "kernels": _fingerprint(),
+    }
+
+
+GPU_FIELDS = (
+    "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.draw,power.limit,temperature.gpu"
+)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None where there is no such command, or it fails."""
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _fingerprint() -> str:
+    from pallas_conv.kernels.launch import fingerprint
+
+    return fingerprint()
+
+
+def probe(context: Context, name: str) -> Iterator[Row]:
+    from . import probes
+
+    (it,) = (p for p in probes.probes() if p.name == name)
+    _, passed, detail = probes.check(it, interpret=context.dry)
+    yield {"status": "ok" if passed else "wrong", "detail": detail}
+
+
+def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from . import correctness
+
+    if reasons := _reasons(context, case, direction):
+        yield {"status": "unsupported", "reasons": reasons}
+        return
+    product = case.products()[direction]
+    seed = int.from_bytes(os.urandom(3))
+    operands = case.arrays(direction, seed)
+    baseline = jax.jit(case.stock(direction))(*operands)
+    ours = jax.jit(case.ours(direction, context.launch))
+    poison = jnp.full(baseline.shape, jnp.nan, baseline.dtype)
+    jax.block_until_ready(poison)
+    del poison  # its memory is the likeliest place for the result
+    results = [np.asarray(ours(*operands)) for _ in range(1 if context.dry else 2)]
+    verdict = correctness.judge(product, operands, results[0], baseline)
+    same = all((results[0] == other).all() for other in results[1:])
+    yield {
+        "status": "ok" if verdict.right and same else "wrong",
+        "deterministic": same,
+        "seed": seed,
+        **dataclasses.asdict(verdict),
+        **_choice(context, product),
+    }
+
+
+def _reasons(context: Context, case: Any, direction: str) -> list[str]:
+    from pallas_conv.kernels import support
+
+    return list(support.reasons(case.products()[direction], context.capability))
+
+
+def _choice(context: Context, product: Any) -> Row:
+    from pallas_conv.kernels import config, support
+
+    return {"variant": support.variant(product), "config": str(config.choose(product, context.num_sms))}
+
+
+def peak(context: Context, name: str) -> Iterator[Row]:
+    import jax
+    import jax.numpy as jnp
+
+    from . import timing
+
+    if name == "copy":
+        n = 2**20 if context.dry else 2**28
+        f, operands, work = jax.jit(lambda x: -x), [(jnp.ones(n, "float32"),)], 8 * n
+    else:
+        n, dtype = 256 if context.dry else 8192, {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}[name[5:]]
+        draw = jax.jit(
+            lambda seed: jax.random.normal(jax.random.key(seed, impl="rbg"), (n, n), "float32").astype(dtype)
+        )
+        f, operands, work = jax.jit(jnp.matmul), [(draw(0), draw(1))], 2 * n**3
+    found = timing.measure({name: f}, operands)[name]
+    rate = work / found.ms / 1e6  # per nanosecond: GB/s, GFLOP/s
+    context.peaks[name] = rate * 1e9
+    yield {"gbps" if name == "copy" else "tflops": rate if name == "copy" else rate / 1e3, **dataclasses.asdict(found)}
+
+
+def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
+    """Stock, and ours beside it where a kernel serves the product."""
+    import jax
+
+    from . import correctness, timing
+
+    case = case.on_cpu() if context.dry else case
+    nbytes = case.nbytes(direction)
+    count = 2 if context.dry else timing.copies(nbytes)
+    operands = [jax.block_until_ready(case.arrays(direction, seed)) for seed in range(count)]
+    programs, extra = {}, {"stock": {}, "ours": {}}
+
+    def compiled(impl, f):
+        start = time.perf_counter()
+        programs[impl] = jax.jit(f).lower(*operands[0]).compile()
+        extra[impl]["compile_s"] = time.perf_counter() - start
+
+    compiled("stock", case.stock(direction))
+    trouble: Row | None = None
+    if direction == "fb":
+        pass  # a training step is not one product
+    elif reasons := _reasons(context, case, direction):
+        trouble = {"status": "unsupported", "reasons": reasons}
+    elif context.dry:
+        trouble = {"status": "skipped: an interpreted kernel has no time"}
+    else:
+        try:
+            extra["ours"] |= _choice(context, case.products()[direction])
+            compiled("ours", case.ours(direction, context.launch))
+            right, part = correctness.agree(programs["ours"](*operands[0]), programs["stock"](*operands[0]), case.dtype)
+            extra["ours"]["difference"] = part
+            if not right:  # no time is reported for a wrong result
+                del programs["ours"]
+                trouble = {"status": "wrong", **extra["ours"]}
+        except Exception as error:
+            programs.pop("ours", None)
+            trouble = _error(error) | extra["ours"]
+    times = timing.measure(programs, operands)
+    floor = _floor(context, case, direction)
+    for impl, found in times.items():
+        yield {
+            "impl": impl,
+            **dataclasses.asdict(found),
+            "tflops": case.flops(direction) / found.ms / 1e9,
+            "gbps": nbytes / found.ms / 1e6,
+            **({"floor_ms": floor, "fraction": floor / found.ms} if floor else {}),
+            **({"ratio": times["stock"].ms / found.ms} if impl == "ours" else {}),
+            **extra[impl],
+        }
+    if trouble:
+        yield {"impl": "ours"} | trouble
+
+
+def _floor(context: Context, case: Any, direction: str) -> float | None:
+    """Milliseconds that the measured peaks allow at best, for useful work and the least traffic."""
+    gemm = {"bfloat16": "gemm_bf16", "float16": "gemm_f16", "float32": "gemm_tf32"}[case.dtype]
+    if not {gemm, "copy"} <= context.peaks.keys():
+        return None
+    seconds = case.flops(direction) / context.peaks[gemm], case.nbytes(direction) / context.peaks["copy"]
+    return 1e3 * max(seconds)
+
+
+def steps(options: argparse.Namespace) -> list[Step]:
+    """All of them, in order: the same list in every worker of a run."""
+    from pallas_conv.kernels import support
+
+    from . import cases, correctness, probes
+
+    def served(case, direction):
+        return direction in case.directions and not support.reasons(case.products()[direction], HOPPER)
+
+    problems = correctness.SMALL if options.dry_run else correctness.SMALL + correctness.MEDIUM
+    problems = tuple(c for c in problems if re.search(options.problems, c.name))
+    layers = [c for c in cases.suite() if re.search(options.cases, c.name) and (c.on_cpu() or not options.dry_run)]
+    wanted = [(c, d) for d in ("f", "d", "w", "fb") for c in layers if d in c.directions or d == "fb"]
+    wanted = [(c, d) for c, d in wanted if not (c.per_example and d == "fb")]
+    wanted.sort(key=lambda job: not served(*job))  # stable: what a kernel of ours serves comes first
+
+    do = lambda f, *args: functools.partial(f, **dict(zip(("case", "direction"), args, strict=True)))
+    asked = probes.probes()
+    if options.dry_run:
+        asked = tuple({re.match("[a-z]+(_[a-z]+)?", p.name)[0]: p for p in asked if p.interpretable}.values())
+    found = [Step("device", "device", describe)]
+    found += [Step("probe", p.name, functools.partial(probe, name=p.name)) for p in asked]
+    checks = [(c, d) for c in problems for d in c.directions]
+    checks.sort(key=lambda job: not served(*job))
+    found += [Step("correctness", f"{c.name}/{d}", do(correct, c, d)) for c, d in checks]
+    found += [Step("peak", n, functools.partial(peak, name=n)) for n in ("copy", "gemm_bf16", "gemm_f16", "gemm_tf32")]
+    found += [Step("time", f"{c.name}/{d}", do(compare, c, d)) for c, d in wanted]
+    kinds = ["device", *options.only.split(",")] if options.only else []
+    return [s for s in found if not kinds or s.kind in kinds]
+
+
+# ------------------------------------------------------------ the worker
+
+
+class Log:
+    """Rows, appended to a file at once and said in one line each."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.path, self.started = options.file, options.started
+
+    def __call__(self, kind: str, name: str, row: Row) -> Row:
+        row = {"kind": kind, "name": name, "status": "ok", "t": round(time.time() - self.started, 2)} | row
+        with self.path.open("a") as file:
+            file.write(json.dumps(row, default=str) + "\n")
+        parts = (f"{k}={v:.4g}" for k in SAID if isinstance(v := row.get(k), (int, float)))
+        told = [f"{row['t']:7.1f} s", kind, name, row.get("impl", ""), row["status"], *parts, row.get("exception", "")]
+        print(*(str(word) for word in told if word), flush=True)
+        return row
+
+
+SAID = ("ms", "ratio", "fraction", "tflops", "gbps", "error", "bound", "difference")
+
+
+def _error(error: BaseException) -> Row:
+    trace = "".join(traceback.format_exception(error))
+    return {"status": "error", "exception": f"{type(error).__name__}: {error}"[:500], "traceback": trace[-4000:]}
+
+
+def work(options: argparse.Namespace, first: int = 0) -> int:
+    """Take the steps from the first on; 0, FOUND_BAD or LOST."""
+    import jax
+
+    log, context, status = Log(options), Context(options, _peaks(options.file)), 0
+    for i, step in enumerate(steps(options)):
+        if i < first:
+            continue
+        print(BEGIN, i, step.kind, step.name, flush=True)
+        if options.started + 60 * options.minutes - time.time() < SPARE_SECONDS:
+            log(step.kind, step.name, {"status": OUT_OF_TIME})
+            continue
+        try:
+            for row in step.work(context):
+                if log(step.kind, step.name, row)["status"] in BAD:
+                    status = FOUND_BAD
+        except Exception as error:
+            status = FOUND_BAD
+            log(step.kind, step.name, _error(error))
+            try:
+                jax.block_until_ready(jax.device_put(0.0) + 1)
+            except Exception as lost:
+                log("run", "device lost", _error(lost))
+                return LOST
+    return status
+
+
+def _peaks(path: pathlib.Path) -> dict[str, float]:
+    """Peaks that an earlier worker of this run measured."""
+    rows = [r for r in _rows(path) if r["kind"] == "peak" and r["status"] == "ok"]
+    return {r["name"]: r["gbps"] * 1e9 if "gbps" in r else r["tflops"] * 1e12 for r in rows}
+
+
+def _rows(path: pathlib.Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# ------------------------------------------------------------ the watching process
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Run workers until every step is taken, a new one after each that hung or died; 0, 1 or NO_GPU."""
+    log, first, bad = Log(options), 0, 0
+    env = {"NPROC": "16", "PYTHONUNBUFFERED": "1"} | os.environ
+    while True:
+        at, status = _follow(_command(options, first), env, options.started + 60 * options.minutes + GRACE_SECONDS)
+        if status == 0:
+            return bad
+        if status == NO_GPU:
+            log("run", "worker", {"status": "error", "exception": "no GPU"})
+            return NO_GPU
+        bad = 1
+        if status == FOUND_BAD:
+            return bad
+        if at is None:
+            log("run", "worker", {"status": "crashed", "exception": f"exit status {status} before the first step"})
+            return 1
+        index, kind, name = at
+        if status is None:
+            log(kind, name, {"status": "hung", "exception": "killed"})
+        elif status != LOST:
+            log(kind, name, {"status": "crashed", "exception": f"exit status {status}"})
+        first = index + 1
+
+
+def _command(options: argparse.Namespace, first: int) -> list[str]:
+    return [sys.executable, "-m", "bench.gpu", "--worker", str(first), *options.arguments]
+
+
+def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[int, str, str] | None, int | None]:
+    """Run a worker: the last step it began, and its exit status, None if it hung and was killed."""
+
+    def deadline() -> float:
+        return time.time() + max(LEAST_SECONDS, min(STEP_SECONDS, end - time.time()))
+
+    worker = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read():
+        for line in worker.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    at, until = None, deadline()
+    try:
+        while True:
+            line = lines.get(timeout=max(0.01, until - time.time()))
+            if line is None:
+                return at, worker.wait()
+            if line.startswith(BEGIN + " "):
+                _, index, kind, name = line.split()
+                at, until = (int(index), kind, name), deadline()
+            else:
+                print(line, end="", flush=True)
+    except queue.Empty:
+        return at, None
+    finally:
+        if worker.poll() is None:
+            worker.kill()
+        worker.wait()
+        reader.join()
+        worker.stdout.close()
+
+
+# ------------------------------------------------------------ the table
+
+
+def table(rows: list[Row]) -> str:
+    """What a reader wants first: where it ran, what was wrong, and ours beside stock."""
+    lines = []
+    for r in rows:
+        if r["kind"] == "device" and r.get("platform") != "gpu":
+            lines.append("NOT A GPU: the times below only show that the script runs")
+        if r["kind"] == "device" and r["status"] == "ok":
+            lines.append(f"{r['kind_of_device']}, {r['versions']}, kernels {r['kernels']}, commit {r['commit']}")
+    counts: dict[str, dict[str, int]] = {}
+    for r in rows:
+        of = counts.setdefault(r["kind"], {})
+        of[r["status"]] = of.get(r["status"], 0) + 1
+    lines += [f"{kind:12} " + ", ".join(f"{n} {s}" for s, n in sorted(of.items())) for kind, of in counts.items()]
+    for r in rows:
+        if r["kind"] == "peak" and r["status"] == "ok":
+            lines.append(
+                f"peak {r['name']:10} " + (f"{r['gbps']:.0f} GB/s" if "gbps" in r else f"{r['tflops']:.1f} TFLOP/s")
+            )
+    bad = [r for r in rows if r["status"] in BAD]
+    lines += [f"BAD  {r['kind']} {r['name']} {r.get('impl', '')}: {r['status']} {_why(r)}" for r in bad]
+    times: dict[str, dict[str, Row]] = {}
+    for r in rows:
+        if r["kind"] == "time" and "ms" in r:
+            times.setdefault(r["name"], {})[r["impl"]] = r
+    if times:
+        lines.append(
+            f"{'case':24} {'stock ms':>10} {'ours ms':>10} {'ratio':>6} {'TFLOP/s':>8} {'GB/s':>7} {'of floor':>8}"
+        )
+    for name, by in times.items():
+        best = by.get("ours") or by["stock"]
+        ours = f"{by['ours']['ms']:10.4f} {by['ours']['ratio']:6.2f}" if "ours" in by else f"{'-':>10} {'-':>6}"
+        part = f"{best['fraction']:8.1%}" if "fraction" in best else f"{'-':>8}"
+        stock = f"{by['stock']['ms']:10.4f}" if "stock" in by else f"{'-':>10}"
+        lines.append(f"{name:24} {stock} {ours} {best['tflops']:8.1f} {best['gbps']:7.0f} {part}")
+    return "\n".join(lines)
+
+
+def _why(row: Row) -> str:
+    return str(row.get("exception") or row.get("detail") or "")[:160]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.gpu", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--minutes", type=float, default=9, help="start nothing after these (%(default)s)")
+    add(
+        "--out",
+        type=pathlib.Path,
+        default=os.environ.get("OUT") or ROOT / "bench" / "results",
+        help="folder of the results",
+    )
+    add("--cases", default="", help="regular expression: the layers of the suite to time (all)")
+    add("--problems", help="regular expression: the problems of the correctness gate (all; a few in a dry run)")
+    add("--only", default="", help="kinds of steps, comma-separated: probe,correctness,peak,time (all)")
+    add("--dry-run", action="store_true", help="the same steps on the CPU, small")
+    add("--in-process", action="store_true", help="do the work in this process, with nobody watching")
+    add("--worker", type=int, help=argparse.SUPPRESS)
+    add("--file", type=pathlib.Path, help=argparse.SUPPRESS)
+    add("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.out = pathlib.Path(options.out).resolve()
+    if options.problems is None:
+        options.problems = "odd_channels|stride_2|1d" if options.dry_run else ""
+    if options.file is None:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        options.file = options.out / f"gpu-{now}{'-dry-run' * options.dry_run}.jsonl"
+    flags = {"--minutes": options.minutes, "--out": options.out, "--file": options.file, "--started": options.started}
+    flags |= {"--cases": options.cases, "--problems": options.problems, "--only": options.only}
+    options.arguments = [f"{flag}={value}" for flag, value in flags.items()] + ["--dry-run"] * options.dry_run
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.worker is not None or options.in_process:
+        import jax
+
+        if options.dry_run:
+            jax.config.update("jax_platforms", "cpu")
+        elif jax.default_backend() != "gpu":
+            print("bench.gpu: JAX sees no GPU here; --dry-run takes the same steps on the CPU", file=sys.stderr)
+            return NO_GPU
+    if options.worker is not None:
+        return work(options, options.worker)
+    options.out.mkdir(parents=True, exist_ok=True)
+    Log(options)("run", "arguments", {"arguments": options.arguments})
+    status = (1 if work(options) else 0) if options.in_process else watch(options)
+    print(table(_rows(options.file)), f"\nresults: {options.file}", sep="\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

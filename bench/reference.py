@@ -1,0 +1,80 @@
+"""The three products in float64 NumPy, one matmul a tap: an oracle sharing no code with XLA, cuDNN or the kernels."""
+
+import itertools
+
+import numpy as np
+
+from pallas_conv.spec import ConvSpec, Product
+
+from .cases import ACTIVATIONS
+
+
+def _placement(spec: ConvSpec):
+    """Where the elements of x lie in the padded, dilated grid that the kernel slides over, and the grid's extent."""
+    extent, source, target = [], [], []
+    for size, (low, high), step in zip(spec.in_spatial, spec.padding, spec.input_dilation, strict=True):
+        n = max(0, (size - 1) * step + 1) + low + high
+        at = np.arange(size) * step + low
+        inside = (at >= 0) & (at < n)
+        extent.append(n)
+        source.append(np.flatnonzero(inside))
+        target.append(at[inside])
+    return extent, source, target
+
+
+def _windows(spec: ConvSpec):
+    """Of each tap: its index, and the part of the grid that it multiplies."""
+    for tap in itertools.product(*map(range, spec.kernel_spatial)):
+        first = [t * d for t, d in zip(tap, spec.kernel_dilation, strict=True)]
+        yield (..., *tap), (..., *(
+            slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(first, spec.out_spatial, spec.strides, strict=True)
+        ))  # fmt: skip
+
+
+def _grouped(a: np.ndarray, groups: int) -> np.ndarray:
+    """(N, C, *space) -> (N, groups, C // groups, pixels)"""
+    return a.reshape(a.shape[0], groups, a.shape[1] // groups, -1)
+
+
+def _one(product: Product, *operands: np.ndarray) -> np.ndarray:
+    spec, n, c, o = product.spec, product.batch, product.in_channels, product.out_channels
+    g, kernel = spec.groups, (product.out_channels, product.in_channels // spec.groups, *spec.kernel_spatial)
+    extent, source, target = _placement(spec)
+    every = (np.arange(n), np.arange(c))
+    inner, outer = np.ix_(*every, *source), np.ix_(*every, *target)
+    grid = np.zeros((n, c, *extent))
+    if product.role == "dgrad":
+        dy, w = operands
+        for tap, window in _windows(spec):
+            part = w[tap].reshape(g, o // g, c // g).mT @ _grouped(dy, g)
+            grid[window] += part.reshape(n, c, *spec.out_spatial)
+        out = np.zeros((n, c, *spec.in_spatial))
+        out[inner] = grid[outer]
+        return out
+    x, other, *bias = operands
+    grid[outer] = x[inner]
+    out = np.zeros(kernel if product.role == "wgrad" else (n, o, *spec.out_spatial))
+    for tap, window in _windows(spec):
+        part = _grouped(grid[window], g)
+        if product.role == "wgrad":
+            out[tap] = (_grouped(other, g) @ part.mT).sum(0).reshape(o, c // g)
+        else:
+            out += (other[tap].reshape(g, o // g, c // g) @ part).reshape(out.shape)
+    if product.role == "fprop":
+        out += bias[0].reshape(-1, *[1] * spec.ndim) if product.bias else 0
+        out = ACTIVATIONS[product.activation][1](out)
+    return out
+
+
+def reference(product: Product, *operands) -> np.ndarray:
+    """The product of channels-first operands, in float64 whatever they came in."""
+    exact = [np.asarray(a).astype(np.float64) for a in operands]
+    if product.models is None:
+        return _one(product, *exact)
+    return np.stack([_one(product, *(a[m] for a in exact)) for m in range(product.models)])
+
+
+def rounded_to_tf32(a) -> np.ndarray:
+    """float32 with the ten mantissa bits that a tensor core keeps, ties to even."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)

@@ -1,0 +1,126 @@
+"""The GPU script, without a GPU: a dry run takes every kind of step, faults are reported, nothing is swallowed."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bench import gpu
+from pallas_conv.kernels import launch as launch_module
+
+ROOT = pathlib.Path(gpu.__file__).resolve().parents[1]
+
+
+def rows_in(folder):
+    (file,) = folder.glob("*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "bench.gpu", "--out", str(folder), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+
+
+def test_a_dry_run_takes_every_kind_of_step(tmp_path):
+    done = run(tmp_path, "--dry-run", "--minutes=2", "--cases=dcgan_t_last", "--problems=small_(odd|1d)")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = rows_in(tmp_path)
+    assert {r["kind"] for r in rows} == {"run", "device", "probe", "correctness", "peak", "time"}
+    assert all({"kind", "name", "status", "t"} <= r.keys() for r in rows)
+    assert not [r for r in rows if r["status"] in gpu.BAD]
+    by = {(r["kind"], r["name"], r.get("impl")): r for r in rows}
+    checked = by["correctness", "small_odd_channels/f", None]
+    assert checked["status"] == "ok"
+    assert 0 < checked["error"] <= checked["bound"]
+    assert by["correctness", "small_1d_causal/f", None]["reasons"]
+    for direction in ("f", "d", "w", "fb"):
+        timed = by["time", f"dcgan_t_last/{direction}", "stock"]
+        assert timed["status"] == "ok"
+        assert timed["fraction"] == pytest.approx(timed["floor_ms"] / timed["ms"])
+    assert "NOT A GPU" in done.stdout
+    assert "dcgan_t_last/fb" in done.stdout.splitlines()[-3]
+
+
+def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "no GPU" in done.stderr
+
+
+def in_process(folder, *arguments):
+    return gpu.main(["--dry-run", "--in-process", f"--out={folder}", "--minutes=2", *arguments])
+
+
+GATE = ("--only=correctness", "--problems=small_odd_channels")
+
+
+def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
+    right = launch_module.launch
+    monkeypatch.setattr(launch_module, "launch", lambda *args, **how: [1.1 * out for out in right(*args, **how)])
+    assert in_process(tmp_path, *GATE) == 1
+    found = {r["name"]: r["status"] for r in rows_in(tmp_path) if r["kind"] == "correctness"}
+    assert found["small_odd_channels/f"] == found["small_odd_channels/d"] == "wrong"
+    assert found["small_odd_channels/w"] == "unsupported"
+
+
+def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
+    def broken(*args, **how):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(launch_module, "launch", broken)
+    assert in_process(tmp_path, *GATE) == 1
+    found = [r for r in rows_in(tmp_path) if r["kind"] == "correctness"]
+    assert [r["status"] for r in found] == ["error", "error", "unsupported"]
+    assert found[0]["exception"] == "RuntimeError: no such kernel"
+    assert "broken" in found[0]["traceback"]
+    assert "BAD  correctness small_odd_channels/f : error RuntimeError: no such kernel" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_said_to_be_skipped(tmp_path):
+    assert in_process(tmp_path, "--minutes=0", "--cases=c2") == 0
+    assert {r["status"] for r in rows_in(tmp_path)[1:]} == {gpu.OUT_OF_TIME}
+
+
+WORKER = """
+import os, sys, time
+first = int(sys.argv[1])
+names = ["fine", "dies", "hangs", "loses", "last"]
+for i in range(first, 5):
+    print("@begin", i, "probe", names[i], flush=True)
+    if i == 1: os._exit(9)
+    if i == 2: time.sleep(60)
+    if i == 3: os._exit(70)
+"""
+
+
+def test_work_goes_on_after_a_step_that_dies_or_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_command", lambda options, first: [sys.executable, "-c", WORKER, str(first)])
+    monkeypatch.setattr(gpu, "STEP_SECONDS", 3)
+    monkeypatch.setattr(gpu, "LEAST_SECONDS", 1)
+    assert gpu.main([f"--out={tmp_path}"]) == 1
+    assert [(r["name"], r["status"]) for r in rows_in(tmp_path)[1:]] == [("dies", "crashed"), ("hangs", "hung")]
+
+
+def test_a_worker_that_never_starts_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_command", lambda options, first: [sys.executable, "-c", "raise SystemExit(5)"])
+    assert gpu.main([f"--out={tmp_path}"]) == 1
+    assert rows_in(tmp_path)[-1]["exception"] == "exit status 5 before the first step"
+
+
+def test_steps_are_the_same_list_every_time_and_served_layers_come_first():
+    options = gpu.parse([])
+    names = [(s.kind, s.name) for s in gpu.steps(options)]
+    assert names == [(s.kind, s.name) for s in gpu.steps(options)]
+    assert len(set(names)) == len(names)
+    kinds = [kind for kind, _ in names]
+    assert sorted(set(kinds), key=kinds.index) == ["device", "probe", "correctness", "peak", "time"]
+    assert names.index(("time", "resnet50_c2/f")) < names.index(("time", "convnext_s1/f"))
+
+
+def test_a_table_shows_ours_beside_stock():
+    timed = {"kind": "time", "name": "a/f", "status": "ok", "tflops": 500.0, "gbps": 900.0, "fraction": 0.75}
+    rows = [timed | {"impl": "stock", "ms": 2.0}, timed | {"impl": "ours", "ms": 1.0, "ratio": 2.0}]
+    assert gpu.table(rows).splitlines()[-1].split() == ["a/f", "2.0000", "1.0000", "2.00", "500.0", "900", "75.0%"]
