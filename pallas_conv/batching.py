@@ -55,7 +55,7 @@ def _batch(
     def run(op: Op, v: Mapping[str, Array]) -> list[Array]:
         return list(bind(primitive, op, v, outs).values())
 
-    if batched("xyw"):  # independent problems: one more axis E
+    if batched("xyw") or size == 0:  # independent problems (none at all have no channels to fold): one more axis E
         return run(op.replace(models=op.models + 1), {n: in_front(n) for n in names}), [0] * len(outs)
 
     if batched("xy") and unbatched("wb") and not produces("wb"):  # shared parameters: one more axis N
@@ -79,9 +79,8 @@ def _batch(
         }
         folded = {k: _merge_into_channels(in_front(k), 0, *channels[kinds[k]]) if k in moved else v[k] for k in names}
         results = run(op, folded)
-        return [_split_from_channels(r, size, *channels[kinds[k]]) for r, (k, _) in zip(results, outs, strict=True)], [
-            0
-        ] * len(outs)
+        split = [_split_from_channels(r, size, *channels[kinds[k]]) for r, (k, _) in zip(results, outs, strict=True)]
+        return split, [0] * len(outs)
 
     def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction folds in its own best way
         return formula(primitive, op, dict(zip(names, args, strict=True)), outs, contract)
