@@ -171,7 +171,7 @@ class _Kernel:
         bias_gmem, outs_gmem = bias_gmem[:-n_out], bias_gmem[-n_out:]
         views: list[Any] = []
         for smem in (a_smem, b_smem, out_smem):
-            views += (smem, smem) if self.interpret else smem
+            views.extend((smem, smem) if self.interpret else tuple(smem))
         shared = _Shared._make([*views, full, empty])
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
