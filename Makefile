@@ -22,3 +22,25 @@ lint: setup
 
 test: lint ## lint, type-check, and run the tests (CPU only, about ten minutes on two cores)
 	$(PY) -m pytest -n 2 --dist worksteal -m "not extended"
+
+test-all: test ## the long test matrices too, and the GPU compile tests again with CUDA 13 and with the newest JAX
+	$(PY) -m pytest -n 2 --dist worksteal -m extended
+	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,inox,test,bench,demo]"
+	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot
+	bash .ci/setup .venv-newest --upgrade ".[cuda12,inox,test,bench,demo]"
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
+
+demo: setup ## train a U-Net on real photographs, stock equinox and this package side by side; writes docs/denoise.png
+	$(PY) -m examples.denoise --out docs/denoise.png
+
+PYTHON ?= python3
+gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel, time the suite against XLA; no set-up
+	$(PYTHON) -m bench.gpu --minutes 9
+
+lock: SHELL := bash
+lock: ## resolve the newest packages (JAX stays pinned below) into requirements.lock
+	uv pip compile pyproject.toml --extra test --extra bench --extra demo --extra inox --extra cuda12 --extra lint \
+	    --constraint <(echo 'jax==0.11.2') --python-version 3.12 --no-emit-index-url --no-header --no-annotate -o requirements.lock
+
+clean: ## remove the environments and caches
+	rm -rf .venv .venv-cuda13 .venv-newest .tools .mypy_cache .ruff_cache build *.egg-info

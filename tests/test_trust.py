@@ -1,0 +1,110 @@
+"""When `auto` trusts a kernel: only where a record of this device, JAX and kernels says right and no slower."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pallas_conv as pc
+from pallas_conv import doctor, plan, trust
+from pallas_conv.kernels.launch import fingerprint
+from pallas_conv.target import resolve
+
+H100 = resolve("h100")
+PRODUCT = doctor.problem("bfloat16", ("fprop", 1, True, "relu", ("y",)), (32, 128, 128, (28, 28)))
+VARIANT = "dense_fprop_2d_bf16_s1_bias_relu"
+
+
+def record(**changes):
+    timings = [{"macs": 10**9, "kernel_us": 10.0, "xla_us": 20.0}, {"macs": 10**11, "kernel_us": 30.0, "xla_us": 20.0}]
+    whole = {
+        "device_kind": H100.device_kind,
+        "jax": jax.__version__,
+        "fingerprint": fingerprint(),
+        "variants": {VARIANT: {"correct": True, "timings": timings}},
+    }
+    return whole | changes
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PALLAS_CONV_CACHE_DIR", str(tmp_path))
+    trust._suggest_doctor.cache_clear()
+    return tmp_path
+
+
+def test_without_a_record_xla_serves_and_one_line_names_doctor(cache, caplog):
+    with caplog.at_level(logging.INFO, logger="pallas_conv"):
+        chosen = [plan.plan(PRODUCT, H100, ("auto",)) for _ in range(3)]
+    assert {p.implementation for p in chosen} == {"xla"}
+    assert "doctor" in chosen[0].reasons[0]
+    assert [r.levelname for r in caplog.records] == ["INFO"]
+    assert "doctor" in caplog.text
+
+
+def test_a_record_is_trusted_where_it_was_no_slower_at_the_nearest_size(cache):
+    trust.save(record())
+    assert 3e9 < trust.useful_macs(PRODUCT) < 4e9
+    chosen = plan.plan(PRODUCT, H100, ("auto",))
+    assert (chosen.implementation, "2.00x" in chosen.source) == ("mosaic", True)
+    large = doctor.problem("bfloat16", ("fprop", 1, True, "relu", ("y",)), (64, 256, 256, (56, 56)))
+    slow = plan.plan(large, H100, ("auto",))
+    assert slow.implementation == "xla"
+    assert "slower" in slow.reasons[0]
+    silu = doctor.problem("bfloat16", ("fprop", 1, True, "silu", ("y",)), (32, 128, 128, (28, 28)))
+    assert plan.plan(silu, H100, ("auto",)).implementation == "xla"  # another epilogue is another variant
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device_kind": "NVIDIA H200"},
+        {"jax": "0.0.1"},
+        {"fingerprint": "0" * 12},
+        {"variants": {VARIANT: {"correct": False, "timings": []}}},
+        {"variants": {VARIANT: {"correct": True, "timings": []}}},
+        {"variants": {}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_records_are_not_trusted(cache, changes):
+    trust.save(record(**changes))
+    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"
+
+
+def test_with_several_processes_only_shipped_records_count(cache, monkeypatch, tmp_path):
+    trust.save(record())
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "h100.json").write_text(json.dumps(record()))
+    monkeypatch.setattr(trust, "SHIPPED", shipped)
+    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "mosaic"
+
+
+def test_a_broken_record_is_ignored_and_said_so(cache, caplog):
+    path = trust.save(record())
+    path.write_text("{")
+    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"
+    assert path.name in caplog.text
+
+
+def test_no_record_is_shipped_without_a_hardware_run_behind_it():
+    results = {p.name for p in (trust.SHIPPED.parents[1] / "bench" / "results").glob("*.json*")}
+    for path in trust.SHIPPED.glob("*.json"):
+        assert json.loads(path.read_text())["evidence"] in results
+
+
+@pytest.mark.aot
+def test_auto_compiles_the_kernel_once_it_is_trusted(cache):
+    from tests import aot
+
+    layer = pc.Conv2d(64, 64, 3, padding=1, activation="relu", dtype=jnp.bfloat16, key=jax.random.key(0))
+    x = jax.ShapeDtypeStruct((16, 64, 28, 28), jnp.bfloat16)
+    assert VARIANT not in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
+    trust.save(record())
+    assert f"pallas_conv_{VARIANT}" in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
+    assert VARIANT not in aot.compile_for("a100", jax.vmap(lambda x: layer(x)), x).as_text()
