@@ -45,7 +45,7 @@ OUT_OF_TIME = "skipped: out of time"
 BEGIN = "@begin"  # "@begin <index> <kind> <name>": the worker says what it starts
 NO_GPU, FOUND_BAD, LOST = 2, 3, 70  # exit statuses of a worker; LOST: the device no longer answers
 SPARE_SECONDS = 4  # no step starts with less time than this
-STEP_SECONDS = 120  # a step that takes longer hangs
+STEP_SECONDS = 60  # a step that takes longer hangs
 GRACE_SECONDS = 25  # so does one that is not done this long after the end
 LEAST_SECONDS = 20  # but a worker has this long to start and say what is skipped
 HOPPER = (9, 0)
@@ -432,7 +432,7 @@ def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    at, until = None, deadline()
+    at, began, until = None, time.time(), deadline()
     try:
         while True:
             line = lines.get(timeout=max(0.01, until - time.time()))
@@ -440,10 +440,11 @@ def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[
                 return at, worker.wait()
             if line.startswith(BEGIN + " "):
                 _, index, kind, name = line.split()
-                at, until = (int(index), kind, name), deadline()
+                at, began, until = (int(index), kind, name), time.time(), deadline()
             else:
                 print(line, end="", flush=True)
     except queue.Empty:
+        print(f"killed after {time.time() - began:.0f} s", flush=True)
         return at, None
     finally:
         if worker.poll() is None:

@@ -1,13 +1,18 @@
 """The GPU script, without a GPU: a dry run takes every kind of step, faults are reported, nothing is swallowed."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from bench import gpu
+from bench.correctness import SMALL
 from pallas_conv.kernels import launch as launch_module
 
 ROOT = pathlib.Path(gpu.__file__).resolve().parents[1]
@@ -18,13 +23,27 @@ def rows_in(folder):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, **env):
     command = [sys.executable, "-m", "bench.gpu", "--out", str(folder), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    env = os.environ | env
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=280)
 
 
-def test_a_dry_run_takes_every_kind_of_step(tmp_path):
-    done = run(tmp_path, "--dry-run", "--minutes=2", "--cases=dcgan_t_last", "--problems=small_(odd|1d)")
+ABSENT = ("tqdm", "inox", "platformdirs", "matplotlib", "optax")  # from the machine that has the GPU
+
+
+def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
+    missing = tmp_path_factory.mktemp("missing")
+    for name in ABSENT:
+        (missing / f"{name}.py").write_text("raise ImportError('not installed there')")
+    done = run(
+        tmp_path,
+        "--dry-run",
+        "--minutes=2",
+        "--cases=dcgan_t_last",
+        "--problems=small_(odd|1d)",
+        PYTHONPATH=str(missing),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = rows_in(tmp_path)
     assert {r["kind"] for r in rows} == {"run", "device", "probe", "correctness", "peak", "time"}
@@ -43,9 +62,8 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path):
     assert "dcgan_t_last/fb" in done.stdout.splitlines()[-3]
 
 
-def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    done = run(tmp_path)
+def test_without_a_gpu_it_says_so(tmp_path):
+    done = run(tmp_path, JAX_PLATFORMS="cpu")
     assert done.returncode == 2
     assert "no GPU" in done.stderr
 
@@ -58,8 +76,9 @@ GATE = ("--only=correctness", "--problems=small_odd_channels")
 
 
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
-    right = launch_module.launch
-    monkeypatch.setattr(launch_module, "launch", lambda *args, **how: [1.1 * out for out in right(*args, **how)])
+    (case,) = (c for c in SMALL if c.name == "small_odd_channels")
+    stock = {"fprop": case.stock("f"), "dgrad": case.stock("d")}
+    monkeypatch.setattr(launch_module, "launch", lambda p, config, *args, **how: [1.1 * stock[p.role](*args)])
     assert in_process(tmp_path, *GATE) == 1
     found = {r["name"]: r["status"] for r in rows_in(tmp_path) if r["kind"] == "correctness"}
     assert found["small_odd_channels/f"] == found["small_odd_channels/d"] == "wrong"
@@ -124,3 +143,68 @@ def test_a_table_shows_ours_beside_stock():
     timed = {"kind": "time", "name": "a/f", "status": "ok", "tflops": 500.0, "gbps": 900.0, "fraction": 0.75}
     rows = [timed | {"impl": "stock", "ms": 2.0}, timed | {"impl": "ours", "ms": 1.0, "ratio": 2.0}]
     assert gpu.table(rows).splitlines()[-1].split() == ["a/f", "2.0000", "1.0000", "2.00", "500.0", "900", "75.0%"]
+
+
+# ------------------------------------------------------------ what happens on a GPU, with stand-ins for it and its kernel
+
+CASE = SMALL[0]
+PEAKS = {"copy": 3e12, "gemm_bf16": 8e14}
+
+
+def compared(tmp_path, monkeypatch, kernel):
+    """The rows of CASE's forward as if a Hopper were here and `kernel` made our result of stock's."""
+    device = types.SimpleNamespace(compute_capability="9.0", core_count=132)
+    monkeypatch.setattr(gpu.Context, "device", device)
+    stock = CASE.stock("f")
+    monkeypatch.setattr(launch_module, "launch", lambda product, config, *operands, **how: [kernel(stock(*operands))])
+    context = gpu.Context(gpu.parse([f"--out={tmp_path}"]), dict(PEAKS))
+    return {row["impl"]: row for row in gpu.compare(context, CASE, "f")}
+
+
+def test_ours_is_timed_beside_stock(tmp_path, monkeypatch):
+    rows = compared(tmp_path, monkeypatch, lambda y: y)
+    ours, stock = rows["ours"], rows["stock"]
+    assert "status" not in ours  # none is "ok"
+    assert ours["ratio"] == stock["ms"] / ours["ms"]
+    assert ours["difference"] == 0
+    assert ours["variant"] == "dense_fprop_2d_bf16_s1_bias"
+    seconds = max(CASE.flops() / PEAKS["gemm_bf16"], CASE.nbytes() / PEAKS["copy"])
+    assert ours["floor_ms"] == pytest.approx(1e3 * seconds)
+    assert ours["fraction"] == pytest.approx(ours["floor_ms"] / ours["ms"])
+
+
+@pytest.mark.parametrize("fault", [lambda y: 1.05 * y, lambda y: y.at[1, 2, 3, 4].set(jnp.nan)])
+def test_no_time_is_reported_for_a_wrong_result(tmp_path, monkeypatch, fault):
+    rows = compared(tmp_path, monkeypatch, fault)
+    assert rows["ours"]["status"] == "wrong"
+    assert not {"ms", "ratio"} & rows["ours"].keys()
+    assert rows["stock"]["ms"] > 0
+
+
+def test_stock_is_timed_where_ours_fails(tmp_path, monkeypatch):
+    def fails(y):
+        raise RuntimeError("ptxas")
+
+    rows = compared(tmp_path, monkeypatch, fails)
+    assert rows["ours"]["status"] == "error"
+    assert rows["ours"]["exception"] == "RuntimeError: ptxas"
+    assert rows["stock"]["ms"] > 0
+
+
+def test_a_worker_stops_when_its_device_is_lost(tmp_path, monkeypatch):
+    def lost(*args):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    step = gpu.Step("probe", "poisoned", lost)
+    monkeypatch.setattr(gpu, "steps", lambda options: [step, step])
+    monkeypatch.setattr(jax, "device_put", lost)
+    options = gpu.parse([f"--file={tmp_path / 'rows.jsonl'}"])
+    assert gpu.work(options) == gpu.LOST
+    assert [(r["name"], r["status"]) for r in rows_in(tmp_path)] == [("poisoned", "error"), ("device lost", "error")]
+
+
+def test_peaks_survive_a_restart(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"name": "copy", "gbps": 3000.0}, {"name": "gemm_f16", "tflops": 700.0}]
+    file.write_text("\n".join(json.dumps({"kind": "peak", "status": "ok"} | row) for row in rows))
+    assert gpu._peaks(file) == {"copy": 3e12, "gemm_f16": 7e14}
