@@ -18,7 +18,8 @@ from .equinox import LAYERS
 CONVERTED, PENDING, LEFT_ALONE = "converted", "would be converted", "left alone"
 
 _STOCK_LAYERS: dict[type, type] = {ours: stock for stock, ours in LAYERS.items()}
-_SWAPS: dict[str, dict[type, type]] = {"pallas_conv": dict(LAYERS), "equinox": _STOCK_LAYERS}
+_SWAPS: dict[str, Any] = {"pallas_conv": LAYERS, "equinox": _STOCK_LAYERS}
+_JitWrapper: Any = type(eqx.filter_jit(len))
 _EXTRAS = ("implementation", "activation", "compute_dtype")  # static fields that only our layers have
 
 
@@ -32,7 +33,8 @@ def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation
 
     Left alone (`pallas_conv.convert_report` says so): subclasses other than equinox's and this package's own, which may
     compute something else; layers with an `activation` or `compute_dtype` on the way to equinox, which has neither. Layers
-    outside the pytree, in a static field or in the closure of a function, cannot be reached: convert them before.
+    outside the pytree, in a static field, the closure of a function, or `equinox.filter_jit(layer)`, cannot be reached:
+    convert them before.
 
     **Arguments:**
 
@@ -119,8 +121,9 @@ class ConversionReport:
 def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
     """What `pallas_conv.convert(model, to)` does, or did, with every convolution layer, and why.
 
-    Also lists layers that it cannot reach: in static fields of modules, and in functions (closures, defaults, bound methods,
-    partials). Layers that a function takes from a global variable, or that a plain object holds, are not seen.
+    Also lists layers that it cannot reach: in static fields of modules, under `equinox.filter_jit`, and in functions
+    (closures, defaults, bound methods, partials). Not seen are layers that a function takes from a global variable, or that
+    a plain object holds.
 
     **Arguments:**
 
@@ -149,7 +152,7 @@ def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
     return ConversionReport(tuple(rows((), model)))
 
 
-def _swaps(to: str) -> dict[type, type]:
+def _swaps(to: str) -> Mapping[type, type]:
     if not isinstance(to, str) or to not in _SWAPS:
         raise ValueError(f"to must be 'pallas_conv' or 'equinox'; got {to!r}")
     return _SWAPS[to]
@@ -221,6 +224,8 @@ def _outside_the_tree(node: Any) -> Iterator[tuple[tuple, str, Any]]:
         for field in dataclasses.fields(node):
             if field.metadata.get("static", False):
                 yield (jtu.GetAttrKey(field.name),), "a static field", vars(node).get(field.name)
+        if isinstance(node, _JitWrapper):
+            yield (), "equinox.filter_jit", node.__wrapped__
     elif callable(node):
         yield (), "a function", node
 
@@ -234,7 +239,7 @@ def _layers_in(value: Any, seen: set[int]) -> Iterator[Any]:
         return
     inner: list[Any] = []
     if isinstance(value, eqx.Module):
-        inner = list(vars(value).values())
+        inner = [*vars(value).values(), getattr(value, "__wrapped__", None)]
     elif isinstance(value, Mapping):
         inner = list(value.values())
     elif isinstance(value, list | tuple | set | frozenset):

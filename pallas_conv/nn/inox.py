@@ -186,8 +186,8 @@ def _concrete(name: str, value: Any) -> Any:
     def number(leaf: Any) -> Any:
         if isinstance(leaf, jax.core.Tracer):
             raise TypeError(
-                f"{name} is traced: in inox the configuration of a layer is part of its leaves, so that a layer may not cross "
-                f"jax.jit or jax.vmap as it is. Pass its arrays only: static, params, others = "
+                f"{name} is traced: the configuration of an inox layer is part of its leaves, so that a layer may not cross "
+                f"jax.jit or jax.vmap as it is. Use inox.jit or inox.vmap, or pass its arrays only: static, params, others = "
                 f"model.partition(inox.nn.Parameter), then static(params, others) inside"
             )
         return leaf.tolist() if isinstance(leaf, np.ndarray | np.generic | jax.Array) else leaf
