@@ -219,7 +219,7 @@ def small() -> list[Case]:
             c((1, 8, 8), 64, stages=3),
         ),
         Case(
-            "the same, taps not skipped",
+            "dilation 12, taps not skipped",
             p("fprop", 1, (16, 16), (13, 13), 3, 1, 12, 12),
             c((1, 8, 8), 16, bk=16, stages=3, skip=False),
         ),
@@ -256,7 +256,7 @@ def small() -> list[Case]:
         ),
         Case(
             "four taps a step of a 7 wide kernel",
-            p("fprop", 1, (3, 32), (12, 12), 7, 1, 3, bias=True),
+            p("fprop", 1, (3, 32), (8, 12), (3, 7), 1, (1, 3), bias=True),
             c((1, 8, 8), 32, bk=16, taps=4, stages=2),
         ),
         Case(
@@ -320,11 +320,13 @@ def small() -> list[Case]:
         ),
         Case(
             "images as rows, 3x3",
-            p("fprop", 70, (64, 64), (3, 3), 3, 1, 1, bias=True, activation="relu"),
-            c((64, 1, 1), 64, stages=3),
+            p("fprop", 70, (32, 64), (2, 2), 3, 1, 1, bias=True, activation="relu"),
+            c((64, 1, 1), 64, bk=32, stages=3, consumers=1),
         ),
         Case(
-            "images as rows, 4x4 s2", p("fprop", 65, (64, 64), (4, 4), 3, 2, 1, bias=True), c((32, 1, 2), 64, stages=3)
+            "images as rows, 4x4 s2",
+            p("fprop", 33, (32, 64), (4, 4), 3, 2, 1, bias=True),
+            c((32, 1, 2), 64, bk=32, stages=3, consumers=1),
         ),
         Case("one consumer", p("fprop", 1, (64, 64), (7, 9), 3, 1, 1), c((1, 8, 8), 64, stages=2, consumers=1)),
         Case(
@@ -334,18 +336,18 @@ def small() -> list[Case]:
         ),
         Case(
             "more tiles than blocks",
-            p("fprop", 3, (32, 80), (17, 17), 3, 1, 1, bias=True, activation="relu"),
+            p("fprop", 2, (32, 80), (9, 17), (3, 1), 1, (1, 0), bias=True, activation="relu"),
             c((1, 8, 8), 48, bk=32, stages=2),
             num_sms=2,
         ),
         Case(
             "cluster of two",
-            p("fprop", 1, (128, 80), (9, 21), 3, 1, 1, bias=True),
-            c((1, 8, 8), 48, stages=2, cluster=2),
+            p("fprop", 1, (64, 80), (9, 21), (1, 3), 1, (0, 1), bias=True),
+            c((1, 8, 8), 48, bk=32, stages=2, cluster=2),
         ),
         Case(
             "halo",
-            p("fprop", 2, (128, 64), (11, 14), 3, 1, 1, bias=True, activation="relu"),
+            p("fprop", 1, (128, 64), (11, 14), 3, 1, 1, bias=True, activation="relu"),
             c((1, 8, 8), 64, halo=True, stages=2),
         ),
         Case(
@@ -411,7 +413,7 @@ def beyond() -> list[Case]:
         Case("1-D", p("fprop", 2, (32, 32), (70,), 5, 1, 2, bias=True), c((1, 64), 32, bk=32, stages=2)),
         Case(
             "3-D, one image a box",
-            p("fprop", 1, (32, 32), (5, 6, 9), 3, 1, 1, bias=True),
+            p("fprop", 1, (32, 32), (3, 5, 9), (3, 1, 2), 1, (1, 0, 1), bias=True),
             c((1, 2, 4, 8), 32, bk=32, stages=2),
         ),
     ]

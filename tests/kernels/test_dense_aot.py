@@ -1,0 +1,71 @@
+"""The dense kernel at full size, compiled for an H100 that need not be there: what ptxas made of it."""
+
+import functools
+
+import jax
+import pytest
+
+from pallas_conv.kernels import config, support
+from pallas_conv.kernels.launch import launch
+from tests import aot
+from tests.kernels import cases
+
+pytestmark = pytest.mark.aot
+
+p = cases.product
+LAYERS = {
+    "resnet_c2_relu": p("fprop", 256, (64, 64), (56, 56), 3, 1, 1, bias=True, activation="relu"),
+    "resnet_c3_s2": p("fprop", 256, (128, 128), (56, 56), 3, 2, 1, bias=True, activation="silu"),
+    "stem_7x7_s2": p("fprop", 256, (3, 64), (224, 224), 7, 2, 3, bias=True),
+    "unet_mid_gelu_yz": p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, activation="gelu", outputs=("y", "z")),
+    "projection_1x1_s2": p("fprop", 256, (512, 1024), (28, 28), 1, 2),
+    "aspp_d12": p("fprop", 16, (2048, 256), (33, 33), 3, 1, 12, 12),
+    "resnet_c3_input_gradient": p("dgrad", 256, (128, 128), (28, 28), 3, 1, 1),
+    "float32_result": p("fprop", 16, (320, 320), (64, 64), 3, 1, 1, out_dtype="float32", bias=True, activation="tanh"),
+}
+
+
+def check(product, cfg):
+    args = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in cases.operand_shapes(product)]
+    compiled, used = aot.resources("h100", functools.partial(launch, product, cfg), *args)
+    name = support.kernel_name(product)
+    assert used.kernels == 1
+    assert name in compiled.as_text()
+    assert name in used.ptx or name in used.log
+    assert "wgmma.mma_async" in used.ptx
+    assert "cp.async.bulk.tensor" in used.ptx
+    assert used.spills == 0, used.log
+    assert used.registers <= 168, used.log
+    assert used.smem_bytes <= config.SMEM_BYTES // cfg.blocks
+    assert (
+        abs(used.smem_bytes - config.tiling(config.Problem.of(product), cfg).smem_bytes) <= 1024
+    )  # the budget is right
+    assert "serializ" not in used.log, used.log
+    assert "setmaxnreg" not in used.log, used.log
+    if not support.copies(product):
+        assert " pad(" not in compiled.as_text()
+        assert " slice(" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_chosen_configuration(name):
+    assert support.reasons(LAYERS[name], (9, 0)) == ()
+    check(LAYERS[name], config.choose(LAYERS[name]))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("outputs", support.OUTPUTS)
+@pytest.mark.parametrize("activation", support.ACTIVATIONS)
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        config.Config((1, 8, 16), 128, stages=3),
+        config.Config((1, 8, 8), 256, stages=3),
+        config.Config((1, 4, 32), 128, stages=2, halo=True),
+    ],
+    ids=["128x128", "64x256", "halo"],
+)
+def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, cfg):
+    kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype}
+    check(p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, **kind), cfg)

@@ -1,0 +1,109 @@
+"""Phases and taps are the definition, rearranged: thousands of random geometries against it."""
+
+import random
+
+import pytest
+
+from pallas_conv.kernels import config, taps
+from pallas_conv.kernels.taps import Line
+from tests.kernels import cases
+
+
+def lines(seed: int, count: int) -> list[Line]:
+    """Convolutions, transposed ones, and what is both; paddings of either sign, empty outputs among them."""
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        size, kernel, stride = rng.randint(1, 12), rng.randint(1, 6), rng.randint(1, 5)
+        base, dilation, low = rng.choice((1, 1, rng.randint(1, 5))), rng.randint(1, 5), rng.randint(-3, 8)
+        found.append(Line(size, rng.randint(0, 14), kernel, stride, base, dilation, low, rng.random() < 0.3))
+    return found
+
+
+SEEDS = pytest.mark.parametrize("seed", range(4))
+
+
+@SEEDS
+def test_phases_and_taps_are_the_definition(seed):
+    for line in lines(seed, 1000):
+        assert sorted(line.dim().pairs()) == sorted(line.definition()), line
+
+
+@SEEDS
+def test_transposing_swaps_input_and_output(seed):
+    for line in lines(seed, 1000):
+        swapped = sorted((j, o, t) for o, j, t in line.transpose().dim().pairs())
+        assert swapped == sorted(line.definition()), line
+        assert line.transpose().transpose() == line
+
+
+@SEEDS
+def test_every_tap_belongs_to_one_phase_at_most(seed):
+    for line in lines(seed, 1000):
+        dim = line.dim()
+        assert len(set(dim.order)) == len(dim.order) == sum(dim.count) <= line.kernel, line
+        assert len(dim.count) == len(dim.offset) == dim.out_stride, line
+
+
+@SEEDS
+def test_a_span_holds_every_tap_that_reads_the_input(seed):
+    rng = random.Random(seed)
+    for line in lines(seed, 1000):
+        dim = line.dim()
+        for p in range(dim.out_stride):
+            lo = rng.randint(0, 6)
+            hi = lo + rng.randint(0, 6)
+            reads = lambda i, q, p=p, dim=dim: 0 <= q * dim.in_stride + dim.offset[p] + i * dim.step < dim.in_size
+            used = {i for i in range(dim.count[p]) if any(reads(i, q) for q in range(lo, hi + 1))}
+            first, last = dim.span(p, lo, hi)
+            assert used <= set(range(first, last)) <= set(range(dim.count[p])), (line, p, lo, hi)
+            assert dim.in_stride > 1 or len(used) == last - first, (line, p, lo, hi)  # and nothing else
+
+
+@pytest.mark.parametrize("case", cases.small() + cases.beyond(), ids=str)
+def test_the_dims_of_a_product_are_its_geometry(case):
+    spec = case.product.spec
+    for i, dim in enumerate(taps.dims(case.product)):
+        (low, _), kernel = spec.padding[i], spec.kernel_spatial[i]
+        wanted = {
+            (o, j, t)
+            for o in range(spec.out_spatial[i])
+            for j in range(spec.in_spatial[i])
+            for t in range(kernel)
+            if j * spec.input_dilation[i] == o * spec.strides[i] + t * spec.kernel_dilation[i] - low
+        }
+        pairs = {(o, j, t) if case.product.role == "fprop" else (j, o, t) for o, j, t in dim.pairs()}
+        assert pairs == wanted
+
+
+def test_dims_of_a_weight_gradient():
+    with pytest.raises(ValueError, match="role"):
+        taps.dims(cases.product("wgrad", 1, (8, 8), (4, 4), 3))
+
+
+@pytest.mark.parametrize("case", cases.small() + cases.beyond(), ids=str)
+def test_executed_covers_what_reads_the_input(case):
+    """Every multiply-add that reads the input is executed; what is executed in vain is bounded by the ragged tiles."""
+    problem, cfg = config.Problem.of(case.product), case.config
+    reading = problem.N * problem.G * problem.C * problem.K
+    for dim in problem.dims:
+        reading *= len(list(dim.pairs()))
+    executed = config.executed_macs(problem, cfg)
+    assert reading <= executed
+    assert reading <= config.useful_macs(problem)
+    tiling = config.tiling(problem, cfg)
+    whole = case.config.bn * tiling.k_tiles * cfg.bk * tiling.c_steps * problem.G
+    for n, extent in zip((problem.N, *(d.rows for d in problem.dims)), tiling.cta_box, strict=True):
+        whole *= -(-n // extent) * extent
+    counts = 1
+    for dim in problem.dims:
+        counts *= max(dim.count) * dim.out_stride
+    ragged = cfg.taps * (1 + tiling.loads * cfg.cluster)  # a last group of taps, a last cluster without a tile
+    assert executed <= whole * counts * ragged
+
+
+def test_executed_is_useful_where_everything_divides():
+    product = cases.product("fprop", 2, (128, 128), (16, 32), 1)
+    problem = config.Problem.of(product)
+    assert (
+        config.executed_macs(problem, config.Config((1, 8, 16))) == config.useful_macs(problem) == 2 * 16 * 32 * 128**2
+    )
