@@ -176,6 +176,7 @@ def conv_transpose(
 
     - `output_padding`: an int, or one a spatial dimension, less than the stride: added after the output, except for SAME and
         SAME_LOWER, where it shortens it (as in equinox).
+    - `padding`: with `"CAUSAL"`, output o sees inputs i with i * stride <= o.
     - `padding_mode`: `"ZEROS"`, or `"CIRCULAR"` with `padding="SAME"` or `"SAME_LOWER"` and no output_padding.
 
     **Returns:** `(*N, O, *T)` or `(*N, *T, O)`, T = (S - 1) * stride + dilation * (K - 1) + 1 - sum(padding) + output_padding.
