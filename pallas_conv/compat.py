@@ -14,6 +14,12 @@ try:
 except ImportError:
     _needs_devices = None
 
+_jet: Any
+try:
+    from jax.experimental import jet as _jet
+except ImportError:
+    _jet = None
+
 CAN_PARTITION_WHILE_LOWERING = _needs_devices is not None
 
 
@@ -37,6 +43,16 @@ def match_varying_axes(ts: Sequence[Array]) -> list[Array]:
 def register_dce(primitive: Any, rule: Callable[[list[bool], Any], tuple[list[bool], Any]]) -> None:
     """rule(used outputs, equation) -> (used operands, new equation or None); JAX 0.12 passes the live operands in between."""
     pe.dce_rules[primitive] = lambda used, *rest: rule(used, rest[-1])
+
+
+def register_taylor(primitive: Any, rule: Callable[..., tuple[list[Array], list[list[Array]]]]) -> None:
+    """rule(operands, their Taylor coefficients, **params) -> (outputs, theirs), for jax.experimental.jet while JAX has it."""
+    if _jet is not None:
+        _jet.jet_rules[primitive] = rule
+
+
+def taylor(f: Callable[..., Any], primals: Sequence[Array], coefficients: Sequence[list[Array]]) -> tuple[Any, Any]:
+    return _jet.jet(f, primals, coefficients, factorial_scaled=False)
 
 
 def dead_code_eliminated(jaxpr: Any) -> Any:

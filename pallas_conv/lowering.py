@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import jax
-from jax import Array
+from jax import Array, export
 from jax.interpreters import mlir
 
 from . import compat, partitioning
@@ -29,6 +29,8 @@ def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: 
 
 def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     """The program of an equation on the devices of this lowering."""
+    if any(export.is_symbolic_dim(n) for a in ctx.avals_in for n in a.shape):
+        equation = _without_kernels(equation, target, "kernels are for sizes that are numbers, not symbols")
     chosen = plans(equation, target, [a.shape for a in ctx.avals_in])
     context, mesh = ctx.module_context.axis_context, ctx.avals_in[0].sharding.mesh
     local = _local(target)
@@ -37,7 +39,8 @@ def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     if not any(p.implementation == "mosaic" for p in chosen):
         return functools.partial(local, equation)  # XLA partitions lax programs, and callbacks to the interpreter
     if _cannot_partition(ctx, context):
-        return functools.partial(local, _without_kernels(equation, target))
+        reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
+        return functools.partial(local, _without_kernels(equation, target, reason))
     return partitioning.on_automatic_mesh(equation, local)
 
 
@@ -59,10 +62,9 @@ def _cannot_partition(ctx: Any, context: Any) -> bool:
     return several and (not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export)
 
 
-def _without_kernels(equation: Equation, target: Target) -> Equation:
+def _without_kernels(equation: Equation, target: Target, reason: str) -> Equation:
     """The equation with the lax programs only. Raises UnsupportedError if they were not allowed."""
     if not {"xla", "auto"} & set(equation.op.implementation):
-        reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
         raise UnsupportedError(
             f"implementation {equation.op.implementation} cannot serve a convolution on {target}", [reason]
         )

@@ -30,6 +30,7 @@ from .trilinear import (
     Op,
     Outs,
     equation_factors,
+    formula,
     gradient_at_sum,
     out_shapes,
     per_channel,
@@ -281,6 +282,18 @@ def _bilinear_transpose(role: str, cts: Any, a: Any, b: Any, *, op: Op, names: N
     return [None, contract(role, first, second, op, b.aval.dtype)]
 
 
+def _taylor(primitive: str, primals: Any, series: Any, *, op: Op, names: Names, outs: Outs) -> tuple[list, list]:
+    """Leibniz's rule for the bilinear products; the rest by their formulas."""
+    if primitive not in BILINEAR:
+        by_definition = lambda *args: formula(primitive, op, dict(zip(names, args, strict=True)), outs, contract)
+        return compat.taylor(by_definition, primals, series)
+    (a, b), ((_, dtype),) = [[p, *terms] for p, terms in zip(primals, series, strict=True)], outs
+    y, *terms = [
+        _sum(*[contract(primitive, a[i], b[order - i], op, dtype) for i in range(order + 1)]) for order in range(len(a))
+    ]
+    return [y], [terms]
+
+
 # ---------------------------------------------------------------- dead code
 
 _NEEDED_FOR = {"dx": {"w"}, "dw": {"x"}, "db": set()}
@@ -314,6 +327,7 @@ for _name, _primitive in PRIMITIVES.items():
     _primitive.def_impl(_impl(_primitive))
     _primitive.def_abstract_eval(_abstract)
     compat.register_dce(_primitive, functools.partial(_dce, _name))
+    compat.register_taylor(_primitive, functools.partial(_taylor, _name))
     if _name in BILINEAR:
         ad.primitive_jvps[_primitive] = functools.partial(_bilinear_jvp, _name)
         ad.primitive_transposes[_primitive] = functools.partial(_bilinear_transpose, _name)
