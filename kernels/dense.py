@@ -42,14 +42,14 @@ def dense(
     """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None -> [N, *out, G, K] per output."""
     out_dtype = jnp.dtype(out_dtype)
     problem = Problem(
-        x.shape[0],
-        x.shape[-2],
-        x.shape[-1],
-        w.shape[-2],
-        dims,
-        x.dtype.itemsize,
-        out_dtype.itemsize,
-        len(epilogue.outputs),
+        N=x.shape[0],
+        G=x.shape[-2],
+        C=x.shape[-1],
+        K=w.shape[-2],
+        dims=dims,
+        itemsize=x.dtype.itemsize,
+        out_itemsize=out_dtype.itemsize,
+        outputs=len(epilogue.outputs),
     )
     if why := illegal(problem, cfg):
         raise ValueError(why)
@@ -227,12 +227,15 @@ class _Kernel:
         taps: tuple[Array, ...],
         c: Array,
     ) -> None:
-        """The pixels and weights of the u-th tap of a step; if cfg.taps > 1, the last of `taps` counts groups of it."""
+        """Load the u-th tap of a step: pixels of every consumer, and weights.
+
+        With cfg.taps > 1, the last of `taps` counts steps of so many taps; a step's taps past the end must add zeros.
+        """
         cfg, tiling, problem = self.cfg, self.tiling, self.problem
         live: Any = True
         if cfg.taps > 1:
             last = spans[-1].first + taps[-1] * cfg.taps + u
-            taps, live = (*taps[:-1], last), last < spans[-1].last  # a tap past the end must add zeros
+            taps, live = (*taps[:-1], last), last < spans[-1].last
 
         moves, at = [], []
         for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.lead, strict=True):
@@ -240,7 +243,7 @@ class _Kernel:
             quotient = floor_div(move, d.in_stride, min(d.offset))
             moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
             at.append(pick(d.first, p) + tap)
-        if cfg.taps > 1:  # past the end: out of bounds, which reads zeros
+        if cfg.taps > 1:  # out of bounds reads zeros; so do the pixels of image N below, for 0 * NaN is not 0
             at[0] = jnp.where(live, at[0], len(self.dims[0].order))
 
         copy = functools.partial(mgpu.copy_gmem_to_smem, barrier=shared.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS)

@@ -92,7 +92,7 @@ def _size_reasons(product: Product) -> list[str]:
 
 
 def copies(product: Product) -> tuple[str, ...]:
-    """The copies of whole tensors that XLA makes around the kernel for a served product, beyond changes of layout."""
+    """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
     source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
     channels = product.in_channels, product.out_channels
     summed, produced = channels if product.role == "fprop" else channels[::-1]
