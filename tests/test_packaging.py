@@ -1,0 +1,76 @@
+"""What is installed is what lies in the tree: every module once, the data files, the entry points."""
+
+import importlib
+import pathlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
+
+
+def files_of_the_tree() -> set[str]:
+    """Every file of the package as a path inside the installed package: `kernels/` is seen through its other name."""
+    sources = {"pallas_conv": ROOT / "pallas_conv", "pallas_conv/kernels": ROOT / "kernels"}
+    found = set()
+    for name, folder in sources.items():
+        for path in folder.rglob("*"):  # does not follow the symlink pallas_conv/kernels
+            if path.suffix in (".py", ".json", ".typed"):
+                found.add(f"{name}/{path.relative_to(folder).as_posix()}")
+    return found
+
+
+def test_every_folder_with_modules_is_listed():
+    """setuptools leaves out a sub-package that is not listed, without a word."""
+    folders = {path.rpartition("/")[0].replace("/", ".") for path in files_of_the_tree() if path.endswith(".py")}
+    assert folders == set(SETUPTOOLS["packages"])
+    assert all(f"{folder.replace('.', '/')}/__init__.py" in files_of_the_tree() for folder in folders)
+    for package in SETUPTOOLS["packages"]:
+        folder = SETUPTOOLS["package-dir"].get(package, package.replace(".", "/"))
+        assert (ROOT / folder / "__init__.py").is_file(), package
+
+
+def test_every_data_file_is_listed():
+    patterns = [
+        f"{package.replace('.', '/')}/{glob}" for package, globs in SETUPTOOLS["package-data"].items() for glob in globs
+    ]
+    data = {path for path in files_of_the_tree() if not path.endswith(".py")}
+    assert "pallas_conv/py.typed" in data
+    assert {path for path in data if not any(pathlib.PurePath(path).match(p) for p in patterns)} == set()
+
+
+def test_wheel(tmp_path):
+    """Built from a copy of the tree, offline: each file once, nothing else but the metadata."""
+    pytest.importorskip("setuptools", "77", reason="needs the build backend")
+    copy, out = tmp_path / "tree", tmp_path / "out"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("pallas_conv", "kernels"):
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=ignore)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    out.mkdir()
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True, timeout=200)
+    (wheel,) = out.glob("*.whl")
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert len(names) == len(set(names))
+    assert set(names) == files_of_the_tree()
+
+
+def test_entry_points_exist():
+    for target in PYPROJECT["project"]["scripts"].values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_kernels_have_one_name():
+    """PyPI knows another package called `kernels`: from the root of the checkout, ours does not answer to that."""
+    with pytest.raises(ImportError, match=r"pallas_conv\.kernels"):
+        importlib.import_module("kernels")
+    assert importlib.import_module("pallas_conv.kernels").__name__ == "pallas_conv.kernels"
