@@ -21,7 +21,7 @@ from .. import padding as paddings
 try:
     import inox.nn as stock
 except ModuleNotFoundError as error:
-    if error.name != "inox":  # inox is here, and broken
+    if error.name not in ("inox", "inox.nn"):  # inox is here, something that it needs is not
         raise
     raise ImportError("pallas_conv.inox needs the package inox: pip install pallas-conv[inox]", name="inox") from error
 
