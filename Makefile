@@ -6,6 +6,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 # Mosaic's interpreter blocks threads of XLA's pool: on few cores it starves without more of them.
 export NPROC ?= 16
+# Where there is no GPU, JAX's CUDA plugin need not look for one, and say so at length.
+export JAX_PLATFORMS ?= $(if $(wildcard /dev/nvidia0),,cpu)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12

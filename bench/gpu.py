@@ -15,7 +15,7 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     probe        name of a bench.probes.Probe, detail
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, deterministic, config, variant
     peak         "copy": gbps. "gemm_<dtype>": tflops
-    time         "<case>/<f|d|w|fb>", impl "stock" or "ours": ms and the rest of bench.timing.Timing, compile_s, tflops
+    time         "<case>/<f|d|w|fb>", impl "stock" or "ours": ms and the rest of verify.timing.Timing, compile_s, tflops
                  (useful ones), gbps (of the least traffic), floor_ms, fraction (of the floor: 1 is perfect); and of ours
                  ratio (stock / ours, device times of the same run), difference (from stock, a part of the largest)
 """
@@ -168,7 +168,7 @@ def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
     import jax.numpy as jnp
     import numpy as np
 
-    from . import correctness
+    from pallas_conv.verify.verdict import judge
 
     if reasons := _reasons(context, case, direction):
         yield {"status": "unsupported", "reasons": reasons}
@@ -182,7 +182,7 @@ def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
     jax.block_until_ready(poison)
     del poison  # its memory is the likeliest place for the result
     results = [np.asarray(ours(*operands)) for _ in range(1 if context.dry else 2)]
-    verdict = correctness.judge(product, operands, results[0], baseline)
+    verdict = judge(product, operands, results[0], baseline)
     same = all((results[0] == other).all() for other in results[1:])
     yield {
         "status": "ok" if verdict.right and same else "wrong",
@@ -209,7 +209,7 @@ def peak(context: Context, name: str) -> Iterator[Row]:
     import jax
     import jax.numpy as jnp
 
-    from . import timing
+    from pallas_conv.verify import timing
 
     if name == "copy":
         n = 2**20 if context.dry else 2**28
@@ -230,7 +230,9 @@ def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
     """Stock, and ours beside it where a kernel serves the product."""
     import jax
 
-    from . import correctness, timing
+    from pallas_conv.verify import timing
+
+    from . import correctness
 
     case = case.on_cpu() if context.dry else case
     nbytes = case.nbytes(direction)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.cases import OPERANDS, SUITE, Case, suite
-from bench.reference import reference, rounded_to_tf32
+from pallas_conv.verify.reference import reference, rounded_to_tf32
 
 RECORDED = {row["id"]: row for row in json.loads(SUITE.read_text())["cases"]}
 every = pytest.mark.parametrize("case", suite(), ids=lambda c: c.name)

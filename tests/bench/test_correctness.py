@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench.correctness import MEDIUM, SMALL, agree, judge
-from bench.reference import reference
+from bench.correctness import MEDIUM, SMALL, agree
+from pallas_conv.verify.reference import reference
+from pallas_conv.verify.verdict import judge
 
 CASES = {c.name: c for c in SMALL + MEDIUM}
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import timing
+from pallas_conv.verify import timing
 
 
 def add(x, y):
