@@ -150,7 +150,7 @@ def _output(*command: str) -> str | None:
 
 
 def _fingerprint() -> str:
-    from pallas_conv.kernels.launch import fingerprint
+    from pallas_conv.kernels.support import fingerprint
 
     return fingerprint()
 

@@ -1,9 +1,5 @@
 """Run a kernel: channels-first arrays in, channels-first arrays out."""
 
-import functools
-import hashlib
-import pathlib
-
 import jax.numpy as jnp
 from jax import Array
 
@@ -55,12 +51,3 @@ def _channels_last(a: Array, groups: int) -> Array:
 def _channels_first(a: Array) -> Array:
     """[N, *spatial, G, C] -> (N, G * C, *spatial)."""
     return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
-
-
-@functools.cache
-def fingerprint() -> str:
-    """Of the kernels' source: what was proven or tuned for another one says nothing about this one."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]

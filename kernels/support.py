@@ -1,7 +1,10 @@
 """What the kernels serve, as data: reasons, names, copies. Imports neither Pallas nor JAX."""
 
 import dataclasses
+import functools
+import hashlib
 import math
+import pathlib
 
 from pallas_conv.spec import Product
 
@@ -128,3 +131,12 @@ def _epilogue(product: Product) -> str:
 def kernel_name(product: Product) -> str:
     """The kernel's name in a profiler."""
     return f"pallas_conv_{variant(product)}"
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Of the kernels' source: what was proven or tuned for another one says nothing about this one."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]

@@ -134,7 +134,7 @@ def main() -> int:
     hopper = target.platform == "cuda" and target.capability == support.CAPABILITY
     print(f"device       {target}" + (f", driver {driver_version()}" if target.is_gpu else ""))
     print(f"JAX          {jax.__version__}")
-    print(f"kernels      {_fingerprint()}")
+    print(f"kernels      {support.fingerprint()}")
     if not hopper:
         why = "this is no Hopper GPU" if target.is_gpu else "there is no GPU here"
         print(f"\n{why}: XLA serves every convolution. Checking a few kernels in the interpreter, races included.")
@@ -180,14 +180,8 @@ def _record(target: Target, findings: list[Finding]) -> dict[str, Any]:
     return {
         "device_kind": target.device_kind,
         "jax": jax.__version__,
-        "fingerprint": _fingerprint(),
+        "fingerprint": support.fingerprint(),
         "driver": driver_version(),
         "date": datetime.date.today().isoformat(),
         "variants": {f.variant: {"correct": f.correct, "timings": f.timings} for f in findings},
     }
-
-
-def _fingerprint() -> str:
-    from .kernels.launch import fingerprint  # imports Pallas
-
-    return fingerprint()

@@ -45,14 +45,12 @@ def useful_macs(product: Product) -> int:
 
 def verdict(product: Product, target: Target) -> Verdict:
     """May `auto` take the kernel for this product on this device?"""
-    from .kernels.launch import fingerprint  # imports Pallas, on Hopper only
-
     variant = support.variant(product)
     found = [
         (path, entry)
         for path, record in _records(include_user=jax.process_count() == 1)
         if (record["device_kind"], record["jax"], record["fingerprint"])
-        == (target.device_kind, jax.__version__, fingerprint())
+        == (target.device_kind, jax.__version__, support.fingerprint())
         and (entry := record["variants"].get(variant)) is not None
     ]
     if not found:

@@ -9,7 +9,7 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv import doctor, plan, trust
-from pallas_conv.kernels.launch import fingerprint
+from pallas_conv.kernels.support import fingerprint
 from pallas_conv.target import resolve
 
 H100 = resolve("h100")

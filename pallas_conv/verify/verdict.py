@@ -1,6 +1,7 @@
 """Is a result right? The bound that its error must keep."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,10 +36,15 @@ def judge(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) 
     if product.compute_dtype == "float32" and product.precision in (None, "default"):
         fair = max(fair, _largest(reference(product, *map(rounded_to_tf32, operands)) - want))
     largest = _largest(want)
-    error, bound = _largest(got - want), 2 * fair + float(jnp.finfo(product.out_dtype).eps) * largest
+    error, bound = _largest(got - want), 2 * fair + _ulp(largest, product.out_dtype)
     finite = bool(np.isfinite(got).all())
     return Verdict(finite and error <= bound, error, fair, bound, largest, finite)
 
 
 def _largest(a: np.ndarray) -> float:
     return float(np.max(np.abs(a), initial=0.0))
+
+
+def _ulp(largest: float, dtype: str) -> float:
+    """The distance between neighbours in this dtype, at this magnitude."""
+    return float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(largest or 1))

@@ -107,3 +107,10 @@ def test_importing_the_room_imports_no_pallas():
     script = f"import sys, {modules}; print('jax.experimental.pallas' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_fingerprint_is_the_same_in_another_process():
+    script = "from pallas_conv.kernels.support import fingerprint; print(fingerprint())"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == support.fingerprint()
+    assert len(other) == 12
