@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import equinox as eqx
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 import pallas_conv as pc
 
-from . import data, figure, miniature, training
+from . import data, figure, miniature, report, training
 from .model import UNet
 
 FIRST = 20  # losses compared one by one
@@ -50,7 +49,7 @@ def main() -> int:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(stock_model, eqx.is_array)))
     print(f"A U-Net of {parameters:,} parameters learns to denoise photographs (noise of 25/255), twice.")
     print(f"On {device.device_kind} ({platform.machine()}, {os.cpu_count()} cores), jax {jax.__version__}.\n")
-    print(pc.convert_report(models["pallas_conv"]), "\n", flush=True)
+    print(str(pc.convert_report(models["pallas_conv"])).splitlines()[0] + ".\n", flush=True)
 
     patches = data.Patches(chosen.seed)
     runs = training.train(models, patches, chosen.steps)
@@ -78,7 +77,7 @@ def main() -> int:
     kernels = "mosaic" if is_hopper(device) else "interpret"
     print(f"\nOne training step of a miniature through the kernels ({kernels}, bfloat16)", flush=True)
     result = miniature.step_through_kernels(chosen.seed, kernels)
-    print(launch_table(result))
+    print(report.table(result.plans))
     check(
         result.passed,
         f"largest gradient difference from float32: {result.kernel_error:.1e} of the largest gradient "
@@ -97,24 +96,15 @@ def is_hopper(device: jax.Device) -> bool:
     return device.platform == "gpu" and getattr(device, "compute_capability", None) == "9.0"
 
 
-def launch_table(result: miniature.Result) -> str:
-    """Which kernels ran, for how many products, and how many products have none."""
-    counts = Counter((plan.product.role, plan.kernel) for plan in result.launched)
-    lines = [f"  {count:3} x {role:6} {kernel}" for (role, kernel), count in sorted(counts.items())]
-    rest = Counter(plan.product.role for plan in result.plans if plan not in result.launched)
-    lines += [f"  {count:3} x {role:6} no kernel: lax program" for role, count in sorted(rest.items())]
-    return "\n".join(lines)
-
-
 def explain(trained: UNet, patches: data.Patches, seed: int) -> None:
     """The decisions behind one training step: the one above here, and in bfloat16 on an H100."""
     batch = patches(0)
     step, parameters = miniature.training_step(trained)
     print("\nA training step as it ran on this machine:")
-    print(pc.explain(step, parameters, *batch))
+    print(report.table(pc.explain(step, parameters, *batch)))
     step, parameters = miniature.training_step(UNet(layers=pc, compute_dtype=jnp.bfloat16, key=jax.random.key(seed)))
     print("\nThe same step with compute_dtype=jnp.bfloat16, on an H100:")
-    print(pc.explain(step, parameters, *batch, device="h100"))
+    print(report.table(pc.explain(step, parameters, *batch, device="h100")))
 
 
 if __name__ == "__main__":

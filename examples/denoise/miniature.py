@@ -48,7 +48,7 @@ class Result:
 
 def step_through_kernels(seed: int, kernels: str) -> Result:
     """`kernels` is "mosaic" on a GPU that runs them, "interpret" anywhere else."""
-    batch = Patches(seed, batch=2, size=16)(0)
+    batch = Patches(seed, batch=2, size=8)(0)
     key = jax.random.key(seed)
     reference = _gradients(UNet(WIDTHS, key=key), batch)
     model = UNet(WIDTHS, layers=pc, compute_dtype=jnp.bfloat16, key=key)

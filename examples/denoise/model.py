@@ -8,6 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 
+def activation(x: Array) -> Array:
+    return jax.nn.leaky_relu(x, 0.1)
+
+
 class Separable(eqx.Module):
     """A depthwise 3x3 convolution, then a pointwise one, added to the input."""
 
@@ -20,7 +24,7 @@ class Separable(eqx.Module):
         self.pointwise = layers.Conv2d(channels, channels, 1, key=pointwise_key, **options)
 
     def __call__(self, x: Array) -> Array:
-        return x + self.pointwise(jax.nn.relu(self.depthwise(x)))
+        return x + self.pointwise(activation(self.depthwise(x)))
 
 
 class UNet(eqx.Module):
@@ -59,16 +63,16 @@ class UNet(eqx.Module):
         self.head = conv(widths[0], 3, 3, padding=1)
 
     def __call__(self, noisy: Array) -> Array:
-        x = jax.nn.relu(self.stem(noisy))
+        x = activation(self.stem(noisy))
         skips = []
         for separable, down in zip(self.encoder, self.down, strict=True):
             skips.append(separable(x))
-            x = jax.nn.relu(down(skips[-1]))
-        x = x + jax.nn.relu(self.dilated(x))
-        x = x + jax.nn.relu(self.circular(x))
+            x = activation(down(skips[-1]))
+        x = x + activation(self.dilated(x))
+        x = x + activation(self.circular(x))
         for skip, up, decode in reversed(list(zip(skips, self.up, self.decoder, strict=True))):
-            x = skip + jax.nn.relu(up(x))
-            x = jax.nn.relu(decode(x))
+            x = skip + activation(up(x))
+            x = activation(decode(x))
         return noisy - self.head(x).astype(noisy.dtype)  # the network learns the noise
 
 

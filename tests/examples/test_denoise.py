@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import pallas_conv as pc
-from examples.denoise import data, training
+from examples.denoise import data, miniature, report, training
 from examples.denoise.model import Separable, UNet, loss
 
 WIDTHS = (8, 16)
@@ -22,6 +22,18 @@ def offline(monkeypatch):
         raise AssertionError("the demo must not open a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def as_users_promote():
+    """optax's schedules mix integers and floats; the demo runs with JAX's default promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def stock():
+    return UNet(WIDTHS, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", data.TRAINING + data.HELD_OUT)
@@ -37,10 +49,11 @@ def test_photographs_are_in_the_wheel(name, offline):
 
 def test_held_out_photographs_are_not_trained_on():
     assert not set(data.TRAINING) & set(data.HELD_OUT)
-    middles = data.held_out(0).clean
-    for name in data.TRAINING:
-        assert all(not np.array_equal(data.photograph(name), data.photograph(other)) for other in data.HELD_OUT)
-    assert len(middles) == len(data.HELD_OUT)
+    seen = data.Patches(0).photographs
+    assert len(seen) == len(data.TRAINING)
+    assert len(data.held_out(0).clean) == len(data.HELD_OUT)
+    for name in data.HELD_OUT:
+        assert not any(np.array_equal(data.photograph(name), photograph) for photograph in seen)
 
 
 def test_batches_depend_on_seed_and_step_alone():
@@ -68,9 +81,8 @@ def test_psnr():
     assert data.psnr(np.full_like(clean, 7.0), np.ones_like(clean) - 0.1) == pytest.approx(20)  # clipped
 
 
-def test_the_model_has_a_convolution_of_every_kind():
-    model = UNet(WIDTHS, key=jax.random.key(0))
-    layers = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, eqx.nn.Conv | eqx.nn.ConvTranspose))
+def test_the_model_has_a_convolution_of_every_kind(stock):
+    layers = jax.tree.leaves(stock, is_leaf=lambda node: isinstance(node, eqx.nn.Conv | eqx.nn.ConvTranspose))
     convs = [layer for layer in layers if isinstance(layer, eqx.nn.Conv)]
     assert any(layer.stride == (2, 2) for layer in convs)
     assert any(layer.dilation == (2, 2) for layer in convs)
@@ -87,24 +99,22 @@ def test_separable_is_a_convolution_in_each_channel_then_a_mix():
     assert block(x).shape == x.shape
 
 
-def test_pallas_conv_layers_get_the_weights_of_stock_ones():
-    stock, ours = (UNet(WIDTHS, layers=layers, key=jax.random.key(0)) for layers in (eqx.nn, pc))
+def test_pallas_conv_layers_get_the_weights_of_stock_ones(stock):
+    ours = UNet(WIDTHS, layers=pc, key=jax.random.key(0))
     assert type(ours.stem) is pc.Conv2d
     assert type(ours.up[0]) is pc.ConvTranspose2d
     for a, b in zip(jax.tree.leaves(stock), jax.tree.leaves(ours), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_converted_model_shares_arrays_and_computes_the_same():
-    stock = UNet(WIDTHS, key=jax.random.key(0))
+def test_converted_model_shares_arrays_and_computes_the_same(stock):
     ours = pc.convert(stock, to="pallas_conv")
     assert all(a is b for a, b in zip(jax.tree.leaves(stock), jax.tree.leaves(ours), strict=True))
     batch = data.Patches(0, batch=2, size=16)(0)
     np.testing.assert_allclose(loss(stock, *batch), loss(ours, *batch), rtol=1e-5)
 
 
-def test_training_in_lockstep():
-    stock = UNet(WIDTHS, key=jax.random.key(0))
+def test_training_in_lockstep(stock, as_users_promote):
     models = {"stock": stock, "ours": pc.convert(stock, to="pallas_conv")}
     first, second = training.train(models, data.Patches(0, batch=2, size=16), steps=3)
     assert len(first.losses) == len(second.losses) == len(first.seconds) == len(second.seconds) == 3
@@ -116,9 +126,9 @@ def test_training_in_lockstep():
     assert first.denoise(np.zeros((2, 3, 16, 16), np.float32)).shape == (2, 3, 16, 16)
 
 
-def test_a_batch_can_be_overfitted():
+def test_a_batch_can_be_overfitted(stock, as_users_promote):
     batch = data.Patches(0, batch=2, size=16)(0)
-    (run,) = training.train({"stock": UNet(WIDTHS, key=jax.random.key(0))}, lambda step: batch, steps=60)
+    (run,) = training.train({"stock": stock}, lambda step: batch, steps=60)
     assert run.losses[-1] < 0.6 * run.losses[0]
 
 
@@ -130,3 +140,27 @@ def test_speed_up_is_of_neighbouring_steps_after_the_warm_up():
     assert speed_up.ratio == speed_up.low == speed_up.high == pytest.approx(2)
     assert speed_up.baseline_ms == pytest.approx(400)
     assert speed_up.ms == pytest.approx(200)
+
+
+def test_plans_of_a_training_step_cover_three_products(stock):
+    batch = data.Patches(0, batch=2, size=16)(0)
+    step, parameters = miniature.training_step(pc.convert(stock, to="pallas_conv"))
+    plans = list(pc.explain(step, parameters, *batch, device="h100"))
+    layers = len(stock.encoder) * 2 + len(stock.down) + len(stock.up) + len(stock.decoder) + 4
+    counts = {role: [plan.product.role for plan in plans].count(role) for role in ("fprop", "dgrad", "wgrad")}
+    assert counts == {"fprop": layers, "dgrad": layers - 1, "wgrad": layers}  # the image itself needs no gradient
+    lines = report.table(plans).splitlines()
+    served = lines[1 : lines.index("  Why not a kernel:")]
+    assert sum(int(line.split(" x ")[0]) for line in served) == len(plans)
+
+
+@pytest.mark.parametrize(("kernel_error", "passed"), [(0.019, True), (0.021, False), (float("nan"), False)])
+def test_miniature_passes_within_twice_the_error_of_xla_only(stock, kernel_error, passed):
+    batch = data.Patches(0, batch=2, size=8)(0)
+    with pc.implementation(("interpret", "xla")):
+        step, parameters = miniature.training_step(
+            UNet(WIDTHS, layers=pc, compute_dtype="bfloat16", key=jax.random.key(0))
+        )
+        plans = list(pc.explain(step, parameters, *batch))
+    assert miniature.Result(plans, kernel_error, 0.01).passed is passed
+    assert not miniature.Result([], 0.0, 0.01).passed  # nothing launched
