@@ -1,0 +1,239 @@
+"""Interpreted kernels through every public entry and transformation, against the lax programs of the same calls."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import pallas_conv as pc
+from pallas_conv.kernels import mosaic
+from tests.transforms.problems import layer
+
+PREFERENCE = ("interpret", "xla")
+RNG = np.random.default_rng(0)
+X, W, B = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 8, 6, 6), (8, 8, 3, 3), (8,)))
+BF16 = tuple(jnp.asarray(t, jnp.bfloat16) for t in (X, W / np.sqrt(72), B))
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """One entry for every time that an interpreted kernel ran."""
+    seen, run_interpreted = [], mosaic.run_interpreted
+
+    def noted(f, *args, **kwargs):
+        seen.append(tuple(a.shape for a in args))
+        return run_interpreted(f, *args, **kwargs)
+
+    monkeypatch.setattr(mosaic, "run_interpreted", noted)
+    return seen
+
+
+def conv(x, w, b):
+    return pc.conv(x, w, b, padding=1, activation="silu")
+
+
+def conv_transpose(x, w, b):
+    return pc.conv_transpose(x, w, b, padding=1, activation="silu")
+
+
+def conv_layer(x, w, b):
+    return jax.vmap(layer(pc.Conv2d, w, b, padding=1, activation="silu"))(x)
+
+
+def conv_transpose_layer(x, w, b):
+    return jax.vmap(layer(pc.ConvTranspose2d, w, b, padding=1, activation="silu"))(x)
+
+
+ENTRIES = [conv, conv_transpose, conv_layer, conv_transpose_layer]
+
+
+def total(f):
+    return lambda *at: jnp.sum(jnp.sin(f(*at).astype(jnp.float32)))
+
+
+def chain(f, x, w, b):
+    return f(f(x, w, b), w, b)
+
+
+def independent(f, x, w, b):
+    return [f((i + 1) * x, w, b) for i in range(4)]
+
+
+def scan(f, x, w, b):
+    return lax.scan(lambda h, _: (f(h, w, b), None), x, None, length=2)[0]
+
+
+def grad_of_scan(f, x, w, b):
+    return jax.grad(lambda x: total(functools.partial(scan, f))(x, w, b))(x)
+
+
+def cond(f, x, w, b):
+    return lax.cond(x.sum() < 1e9, f, lambda *at: 0 * f(*at), x, w, b)
+
+
+def loop(f, x, w, b):
+    return lax.fori_loop(0, 2, lambda i, h: f(h, w, b), x)
+
+
+def vmap_x(f, x, w, b):
+    return jax.vmap(lambda x: f(x, w, b))(jnp.stack([x, 2 * x]))
+
+
+def vmap_w(f, x, w, b):
+    """Two models share x: their output channels side by side."""
+    return jax.vmap(lambda w, b: f(x, w, b))(jnp.stack([w, 2 * w]), jnp.stack([b, b]))
+
+
+def grad(f, x, w, b):
+    return jax.grad(total(f), (0, 1, 2))(x, w, b)
+
+
+def checkpoint(f, x, w, b):
+    return jax.grad(jax.checkpoint(total(f)), (0, 1, 2))(x, w, b)
+
+
+def per_example(f, x, w, b):
+    return jax.vmap(lambda x: jax.grad(total(f), (0, 1, 2))(x[None], w, b))(x)
+
+
+def hvp(f, x, w, b):
+    return jax.jvp(lambda x: jax.grad(total(f))(x, w, b), (x,), (x,))[1]
+
+
+def jvp(f, x, w, b):
+    return jax.jvp(lambda x: f(x, w, b), (x,), (x,))
+
+
+def apply(f, x, w, b):
+    return f(x, w, b)
+
+
+def leaves(tree):
+    return [np.asarray(t, np.float32) for t in jax.tree.leaves(tree)]
+
+
+def check(f, implementation=PREFERENCE, jit=True, ours=None):
+    """f, or ours in its place, under an implementation. Against float32, it may be twice as wrong as XLA is in bfloat16."""
+    with pc.implementation("xla"):
+        exact = leaves(jax.jit(lambda *at: f(*at))(*[t.astype(jnp.float32) for t in BF16]))
+        stock = leaves(jax.jit(lambda *at: f(*at))(*BF16))
+    ours = ours or (jax.jit(lambda *at: f(*at)) if jit else f)
+    with pc.implementation(implementation):
+        found = leaves(ours(*BF16))
+    for one, other, truth in zip(found, stock, exact, strict=True):
+        assert one.shape == truth.shape
+        rounding = float(jnp.finfo(jnp.bfloat16).eps) / 2
+        for size in (np.linalg.norm, lambda t: np.abs(t).max()):
+            assert size(one - truth) <= 2 * size(other - truth) + rounding * size(truth)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_entries(entry, runs):
+    check(entry)
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("entry", [conv, conv_transpose_layer])
+def test_eager(entry, runs):
+    check(entry, jit=False)
+    assert len(runs) == 1
+
+
+TRANSFORMED = {  # how many kernels run: forward and dgrad products; weight gradients are XLA's
+    chain: 2, independent: 4, scan: 2, grad_of_scan: 4, cond: 1, loop: 2, vmap_x: 1, vmap_w: 1, grad: 2, checkpoint: 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("transformed", TRANSFORMED)
+@pytest.mark.parametrize("entry", [conv, pytest.param(conv_layer, marks=pytest.mark.extended)])
+def test_transformed(entry, transformed, runs):
+    check(functools.partial(transformed, entry))
+    assert len(runs) == TRANSFORMED[transformed]
+
+
+@pytest.mark.parametrize(
+    ("transformed", "count"),
+    [(jvp, 2), (hvp, 3), (per_example, 2), pytest.param(grad, 2, marks=pytest.mark.extended)],
+)
+def test_transformed_layer(transformed, count, runs):
+    check(functools.partial(transformed, conv_layer))
+    assert len(runs) == count
+
+
+MESHES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+
+
+@pytest.mark.parametrize("transformed", [apply, grad])
+@pytest.mark.parametrize("mesh_type", MESHES)
+def test_two_devices(mesh_type, transformed, runs):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(MESHES[mesh_type],))
+    f = functools.partial(transformed, conv_layer)
+    specs = (P("d"), P(), P())
+    place = lambda *at: [jax.device_put(np.asarray(t), NamedSharding(mesh, s)) for t, s in zip(at, specs, strict=True)]
+
+    def placed(*at):
+        with jax.set_mesh(mesh) if mesh_type == "explicit" else contextlib.nullcontext():
+            return jax.jit(f)(*place(*at))
+
+    check(f, ours=placed)
+    assert runs
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map(check_vma, runs):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    summed = lambda *at: lax.psum(total(conv_layer)(*at), "d")
+    specs = {"mesh": mesh, "in_specs": (P("d"), P(), P()), "out_specs": P(), "check_vma": check_vma}
+    sharded = jax.jit(jax.grad(jax.shard_map(summed, **specs), (0, 1, 2)))
+    check(functools.partial(grad, conv_layer), ours=sharded)
+    assert len(runs) == 4  # forward and input gradient, on either device
+    assert all(shapes[0][0] == 1 for shapes in runs)  # half the batch each
+
+
+def test_strict_raises_for_the_weight_gradient_with_every_reason(runs):
+    with pc.implementation("interpret"):
+        jax.jit(jax.grad(total(conv)))(*BF16)  # the input gradient has a kernel
+        assert runs
+        with pytest.raises(pc.UnsupportedError, match="cannot serve the wgrad product") as caught:
+            jax.grad(total(conv), 1)(*BF16)
+    assert caught.value.reasons == ("there is no weight-gradient kernel",)
+
+
+def test_strict_lists_all_reasons():
+    x, w = jnp.ones((1, 8, 7)), jnp.ones((8, 4, 3))
+    with pytest.raises(pc.UnsupportedError) as caught:
+        pc.conv(x, w, groups=2, implementation="interpret")
+    assert len(caught.value.reasons) == 3
+    for part in ("operands must be bfloat16 or float16", "exactly 2 spatial dimensions", "groups must be 1"):
+        assert any(part in reason for reason in caught.value.reasons)
+        assert part in str(caught.value)
+
+
+def test_mosaic_falls_to_the_interpreter_on_a_cpu(runs):
+    check(conv, ("mosaic", "interpret"))
+    assert len(runs) == 1
+
+
+def test_strict_mosaic_raises_on_a_cpu():
+    with pytest.raises(pc.UnsupportedError, match="Hopper"):
+        pc.conv(*BF16, implementation="mosaic")
+
+
+def test_unserved_products_fall_to_xla(runs):
+    f = lambda x, w, b: pc.conv(x, w[:, :4], b, groups=2, implementation=PREFERENCE)
+    f(*BF16)
+    assert not runs
+    assert [p.implementation for p in pc.explain(f, *BF16)] == ["xla"]
+
+
+def test_a_wrong_kernel_shows(monkeypatch):
+    """The bound of these tests is no formality."""
+    monkeypatch.setattr(mosaic, "run_interpreted", lambda f, *args, **kwargs: [1.05 * r for r in f(*args)])
+    with pytest.raises(AssertionError):
+        check(conv)
