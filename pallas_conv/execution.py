@@ -44,24 +44,30 @@ def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -
 
 def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     """The outputs of the equation; called while lowering, on the shapes of one device."""
-    op, v = equation.op, dict(zip(equation.names, args, strict=True))
-
-    def contract(role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
-        (first, second), out = BILINEAR[role]
-        part = Equation(role, op.linear(), (first, second), ((out, np.dtype(dtype)),))
-        chosen = plan(trilinear.product(role, op, {first: a.shape, second: b.shape}, dtype), target, op.implementation)
-        if chosen.implementation != "xla":
-            return _run_kernel(part, chosen, a, b)[0]
-        with jax.named_scope(chosen.scope):
-            return formulations.stock(role, a, b, op, dtype, wide_sums=not rounds_once(chosen.product, target))
-
+    v = dict(zip(equation.names, args, strict=True))
+    contract = functools.partial(_run_product, target)
     if equation.primitive == "affine":
         (chosen,) = plans(equation, target, [t.shape for t in args])
         if chosen.implementation != "xla":
             return _run_kernel(equation, chosen, *args)
-        # The bare product of a fused forward gets no second choice: what cannot be fused runs as one lax program.
-        op = op.replace(implementation=("xla",))
-    return trilinear.formula(equation.primitive, op, v, equation.outs, contract)
+        contract = functools.partial(_run_lax, chosen)  # one choice for the product and what is fused onto it
+    return trilinear.formula(equation.primitive, equation.op, v, equation.outs, contract)
+
+
+def _run_product(target: Target, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
+    """A bare product, planned by itself."""
+    names, out = BILINEAR[role]
+    part = Equation(role, op.linear(), names, ((out, np.dtype(dtype)),))
+    (chosen,) = plans(part, target, [a.shape, b.shape])
+    if chosen.implementation == "xla":
+        return _run_lax(chosen, role, a, b, op, dtype)
+    return _run_kernel(part, chosen, a, b)[0]
+
+
+def _run_lax(chosen: Plan, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
+    with jax.named_scope(chosen.scope):
+        wide_sums = not rounds_once(chosen.product, chosen.target)
+        return formulations.contract(str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums)
 
 
 def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:

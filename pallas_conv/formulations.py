@@ -1,5 +1,6 @@
 """The three products as lax programs: today, the programs of stock equinox and of lax's own derivative rules."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +9,25 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .spec import ConvSpec, dilated
+from .spec import ConvSpec, Product, dilated
+from .target import Target
 from .trilinear import BILINEAR, Op, fold_axes, out_shapes, wider
 
 STOCK = "stock"
+CROPPED = "cropped"  # stock's program, after a slice that does what negative padding means
 
 
-def stock(role: str, a: Array, b: Array, op: Op, dtype: Any, *, wide_sums: bool) -> Array:
+def choose(product: Product, target: Target) -> tuple[str, str]:
+    """The formulation that `auto` takes where no kernel runs, and why."""
+    if target.platform == "cpu" and _is_misread_by_xla(_WINDOWS[product.role](product.spec)):
+        return (
+            CROPPED,
+            "XLA's CPU convolution reads out of bounds where one dimension is cropped before and padded after",
+        )
+    return STOCK, "no faster program is known here"
+
+
+def contract(formulation: str, role: str, a: Array, b: Array, op: Op, dtype: Any, *, wide_sums: bool) -> Array:
     """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w, by one `lax.conv_general_dilated`.
 
     The result has `dtype`. With `wide_sums` nothing is rounded to the compute dtype on the way to a wider one; without, the
@@ -29,75 +42,55 @@ def stock(role: str, a: Array, b: Array, op: Op, dtype: Any, *, wide_sums: bool)
     stored = wider(op.compute_dtype, dtype) if wide_sums else op.compute_dtype
 
     def one_model(a: Array, b: Array) -> Array:
-        return _PROGRAMS[role](
-            a,
-            b,
-            op.spec,
-            precision=op.precision,
-            preferred_element_type=None if stored == op.compute_dtype else stored,
-        )
+        window = _WINDOWS[role](op.spec)
+        if formulation == CROPPED:
+            a, window = _crop(a, window)
+        how = {"precision": op.precision, "preferred_element_type": None if stored == op.compute_dtype else stored}
+        return _PROGRAMS[role](a, b, op.spec, window, how)
 
     y = (jax.vmap(one_model) if op.models else one_model)(a, b)
     return y.astype(dtype).reshape(shape)
 
 
-def _fprop(x: Array, w: Array, spec: ConvSpec, **how: Any) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        w,
-        spec.strides,
-        spec.padding,
-        lhs_dilation=spec.input_dilation,
-        rhs_dilation=spec.kernel_dilation,
-        feature_group_count=spec.groups,
-        **how,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """How the second operand slides over the first; one entry a spatial dimension."""
+
+    window_strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
 
 
-def _dgrad(ct: Array, w: Array, spec: ConvSpec, **how: Any) -> Array:
-    """Strides and input dilation change places, taps are reversed, channels exchanged within each group."""
+# ---------------------------------------------------------------- the three windows
+
+
+def _fprop_window(spec: ConvSpec) -> _Window:
+    return _Window(spec.strides, spec.padding, spec.input_dilation, spec.kernel_dilation)
+
+
+def _dgrad_window(spec: ConvSpec) -> _Window:
+    """Strides and input dilation change places."""
     padding = []
     for (low, _), window, size, outs in zip(spec.padding, *_dilated_extents(spec), strict=True):
         before = window - low - 1
         padding.append((before, size + window - 1 - outs - before))
-    spatial = tuple(range(2, spec.ndim + 2))
-    exchanged = lax.ConvDimensionNumbers((0, 1, *spatial), (1, 0, *spatial), (0, 1, *spatial))
-    return lax.conv_general_dilated(
-        ct,
-        lax.rev(_exchange_channels(w, spec.groups), spatial),
-        spec.input_dilation,
-        padding,
-        lhs_dilation=spec.strides,
-        rhs_dilation=spec.kernel_dilation,
-        dimension_numbers=exchanged,
-        feature_group_count=spec.groups,
-        **how,
-    )
+    return _Window(spec.input_dilation, tuple(padding), spec.strides, spec.kernel_dilation)
 
 
-def _wgrad(x: Array, ct: Array, spec: ConvSpec, **how: Any) -> Array:
-    """The cotangent slides over x like a kernel; channels and batch change places."""
-    if math.prod(x.shape) == 0 or math.prod(ct.shape) == 0:
-        return jnp.zeros((ct.shape[1], x.shape[1] // spec.groups, *spec.kernel_spatial), x.dtype)
+def _wgrad_window(spec: ConvSpec) -> _Window:
+    """The cotangent slides over x like a kernel, as far apart as the taps are."""
     padding = []
     for (low, _), window, size, outs in zip(spec.padding, *_dilated_extents(spec), strict=True):
         padding.append((low, outs - size + window - low - 1))
-    spatial = tuple(range(2, spec.ndim + 2))
-    exchanged = lax.ConvDimensionNumbers((1, 0, *spatial), (1, 0, *spatial), (1, 0, *spatial))
-    return lax.conv_general_dilated(
-        x,
-        ct,
-        spec.kernel_dilation,
-        padding,
-        lhs_dilation=spec.input_dilation,
-        rhs_dilation=spec.strides,
-        dimension_numbers=exchanged,
-        batch_group_count=spec.groups,
-        **how,
-    )
+    return _Window(spec.kernel_dilation, tuple(padding), spec.input_dilation, spec.strides)
 
 
-_PROGRAMS: dict[str, Callable[..., Array]] = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
+_WINDOWS: dict[str, Callable[[ConvSpec], _Window]] = {
+    "fprop": _fprop_window,
+    "dgrad": _dgrad_window,
+    "wgrad": _wgrad_window,
+}
 
 
 def _dilated_extents(spec: ConvSpec) -> tuple[list[int], list[int], list[int]]:
@@ -107,6 +100,53 @@ def _dilated_extents(spec: ConvSpec) -> tuple[list[int], list[int], list[int]]:
         [dilated(n, d) for n, d in zip(spec.in_spatial, spec.input_dilation, strict=True)],
         [dilated(n, d) for n, d in zip(spec.out_spatial, spec.strides, strict=True)],
     )
+
+
+def _is_misread_by_xla(window: _Window) -> bool:
+    """Seen with jaxlib 0.11.2 in one and two dimensions; gone in 0.12."""
+    return any(low < 0 < high and d == 1 for (low, high), d in zip(window.padding, window.lhs_dilation, strict=True))
+
+
+def _crop(a: Array, window: _Window) -> tuple[Array, _Window]:
+    """Slices in the place of the negative padding of undilated dimensions."""
+    undilated = [d == 1 for d in window.lhs_dilation]
+    crops = [
+        (min(lo, 0), min(hi, 0), 0) if u else (0, 0, 0) for (lo, hi), u in zip(window.padding, undilated, strict=True)
+    ]
+    padding = tuple((lo - crop[0], hi - crop[1]) for (lo, hi), crop in zip(window.padding, crops, strict=True))
+    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), (0, 0, 0), *crops])
+    return a, dataclasses.replace(window, padding=padding)
+
+
+# ---------------------------------------------------------------- the three programs
+
+
+def _fprop(x: Array, w: Array, spec: ConvSpec, window: _Window, how: dict[str, Any]) -> Array:
+    return _convolve(x, w, window, feature_group_count=spec.groups, **how)
+
+
+def _dgrad(ct: Array, w: Array, spec: ConvSpec, window: _Window, how: dict[str, Any]) -> Array:
+    """Taps are reversed, channels exchanged within each group."""
+    spatial = tuple(range(2, spec.ndim + 2))
+    exchanged = lax.ConvDimensionNumbers((0, 1, *spatial), (1, 0, *spatial), (0, 1, *spatial))
+    w = lax.rev(_exchange_channels(w, spec.groups), spatial)
+    return _convolve(ct, w, window, dimension_numbers=exchanged, feature_group_count=spec.groups, **how)
+
+
+def _wgrad(x: Array, ct: Array, spec: ConvSpec, window: _Window, how: dict[str, Any]) -> Array:
+    """Channels and batch change places."""
+    if math.prod(x.shape) == 0 or math.prod(ct.shape) == 0:
+        return jnp.zeros((ct.shape[1], x.shape[1] // spec.groups, *spec.kernel_spatial), x.dtype)
+    spatial = tuple(range(2, spec.ndim + 2))
+    exchanged = lax.ConvDimensionNumbers((1, 0, *spatial), (1, 0, *spatial), (1, 0, *spatial))
+    return _convolve(x, ct, window, dimension_numbers=exchanged, batch_group_count=spec.groups, **how)
+
+
+_PROGRAMS: dict[str, Callable[..., Array]] = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
+
+
+def _convolve(lhs: Array, rhs: Array, window: _Window, **how: Any) -> Array:
+    return lax.conv_general_dilated(lhs, rhs, **vars(window), **how)
 
 
 def _exchange_channels(w: Array, groups: int) -> Array:

@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from . import trust
+from . import formulations, trust
 from .errors import UnsupportedError
-from .formulations import STOCK
 from .kernels import config, support
 from .spec import Product
 from .target import Target
@@ -20,6 +19,7 @@ class Plan:
     implementation  "mosaic", "interpret" or "xla"
     source          where the choice came from
     reasons         against every implementation that was preferred to it, and against the kernel if it is not taken
+    formulation     the lax program, if one serves the product
     """
 
     product: Product
@@ -27,6 +27,7 @@ class Plan:
     implementation: str
     source: str
     reasons: tuple[str, ...] = ()
+    formulation: str | None = None
 
     @property
     def kernel(self) -> str | None:
@@ -43,11 +44,6 @@ class Plan:
     def tile(self) -> config.Config:
         """The configuration of that kernel. Only where there is one."""
         return config.choose(self.product, self.num_sms)
-
-    @property
-    def formulation(self) -> str | None:
-        """The lax program, if one serves the product."""
-        return STOCK if self.implementation == "xla" else None
 
     @property
     def scope(self) -> str:
@@ -78,13 +74,15 @@ def plan(product: Product, target: Target, preferences: Sequence[str]) -> Plan:
     against: list[str] = []
     for name in preferences:
         if name == "xla":
-            return Plan(product, target, "xla", 'implementation "xla" was asked for', tuple(against))
+            why = 'implementation "xla" was asked for'
+            return Plan(product, target, "xla", why, tuple(against), formulations.STOCK)
         found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
         if name == "auto":
             proof = trust.verdict(product, target) if not found else trust.Verdict(False, "")
             if proof.trusted:
                 return Plan(product, target, "mosaic", proof.why, tuple(against))
-            return Plan(product, target, "xla", "no kernel that is proven here", (*against, *(found or [proof.why])))
+            formulation, why = formulations.choose(product, target)
+            return Plan(product, target, "xla", why, (*against, *(found or [proof.why])), formulation)
         if not found:
             where = f'implementation "{name}" was asked for'
             return Plan(product, target, name, where, tuple(against))

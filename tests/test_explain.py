@@ -95,6 +95,7 @@ SAMPLE = {  # name -> (layer, input without batch): every family
     "grouped": (lambda **how: pc.Conv2d(16, 16, 3, groups=4, **how), (16, 12, 12)),
     "causal": (lambda **how: pc.Conv1d(8, 8, 2, dilation=4, padding=((4, 0),), **how), (8, 40)),
     "volume": (lambda **how: pc.Conv3d(4, 8, 3, padding="SAME", **how), (4, 6, 6, 6)),
+    "cropped": (lambda **how: pc.Conv2d(8, 8, 2, padding=((-1, 1), (0, 2)), **how), (8, 9, 9)),
     "float32": (lambda **how: pc.Conv2d(8, 8, 5, padding=2, **how | {"dtype": jnp.float32}), (8, 10, 10)),
     "ensemble": (ensemble, (4, 8, 8)),
 }
@@ -125,7 +126,7 @@ def program(name, implementation):
 def found_in(text):
     """Kernels launched and scopes of lax programs in an optimised program."""
     kernels = set(re.findall(r"pallas_conv_dense_\w+?(?=_\d+\"|\")", text))
-    return kernels | set(re.findall(r"pallas_conv_[a-z]+_stock", text))
+    return kernels | set(re.findall(r"pallas_conv_(?:fprop|dgrad|wgrad)_(?:stock|cropped)", text))
 
 
 @pytest.mark.parametrize("name", SAMPLE)
