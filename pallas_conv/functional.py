@@ -5,6 +5,7 @@ functions over the same primitives: their backward is one fused equation, whose 
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,7 +122,7 @@ def conv(
     **Raises:** `ValueError` for shapes and settings that do not fit, `TypeError` for operands that are no arrays or differ in
     dtype, `UnsupportedError` where a strict implementation does not serve a product.
     """
-    x, w, b, ndim = _channels_first(x, w, b, layout)
+    x, w, b, ndim, batch = _operands_of(x, w, b, layout)
     kernel = w.shape[2:]
     stride = arguments.per_dimension("stride", stride, ndim, 1)
     dilation = arguments.per_dimension("dilation", dilation, ndim, 1)
@@ -145,7 +146,8 @@ def conv(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    return _as_layout(_conv(*compat.match_varying_axes([x, w]), b, op, out), layout, ndim)
+    y = _conv(*compat.match_varying_axes([x, w]), b, op, out)
+    return channels_last(y, batch) if layout == "channels_last" else y
 
 
 def conv_transpose(
@@ -183,7 +185,7 @@ def conv_transpose(
 
     **Raises:** as `conv`; `NotImplementedError` for other combinations of `padding_mode`, `padding` and `output_padding`.
     """
-    x, w, b, ndim = _channels_first(x, w, b, layout)
+    x, w, b, ndim, batch = _operands_of(x, w, b, layout)
     stride = arguments.per_dimension("stride", stride, ndim, 1)
     dilation = arguments.per_dimension("dilation", dilation, ndim, 1)
     pairs_of_conv = arguments.padding(padding, ndim)
@@ -208,7 +210,8 @@ def conv_transpose(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    return _as_layout(_conv(*compat.match_varying_axes([x, w]), b, op, out), layout, ndim)
+    y = _conv(*compat.match_varying_axes([x, w]), b, op, out)
+    return channels_last(y, batch) if layout == "channels_last" else y
 
 
 def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") -> Array:
@@ -264,7 +267,20 @@ def _operands(x: Array, w: Array, b: Array | None) -> dict[str, Array]:
 # ---------------------------------------------------------------- layouts
 
 
-def _channels_first(x: Any, w: Any, b: Any, layout: str) -> tuple[Array, Array, Array | None, int]:
+def channels_first(x: Array, ndim: int) -> Array:
+    """(*N, *S, C) -> (N, C, *S). With one batch axis on the inside of the transposes, XLA takes them into its convolution."""
+    x = x.reshape(math.prod(x.shape[: -ndim - 1]), *x.shape[-ndim - 1 :])
+    return jnp.moveaxis(x, -1, 1)
+
+
+def channels_last(y: Array, batch: tuple[int, ...]) -> Array:
+    """(N, O, *T) -> (*batch, *T, O)."""
+    y = jnp.moveaxis(y, 1, -1)
+    return y.reshape(*batch, *y.shape[1:])
+
+
+def _operands_of(x: Any, w: Any, b: Any, layout: str) -> tuple[Array, Array, Array | None, int, tuple[int, ...]]:
+    """Checked operands, channels first; the number of spatial axes; and the batch axes of x."""
     arguments.layout(layout)
     x, w = arguments.array("x", x), arguments.array("w", w)
     b = None if b is None else arguments.array("b", b)
@@ -276,12 +292,9 @@ def _channels_first(x: Any, w: Any, b: Any, layout: str) -> tuple[Array, Array, 
             f"x must have at least {ndim + 1} axes for a w of shape {w.shape}: channels and {ndim} spatial ones; its shape is "
             f"{x.shape}"
         )
+    batch = x.shape[: -ndim - 1]
     if layout == "channels_last":
-        x, w = jnp.moveaxis(x, -1, -ndim - 1), jnp.moveaxis(w, (-1, -2), (0, 1))
+        x, w = channels_first(x, ndim), jnp.moveaxis(w, (-1, -2), (0, 1))
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"b must have shape {w.shape[:1]}, one entry an output channel; got {b.shape}")
-    return x, w, b, ndim
-
-
-def _as_layout(y: Array, layout: str, ndim: int) -> Array:
-    return jnp.moveaxis(y, -ndim - 1, -1) if layout == "channels_last" else y
+    return x, w, b, ndim, batch

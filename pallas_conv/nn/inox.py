@@ -6,7 +6,6 @@ any number of batch dimensions. There are no extras: every attribute of an inox 
 the tree. The implementation follows the context `pallas_conv.implementation`.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,11 +104,7 @@ class ConvTransposed(Conv, stock.ConvTransposed):
 
 
 def _call(layer: Any, x: Any) -> Array:
-    """Through the primitives, which are channels first.
-
-    XLA takes the transposes into the convolution, so that stock's program remains, if nothing comes between: the batch is
-    folded to the one axis that a convolution has here, not by the primitive, on the inside of the transposes.
-    """
+    """Through the primitives, which are channels first."""
     ndim = len(layer.kernel_size)
     name, transposed = type(layer).__name__, layer._transposed
     x, w = arguments.array("x", x), arguments.array("kernel", layer.kernel())
@@ -141,8 +136,8 @@ def _call(layer: Any, x: Any) -> Array:
     else:
         pairs = paddings.conv_pairs(padding, x.shape[-ndim - 1 : -1], w.shape[:-2], stride, dilation)
     b = None if b is None else jnp.broadcast_to(b, w.shape[-1:])
-    batch, image = x.shape[: -ndim - 1], x.shape[-ndim - 1 :]
-    x, w = jnp.moveaxis(x.reshape(math.prod(batch), *image), -1, 1), jnp.moveaxis(w, (-1, -2), (0, 1))
+    batch = x.shape[: -ndim - 1]
+    x, w = functional.channels_first(x, ndim), jnp.moveaxis(w, (-1, -2), (0, 1))
     op, out_dtype = functional.make_op(
         x,
         w,
@@ -158,8 +153,7 @@ def _call(layer: Any, x: Any) -> Array:
         out_dtype=None,
         implementation=None,
     )
-    y = jnp.moveaxis(functional.apply(x, w, b, op, out_dtype), 1, -1)
-    return y.reshape(*batch, *y.shape[1:])
+    return functional.channels_last(functional.apply(x, w, b, op, out_dtype), batch)
 
 
 type _Configuration = tuple[tuple[int, ...], tuple[int, ...], str | paddings.Pairs, int]
