@@ -35,7 +35,8 @@ def _is_product(equation: Equation) -> bool:
 
 
 def _launch_or_xla(equation: Equation, *args: Array) -> list[Array]:
-    return _launch(equation, *args) if _is_product(equation) else lowering.execute(equation, Target("cuda"), *args)
+    served = _is_product(equation) and equation.op.implementation != ("xla",)
+    return _launch(equation, *args) if served else lowering.execute(equation, Target("cuda"), *args)
 
 
 def _launch(equation: Equation, *args: Array) -> list[Array]:

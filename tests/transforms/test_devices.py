@@ -178,7 +178,6 @@ def partially_manual(implementation):
 @pytest.mark.extended
 def test_partially_manual_shard_map_is_left_to_xla(monkeypatch):
     standin.serve_everything(monkeypatch)
-    monkeypatch.setattr("pallas_conv.lowering._local", lambda target: standin._lax)
     mesh, f, args = partially_manual("auto")
     compiled = compiled_on(mesh, f, *args)
     assert programs.launches(compiled, standin.PREFIX) == {}
