@@ -550,8 +550,12 @@ def random_layer(seed: int) -> tuple[str, tuple, dict[str, Any], tuple[int, ...]
     return name, (*channels, ints(1, 4)), kwargs, spatial
 
 
+XLA_ABORTS = {63}  # compiling the weight gradient of the stock layer ends the process: XLA's simplifier, on a CPU
+
+
 @pytest.mark.parametrize(
-    "seed", [*range(40), *(pytest.param(seed, marks=pytest.mark.extended) for seed in range(40, 400))]
+    "seed",
+    [pytest.param(seed, marks=[pytest.mark.extended] * (seed >= 40)) for seed in range(400) if seed not in XLA_ABORTS],
 )
 def test_random_layer(seed):
     name, args, kwargs, spatial = random_layer(seed)
