@@ -82,9 +82,9 @@ def resolve(device: "str | jax.Device | Target | None") -> Target:
         return device
     if device is None:
         device = jax.config.jax_default_device or jax.devices()[0]
-    if not isinstance(device, str):
+    if isinstance(device, jax.Device):
         return from_device(device)
-    target = _named(device.lower())
+    target = _named(device.lower()) if isinstance(device, str) else None
     if target is None:
         raise ValueError(
             f"device must be a jax.Device or one of 'cpu', 'tpu', {', '.join(map(repr, _SHORT_NAMES))}; got {device!r}"

@@ -158,5 +158,6 @@ def test_targets():
     assert target.resolve(jax.devices()[0]).platform == "cpu"
     assert target.from_device_kind("NVIDIA GB200").capability == (10, 0)
     assert target.from_device_kind("NVIDIA RTX 9999").capability is None
-    with pytest.raises(ValueError, match="'h100'"):
-        pc.explain(lambda x: x, jnp.ones(3), device="abacus")
+    for device in ("abacus", 3):
+        with pytest.raises(ValueError, match="'h100'"):
+            pc.explain(lambda x: x, jnp.ones(3), device=device)
