@@ -74,8 +74,8 @@ def main() -> int:
     check(min(after) >= before + 3, f"denoising gains {min(after) - before:.1f} dB (bound 3)")
 
     # Hopper and its kernels, or the same kernels in the interpreter.
-    kernels = "mosaic" if is_hopper(device) else "interpret"
-    print(f"\nOne training step of a miniature through the kernels ({kernels}, bfloat16)", flush=True)
+    kernels, patience = ("mosaic", "") if is_hopper(device) else ("interpret", ": a minute or two")
+    print(f"\nOne training step of a miniature through the kernels ({kernels}, bfloat16){patience}", flush=True)
     result = miniature.step_through_kernels(chosen.seed, kernels)
     print(report.table(result.plans))
     check(

@@ -31,9 +31,10 @@ def draw(path: Path, validation: Pair, denoised: np.ndarray, runs: list[Run], sp
 def _photographs(figure: matplotlib.figure.SubFigure, validation: Pair, denoised: np.ndarray) -> None:
     rows = figure.subplots(len(CROPS), 3)
     for axes, crop, noisy, clean, ours in zip(rows, CROPS, *validation, denoised, strict=True):
-        titles = (f"noisy, {psnr(noisy, clean):.1f} dB", f"denoised, {psnr(ours, clean):.1f} dB", "clean")
-        for axis, title, picture in zip(axes, titles, (noisy, ours, clean), strict=True):
-            axis.imshow(np.clip(np.moveaxis(picture, 0, -1)[crop], 0, 1), interpolation="lanczos")
+        shown = [picture[:, *crop] for picture in (noisy, ours, clean)]
+        titles = (f"noisy, {psnr(shown[0], shown[2]):.1f} dB", f"denoised, {psnr(shown[1], shown[2]):.1f} dB", "clean")
+        for axis, title, picture in zip(axes, titles, shown, strict=True):
+            axis.imshow(np.clip(np.moveaxis(picture, 0, -1), 0, 1), interpolation="lanczos")
             axis.set_title(title, fontsize=10, pad=4)
             axis.set_axis_off()
 

@@ -35,7 +35,7 @@ class Run:
 
 def train(models: dict[str, UNet], batches: Callable[[int], Pair], steps: int) -> list[Run]:
     """Train every model on the same batches. They take turns at each step, and take turns at going first."""
-    optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, peak_value=5e-3, pct_start=0.1))
+    optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, peak_value=4e-3, pct_start=0.1))
 
     def update(batch: Pair, model: UNet, state: Any) -> tuple[UNet, Any, Array]:
         value, gradients = eqx.filter_value_and_grad(loss)(model, *batch)
