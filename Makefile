@@ -32,8 +32,8 @@ test-all: test ## the long test matrices too, and the GPU compile tests again wi
 	bash .ci/setup .venv-newest --upgrade ".[cuda12,inox,test,bench,demo]"
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
 
-demo: setup ## train a U-Net on real photographs, stock equinox and this package side by side; writes docs/denoise.png
-	$(PY) -m examples.denoise --out docs/denoise.png
+demo: setup ## train a U-Net on real photographs, stock equinox and this package side by side; writes out/denoise.png
+	$(PY) -m examples.denoise --out out/denoise.png
 
 PYTHON ?= python3
 gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel, time the suite against XLA; no set-up

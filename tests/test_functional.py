@@ -13,16 +13,7 @@ import pytest
 from jax import lax
 
 import pallas_conv as pc
-
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-}
+from tests.activations import ACTIVATIONS
 
 
 def normal(*shape: int, dtype: Any = "float32", seed: int = 0) -> jax.Array:

@@ -13,6 +13,7 @@ from jax import lax
 from pallas_conv.kernels.config import Config
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.verify.verdict import judge
+from tests.activations import ACTIVATIONS
 
 Pair = int | tuple[int, ...]
 
@@ -70,18 +71,6 @@ def operand_shapes(p: Product) -> list[tuple[int, ...]]:
     return [x if p.role == "fprop" else y, w, *([(p.out_channels,)] if p.bias else [])]
 
 
-ACTIVATIONS_XLA = {
-    None: lambda z: z,
-    "relu": jax.nn.relu,
-    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
-    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "leaky_relu": jax.nn.leaky_relu,
-}
-
-
 @jax.jit(static_argnums=0)
 def baseline(p: Product, source: jax.Array, w: jax.Array, b: jax.Array | None = None) -> list[jax.Array]:
     """What a program without kernels makes of it: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
@@ -105,7 +94,7 @@ def baseline(p: Product, source: jax.Array, w: jax.Array, b: jax.Array | None = 
     z = conv(source)
     if b is not None:
         z = z + b.astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
-    return [ACTIVATIONS_XLA[p.activation](z) if name == "y" else z for name in p.outputs]
+    return [ACTIVATIONS[p.activation](z) if name == "y" and p.activation else z for name in p.outputs]
 
 
 def check(p: Product, outs: list[jax.Array], operands: list[jax.Array]) -> None:

@@ -17,20 +17,12 @@ import numpy as np
 import pytest
 
 import pallas_conv as pc
+from tests.activations import ACTIVATIONS
 
 KEY = jr.key(7)
 NAMES = [f"{kind}{n}" for kind in ("Conv", "ConvTranspose") for n in ("", "1d", "2d", "3d")]
 EXTRAS = ("implementation", "activation", "compute_dtype")
 DTYPES = [None, "float16", "bfloat16", "float32", "complex64"]
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-}
 
 
 def layers(name: str, *args: Any, key: Any = KEY, **kwargs: Any) -> tuple[Any, Any]:
