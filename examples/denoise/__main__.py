@@ -21,13 +21,13 @@ FIRST = 20  # losses compared one by one
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.denoise", description=__doc__)
-    parser.add_argument("--steps", type=int, default=400, help="training steps of each model (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of each model (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, patches and noise (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/denoise.png"), help="the picture (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="60 steps, unless --steps says otherwise")
+    parser.add_argument("--quick", action="store_true", help="100 steps, unless --steps says otherwise")
     chosen = parser.parse_args()
     if chosen.quick and chosen.steps == parser.get_default("steps"):
-        chosen.steps = 60
+        chosen.steps = 100
     if chosen.steps <= training.WARM_UP + FIRST:
         parser.error(f"--steps {chosen.steps}: more than {training.WARM_UP + FIRST} are needed to compare anything")
     return chosen
