@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .data import Pair, psnr
 from .training import Run, SpeedUp
@@ -45,6 +46,9 @@ def _losses(figure: matplotlib.figure.SubFigure, runs: list[Run], speed_up: Spee
     for run, color, width, ms in lines:
         axis.semilogy(run.losses, color=color, linewidth=width, label=f"{run.name}, {ms:.0f} ms a step")
     axis.set_xlim(0, len(runs[0].losses) - 1)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("training step", color=GREY)
     axis.set_ylabel("loss", color=GREY)
     axis.grid(axis="y", which="major", color="#e6e8ec")
