@@ -146,7 +146,7 @@ def conv(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    y = _conv(*compat.match_varying_axes([x, w]), b, op, out)
+    y = _conv(*_alike(x, w, b), op, out)
     return channels_last(y, batch) if layout == "channels_last" else y
 
 
@@ -210,7 +210,7 @@ def conv_transpose(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    y = _conv(*compat.match_varying_axes([x, w]), b, op, out)
+    y = _conv(*_alike(x, w, b), op, out)
     return channels_last(y, batch) if layout == "channels_last" else y
 
 
@@ -258,6 +258,12 @@ def _conv_bwd(op: Op, out_dtype: np.dtype, residuals: tuple, ct: Array) -> tuple
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def _alike(x: Array, w: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+    """Varying over the same axes of a shard_map, as the cotangents will: a custom_vjp does not sum them over devices itself."""
+    x, w, *rest = compat.match_varying_axes([x, w] if b is None else [x, w, b])
+    return x, w, rest[0] if rest else None
 
 
 def _operands(x: Array, w: Array, b: Array | None) -> dict[str, Array]:

@@ -555,16 +555,9 @@ def agree(case: Case, problem: Problem, dtype: Any = "float64") -> None:
         assert_close(found, expected)
 
 
-# Differentiated under check_vma with a bias that does not vary, pc.conv and pc.conv_transpose return db for one that does.
-UNMATCHED_BIAS = ("grad_of_shard_map", "grad_inside_shard_map", "hvp_of_shard_map")
-
-
 @pytest.mark.parametrize("name", REVERSE)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_reverse(problem, name, request):
-    if problem.kind in FUNCTIONS and name in UNMATCHED_BIAS:
-        reason = "functional._conv must match the varying axes of x, w and b"
-        request.applymarker(pytest.mark.xfail(raises=ValueError, strict=True, reason=reason))
+def test_reverse(problem, name):
     agree(REVERSE[name], problem)
 
 
