@@ -1,9 +1,5 @@
 """Small and medium problems with awkward edges, on which every kernel must be right."""
 
-from typing import Any
-
-import jax.numpy as jnp
-
 from .cases import Case
 
 
@@ -48,11 +44,3 @@ MEDIUM = (
     _case("medium_depthwise", (96, 96), (28, 28), 7, batch=4, padding=3, groups=96),
     _case("medium_f32", (64, 64), (28, 28), 3, batch=4, padding=1, dtype="float32"),
 )
-
-
-def agree(got: Any, baseline: Any, dtype: str) -> tuple[bool, float]:
-    """A coarse check at full size, where float64 is too slow: the difference from XLA's result as a part of its largest."""
-    got, baseline = (a.astype(jnp.float32) for a in (got, baseline))
-    part = float(jnp.max(jnp.abs(got - baseline)) / jnp.max(jnp.abs(baseline)))
-    unit = 2.0**-10 if dtype == "float32" else float(jnp.finfo(dtype).eps)  # float32 may have been multiplied as TF32
-    return part <= 4 * unit, part

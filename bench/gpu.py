@@ -231,8 +231,7 @@ def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
     import jax
 
     from pallas_conv.verify import timing
-
-    from . import correctness
+    from pallas_conv.verify.verdict import agree
 
     case = case.on_cpu() if context.dry else case
     nbytes = case.nbytes(direction)
@@ -257,7 +256,7 @@ def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
         try:
             extra["ours"] |= _choice(context, case.products()[direction])
             compiled("ours", case.ours(direction, context.launch))
-            right, part = correctness.agree(programs["ours"](*operands[0]), programs["stock"](*operands[0]), case.dtype)
+            right, part = agree(programs["ours"](*operands[0]), programs["stock"](*operands[0]), case.dtype)
             extra["ours"]["difference"] = part
             if not right:  # no time is reported for a wrong result
                 del programs["ours"]

@@ -55,6 +55,14 @@ class Config:
         """Of one consumer's tile: the M of its wgmma."""
         return math.prod(self.box)
 
+    @property
+    def path(self) -> str:
+        """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
+        return (
+            f"bk{self.bk} taps{self.taps} halo{self.halo:d} consumers{self.consumers} cluster{self.cluster} "
+            f"blocks{self.blocks} skip{self.skip:d}"
+        )
+
     def __str__(self) -> str:
         box, *rest = dataclasses.fields(self)
         changed = [f"{f.name}={getattr(self, f.name)}" for f in rest if f.default != getattr(self, f.name)]

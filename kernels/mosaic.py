@@ -102,21 +102,21 @@ class RaceError(AssertionError):
 def run_interpreted(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs: Any) -> Any:
     """f(*args, **kwargs) with every kernel in it interpreted on the CPU; RaceError if a race is detected.
 
-    The interpreter's memory is global to the process, so one caller at a time. It reports races on stdout only.
+    The interpreter's memory is global to the process, so one caller at a time. It reports races on stdout only, which is
+    read meanwhile, and passed on.
     """
     printed = io.StringIO()
+    listening = contextlib.redirect_stdout(printed) if detect_races else contextlib.nullcontext()
     try:
-        with (
-            force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)),
-            contextlib.redirect_stdout(printed),
-        ):
+        with force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)), listening:
             out = jax.block_until_ready(f(*args, **kwargs))
     except BaseException:
         _forget_interpretation()  # or the next one finds the memory of this
         raise
+    finally:
+        print(printed.getvalue(), end="")
     if "RACE DETECTED" in printed.getvalue():
         raise RaceError(printed.getvalue())
-    print(printed.getvalue(), end="")
     return out
 
 

@@ -5,46 +5,74 @@ Hopper GPU it is also timed against XLA at three typical sizes, and what was fou
 `auto` may take the kernels. Without a GPU, a few variants are checked in Mosaic's interpreter, races included.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
+import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from . import trust
-from .kernels import support
+from .kernels import config, support
 from .primitives import bind, contract
 from .spec import ConvSpec, Product
 from .target import Target, resolve
 from .trilinear import Op
 from .verify.timing import measure
-from .verify.verdict import Verdict, judge
+from .verify.verdict import Verdict, agree, judge
 
-CONVOLUTIONS = (  # (role, stride, bias, activation, outputs): what networks are made of
-    ("fprop", 1, False, None, ("y",)),
-    ("fprop", 1, True, None, ("y",)),
-    ("fprop", 1, True, "relu", ("y",)),
-    ("fprop", 1, True, "silu", ("y",)),
-    ("fprop", 1, True, "silu", ("y", "z")),
-    ("fprop", 2, False, None, ("y",)),
-    ("fprop", 2, True, None, ("y",)),
-    ("fprop", 2, True, "relu", ("y",)),
-    ("dgrad", 1, False, None, ("y",)),
+
+class Convolution(NamedTuple):
+    """What makes a variant, its dtype aside. stride: of the pixels that are read, so of dgrad the input dilation."""
+
+    role: str
+    stride: int = 1
+    bias: bool = False
+    activation: str | None = None
+    outputs: tuple[str, ...] = ("y",)
+    out_dtype: str | None = None  # None: that of the operands
+
+
+CONVOLUTIONS = (  # what networks are made of
+    Convolution("fprop"),
+    Convolution("fprop", bias=True),
+    Convolution("fprop", bias=True, activation="relu"),
+    Convolution("fprop", bias=True, activation="silu"),
+    Convolution("fprop", bias=True, activation="silu", outputs=("y", "z")),
+    Convolution("fprop", bias=True, activation="gelu"),
+    Convolution("fprop", bias=True, activation="gelu", outputs=("y", "z")),
+    Convolution("fprop", 2),
+    Convolution("fprop", 2, bias=True),
+    Convolution("fprop", 2, bias=True, activation="relu"),
+    Convolution("fprop", 2, bias=True, activation="silu", outputs=("y", "z")),
+    Convolution("dgrad"),
+    Convolution("dgrad", out_dtype="float32"),
+    Convolution("dgrad", 2),
+    Convolution("dgrad", 2, out_dtype="float32"),
 )
-DTYPES = ("bfloat16", "float16")
-INTERPRETED = (CONVOLUTIONS[2], CONVOLUTIONS[4], CONVOLUTIONS[6], CONVOLUTIONS[8])
+OF_FLOAT16 = tuple(c for c in CONVOLUTIONS if c.activation in (None, "relu") and c.out_dtype is None)
+INTERPRETED = (CONVOLUTIONS[2], CONVOLUTIONS[4], CONVOLUTIONS[8], CONVOLUTIONS[11])
 
-SMALL = (
-    (2, 24, 40, (9, 13)),
-    (3, 16, 8, (10, 7)),
-)  # (batch, channels in, channels out, size): ragged against every tile
-TYPICAL = ((4, 64, 64, (56, 56)), (32, 128, 128, (28, 28)), (64, 256, 256, (56, 56)))
+
+class Size(NamedTuple):
+    batch: int
+    channels: int
+    out_channels: int
+    spatial: tuple[int, int]
+    kernel: int = 3
+
+
+SMALL = (Size(2, 24, 40, (9, 13)), Size(3, 16, 8, (10, 7)))  # against float64; ragged against every tile
+MEDIUM = (Size(8, 256, 320, (14, 14), 1), Size(6, 64, 72, (29, 30), 5), Size(70, 128, 128, (7, 7)))  # against XLA
+TYPICAL = (Size(4, 64, 64, (56, 56)), Size(32, 128, 128, (28, 28)), Size(64, 256, 256, (56, 56)))  # and timed
 
 
 @dataclasses.dataclass
@@ -52,35 +80,62 @@ class Finding:
     """What was found out about one variant. error: what stopped the check, if anything did."""
 
     variant: str
-    verdicts: list[Verdict]
-    timings: list[dict[str, float]]
+    verdicts: list[Verdict] = dataclasses.field(default_factory=list)
+    agreements: list[bool] = dataclasses.field(default_factory=list)
+    paths: set[str] = dataclasses.field(default_factory=set)
+    timings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     error: str | None = None
 
     @property
     def correct(self) -> bool:
-        return self.error is None and bool(self.verdicts) and all(v.right for v in self.verdicts)
+        right = all(v.right for v in self.verdicts) and all(self.agreements)
+        return self.error is None and bool(self.verdicts) and right
 
 
-def problem(dtype: str, convolution: tuple, size: tuple) -> Product:
-    """A 3x3 convolution of one of CONVOLUTIONS at one of the sizes."""
-    role, stride, bias, activation, outputs = convolution
-    batch, channels, out_channels, spatial = size
-    spec = ConvSpec((stride,) * 2, ((1, 1),) * 2, (1, 1), (1, 1), 1, spatial, (3, 3))
-    return Product(role, spec, batch, channels, out_channels, dtype, dtype, None, bias, activation, outputs)
+def problem(dtype: str, convolution: Convolution, size: Size) -> Product:
+    """One of CONVOLUTIONS at one of the sizes, padded to keep it but for strides."""
+    stride, one, pad = (convolution.stride,) * 2, (1, 1), size.kernel // 2
+    forward = convolution.role == "fprop"
+    spec = ConvSpec(
+        strides=stride if forward else one,
+        padding=((pad, pad),) * 2,
+        input_dilation=one if forward else stride,
+        kernel_dilation=one,
+        groups=1,
+        in_spatial=size.spatial,
+        kernel_spatial=(size.kernel,) * 2,
+    )
+    return Product(
+        role=convolution.role,
+        spec=spec,
+        batch=size.batch,
+        in_channels=size.channels,
+        out_channels=size.out_channels,
+        compute_dtype=dtype,
+        out_dtype=convolution.out_dtype or dtype,
+        bias=convolution.bias,
+        activation=convolution.activation,
+        outputs=convolution.outputs,
+    )
+
+
+def shapes(product: Product) -> list[tuple[int, ...]]:
+    """Of the operands: x or the cotangent, w, and b if there is one."""
+    x = (product.batch, product.in_channels, *product.spec.in_spatial)
+    y = (product.batch, product.out_channels, *product.spec.out_spatial)
+    w = (product.out_channels, product.in_channels // product.spec.groups, *product.spec.kernel_spatial)
+    return [y if product.role == "dgrad" else x, w, *([w[:1]] if product.bias else [])]
 
 
 def operands(product: Product, seed: int) -> list[jax.Array]:
     """Fresh random ones, scaled so that the sums are about 1."""
     rng = np.random.default_rng(seed)
-    x = (product.batch, product.in_channels, *product.spec.in_spatial)
-    y = (product.batch, product.out_channels, *product.spec.out_spatial)
-    w = (product.out_channels, product.in_channels // product.spec.groups, *product.spec.kernel_spatial)
-    draw = lambda shape: jnp.asarray(rng.standard_normal(shape, np.float32), product.compute_dtype)
-    found = [draw(y if product.role == "dgrad" else x), draw(w) / float(np.sqrt(np.prod(w[1:])))]
-    return [*found, draw(w[:1])] if product.bias else found
+    draw = lambda shape, scale: jnp.asarray(rng.standard_normal(shape, np.float32) * scale, product.compute_dtype)
+    scales = (1, 1 / np.sqrt(np.prod(shapes(product)[1][1:]), dtype=np.float32), 1)
+    return [draw(shape, scale) for shape, scale in zip(shapes(product), scales, strict=False)]
 
 
-def program(product: Product, implementation: str) -> Callable[..., list[jax.Array]]:
+def program(product: Product, implementation: str) -> jax.stages.Wrapped:
     """The product through its primitive, jitted."""
     dtype = jnp.dtype(product.compute_dtype)
     op = Op(product.spec, dtype, dtype, product.activation, implementation=(implementation,))
@@ -92,26 +147,54 @@ def program(product: Product, implementation: str) -> Callable[..., list[jax.Arr
     return jax.jit(lambda *v: list(bind("affine", op, dict(zip("xwb", v, strict=False)), outs).values()))
 
 
-def check(dtype: str, convolution: tuple, implementation: str, seed: int) -> Finding:
-    """One variant on the small problems, and on a GPU its timings. Any exception is a finding, too."""
-    finding = Finding(support.variant(problem(dtype, convolution, SMALL[0])), [], [])
+@functools.cache
+def compiled(product: Product, implementation: str) -> Callable[..., list[jax.Array]]:
+    structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in shapes(product)]
+    return program(product, implementation).lower(*structs).compile()
+
+
+def compile_ahead(jobs: Sequence[tuple[Product, str]]) -> None:
+    """In parallel, since compilation is most of the time. What fails here fails again where it is looked at."""
+
+    def attempt(job: tuple[Product, str]) -> None:
+        with contextlib.suppress(Exception):
+            compiled(*job)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(attempt, jobs))
+
+
+def sizes(on_gpu: bool) -> tuple[Size, ...]:
+    return (*SMALL, *MEDIUM, *TYPICAL) if on_gpu else SMALL
+
+
+def check(dtype: str, convolution: Convolution, implementation: str, seed: int, num_sms: int = 132) -> Finding:
+    """One variant on the small problems, and on a GPU on larger ones and timed. Any exception is a finding, too."""
+    finding = Finding(support.variant(problem(dtype, convolution, SMALL[0])))
+    on_gpu = implementation == "mosaic"
     try:
-        for i, size in enumerate(SMALL):
+        for size in sizes(on_gpu):
             product = problem(dtype, convolution, size)
-            v = operands(product, seed + i)
-            results = zip(
-                product.outputs, program(product, implementation)(*v), program(product, "xla")(*v), strict=True
-            )
+            v = operands(product, seed)
+            programs = {name: compiled(product, name) for name in (implementation, "xla")}
+            results = zip(product.outputs, programs[implementation](*v), programs["xla"](*v), strict=True)
             for output, ours, xla in results:
-                finding.verdicts.append(judge(dataclasses.replace(product, outputs=(output,)), tuple(v), ours, xla))
-        if implementation == "mosaic" and finding.correct:
-            for size in TYPICAL:
-                product = problem(dtype, convolution, size)
-                programs = {name: program(product, name) for name in ("mosaic", "xla")}
-                found = measure(programs, [tuple(operands(product, seed + i)) for i in range(2)])
+                if size in SMALL:
+                    one = dataclasses.replace(product, outputs=(output,))
+                    finding.verdicts.append(judge(one, tuple(v), ours, xla))
+                else:
+                    finding.agreements.append(agree(ours, xla, dtype)[0])
+            finding.paths.add(config.choose(product, num_sms).path)
+            if size in TYPICAL and on_gpu:
+                found = measure(programs, [tuple(v), tuple(operands(product, seed + 1))])
                 us = {name: found[name].ms * 1e3 for name in programs}
                 finding.timings.append(
-                    {"macs": trust.useful_macs(product), "kernel_us": us["mosaic"], "xla_us": us["xla"]}
+                    {
+                        "macs": trust.useful_macs(product),
+                        "kernel_us": us[implementation],
+                        "xla_us": us["xla"],
+                        "source": found[implementation].source,
+                    }
                 )
     except Exception as error:
         finding.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -142,8 +225,11 @@ def main() -> int:
     print(f"\n{'variant':44} {'result':8} {'error':>9} {'bound':>9}   speed against XLA, small / medium / large")
     findings = []
     seed = int.from_bytes(os.urandom(4), "little")
+    if hopper:
+        everything = [problem(*variant, size) for variant in _variants(hopper) for size in sizes(hopper)]
+        compile_ahead([(product, name) for product in everything for name in ("mosaic", "xla")])
     for dtype, convolution in _variants(hopper):
-        finding = check(dtype, convolution, "mosaic" if hopper else "interpret", seed)
+        finding = check(dtype, convolution, "mosaic" if hopper else "interpret", seed, target.num_sms or 132)
         findings.append(finding)
         print(_row(finding), flush=True)
     wrong = [f for f in findings if not f.correct]
@@ -153,6 +239,8 @@ def main() -> int:
     )
     if hopper:
         speeds = [t["xla_us"] / t["kernel_us"] for f in findings for t in f.timings]
+        if any(t["source"] != "cupti" for f in findings for t in f.timings):
+            print("timed by the clock, launches included: `auto` does not rely on such times; CUPTI is needed")
         print(
             f"as fast as XLA, or faster, in {sum(s >= 1 for s in speeds)} of {len(speeds)} timings: `auto` takes them there"
         )
@@ -160,9 +248,10 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _variants(hopper: bool) -> Iterator[tuple[str, tuple]]:
+def _variants(hopper: bool) -> Iterator[tuple[str, Convolution]]:
     if hopper:
-        yield from ((dtype, convolution) for dtype in DTYPES for convolution in CONVOLUTIONS)
+        yield from (("bfloat16", convolution) for convolution in CONVOLUTIONS)
+        yield from (("float16", convolution) for convolution in OF_FLOAT16)
     else:
         yield from (("bfloat16", convolution) for convolution in INTERPRETED)
 
@@ -183,5 +272,7 @@ def _record(target: Target, findings: list[Finding]) -> dict[str, Any]:
         "fingerprint": support.fingerprint(),
         "driver": driver_version(),
         "date": datetime.date.today().isoformat(),
-        "variants": {f.variant: {"correct": f.correct, "timings": f.timings} for f in findings},
+        "variants": {
+            f.variant: {"correct": f.correct, "paths": sorted(f.paths), "timings": f.timings} for f in findings
+        },
     }

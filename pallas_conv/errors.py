@@ -10,6 +10,12 @@ class UnsupportedError(NotImplementedError):
     """
 
     def __init__(self, what: str, reasons: Sequence[str]):
-        self.reasons = tuple(reasons)
+        self.what, self.reasons = what, tuple(reasons)
         listed = "".join(f"\n  - {reason}" for reason in self.reasons)
         super().__init__(f"{what}:{listed}")
+
+    @classmethod
+    def together(cls, errors: Sequence["UnsupportedError"]) -> "UnsupportedError":
+        """One error with everything that several say, each thing once."""
+        reasons = dict.fromkeys(reason for error in errors for reason in error.reasons)
+        return cls("; ".join(dict.fromkeys(error.what for error in errors)), tuple(reasons))

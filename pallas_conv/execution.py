@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from . import env, formulations, trilinear
+from .errors import UnsupportedError
 from .plan import Plan, plan, rounds_once
 from .spec import Product
 from .target import Target
@@ -29,6 +30,12 @@ class Equation:
     op: Op
     names: Names
     outs: Outs
+    no_kernels: str | None = None  # why none may run here, whatever they support
+
+    def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
+        """The bare product of this equation in a role."""
+        names, out = BILINEAR[role]
+        return dataclasses.replace(self, primitive=role, op=op.linear(), names=names, outs=((out, np.dtype(dtype)),))
 
     def products(self, shapes: Sequence[Sequence[int]]) -> list[Product]:
         return trilinear.products(self.primitive, self.op, self.names, self.outs, shapes)
@@ -38,14 +45,23 @@ class Equation:
 
 
 def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
-    """What serves each product of the equation. Raises UnsupportedError where nothing that was asked for does."""
-    return [plan(p, target, equation.op.implementation) for p in equation.products(shapes)]
+    """What serves each product of the equation. Raises UnsupportedError, with all reasons, where nothing asked for does."""
+    found: list[Plan] = []
+    errors: list[UnsupportedError] = []
+    for product in equation.products(shapes):
+        try:
+            found.append(plan(product, target, equation.op.implementation, equation.no_kernels))
+        except UnsupportedError as error:
+            errors.append(error)
+    if errors:
+        raise UnsupportedError.together(errors)
+    return found
 
 
 def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     """The outputs of the equation; called while lowering, on the shapes of one device."""
     v = dict(zip(equation.names, args, strict=True))
-    contract = functools.partial(_run_product, target)
+    contract = functools.partial(_run_product, equation, target)
     if equation.primitive == "affine":
         (chosen,) = plans(equation, target, [t.shape for t in args])
         if chosen.implementation != "xla":
@@ -54,10 +70,9 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     return trilinear.formula(equation.primitive, equation.op, v, equation.outs, contract)
 
 
-def _run_product(target: Target, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
+def _run_product(equation: Equation, target: Target, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
     """A bare product, planned by itself."""
-    names, out = BILINEAR[role]
-    part = Equation(role, op.linear(), names, ((out, np.dtype(dtype)),))
+    part = equation.contraction(role, op, dtype)
     (chosen,) = plans(part, target, [a.shape, b.shape])
     if chosen.implementation == "xla":
         return _run_lax(chosen, role, a, b, op, dtype)

@@ -9,6 +9,7 @@ import jax
 from jax.extend import core as jex_core
 
 from . import compat
+from .errors import UnsupportedError
 from .execution import Equation, plans
 from .plan import Plan
 from .primitives import NAME_OF
@@ -81,17 +82,26 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None) -> Explanatio
         g, operands = eqx.combine(arrays, static)
         return eqx.filter(g(*operands), eqx.is_array)
 
-    return Explanation(target, tuple(_walk(jax.make_jaxpr(run)(arrays).jaxpr, target)))
+    found: list[Plan] = []
+    errors: list[UnsupportedError] = []
+    for equation, shapes in _equations(jax.make_jaxpr(run)(arrays).jaxpr):
+        try:
+            found += plans(equation, target, shapes)
+        except UnsupportedError as error:
+            errors.append(error)
+    if errors:
+        raise UnsupportedError.together(errors)
+    return Explanation(target, tuple(found))
 
 
-def _walk(jaxpr: Any, target: Target) -> Iterator[Plan]:
+def _equations(jaxpr: Any) -> Iterator[tuple[Equation, list[tuple[int, ...]]]]:
+    """The equations of our primitives that somebody needs, with the shapes of their operands, in order."""
     for eqn in compat.dead_code_eliminated(jaxpr).eqns:
         if eqn.primitive in NAME_OF:
             params = {name: eqn.params[name] for name in ("op", "names", "outs")}
-            equation = Equation(NAME_OF[eqn.primitive], **params)
-            yield from plans(equation, target, [v.aval.shape for v in eqn.invars])
+            yield Equation(NAME_OF[eqn.primitive], **params), [v.aval.shape for v in eqn.invars]
         for inner in _inner_jaxprs(eqn.params):
-            yield from _walk(inner, target)
+            yield from _equations(inner)
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

@@ -14,12 +14,12 @@ from .target import Target
 from .trilinear import BILINEAR, Op, fold_axes, out_shapes, wider
 
 STOCK = "stock"
-CROPPED = "cropped"  # stock's program, after a slice that does what negative padding means
+CROPPED = "cropped"  # stock's program, after a pad of the dimensions that XLA would misread
 
 
 def choose(product: Product, target: Target) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why."""
-    if target.platform == "cpu" and _is_misread_by_xla(_WINDOWS[product.role](product.spec)):
+    if target.platform == "cpu" and any(_misread_by_xla(_WINDOWS[product.role](product.spec))):
         return (
             CROPPED,
             "XLA's CPU convolution reads out of bounds where one dimension is cropped before and padded after",
@@ -44,7 +44,7 @@ def contract(formulation: str, role: str, a: Array, b: Array, op: Op, dtype: Any
     def one_model(a: Array, b: Array) -> Array:
         window = _WINDOWS[role](op.spec)
         if formulation == CROPPED:
-            a, window = _crop(a, window)
+            a, window = _pad_beforehand(a, window)
         how = {"precision": op.precision, "preferred_element_type": None if stored == op.compute_dtype else stored}
         return _PROGRAMS[role](a, b, op.spec, window, how)
 
@@ -102,20 +102,18 @@ def _dilated_extents(spec: ConvSpec) -> tuple[list[int], list[int], list[int]]:
     )
 
 
-def _is_misread_by_xla(window: _Window) -> bool:
-    """Seen with jaxlib 0.11.2 in one and two dimensions; gone in 0.12."""
-    return any(low < 0 < high and d == 1 for (low, high), d in zip(window.padding, window.lhs_dilation, strict=True))
+def _misread_by_xla(window: _Window) -> list[bool]:
+    """Dimensions cropped before and padded after: seen with jaxlib 0.11.2, in one and two dimensions; gone in 0.12."""
+    return [low < 0 < high and d == 1 for (low, high), d in zip(window.padding, window.lhs_dilation, strict=True)]
 
 
-def _crop(a: Array, window: _Window) -> tuple[Array, _Window]:
-    """Slices in the place of the negative padding of undilated dimensions."""
-    undilated = [d == 1 for d in window.lhs_dilation]
-    crops = [
-        (min(lo, 0), min(hi, 0), 0) if u else (0, 0, 0) for (lo, hi), u in zip(window.padding, undilated, strict=True)
-    ]
-    padding = tuple((lo - crop[0], hi - crop[1]) for (lo, hi), crop in zip(window.padding, crops, strict=True))
-    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), (0, 0, 0), *crops])
-    return a, dataclasses.replace(window, padding=padding)
+def _pad_beforehand(a: Array, window: _Window) -> tuple[Array, _Window]:
+    """The padding of those dimensions in memory, the rest left to the convolution."""
+    misread = _misread_by_xla(window)
+    now = [(*p, 0) if m else (0, 0, 0) for p, m in zip(window.padding, misread, strict=True)]
+    later = tuple((0, 0) if m else p for p, m in zip(window.padding, misread, strict=True))
+    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), (0, 0, 0), *now])
+    return a, dataclasses.replace(window, padding=later)
 
 
 # ---------------------------------------------------------------- the three programs

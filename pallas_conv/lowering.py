@@ -10,7 +10,6 @@ from jax import Array, export
 from jax.interpreters import mlir
 
 from . import compat, partitioning
-from .errors import UnsupportedError
 from .execution import Equation, execute, plans
 from .primitives import PRIMITIVES
 from .target import Target, from_device, from_device_kind
@@ -30,7 +29,8 @@ def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: 
 def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     """The program of an equation on the devices of this lowering."""
     if any(export.is_symbolic_dim(n) for a in ctx.avals_in for n in a.shape):
-        equation = _without_kernels(equation, target, "kernels are for sizes that are numbers, not symbols")
+        reason = "kernels are for sizes that are numbers, not symbols"
+        equation = dataclasses.replace(equation, no_kernels=reason)
     chosen = plans(equation, target, [a.shape for a in ctx.avals_in])
     context, mesh = ctx.module_context.axis_context, ctx.avals_in[0].sharding.mesh
     local = _local(target)
@@ -40,7 +40,7 @@ def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
         return functools.partial(local, equation)  # XLA partitions lax programs, and callbacks to the interpreter
     if _cannot_partition(ctx, context):
         reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
-        return functools.partial(local, _without_kernels(equation, target, reason))
+        return functools.partial(local, dataclasses.replace(equation, no_kernels=reason))
     return partitioning.on_automatic_mesh(equation, local)
 
 
@@ -60,15 +60,6 @@ def _cannot_partition(ctx: Any, context: Any) -> bool:
         return True
     several = (getattr(context, "num_devices", 1) or 1) > 1
     return several and (not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export)
-
-
-def _without_kernels(equation: Equation, target: Target, reason: str) -> Equation:
-    """The equation with the lax programs only. Raises UnsupportedError if they were not allowed."""
-    if not {"xla", "auto"} & set(equation.op.implementation):
-        raise UnsupportedError(
-            f"implementation {equation.op.implementation} cannot serve a convolution on {target}", [reason]
-        )
-    return dataclasses.replace(equation, op=equation.op.replace(implementation=("xla",)))
 
 
 def _gpu(ctx: Any) -> Target:

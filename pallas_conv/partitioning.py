@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
@@ -19,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from . import trilinear
 from .execution import Equation
 from .primitives import must_replicate
-from .trilinear import BILINEAR, SOURCES, Op, kind, wider
+from .trilinear import SOURCES, Op, kind, wider
 
 type MeshAxes = dict[str, tuple[str, ...]]  # of each sharded factor
 type Local = Callable[..., list[Array]]  # (equation, *blocks) -> blocks
@@ -62,9 +61,7 @@ def one_device(equation: Equation, local: Local, axes: MeshAxes, batch_axes: int
         if equation.primitive in ("affine", "tangent") and any(sums.values()):
             # Input channels are sharded: the sum comes before bias and activation.
             def contract(role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
-                names, out = BILINEAR[role]
-                part = Equation(role, op.linear(), names, ((out, np.dtype(dtype)),))
-                return add_up(local(part, a, b)[0], equation.outs[0][0])
+                return add_up(local(equation.contraction(role, op, dtype), a, b)[0], equation.outs[0][0])
 
             v = dict(zip(equation.names, blocks, strict=True))
             return trilinear.formula(equation.primitive, equation.op, v, equation.outs, contract)

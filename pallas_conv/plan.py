@@ -8,6 +8,7 @@ from .errors import UnsupportedError
 from .kernels import config, support
 from .spec import Product
 from .target import Target
+from .trilinear import wider
 
 _DEFAULT_SMS = 132  # of an H100 SXM, where the size of the chip is not known
 
@@ -57,28 +58,39 @@ class Plan:
         """What else a user might want to know: copies, roundings."""
         found = list(support.copies(self.product)) if self.implementation != "xla" else []
         if self.implementation == "xla" and rounds_once(self.product, self.target):
+            where = "with out_dtype, " if self.product.role == "fprop" else ""
             found.append(
                 f"the {self.product.out_dtype} result is rounded to {self.product.compute_dtype} once, as in stock; "
-                'precision="highest" keeps it wide at the price of a float32 convolution'
+                f'{where}precision="highest" keeps it wide at the price of a float32 convolution'
             )
         return tuple(found)
 
 
 def rounds_once(product: Product, target: Target) -> bool:
     """A lax program on a GPU stores results in the compute dtype: asked for a wider one, XLA would convolve in float32."""
-    return target.is_gpu and product.precision != "highest" and product.out_dtype != product.compute_dtype
+    return target.is_gpu and product.precision != "highest" and _widens(product)
 
 
-def plan(product: Product, target: Target, preferences: Sequence[str]) -> Plan:
-    """The first implementation of `preferences` that serves the product. Raises UnsupportedError if none does."""
+def _widens(product: Product) -> bool:
+    return wider(product.compute_dtype, product.out_dtype) != product.compute_dtype
+
+
+def plan(product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None = None) -> Plan:
+    """The first implementation of `preferences` that serves the product. Raises UnsupportedError if none does.
+
+    no_kernels: why no kernel may run here, whatever it supports.
+    """
     against: list[str] = []
     for name in preferences:
         if name == "xla":
             why = 'implementation "xla" was asked for'
             return Plan(product, target, "xla", why, tuple(against), formulations.STOCK)
-        found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
+        if no_kernels:
+            found = [no_kernels]
+        else:
+            found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
         if name == "auto":
-            proof = trust.verdict(product, target) if not found else trust.Verdict(False, "")
+            proof = _trust(product, target) if not found else trust.Verdict(False, "")
             if proof.trusted:
                 return Plan(product, target, "mosaic", proof.why, tuple(against))
             formulation, why = formulations.choose(product, target)
@@ -90,6 +102,11 @@ def plan(product: Product, target: Target, preferences: Sequence[str]) -> Plan:
     against = list(dict.fromkeys(against))
     asked = ", ".join(map(repr, preferences))
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
+
+
+def _trust(product: Product, target: Target) -> trust.Verdict:
+    tile = config.choose(product, target.num_sms or _DEFAULT_SMS)
+    return trust.verdict(product, target, tile.path)
 
 
 def _interpreter_reasons(product: Product) -> list[str]:

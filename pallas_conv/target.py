@@ -57,11 +57,12 @@ def from_device(device: jax.Device) -> Target:
     if device.platform not in ("gpu", "cuda"):
         return Target(device.platform, device.device_kind)
     known = from_device_kind(device.device_kind)
-    if "." not in (version := str(getattr(device, "compute_capability", ""))):
+    version = str(getattr(device, "compute_capability", ""))
+    if version.startswith("gfx"):  # of AMD
+        return Target("rocm", device.device_kind)
+    if "." not in version:
         return known
     major, minor = version.split(".")
-    if not minor.isdecimal():  # an AMD GPU: gfx...
-        return Target("rocm", device.device_kind)
     cores = getattr(device, "core_count", None) or known.num_sms
     return dataclasses.replace(known, capability=(int(major), int(minor)), num_sms=cores)
 
@@ -81,7 +82,8 @@ def resolve(device: "str | jax.Device | Target | None") -> Target:
     if isinstance(device, Target):
         return device
     if device is None:
-        device = jax.config.jax_default_device or jax.devices()[0]
+        default = jax.config.jax_default_device
+        device = jax.devices(default)[0] if default is None or isinstance(default, str) else default
     if isinstance(device, jax.Device):
         return from_device(device)
     target = _named(device.lower()) if isinstance(device, str) else None

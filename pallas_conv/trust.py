@@ -1,8 +1,13 @@
 """Records of hardware runs: which kernel variants are right, and no slower than XLA, on which device.
 
-A record file is JSON: {"device_kind", "jax", "fingerprint" (of the kernels' sources), "driver", "date", "variants": {variant:
-{"correct": bool, "timings": [{"macs", "kernel_us", "xla_us"}, ...]}}}. Shipped ones lie in `records/` beside this file, each
-backed by a committed hardware run; `python -m pallas_conv doctor` writes the user's own.
+A record file is JSON:
+
+    {"device_kind", "jax", "fingerprint" (of the kernels' sources), "driver", "date",
+     "evidence" (of shipped records: the committed hardware run behind it),
+     "variants": {variant: {"correct": bool, "paths": [Config.path that were checked, ...],
+                            "timings": [{"macs", "kernel_us", "xla_us", "source"}, ...]}}}
+
+Shipped ones lie in `records/` beside this file; `python -m pallas_conv doctor` writes the user's own.
 """
 
 import functools
@@ -43,32 +48,37 @@ def useful_macs(product: Product) -> int:
     return images * channels * visits * math.prod(spec.kernel_spatial)
 
 
-def verdict(product: Product, target: Target) -> Verdict:
-    """May `auto` take the kernel for this product on this device?"""
+def verdict(product: Product, target: Target, path: str) -> Verdict:
+    """May `auto` take the kernel for this product on this device, on this path through it (`Config.path`)?"""
     variant = support.variant(product)
-    found = [
-        (path, entry)
-        for path, record in _records(include_user=jax.process_count() == 1)
+    here = [
+        (file, record)
+        for file, record in _records(include_user=jax.process_count() == 1)
         if (record["device_kind"], record["jax"], record["fingerprint"])
         == (target.device_kind, jax.__version__, support.fingerprint())
-        and (entry := record["variants"].get(variant)) is not None
     ]
-    if not found:
-        _suggest_doctor(str(target.device_kind))
+    entries = [(file, record["variants"][variant]) for file, record in here if variant in record["variants"]]
+    if not entries:
+        advice = "doctor does not check this variant" if here else "run `python -m pallas_conv doctor`"
+        if not here:
+            _suggest_doctor(str(target.device_kind))
         return Verdict(
             False,
-            f"unproven on this device: no record of {variant} on {target.device_kind} with JAX "
-            f"{jax.__version__} and these kernels; run `python -m pallas_conv doctor`",
+            f"unproven on this device: no record of {variant} on {target.device_kind} with JAX {jax.__version__} and these "
+            f"kernels; {advice}",
         )
-    path, entry = found[-1]
+    file, entry = entries[-1]
     if not entry["correct"]:
-        return Verdict(False, f"wrong on this device, says the record {path.name}")
+        return Verdict(False, f"wrong on this device, says the record {file.name}")
+    if path not in entry["paths"]:
+        return Verdict(False, f"unproven on this device: tiles of this kind ({path}) are not in the record {file.name}")
+    timings = [t for t in entry["timings"] if t["source"] == "cupti"]  # the clock measures launches, too
+    if not timings:
+        return Verdict(False, f"not timed on this device, says the record {file.name}")
     macs = useful_macs(product)
-    nearest = min(entry["timings"], key=lambda t: abs(math.log(t["macs"] / macs)), default=None)
-    if nearest is None:
-        return Verdict(False, f"not timed on this device, says the record {path.name}")
+    nearest = min(timings, key=lambda t: abs(math.log(t["macs"] / macs)))
     ratio = nearest["xla_us"] / nearest["kernel_us"]
-    why = f"{ratio:.2f}x XLA's speed at {nearest['macs']:.2g} multiply-adds, says the record {path.name}"
+    why = f"{ratio:.2f}x XLA's speed at {nearest['macs']:.2g} multiply-adds, says the record {file.name}"
     return Verdict(ratio >= 1, why if ratio >= 1 else f"slower on this device: {why}")
 
 
@@ -78,27 +88,46 @@ def save(record: dict[str, Any]) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     device = "".join(c if c.isalnum() else "-" for c in record["device_kind"])
     path = folder / f"{device}_jax-{record['jax']}_{record['fingerprint']}.json"
-    path.write_text(json.dumps(record, indent=1))
+    whole = path.with_suffix(".tmp")
+    whole.write_text(json.dumps(record, indent=1))
+    whole.replace(path)  # nobody reads half of one
     return path
 
 
 def _records(include_user: bool) -> list[tuple[pathlib.Path, dict[str, Any]]]:
     """Shipped records, then the user's own, which overrule them."""
-    folders = [SHIPPED, *([env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE] if include_user else [])]
-    paths = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.json"))]
-    return [(path, record) for path in paths if (record := _load(path, path.stat().st_mtime_ns)) is not None]
+    folders = [(SHIPPED, True)]
+    if include_user:
+        folders.append((env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE, False))
+    found = []
+    for folder, shipped in folders:
+        for path in sorted(folder.glob("*.json")):
+            if (record := _load(path, path.stat().st_mtime_ns, shipped)) is not None:
+                found.append((path, record))
+    return found
 
 
 @functools.lru_cache(maxsize=64)
-def _load(path: pathlib.Path, _mtime: int) -> dict[str, Any] | None:
+def _load(path: pathlib.Path, _mtime: int, shipped: bool) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text())
-        if {"device_kind", "jax", "fingerprint", "variants"} <= record.keys():
-            return record
-    except (OSError, ValueError):
-        pass
-    _log.warning("pallas_conv: %s is no readable record and is ignored; delete it or run doctor again", path)
-    return None
+        _check(record, shipped)
+        return record
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        _log.warning("pallas_conv: %s is no readable record and is ignored; delete it or run doctor again", path)
+        return None
+
+
+def _check(record: dict[str, Any], shipped: bool) -> None:
+    """Raises for what is no record."""
+    for key in ("device_kind", "jax", "fingerprint", *(["evidence"] if shipped else [])):
+        if not isinstance(record[key], str):
+            raise TypeError(f"{key} is {record[key]!r}")
+    for entry in record["variants"].values():
+        _ = bool(entry["correct"]), set(entry["paths"])
+        for timing in entry["timings"]:
+            if min(timing["macs"], timing["kernel_us"], timing["xla_us"]) <= 0 or not timing["source"]:
+                raise ValueError(f"timing {timing}")
 
 
 @functools.cache

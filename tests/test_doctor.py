@@ -5,13 +5,18 @@ import json
 import jax
 import pytest
 
-from pallas_conv import doctor, execution, trust
+from pallas_conv import doctor, execution, plan
 from pallas_conv.kernels import support
 from pallas_conv.target import resolve
 from pallas_conv.verify.timing import Timing
 
-INTERPRET, OPERANDS = execution._interpret, doctor.operands
-RELU, STRIDED = doctor.CONVOLUTIONS[2], doctor.CONVOLUTIONS[6]
+INTERPRET = execution._interpret
+RELU, STRIDED = doctor.CONVOLUTIONS[2], doctor.CONVOLUTIONS[8]
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    doctor.compiled.cache_clear()
 
 
 @pytest.fixture
@@ -52,33 +57,45 @@ def test_an_exception_is_a_finding(monkeypatch):
 def test_on_a_hopper_gpu_it_times_and_records_what_auto_then_trusts(alone, monkeypatch, capsys):
     """With the interpreter in the place of the GPU, and made-up times."""
     h100 = resolve("h100")
-    monkeypatch.setattr(doctor, "resolve", lambda device: h100)
-    monkeypatch.setattr(doctor, "CONVOLUTIONS", (RELU,))
-    monkeypatch.setattr(doctor, "DTYPES", ("bfloat16",))
-    small, large = doctor.SMALL[1], (64, 512, 512, (56, 56))
-    monkeypatch.setattr(doctor, "SMALL", doctor.SMALL[:1])
-    monkeypatch.setattr(doctor, "TYPICAL", (small, large))
-    monkeypatch.setattr(doctor, "operands", lambda product, seed: OPERANDS(product, seed) if product.batch < 64 else [])
+    small, large = doctor.SMALL[1], doctor.Size(2, 16, 32, (16, 16))
+    for name, value in {
+        "resolve": lambda device: h100,
+        "CONVOLUTIONS": (RELU,),
+        "OF_FLOAT16": (),
+        "SMALL": doctor.SMALL[:1],
+        "MEDIUM": (),
+        "TYPICAL": (small, large),
+        "compiled": lambda product, name: doctor.program(product, "interpret" if name == "mosaic" else name),
+    }.items():
+        monkeypatch.setattr(doctor, name, value)
     kernels = iter([1.0, 3.0])  # milliseconds
 
     def measure(programs, operands):
-        timing = lambda ms: Timing(ms, ms, ms, ms, 5, "wall")
+        timing = lambda ms: Timing(ms, ms, ms, ms, 5, "cupti")
         return {"mosaic": timing(next(kernels)), "xla": timing(2.0)}
 
     monkeypatch.setattr(doctor, "measure", measure)
-    program = doctor.program
-    monkeypatch.setattr(
-        doctor, "program", lambda product, name: program(product, "interpret" if name == "mosaic" else name)
-    )
     assert doctor.main() == 0
     assert "in 1 of 2 timings" in capsys.readouterr().out
     (path,) = alone.rglob("*.json")
-    assert json.loads(path.read_text())["device_kind"] == h100.device_kind
-    assert trust.verdict(doctor.problem("bfloat16", RELU, small), h100).trusted
-    assert not trust.verdict(doctor.problem("bfloat16", RELU, large), h100).trusted
+    record = json.loads(path.read_text())
+    assert record["device_kind"] == h100.device_kind
+    fast, slow = (doctor.problem("bfloat16", RELU, size) for size in (small, large))
+    assert plan.plan(fast, h100, ("auto",)).implementation == "mosaic"
+    assert "slower" in plan.plan(slow, h100, ("auto",)).reasons[0]
+    pointwise = doctor.problem("bfloat16", RELU, doctor.Size(64, 512, 512, (7, 7), 1))
+    assert "tiles of this kind" in plan.plan(pointwise, h100, ("auto",)).reasons[0]
 
 
 def test_every_convolution_it_checks_has_a_kernel_and_a_variant_of_its_own():
-    problems = [doctor.problem(d, c, s) for d in doctor.DTYPES for c in doctor.CONVOLUTIONS for s in doctor.TYPICAL]
+    variants = list(doctor._variants(hopper=True))
+    problems = [doctor.problem(*variant, size) for variant in variants for size in doctor.sizes(on_gpu=True)]
     assert not any(support.reasons(p, support.CAPABILITY) for p in problems)
-    assert len({support.variant(p) for p in problems}) == len(doctor.DTYPES) * len(doctor.CONVOLUTIONS)
+    assert len({support.variant(p) for p in problems}) == len(variants)
+
+
+def test_it_covers_the_training_step_of_a_mixed_precision_network():
+    """Input gradients of float32 activations, and the pre-activations that silu and gelu keep."""
+    checked = {support.variant(doctor.problem(*v, doctor.SMALL[0])) for v in doctor._variants(hopper=True)}
+    for variant in ("dgrad_2d_bf16f32_s1_linear", "fprop_2d_bf16_s1_bias_silu_yz", "fprop_2d_bf16_s1_bias_gelu_yz"):
+        assert f"dense_{variant}" in checked

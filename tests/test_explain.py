@@ -72,6 +72,19 @@ def test_strict_implementations_raise_with_every_reason():
     assert len(error.value.reasons) >= 4
 
 
+def test_all_products_that_lack_a_kernel_are_listed_at_once():
+    layer = pc.Conv2d(8, 8, 3, stride=2, dtype=jnp.bfloat16, key=jax.random.key(0), implementation="mosaic")
+    with pytest.raises(pc.UnsupportedError) as error:
+        pc.explain(jax.grad(loss, argnums=1), layer, images(2, 8, 9, 9), device="h100")
+    assert len(error.value.reasons) == 1
+    both = lambda w, x: loss(eqx.tree_at(lambda conv: conv.weight, layer, w), x)
+    with pytest.raises(pc.UnsupportedError) as error:
+        pc.explain(jax.grad(both, argnums=(0, 1)), layer.weight, images(2, 8, 9, 9), device="h100")
+    assert len(error.value.reasons) == 2
+    assert "dgrad" in str(error.value)
+    assert "wgrad" in str(error.value)
+
+
 def test_rounding_on_a_gpu_is_noted():
     layer = pc.Conv2d(8, 8, 3, compute_dtype=jnp.bfloat16, key=jax.random.key(0))
     step = eqx.filter_grad(loss)
@@ -79,6 +92,8 @@ def test_rounding_on_a_gpu_is_noted():
     dw = lambda device: next(p for p in pc.explain(step, layer, x, device=device) if p.product.role == "wgrad")
     assert any("rounded to bfloat16 once" in note for note in dw("a100").notes)
     assert dw("cpu").notes == ()
+    narrower = pc.explain(lambda x, w: pc.conv(x, w, out_dtype=jnp.bfloat16), jnp.ones((1, 2, 5)), jnp.ones((2, 2, 3)))
+    assert narrower[0].notes == ()
 
 
 # ---------------------------------------------------------------- what is compiled is what is explained

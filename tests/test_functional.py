@@ -271,3 +271,18 @@ def test_second_derivatives_and_forward_mode():
     ours = lambda x, w: pc.conv(x, w, padding="SAME", activation="tanh").sum()
     for derivative in (lambda f: jax.jacrev(jax.grad(f, 1)), lambda f: jax.jacfwd(jax.grad(f, 1))):
         assert_close(derivative(ours)(x, w), derivative(reference)(x, w))
+
+
+def test_padding_of_mixed_sign():
+    """Some versions of XLA read out of bounds here on a CPU; crops may even be longer than the axis."""
+    w = normal(3, 4, 3, seed=1)
+    for length, pads in ((16, (-8, 8)), (5, (-7, 9)), (9, (-1, 2))):
+        x = normal(4, 4, length)
+        padded = lax.pad(x, jnp.float32(0), [(0, 0, 0), (0, 0, 0), (*pads, 0)])
+        want = lax.conv_general_dilated(padded, w, (1,), "VALID")
+        got = jax.jit(lambda x, w, pads=pads: pc.conv(x, w, padding=(pads,)))(x, w)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+        (batch,) = jax.export.symbolic_shape("batch")
+        shape = jax.ShapeDtypeStruct((batch, 4, length), jnp.float32)
+        program = jax.export.export(jax.jit(lambda x, w, pads=pads: pc.conv(x, w, padding=(pads,))))(shape, w)
+        np.testing.assert_allclose(program.call(x, w), want, rtol=1e-5, atol=1e-5)

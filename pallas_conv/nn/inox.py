@@ -22,7 +22,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("inox", "inox.nn"):  # inox is here, something that it needs is not
         raise
-    raise ImportError("pallas_conv.inox needs the package inox: pip install pallas-conv[inox]", name="inox") from error
+    raise ImportError("pallas_conv.inox needs the package inox: pip install inox", name="inox") from error
 
 __all__ = ["Conv", "ConvTransposed", "Linear"]
 

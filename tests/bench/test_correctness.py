@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench.correctness import MEDIUM, SMALL, agree
+from bench.correctness import MEDIUM, SMALL
 from pallas_conv.verify.reference import reference
-from pallas_conv.verify.verdict import judge
+from pallas_conv.verify.verdict import agree, judge
 
 CASES = {c.name: c for c in SMALL + MEDIUM}
 

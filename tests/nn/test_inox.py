@@ -437,7 +437,7 @@ assert "pallas_conv.nn.inox" not in sys.modules
 try:
     pallas_conv.inox
 except ImportError as error:
-    assert "pip install pallas-conv[inox]" in str(error), error
+    assert "pip install inox" in str(error), error
 else:
     raise AssertionError
 """
