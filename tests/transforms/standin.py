@@ -35,7 +35,7 @@ def _is_product(equation: Equation) -> bool:
 
 
 def _launch_or_xla(equation: Equation, *args: Array) -> list[Array]:
-    served = _is_product(equation) and equation.op.implementation != ("xla",)
+    served = _is_product(equation) and not equation.no_kernels
     return _launch(equation, *args) if served else lowering.execute(equation, Target("cuda"), *args)
 
 
