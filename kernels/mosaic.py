@@ -102,16 +102,18 @@ class RaceError(AssertionError):
 def run_interpreted(f: Callable[..., Any], *args: Any, detect_races: bool = False, **kwargs: Any) -> Any:
     """f(*args, **kwargs) with every kernel in it interpreted on the CPU; RaceError if a race is detected.
 
-    The interpreter's memory is global to the process, so one caller at a time. It reports races on stdout only, which is
-    read meanwhile, and passed on.
+    The interpreter's memory is global to the process, so one caller at a time. JAX 0.11 reports races on stdout only,
+    which is read meanwhile, and passed on.
     """
     printed = io.StringIO()
     listening = contextlib.redirect_stdout(printed) if detect_races else contextlib.nullcontext()
     try:
         with force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)), listening:
             out = jax.block_until_ready(f(*args, **kwargs))
-    except BaseException:
+    except BaseException as error:
         _forget_interpretation()  # or the next one finds the memory of this
+        if "RACE DETECTED" in str(error):  # JAX 0.12 raises
+            raise RaceError(str(error)) from error
         raise
     finally:
         print(printed.getvalue(), end="")
