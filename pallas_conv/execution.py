@@ -82,7 +82,8 @@ def _run_product(equation: Equation, target: Target, role: str, a: Array, b: Arr
 def _run_lax(chosen: Plan, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
     with jax.named_scope(chosen.scope):
         wide_sums = not rounds_once(chosen.product, chosen.target)
-        return formulations.contract(str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums)
+        cache = formulations.cache(chosen.target)
+        return formulations.contract(str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums, cache=cache)
 
 
 def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:

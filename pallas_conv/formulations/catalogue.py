@@ -1,0 +1,357 @@
+"""Every formulation by name: for which products it makes sense, what it costs, and its program."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..spec import ConvSpec, Product
+from . import library, loops, matmuls
+from .canonical import adjoint, adjoint_weight, canonical, upsamples
+from .windows import by_phases, phase_shape
+
+STOCK = "stock"
+CROPPED = "cropped"  # stock's program, after a pad of the dimensions that XLA would misread
+
+MOST_UNROLLED = 128  # multiply-adds in one loop body
+MOST_MATMULS = 64  # taps with a matrix product of their own
+
+type Program = Callable[[Array, Array, ConvSpec, dict[str, Any]], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a program executes and needs, by its own structure: a model, not a measurement.
+
+    flops    two for every multiply-add executed, zeros included
+    nbytes   read and written, if nothing stays in a cache between its steps
+    taps     operations written out in the program, which is what compile time grows with
+    temp     bytes of temporary memory
+    """
+
+    flops: float
+    nbytes: float
+    taps: int
+    temp: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The extents that conditions and costs are written in: of a product in canonical form; arrays in bytes of the sums' dtype.
+
+    turned   whether x and ct, or channels and taps, had to change places for it
+    """
+
+    product: Product
+    turned: bool = False
+
+    @classmethod
+    def of(cls, product: Product) -> "Sizes":
+        q = canonical(product)
+        return cls(q, q != product)
+
+    @property
+    def spec(self) -> ConvSpec:
+        return self.product.spec
+
+    @property
+    def images(self) -> int:
+        return self.product.batch * (self.product.models or 1)
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.spec.kernel_spatial)
+
+    @property
+    def in_pixels(self) -> int:
+        return math.prod(self.spec.in_spatial)
+
+    @property
+    def out_pixels(self) -> int:
+        return math.prod(self.spec.out_spatial)
+
+    @property
+    def group_in(self) -> int:
+        """Input channels of one group."""
+        return self.product.in_channels // self.spec.groups
+
+    @property
+    def group_out(self) -> int:
+        return self.product.out_channels // self.spec.groups
+
+    @property
+    def itemsize(self) -> int:
+        return max(4, jnp.dtype(self.product.compute_dtype).itemsize)
+
+    @property
+    def x(self) -> float:
+        return float(self.itemsize) * self.images * self.product.in_channels * self.in_pixels
+
+    @property
+    def y(self) -> float:
+        return float(self.itemsize) * self.images * self.product.out_channels * self.out_pixels
+
+    @property
+    def w(self) -> float:
+        return float(self.itemsize) * (self.product.models or 1) * self.product.out_channels * self.group_in * self.taps
+
+    @property
+    def columns(self) -> float:
+        """All windows of x side by side; none are needed where one tap meets every pixel."""
+        if self.taps == 1 and max(self.spec.strides) == 1:
+            return 0.0
+        return float(self.itemsize) * self.images * self.product.in_channels * self.taps * self.out_pixels
+
+    @property
+    def sum_of_taps(self) -> int:
+        """Multiply-adds of one output element, or of one partial sum of a weight gradient."""
+        return self.taps * self.group_in
+
+    @property
+    def slides(self) -> bool:
+        """An fprop without input dilation."""
+        return self.product.role == "fprop" and not upsamples(self.spec)
+
+    @property
+    def spreads(self) -> bool:
+        """An fprop with input dilation: each input element is spread over the output."""
+        return self.product.role == "fprop" and upsamples(self.spec) and max(self.spec.strides) == 1
+
+    @property
+    def correlates(self) -> bool:
+        """A wgrad without input dilation."""
+        return self.product.role == "wgrad" and not upsamples(self.spec)
+
+    @property
+    def useful_flops(self) -> float:
+        pixels = self.in_pixels if upsamples(self.spec) else self.out_pixels
+        return 2.0 * self.images * self.product.out_channels * self.sum_of_taps * pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Formulation:
+    """One way to write a product as a lax program.
+
+    serves   whether it computes this product, at a reasonable length of program
+    cost     of a product that it serves
+    fprop    (x, w, spec, how) -> y; `how` holds the precision and the dtype of the sums of library calls
+    wgrad    (x, ct, spec, how) -> dw
+    blocked  whether it gains from running over a few images at a time, whose windows then stay in the cache. (Not the
+             library's convolutions, which XLA's CPU compiler replaces by naive loops inside a loop.)
+    """
+
+    name: str
+    serves: Callable[[Sizes], bool]
+    cost: Callable[[Sizes], Cost]
+    fprop: Program | None = None
+    wgrad: Program | None = None
+    blocked: bool = False
+
+
+def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
+    return lambda a, b, spec, how: f(a, b, spec)
+
+
+def _by_phases(a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    return by_phases(loops.multiply_add, a, b, spec)
+
+
+def _exchanged(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    return library.stock("wgrad", x, ct, spec, how)
+
+
+def _phase_taps(s: Sizes) -> int:
+    per_dim = zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True)
+    return math.prod(math.ceil(k / u) for k, u in per_dim)
+
+
+def _shifts(s: Sizes) -> int:
+    """Loops of a weight gradient: taps but those along the rows, times channels of a group."""
+    axis = max(0, s.spec.ndim - 2)
+    return s.group_in * s.taps // s.spec.kernel_spatial[axis]
+
+
+def _correlate_cost(s: Sizes) -> Cost:
+    axis = max(0, s.spec.ndim - 2)
+    partial = s.y * s.spec.kernel_spatial[axis] / min(loops.BLOCK, s.spec.out_spatial[axis])
+    shifts = _shifts(s)
+    written_out = shifts if shifts <= loops.UNROLLED_SHIFTS else 1
+    moves = s.x + s.y if s.spec.ndim == 1 else 0.0
+    return Cost(
+        s.useful_flops, shifts * (s.x / s.group_in + s.y + 2 * partial), written_out * 2 * loops.BLOCK,
+        s.x + moves + written_out * partial,
+    )  # fmt: skip
+
+
+def _unpadded(s: Sizes) -> bool:
+    return not any(map(any, s.spec.padding))
+
+
+FORMULATIONS: dict[str, Formulation] = {
+    f.name: f
+    for f in (
+        Formulation(
+            "multiply_add",
+            lambda s: s.slides and s.sum_of_taps <= MOST_UNROLLED,
+            lambda s: Cost(s.useful_flops, 2 * s.x + s.w + s.y, s.sum_of_taps, s.x),
+            fprop=_loop(loops.multiply_add),
+        ),
+        Formulation(
+            "multiply_add_rows",
+            lambda s: (
+                s.slides
+                and s.group_in == 1
+                and s.spec.ndim > 1
+                and s.spec.kernel_spatial[0] > 1
+                and s.taps // s.spec.kernel_spatial[0] <= MOST_UNROLLED
+            ),
+            lambda s: Cost(
+                s.useful_flops,
+                s.spec.kernel_spatial[0] * (s.x + 2 * s.y) + s.w,
+                s.taps // s.spec.kernel_spatial[0],
+                s.x + 2 * s.y,
+            ),
+            fprop=_loop(loops.multiply_add_rows),
+        ),
+        Formulation(
+            "multiply_add_phases",
+            lambda s: s.spreads and max(s.spec.kernel_dilation) == 1 and s.sum_of_taps <= 2 * MOST_UNROLLED,
+            lambda s: Cost(s.useful_flops, 2 * s.x + s.w + 3 * s.y, s.sum_of_taps, s.x + s.y),
+            fprop=_by_phases,
+        ),
+        Formulation(
+            "correlate_rows",
+            lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
+            _correlate_cost,
+            wgrad=_loop(loops.correlate_rows),
+            blocked=True,
+        ),
+        Formulation(
+            "im2col",
+            lambda s: s.slides and s.taps <= MOST_MATMULS,
+            lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + s.w * s.images),
+            fprop=matmuls.im2col,
+            blocked=True,
+        ),
+        Formulation(
+            "im2col_wgrad",
+            lambda s: s.correlates and s.taps <= MOST_MATMULS,
+            lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + s.w * s.images),
+            wgrad=matmuls.im2col_wgrad,
+            blocked=True,
+        ),
+        Formulation(
+            "matmul_per_tap",
+            lambda s: s.correlates and 1 < s.taps <= MOST_MATMULS,
+            lambda s: Cost(
+                s.useful_flops,
+                2 * s.columns + s.taps * s.y + s.w,
+                2 * s.taps,
+                s.x + 2 * s.columns / s.taps + s.w * (1 + s.images / s.taps),
+            ),
+            wgrad=matmuls.matmul_per_tap,
+            blocked=True,
+        ),
+        Formulation(
+            "col2im",
+            lambda s: s.spreads and s.taps <= MOST_MATMULS,
+            lambda s: Cost(
+                s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + s.w * s.images
+            ),
+            fprop=matmuls.col2im,
+            blocked=True,
+        ),
+        Formulation(
+            "depth_to_channels",
+            lambda s: s.slides and s.spec.ndim == 3 and s.spec.groups == 1,
+            lambda s: Cost(
+                s.useful_flops, 4 * _depth(s) + s.w + 3 * s.y, s.spec.kernel_spatial[0], 2 * _depth(s) + s.y
+            ),
+            fprop=library.depth_to_channels,
+        ),
+        Formulation(
+            "depth_to_channels_wgrad",
+            lambda s: s.correlates and s.spec.ndim == 3 and s.spec.groups == 1,
+            lambda s: Cost(
+                s.useful_flops, 4 * _depth(s) + 3 * s.w + 3 * s.y, s.spec.kernel_spatial[0], 2 * _depth(s) + 2 * s.y
+            ),
+            wgrad=library.depth_to_channels_wgrad,
+        ),
+        Formulation(
+            "exchanged",
+            lambda s: s.correlates and s.turned,
+            lambda s: Cost(s.useful_flops, 3 * (s.x + s.y + s.w), 1, s.x + s.y + s.w),
+            wgrad=_exchanged,
+        ),
+    )
+}
+
+
+def _spread(s: Sizes) -> float:
+    """Of col2im: every tap's result before they are added up."""
+    return float(s.itemsize) * s.images * s.product.out_channels * s.taps * s.in_pixels
+
+
+def _depth(s: Sizes) -> float:
+    """Of 3-D as 2-D: the input once for every tap along the depth."""
+    return s.x * s.spec.kernel_spatial[0] * s.spec.out_spatial[0] / max(1, s.spec.in_spatial[0])
+
+
+def serving(product: Product) -> list[Formulation]:
+    """The formulations of a product beside stock's. Empty where there is nothing to compute or no canonical form."""
+    s = Sizes.of(product)
+    extents = (s.images, s.product.in_channels, s.product.out_channels, s.in_pixels, s.out_pixels, s.taps)
+    return [f for f in FORMULATIONS.values() if f.serves(s)] if min(extents) > 0 else []
+
+
+def stock_temp(product: Product) -> float:
+    """Temporary memory of stock's program on a CPU, modelled: every array once more, in the library's layout."""
+    s = Sizes.of(product)
+    return s.x + s.y + s.w
+
+
+def block(formulation: Formulation, product: Product, cache: float | None) -> int:
+    """How many images to run at once: a divisor of the batch, as many as fit into `cache` bytes with what they need."""
+    if not formulation.blocked or cache is None:
+        return product.batch
+    s = Sizes.of(dataclasses.replace(product, batch=1))
+    most = max(1, int(cache / (s.x + s.y + formulation.cost(s).temp)))
+    return max(n for n in range(1, product.batch + 1) if product.batch % n == 0 and n <= most)
+
+
+def cost(formulation: Formulation, product: Product, cache: float | None) -> Cost:
+    """Of the product, run in blocks of images."""
+    whole = formulation.cost(Sizes.of(product))
+    images = block(formulation, product, cache)
+    if images == product.batch:
+        return whole
+    s = Sizes.of(dataclasses.replace(product, batch=images))
+    return dataclasses.replace(whole, temp=formulation.cost(s).temp + s.x + s.y + s.w)
+
+
+def run(formulation: Formulation, role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w of one model by a formulation that serves it."""
+    if role == "wgrad":
+        assert formulation.wgrad is not None
+        if not upsamples(spec):
+            return formulation.wgrad(a, b, spec, how)
+        return adjoint_weight(formulation.wgrad(b, a, adjoint(spec), how), spec.groups)
+    assert formulation.fprop is not None
+    if role == "dgrad":
+        b, spec = adjoint_weight(b, spec.groups), adjoint(spec)
+    return formulation.fprop(a, b, spec, how)
+
+
+def run_in_blocks(program: Callable[[Array, Array], Array], role: str, images: int, a: Array, b: Array) -> Array:
+    """The program over `images` images at a time; weight gradients are summed."""
+    blocks = lambda t: t.reshape(t.shape[0] // images, images, *t.shape[1:])
+    if a.shape[0] == images:
+        return program(a, b)
+    if role != "wgrad":
+        y = lax.map(lambda part: program(part, b), blocks(a))
+        return y.reshape(a.shape[0], *y.shape[2:])
+    first, rest = (blocks(a)[0], blocks(b)[0]), (blocks(a)[1:], blocks(b)[1:])
+    return lax.scan(lambda total, parts: (total + program(*parts), None), program(*first), rest)[0]

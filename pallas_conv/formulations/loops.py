@@ -1,0 +1,156 @@
+"""Few channels a group: one fused loop of multiply-adds, no matrix product and no copy but the padding.
+
+A depthwise product reads its operands once and has little arithmetic, so what counts is that XLA makes one vectorised loop of
+it. The forward sum does that by itself if it is written as a sum over taps. The weight gradient is a reduction, which XLA may
+not reorder and therefore runs one element at a time; cut into blocks of rows it becomes the same kind of loop as the forward:
+sums over the rows of a block for each block, tap and column, of which few are left to reduce.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..spec import ConvSpec
+from .windows import pad_spatial, tap_windows
+
+BLOCK = 16  # rows that one partial sum of a weight gradient covers
+UNROLLED_SHIFTS = 12  # loops written out for a weight gradient; more become iterations of one
+
+
+def multiply_add(x: Array, w: Array, spec: ConvSpec) -> Array:
+    """y = sum over taps and channels of a group of window * w[tap]."""
+    groups, (n, c), (o, d) = spec.groups, x.shape[:2], w.shape[:2]
+    x = lax.optimization_barrier(pad_spatial(x, spec.padding))  # else the loop asks of every tap whether it is padding
+    w = w.reshape(groups, o // groups, d, -1)
+    total: Array | float = 0.0
+    for i, window in enumerate(tap_windows(x, spec)):
+        window = window.reshape(n, groups, 1, c // groups, *spec.out_spatial)
+        for j in range(d):
+            total += window[:, :, :, j] * lax.expand_dims(w[:, :, j, i], range(2, 2 + spec.ndim))
+    return jnp.asarray(total).reshape(n, o, *spec.out_spatial)
+
+
+def multiply_add_rows(x: Array, w: Array, spec: ConvSpec) -> Array:
+    """The same with a loop over the first kernel dimension: any kernel size, little code."""
+    x = pad_spatial(x, spec.padding)
+    span = (spec.out_spatial[0] - 1) * spec.strides[0] + 1
+    row = ConvSpec(
+        spec.strides, ((0, 0),) * spec.ndim, spec.input_dilation, spec.kernel_dilation, spec.groups,
+        (span, *x.shape[3:]), (1, *spec.kernel_spatial[1:]),
+    )  # fmt: skip
+
+    def add(y: Array, row_of_kernel: tuple[Array, Array]) -> tuple[Array, None]:
+        i, v = row_of_kernel
+        rows = lax.dynamic_slice_in_dim(x, i * spec.kernel_dilation[0], span, 2)
+        return y + multiply_add(rows, v[:, :, None], row), None
+
+    zeros = jnp.zeros((x.shape[0], w.shape[0], *spec.out_spatial), x.dtype)
+    rows_of_kernel = (jnp.arange(spec.kernel_spatial[0]), jnp.moveaxis(w, 2, 0))
+    return lax.scan(add, zeros, rows_of_kernel)[0]
+
+
+def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
+    """dw[tap] = sum over images and positions of window * ct, by blocks of rows.
+
+    Rows run along the last dimension but one; taps of the other dimensions are shifts of x, one loop each. In 1-D rows run
+    along the only dimension and channels take the place of columns.
+    """
+    n, (c, o), groups = x.shape[0], (x.shape[1], ct.shape[1]), spec.groups
+    d, m = c // groups, o // groups
+    axis = max(0, spec.ndim - 2)
+    x = _pad_to_blocks(x, spec, axis)
+    x = x.reshape(n, groups, 1, d, *x.shape[2:])
+    ct = ct.reshape(n, groups, m, *spec.out_spatial)
+    if spec.ndim == 1:  # (n, 1, d, rows, groups) and (n, m, rows, groups)
+        summed, x, ct = (0, 2), _row_major(jnp.moveaxis(x, 1, -1)), _row_major(jnp.moveaxis(ct, 1, -1))
+    else:
+        summed = (0, *range(3, 2 + spec.ndim), 3 + spec.ndim)
+    x, ct = lax.optimization_barrier((x, ct))
+    others = [i for i in range(spec.ndim) if i != axis]
+    rows = 2 + (spec.ndim > 1) + axis  # where they are in ct, and in x without its axis of channels
+
+    def at(channel: Array | int, shift: tuple[Array | int, ...]) -> Array:
+        """(groups, m, taps along the rows); for 1-D (m, taps, groups)."""
+        window = lax.dynamic_index_in_dim(x, channel, 3 if spec.ndim > 1 else 2, keepdims=False)
+        for i, t in zip(others, shift, strict=True):
+            length = (spec.out_spatial[i] - 1) * spec.strides[i] + 1
+            window = lax.dynamic_slice_in_dim(window, t * spec.kernel_dilation[i], length, 3 + i)
+            window = lax.slice_in_dim(window, 0, length, spec.strides[i], 3 + i)
+        sums = _row_sums(window, ct, rows, spec.kernel_spatial[axis], spec.strides[axis], spec.kernel_dilation[axis])
+        return sum(s.sum(summed) for s in sums)
+
+    shifts = list(itertools.product(range(d), *(range(spec.kernel_spatial[i]) for i in others)))
+    if len(shifts) <= UNROLLED_SHIFTS:
+        dw = jnp.stack([at(channel, tuple(shift)) for channel, *shift in shifts])
+    else:
+        dw = lax.map(
+            lambda s: at(s[0], tuple(s[1:])), tuple(jnp.asarray(column) for column in zip(*shifts, strict=True))
+        )
+    if spec.ndim == 1:  # (d, m, taps, groups) -> (groups, m, d, taps)
+        return dw.transpose(3, 1, 0, 2).reshape(o, d, *spec.kernel_spatial)
+    dw = dw.reshape(d, *(spec.kernel_spatial[i] for i in others), groups, m, spec.kernel_spatial[axis])
+    dw = jnp.moveaxis(dw, -1, 1 + axis)
+    return jnp.moveaxis(dw, (-2, -1), (0, 1)).reshape(o, d, *spec.kernel_spatial)
+
+
+def _row_major(x: Array) -> Array:
+    """x with its last axis contiguous: XLA would call a transpose a layout and read with strides."""
+    return lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
+
+
+def _blocks(size: int, span: int, stride: int) -> tuple[int, int]:
+    """Rows of a block, and how many whole blocks there are. The taps of a block reach at most into the next one."""
+    least = max(BLOCK // 2, math.ceil(span / stride))
+    if size <= 2 * max(BLOCK, least):
+        return size, 0  # one block, which is the last
+    even = [b for b in range(least, 2 * max(BLOCK, least) + 1) if size % b == 0]
+    block = even[0] if even else max(BLOCK, least)
+    return block, size // block
+
+
+def _pad_to_blocks(x: Array, spec: ConvSpec, axis: int) -> Array:
+    """The padding of the convolution, and room after it for the last block to be cut out whole; nothing meets that room."""
+    stride, span = spec.strides[axis], (spec.kernel_spatial[axis] - 1) * spec.kernel_dilation[axis] + 1
+    block, whole = _blocks(spec.out_spatial[axis], span, stride)
+    room = (whole * block + block - 1) * stride - spec.in_spatial[axis] if whole else 0
+    padding = list(spec.padding)
+    padding[axis] = (padding[axis][0], max(padding[axis][1], room - padding[axis][0]))
+    return pad_spatial(x, padding)
+
+
+def _row_sums(x: Array, ct: Array, axis: int, kernel: int, stride: int, dilation: int) -> list[Array]:
+    """sum over b of x[.., (h B + b) stride + t dilation, ..] * ct[.., h B + b, ..], with axes h and t in place of the rows.
+
+    All blocks have B rows but the last, which is the second result: no row is filled up with zeros, which would meet elements
+    of x that no tap meets.
+    """
+    size, span = ct.shape[axis], (kernel - 1) * dilation + 1
+    block, whole = _blocks(size, span, stride)
+    sums = []
+    if whole:
+
+        def window(b: int) -> Array:
+            part = lax.slice_in_dim(x, b * stride, (b + whole * block) * stride, axis=axis)
+            part = part.reshape(*x.shape[:axis], whole, block * stride, *x.shape[axis + 1 :])
+            return lax.slice_in_dim(part, 0, span, dilation, axis + 1)
+
+        sums.append(_block_sum(window, ct, axis, 0, whole, block))
+    if size > whole * block:
+        start = whole * block
+
+        def window(b: int) -> Array:
+            first = (start + b) * stride
+            return jnp.expand_dims(lax.slice_in_dim(x, first, first + span, dilation, axis), axis)
+
+        sums.append(_block_sum(window, ct, axis, start, 1, size - start))
+    return sums
+
+
+def _block_sum(window: Callable[[int], Array], ct: Array, axis: int, start: int, blocks: int, rows: int) -> Array:
+    ct = lax.slice_in_dim(ct, start, start + blocks * rows, axis=axis)
+    ct = ct.reshape(*ct.shape[:axis], blocks, rows, *ct.shape[axis + 1 :])
+    total = sum(window(b) * lax.slice_in_dim(ct, b, b + 1, axis=axis + 1) for b in range(rows))
+    return lax.optimization_barrier(total)  # a loop of its own: fused into the reduction it would not be vectorised

@@ -1,0 +1,85 @@
+"""Many channels a group: columns of windows and matrix products, one a group and image.
+
+Columns are ordered by channel, then tap, so that neither w nor dw is transposed. A product over tiny images folds the batch
+into the pixels: transposing activations is cheaper there than a copy of w for every image.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..spec import ConvSpec
+from .windows import interleave, pad_spatial, phase_shape, phases, tap_windows, taps
+
+
+def im2col(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """All windows side by side, then one matrix product (https://hal.science/inria-00112631)."""
+    y = _product(w.reshape(spec.groups, w.shape[0] // spec.groups, -1), _columns(x, spec), how)
+    return y.reshape(x.shape[0], w.shape[0], *spec.out_spatial)
+
+
+def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """The matrix product of the cotangent and the columns."""
+    return _outer(ct, _columns(x, spec), spec, how).reshape(ct.shape[1], -1, *spec.kernel_spatial)
+
+
+def matmul_per_tap(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """A weight gradient tap by tap: no memory for columns."""
+    x = pad_spatial(x, spec.padding)
+    dw = jnp.stack([_outer(ct, _grouped(a, spec), spec, how) for a in tap_windows(x, spec)], -1)
+    return dw.reshape(ct.shape[1], -1, *spec.kernel_spatial)
+
+
+def col2im(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """An up-sampling convolution: one matrix product to all taps, each tap's result added where it belongs."""
+    o, d = w.shape[:2]
+    kernel = w.reshape(spec.groups, o // spec.groups, d, -1).swapaxes(2, 3)
+    z = _product(kernel.reshape(spec.groups, -1, d), _grouped(x, spec), how)
+    z = z.reshape(x.shape[0], o, math.prod(spec.kernel_spatial), *spec.in_spatial)
+    rows, parts = phase_shape(spec), []
+    for phase in phases(spec):
+        met = jnp.zeros((x.shape[0], o, *rows), z.dtype)
+        for i, tap in enumerate(taps(spec)):
+            dims = zip(phase, tap, spec.kernel_dilation, spec.padding, spec.input_dilation, strict=True)
+            offsets = [(r + t * d - low, u) for r, t, d, (low, _), u in dims]
+            if all(offset % u == 0 for offset, u in offsets):
+                first = [offset // u for offset, u in offsets]
+                ends = zip(first, rows, spec.in_spatial, strict=True)
+                met += pad_spatial(z[:, :, i], [(-a, n - size + a) for a, n, size in ends])
+        parts.append(met)
+    return interleave(parts, spec)
+
+
+def _columns(x: Array, spec: ConvSpec) -> Array:
+    """(N, groups, C // groups * taps, pixels)."""
+    windows = list(tap_windows(pad_spatial(x, spec.padding), spec))
+    return _grouped(jnp.stack(windows, 2) if len(windows) > 1 else windows[0], spec)
+
+
+def _grouped(x: Array, spec: ConvSpec) -> Array:
+    """(N, C, ...) -> (N, groups, C // groups * ..., pixels): the last axes are spatial."""
+    pixels = math.prod(x.shape[-spec.ndim :])
+    return x.reshape(x.shape[0], spec.groups, -1, pixels)
+
+
+def _product(w: Array, x: Array, how: dict[str, Any]) -> Array:
+    """(G, O, K) times (N, G, K, P) -> (N, G, O, P)."""
+    n, _, _, pixels = x.shape
+    if n > 1 and w.shape[1] * w.shape[2] > (w.shape[1] + w.shape[2]) * pixels:
+        x = jnp.moveaxis(x, 0, 2).reshape(*w.shape[::2], n * pixels)
+        y = lax.dot_general(w, x, (((2,), (1,)), ((0,), (0,))), **how)
+        return jnp.moveaxis(y.reshape(*w.shape[:2], n, pixels), 2, 0)
+    w = jnp.broadcast_to(w, (n, *w.shape))
+    return lax.dot_general(w, x, (((3,), (2,)), ((0, 1), (0, 1))), **how)
+
+
+def _outer(ct: Array, x: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """ct times (N, G, K, P) summed over images and pixels: (G, O // G, K)."""
+    ct = _grouped(ct, spec)
+    n, _, k, pixels = x.shape
+    if n > 1 and ct.shape[2] * k > (ct.shape[2] + k) * pixels:
+        a, b = (jnp.moveaxis(t, 0, 2).reshape(*t.shape[1:3], -1) for t in (ct, x))
+        return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how)
+    return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how).sum(0)

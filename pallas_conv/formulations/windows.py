@@ -1,0 +1,70 @@
+"""Padding, the window that each tap sees, and output phases: what the lax programs have in common."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..spec import ConvSpec
+
+type Slide = Callable[[Array, Array, ConvSpec], Array]
+
+
+def pad_spatial(x: Array, padding: Sequence[tuple[int, int]]) -> Array:
+    """(N, C, *in) -> zeros around it; negative padding crops."""
+    if not any(map(any, padding)):
+        return x
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(low, high, 0) for low, high in padding])
+
+
+def taps(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, spec.kernel_spatial))
+
+
+def tap_windows(x: Array, spec: ConvSpec) -> Iterator[Array]:
+    """For each tap, the part of the already padded x that it multiplies: (N, C, *out)."""
+    for tap in taps(spec):
+        start = [i * d for i, d in zip(tap, spec.kernel_dilation, strict=True)]
+        stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, spec.out_spatial, spec.strides, strict=True)]
+        yield lax.slice(x, (0, 0, *start), (*x.shape[:2], *stop), (1, 1, *spec.strides))
+
+
+def phase_shape(spec: ConvSpec) -> tuple[int, ...]:
+    """Extent of one output phase: every input_dilation-th element."""
+    return tuple(math.ceil(n / u) for n, u in zip(spec.out_spatial, spec.input_dilation, strict=True))
+
+
+def phases(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, spec.input_dilation))
+
+
+def by_phases(slide: Slide, x: Array, w: Array, spec: ConvSpec) -> Array:
+    """An up-sampling convolution as one without holes for every output phase, each with only the taps that meet data.
+
+    Phase r holds the outputs o = r + u m. Tap t meets input (o + t - low) / u where that is whole: of a phase, every u-th
+    tap from the first (https://arxiv.org/abs/1609.05158). Kernel dilation and strides are one.
+    """
+    rows, parts, one = phase_shape(spec), [], (1,) * spec.ndim
+    for phase in phases(spec):
+        geometry = list(zip(phase, spec.padding, spec.input_dilation, strict=True))
+        first = [(low - r) % u for r, (low, _), u in geometry]
+        part = w[(..., *(slice(f, None, u) for f, u in zip(first, spec.input_dilation, strict=True)))]
+        low = [(low - r - f) // u for (r, (low, _), u), f in zip(geometry, first, strict=True)]
+        extents = zip(low, rows, part.shape[2:], spec.in_spatial, strict=True)
+        padding = tuple((lo, n + k - 1 - size - lo) for lo, n, k, size in extents)
+        dense = ConvSpec(one, padding, one, one, spec.groups, spec.in_spatial, part.shape[2:])
+        empty = jnp.zeros((x.shape[0], w.shape[0], *rows), x.dtype)
+        parts.append(slide(x, part, dense) if math.prod(part.shape) else empty)
+    return interleave(parts, spec)
+
+
+def interleave(parts: Sequence[Array], spec: ConvSpec) -> Array:
+    """Output phases, each (N, O, *phase_shape) -> (N, O, *out)."""
+    n, up = spec.ndim, spec.input_dilation
+    batch, channels, *rows = parts[0].shape
+    y = jnp.stack(list(parts), 2).reshape(batch, channels, *up, *rows)
+    y = y.transpose(0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i)))
+    y = y.reshape(batch, channels, *(r * u for r, u in zip(rows, up, strict=True)))
+    return lax.slice(y, (0,) * y.ndim, (batch, channels, *spec.out_spatial))
