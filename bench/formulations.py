@@ -39,7 +39,9 @@ from .layers import random_layers
 CPU = Target("cpu")
 BATCHES = (1, 2, 8)
 HOPELESS = 3  # times the fastest
-HALF_PRECISION = ("unet_mid", "convnext_s3", "effnet_dw5_s2", "resnext_g32", "stylegan_up", "nnunet_hi", "nnunet_up", "mamba_k4")  # fmt: skip
+HALF_PRECISION = (  # one layer of each family
+    "unet_mid", "convnext_s3", "effnet_dw5_s2", "resnext_g32", "stylegan_up", "nnunet_hi", "nnunet_up", "mamba_k4",
+)  # fmt: skip
 
 
 def machine() -> dict[str, Any]:

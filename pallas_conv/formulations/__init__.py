@@ -5,5 +5,5 @@ from .catalogue import FORMULATIONS as FORMULATIONS
 from .catalogue import STOCK as STOCK
 from .catalogue import serving as serving
 from .contract import contract as contract
-from .rules import choose as choose
 from .rules import cache as cache
+from .rules import choose as choose

@@ -11,7 +11,7 @@ from jax import Array, lax
 from ..spec import ConvSpec, Product
 from . import library, loops, matmuls
 from .canonical import adjoint, adjoint_weight, canonical, upsamples
-from .windows import by_phases, phase_shape
+from .windows import by_phases
 
 STOCK = "stock"
 CROPPED = "cropped"  # stock's program, after a pad of the dimensions that XLA would misread
@@ -232,14 +232,14 @@ FORMULATIONS: dict[str, Formulation] = {
         Formulation(
             "im2col",
             lambda s: s.slides and s.taps <= MOST_MATMULS,
-            lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + s.w * s.images),
+            lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + _copies_of_w(s)),
             fprop=matmuls.im2col,
             blocked=True,
         ),
         Formulation(
             "im2col_wgrad",
             lambda s: s.correlates and s.taps <= MOST_MATMULS,
-            lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + s.w * s.images),
+            lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + _copies_of_w(s)),
             wgrad=matmuls.im2col_wgrad,
             blocked=True,
         ),
@@ -259,7 +259,7 @@ FORMULATIONS: dict[str, Formulation] = {
             "col2im",
             lambda s: s.spreads and s.taps <= MOST_MATMULS,
             lambda s: Cost(
-                s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + s.w * s.images
+                s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + _copies_of_w(s)
             ),
             fprop=matmuls.col2im,
             blocked=True,
@@ -290,6 +290,14 @@ FORMULATIONS: dict[str, Formulation] = {
 }
 
 
+def _copies_of_w(s: Sizes) -> float:
+    """Of a batched matrix product: w or a partial dw for every image, unless the batch is folded into the pixels."""
+    k = s.group_in * s.taps
+    pixels = s.in_pixels if upsamples(s.spec) else s.out_pixels
+    folded = s.product.batch > 1 and s.group_out * k > (s.group_out + k) * pixels
+    return s.w if folded else s.w * s.product.batch
+
+
 def _spread(s: Sizes) -> float:
     """Of col2im: every tap's result before they are added up."""
     return float(s.itemsize) * s.images * s.product.out_channels * s.taps * s.in_pixels
@@ -317,8 +325,9 @@ def block(formulation: Formulation, product: Product, cache: float | None) -> in
     """How many images to run at once: a divisor of the batch, as many as fit into `cache` bytes with what they need."""
     if not formulation.blocked or cache is None:
         return product.batch
-    s = Sizes.of(dataclasses.replace(product, batch=1))
-    most = max(1, int(cache / (s.x + s.y + formulation.cost(s).temp)))
+    one, two = (Sizes.of(dataclasses.replace(product, batch=n)) for n in (1, 2))
+    an_image = one.x + one.y + formulation.cost(two).temp - formulation.cost(one).temp
+    most = max(1, int(cache / max(an_image, 1)))
     return max(n for n in range(1, product.batch + 1) if product.batch % n == 0 and n <= most)
 
 

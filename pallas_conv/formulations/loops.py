@@ -6,8 +6,10 @@ not reorder and therefore runs one element at a time; cut into blocks of rows it
 sums over the rows of a block for each block, tap and column, of which few are left to reduce.
 """
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -80,7 +82,7 @@ def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
             window = lax.dynamic_slice_in_dim(window, t * spec.kernel_dilation[i], length, 3 + i)
             window = lax.slice_in_dim(window, 0, length, spec.strides[i], 3 + i)
         sums = _row_sums(window, ct, rows, spec.kernel_spatial[axis], spec.strides[axis], spec.kernel_dilation[axis])
-        return sum(s.sum(summed) for s in sums)
+        return functools.reduce(operator.add, (s.sum(summed) for s in sums))
 
     shifts = list(itertools.product(range(d), *(range(spec.kernel_spatial[i]) for i in others)))
     if len(shifts) <= UNROLLED_SHIFTS:

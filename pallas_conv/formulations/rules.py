@@ -1,11 +1,26 @@
-"""Which formulation serves a product where no kernel does."""
+"""Which formulation serves a product where no kernel does: stock's program, unless a rule knows a faster one.
+
+On a CPU the rules are fitted to the measurements in bench/results (python -m bench.formulations): they name families of
+products, not layers, and leave out what was not clearly faster. Elsewhere nothing has been measured: stock's program.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
 
 from ..spec import Product
 from ..target import Target
-from .catalogue import CROPPED, STOCK
+from . import catalogue
+from .catalogue import CROPPED, STOCK, Sizes
 from .library import misread_on_cpu
 
 CPU_CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
+SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
+FEW = 4  # channels too few to fill a matrix product
+WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
+TINY = 1e5  # floating-point operations of a dense product below which it is the number of steps that counts
+HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
+OVERLAP = 6  # taps that meet in one output element
 
 
 def cache(target: Target) -> float | None:
@@ -13,11 +28,149 @@ def cache(target: Target) -> float | None:
     return CPU_CACHE if target.platform == "cpu" else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """If `applies`, the first of `formulations` that serves the product and fits into memory, because of `why`."""
+
+    applies: Callable[[Sizes], bool]
+    formulations: tuple[str, ...]
+    why: str
+
+
 def choose(product: Product, target: Target) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why."""
-    if target.platform == "cpu" and misread_on_cpu(product.role, product.spec):
+    if target.platform != "cpu":
+        return STOCK, "no faster program is known here"
+    s = Sizes.of(product)
+    allowed = {f.name for f in catalogue.serving(product) if _fits(f, product)}
+    for rule in GROUPED_ON_CPU if s.spec.groups > 1 else DENSE_ON_CPU:
+        if rule.applies(s) and (s.spec.groups > 1 or s.useful_flops >= TINY):
+            for name in rule.formulations:
+                if name in allowed:
+                    return name, rule.why
+    if misread_on_cpu(product.role, product.spec):
         return (
             CROPPED,
             "XLA's CPU convolution reads out of bounds where one dimension is cropped before and padded after",
         )
-    return STOCK, "no faster program is known here"
+    return STOCK, "no program is known to be faster on a CPU"
+
+
+def _fits(formulation: catalogue.Formulation, product: Product) -> bool:
+    needed = catalogue.cost(formulation, product, CPU_CACHE).temp
+    return needed <= max(catalogue.stock_temp(product), SPARE_MEMORY)
+
+
+# ---------------------------------------------------------------- what is slow in XLA on a CPU
+
+
+def _strided(s: Sizes) -> bool:
+    return max(s.spec.strides) > 1
+
+
+def _naive(s: Sizes) -> bool:
+    """A kernel larger than the image it slides over: XLA's CPU compiler does not call its library then."""
+    slider = s.spec.out_spatial if s.correlates else s.spec.kernel_spatial
+    return any(k > n for k, n in zip(slider, s.spec.in_spatial, strict=True))
+
+
+def _heavy_weights(s: Sizes) -> bool:
+    return s.w > HEAVY * (s.x + s.y) and not (s.turned and (s.spec.ndim == 1 or not _strided(s)))
+
+
+def _cheap_columns(s: Sizes) -> bool:
+    """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
+    return s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW)
+
+
+def _covers(s: Sizes) -> bool:
+    """No output without a tap and none that sums very many results."""
+    covered = all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
+    return covered and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
+
+
+GROUPED_ON_CPU = (
+    Rule(
+        lambda s: s.slides and s.taps == 1 and (s.group_in > 1 or _strided(s)),
+        ("im2col",),
+        "a grouped 1x1 convolution is one matrix product a group",
+    ),
+    Rule(
+        lambda s: s.slides and s.taps > 1,
+        ("multiply_add", "multiply_add_rows"),
+        "few channels a group: one fused loop, where XLA convolves group by group",
+    ),
+    Rule(
+        lambda s: s.spreads,
+        ("multiply_add_phases", "col2im"),
+        "groups and an input full of zeros: only the taps that meet data, output phase by output phase",
+    ),
+    Rule(
+        lambda s: s.correlates and s.taps > 1 and s.group_in <= FEW
+        and (s.spec.ndim == 2 or (s.group_in == 1 and (s.spec.ndim > 1 or s.taps > FEW))),
+        ("correlate_rows",),
+        "few channels a group: fused loops over blocks of rows, where XLA convolves once a group",
+    ),
+    Rule(
+        lambda s: s.correlates and s.taps > 1 and s.spec.ndim != 2,
+        ("matmul_per_tap", "correlate_rows"),
+        "one matrix product a tap and group, where XLA convolves once a group",
+    ),
+    Rule(
+        lambda s: s.correlates,
+        ("im2col_wgrad", "matmul_per_tap", "correlate_rows"),
+        "one matrix product a group, where XLA convolves once a group",
+    ),
+)  # fmt: skip
+
+DENSE_ON_CPU = (
+    Rule(lambda s: s.slides and s.taps == 1, ("im2col",), "a 1x1 convolution is a matrix product"),
+    Rule(lambda s: s.correlates and s.taps == 1, ("im2col_wgrad",), "a 1x1 convolution is a matrix product"),
+    Rule(
+        lambda s: s.spreads and (s.spec.ndim == 3 or _covers(s) or _naive(s)),
+        ("col2im",),
+        "an input full of zeros: one matrix product and a sum, no zero multiplied",
+    ),
+    Rule(
+        lambda s: s.correlates and s.turned,
+        ("im2col_wgrad", "matmul_per_tap", "exchanged"),
+        "the weight gradient of a transposed convolution: a matrix product, no kernel as large as the image",
+    ),
+    Rule(
+        lambda s: s.slides and s.spec.ndim == 3 and (_naive(s) or s.columns <= s.x),
+        ("im2col",),
+        "3-D windows that do not overlap: columns and a matrix product",
+    ),
+    Rule(lambda s: s.slides, ("depth_to_channels",), "3-D as one 2-D convolution: XLA's own 3-D one is slow"),
+    Rule(
+        lambda s: s.correlates and s.spec.ndim == 3 and s.group_out > WIDE,
+        ("matmul_per_tap",),
+        "3-D with many output channels: one matrix product a tap",
+    ),
+    Rule(lambda s: s.correlates, ("depth_to_channels_wgrad",), "3-D as one 2-D convolution: XLA's own 3-D one is slow"),
+    Rule(
+        lambda s: s.slides and s.group_in <= FEW and s.group_out <= FEW,
+        ("multiply_add",),
+        "too few channels for a matrix product: one fused loop",
+    ),
+    Rule(
+        lambda s: s.correlates and s.group_in <= FEW and s.group_out <= FEW,
+        ("correlate_rows",),
+        "too few channels for a matrix product: fused loops over blocks of rows",
+    ),
+    Rule(
+        lambda s: s.slides and (_naive(s) or _heavy_weights(s) or _cheap_columns(s)),
+        ("im2col",),
+        "columns cost less here than the layouts XLA's convolution wants",
+    ),
+    Rule(
+        lambda s: s.correlates and (_naive(s) or _heavy_weights(s) or _cheap_columns(s) or s.group_out <= FEW),
+        ("im2col_wgrad",),
+        "columns cost less here than the layouts XLA's convolution wants",
+    ),
+    Rule(
+        lambda s: s.correlates and s.product.batch == 1 and s.product.models is not None,
+        ("im2col_wgrad",),
+        "a gradient an example is a matrix product an example",
+    ),
+)  # fmt: skip
