@@ -1,5 +1,5 @@
 # Everything a contributor runs. `make test` and `make demo` work from a fresh clone: they set up .venv themselves.
-.PHONY: setup lint test test-all demo gpu lock clean
+.PHONY: setup lint test test-all demo bench gpu lock clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -34,6 +34,13 @@ test-all: test ## the long test matrices too, and the GPU compile tests again wi
 
 demo: setup ## train a U-Net on real photographs, stock equinox and this package side by side; writes out/denoise.png
 	$(PY) -m examples.denoise --out out/denoise.png
+
+# XLA sizes its pools by the cores there are; see NPROC above.
+bench: setup ## layers and whole networks on this CPU, stock equinox beside this package; writes out/ and draws out/cpu.png
+	mkdir -p out
+	env -u NPROC $(PY) -m pytest bench/test_layers.py -q --benchmark-json=out/layers_cpu.json --benchmark-disable-gc \
+	    --benchmark-columns=median,rounds --benchmark-sort=name
+	$(PY) -m bench.chart out/layers_cpu.json out/cpu.png
 
 PYTHON ?= python3
 gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel, time the suite against XLA; no set-up

@@ -150,12 +150,12 @@ class Case:
             jax.random.key(0),
         )  # fmt: skip
 
-    def stock(self, direction: str) -> Callable[..., Any]:
-        """What a user of equinox runs today: vmap of the layer and what jax.vjp makes of it.
+    def stock(self, direction: str, convert: Callable[[Any], Any] = lambda layer: layer) -> Callable[..., Any]:
+        """What a user of equinox runs today: vmap of the layer, converted if at all, and what jax.vjp makes of it.
 
         f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, fb(x, w, b, dy) -> y, (dw, db) or (dx, dw, db).
         """
-        layer, act, shapes = self.layer(), ACTIVATIONS[self.activation], self.shapes()
+        layer, act, shapes = convert(self.layer()), ACTIVATIONS[self.activation], self.shapes()
 
         def linear(x, w, b=None):
             params = (w,) if layer.bias is None else (w, b.reshape(-1, *[1] * self.ndim))

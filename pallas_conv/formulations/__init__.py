@@ -1,7 +1,6 @@
 """The three products as lax programs: stock's and faster ones, and which of them a platform is best served by."""
 
 from .catalogue import CROPPED as CROPPED
-from .catalogue import FORMULATIONS as FORMULATIONS
 from .catalogue import STOCK as STOCK
 from .catalogue import serving as serving
 from .contract import contract as contract

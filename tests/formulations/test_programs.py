@@ -1,0 +1,194 @@
+"""Every formulation of every product it serves: against lax in float64, and its errors in float32 beside stock's."""
+
+import dataclasses
+import functools
+import random
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_conv import formulations
+from pallas_conv.spec import ConvSpec, Product
+from pallas_conv.trilinear import BILINEAR, Op
+
+ROLES = ("fprop", "dgrad", "wgrad")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    spec: ConvSpec
+    batch: int
+    in_channels: int
+    out_channels: int
+
+    def product(self, role: str, dtype: str) -> Product:
+        return Product(role, self.spec, self.batch, self.in_channels, self.out_channels, dtype, dtype)
+
+    def operands(self, role: str, seed: int = 0) -> list[np.ndarray]:
+        shapes = {
+            "x": (self.batch, self.in_channels, *self.spec.in_spatial),
+            "ct": (self.batch, self.out_channels, *self.spec.out_spatial),
+            "w": (self.out_channels, self.in_channels // self.spec.groups, *self.spec.kernel_spatial),
+        }
+        rng = np.random.default_rng(seed)
+        return [rng.standard_normal(shapes[name]) for name in BILINEAR[role][0]]
+
+    def run(self, name: str, role: str, operands: Any, dtype: str, cache: float | None = None) -> np.ndarray:
+        op = Op(self.spec, np.dtype(dtype), np.dtype(dtype))
+        program = functools.partial(
+            formulations.contract, name, role, op=op, dtype=np.dtype(dtype), wide_sums=True, cache=cache
+        )
+        return np.asarray(jax.jit(program)(*(jnp.asarray(t, dtype) for t in operands)))
+
+
+def random_problem(seed: int) -> Problem:
+    """A geometry that a layer can have: strides or input dilation; sometimes rows enough for several blocks."""
+    rng = random.Random(zlib.crc32(f"program {seed}".encode()))
+    ndim, groups = rng.choice((1, 2, 2, 3)), rng.choice((1, 1, 2, 3))
+    c, o = rng.choice(((1, 1), (1, 2), (2, 1), (3, 4), (4, 3)))
+    one = (1,) * ndim
+    while True:
+        ints = lambda lo, hi: tuple(rng.randint(lo, hi) for _ in range(ndim))
+        strides, upsamples, size = ints(1, 3), rng.random() < 0.5, ints(1, 9)
+        if rng.random() < 0.25:
+            size = tuple(rng.randint(20, 40) if i == max(0, ndim - 2) else 4 for i in range(ndim))
+        spec = ConvSpec(
+            strides=one if upsamples else strides,
+            padding=tuple((rng.randint(0, 3), rng.randint(0, 3)) for _ in range(ndim)),
+            input_dilation=strides if upsamples else one,
+            kernel_dilation=ints(1, 2),
+            groups=groups,
+            in_spatial=size,
+            kernel_spatial=ints(1, 4),
+        )
+        if min(spec.out_spatial) > 0:
+            return Problem(spec, rng.randint(1, 4), groups * c, groups * o)
+
+
+@pytest.mark.parametrize("cache", [None, 4e3], ids=["whole", "blocks"])
+@pytest.mark.parametrize(
+    "seed", [*range(16), *(pytest.param(seed, marks=pytest.mark.extended) for seed in range(16, 200))]
+)
+def test_every_formulation_is_stocks(seed, cache):
+    problem = random_problem(seed)
+    with jax.enable_x64(True):
+        for role in ROLES:
+            operands = problem.operands(role, seed)
+            want = _exact(problem, role, operands)
+            served = formulations.serving(problem.product(role, "float64"))
+            assert served or role == "fprop" or max(problem.spec.kernel_dilation) > 1
+            for formulation in served:
+                got = problem.run(formulation.name, role, operands, "float64", cache)
+                assert got.shape == want.shape, formulation.name
+                np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11, err_msg=formulation.name)
+
+
+def _exact(problem: Problem, role: str, operands: list[np.ndarray]) -> np.ndarray:
+    """By lax on an input that holds its padding, differentiated by jax: nothing of ours, and nothing XLA could misread."""
+    from jax import lax
+
+    spec, pads = problem.spec, [(0, 0, 0), (0, 0, 0)]
+    pads += [(lo, hi, d - 1) for (lo, hi), d in zip(spec.padding, spec.input_dilation, strict=True)]
+
+    def conv(x: jax.Array, w: jax.Array) -> jax.Array:
+        x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+        how = {"rhs_dilation": spec.kernel_dilation, "feature_group_count": spec.groups}
+        return lax.conv_general_dilated(x, w, spec.strides, "VALID", **how)
+
+    x = jnp.zeros((problem.batch, problem.in_channels, *spec.in_spatial))
+    w = jnp.zeros((problem.out_channels, problem.in_channels // spec.groups, *spec.kernel_spatial))
+    a, b = map(jnp.asarray, operands)
+    if role == "fprop":
+        return np.asarray(conv(a, b))
+    # Group by group, by linearity: XLA's CPU compiler does not survive some grouped strided weight gradients.
+    if role == "dgrad":
+        return np.asarray(jax.vjp(lambda x: conv(x, b), x)[1](a)[0])
+    eye = jnp.eye(w.size).reshape(w.size, *w.shape)
+    return np.asarray(lax.map(lambda e: jnp.vdot(conv(a, e), b), eye).reshape(w.shape))
+
+
+LAYERS = {
+    "depthwise": Problem(ConvSpec((1, 1), ((3, 3), (3, 3)), (1, 1), (1, 1), 16, (40, 28), (7, 7)), 3, 16, 16),
+    "depthwise_31": Problem(ConvSpec((1, 1), ((15, 15), (15, 15)), (1, 1), (1, 1), 4, (40, 20), (31, 31)), 1, 4, 4),
+    "depthwise_1d": Problem(ConvSpec((1,), ((30, 0),), (1,), (1,), 8, (400,), (31,)), 2, 8, 8),
+    "depthwise_strided": Problem(ConvSpec((2, 2), ((2, 2), (2, 2)), (1, 1), (1, 1), 12, (28, 28), (5, 5)), 2, 12, 12),
+    "depthwise_3d": Problem(
+        ConvSpec((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), (1, 1, 1), 6, (10, 20, 9), (3, 3, 3)), 2, 6, 6
+    ),
+    "grouped": Problem(ConvSpec((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 8, (33, 20), (3, 3)), 2, 32, 32),
+    "transposed": Problem(ConvSpec((1, 1), ((1, 2), (1, 2)), (2, 2), (1, 1), 1, (16, 16), (3, 3)), 2, 32, 16),
+    "transposed_3d": Problem(
+        ConvSpec((1, 1, 1), ((1, 1),) * 3, (2, 2, 2), (1, 1, 1), 1, (8, 8, 8), (2, 2, 2)), 1, 16, 8
+    ),
+    "dense_3d": Problem(ConvSpec((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), (1, 1, 1), 1, (8, 10, 9), (3, 3, 3)), 2, 16, 24),
+    "pointwise_strided": Problem(ConvSpec((2, 2), ((0, 0),) * 2, (1, 1), (1, 1), 1, (28, 28), (1, 1)), 2, 48, 64),
+}
+
+
+def _inputs(problem: Problem, role: str, kind: str) -> list[np.ndarray]:
+    a, b = problem.operands(role, 7)
+    if kind == "dynamic range":  # large where the other operand is small, as after an unlucky normalisation
+        a[..., : a.shape[-1] // 2] *= 1e4
+        if role == "wgrad":
+            b[..., : b.shape[-1] // 2] *= 1e-4
+    return [np.asarray(t, "float32") for t in (a, b)]
+
+
+@pytest.mark.parametrize("kind", ["normal", "dynamic range"])
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_errors_are_at_most_twice_stocks(layer, role, kind, dtype):
+    """Against float64, in the max norm of the output; one unit in the last place of its largest value more."""
+    problem = LAYERS[layer]
+    operands = [np.asarray(jnp.asarray(t, dtype).astype("float32")) for t in _inputs(problem, role, kind)]
+    with jax.enable_x64(True):
+        want = problem.run(formulations.STOCK, role, operands, "float64")
+    error = lambda name: np.abs(problem.run(name, role, operands, dtype).astype("float64") - want).max()
+    stock, ulp = error(formulations.STOCK), float(jnp.finfo(dtype).eps) * np.abs(want).max()
+    for formulation in formulations.serving(problem.product(role, dtype)):
+        assert error(formulation.name) <= 2 * stock + ulp, formulation.name
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_is_not_finite_spreads_no_further_than_in_stock(layer, role):
+    problem = LAYERS[layer]
+    a, b = (np.asarray(t, "float32") for t in problem.operands(role, 3))
+    a[(0, 1, *(n - 1 for n in a.shape[2:]))] = np.nan
+    a[(-1, 0, *(n // 2 for n in a.shape[2:]))] = np.inf
+    stock = problem.run(formulations.STOCK, role, (a, b), "float32")
+    for formulation in formulations.serving(problem.product(role, "float32")):
+        got = problem.run(formulation.name, role, (a, b), "float32", cache=1e5)
+        assert not (~np.isfinite(got) & np.isfinite(stock)).any(), formulation.name
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_twice_the_same_bits(layer):
+    problem = LAYERS[layer]
+    for role in ROLES:
+        operands = problem.operands(role, 5)
+        for formulation in formulations.serving(problem.product(role, "float32")):
+            once, again = (problem.run(formulation.name, role, operands, "float32", 1e5) for _ in range(2))
+            assert np.array_equal(once, again), formulation.name
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("dtype", ["complex64", "float16"])
+def test_other_dtypes_and_models(role, dtype):
+    """Independent models side by side, each like stock's."""
+    spec = ConvSpec((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 2, (6, 5), (3, 3))
+    problem = Problem(spec, 2, 4, 4)
+    op = Op(spec, np.dtype(dtype), np.dtype(dtype), models=1)
+    operands = [jnp.stack([jnp.asarray(t, dtype)] * 2) for t in problem.operands(role, 1)]
+    run = lambda name: formulations.contract(name, role, *operands, op, np.dtype(dtype), wide_sums=True)
+    served = formulations.serving(dataclasses.replace(problem.product(role, dtype), models=2))
+    assert len(served) >= 2
+    want = np.asarray(run(formulations.STOCK))
+    for formulation in served:
+        tolerance = 1e-5 if dtype == "complex64" else 2e-2
+        np.testing.assert_allclose(np.asarray(run(formulation.name)), want, rtol=tolerance, atol=tolerance)

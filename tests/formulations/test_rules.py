@@ -1,0 +1,91 @@
+"""The rules against every committed measurement, and what they promise on other platforms."""
+
+import collections
+import json
+import math
+import pathlib
+import statistics
+
+import pytest
+
+from bench.cases import suite
+from bench.formulations import CPU, product_from_json
+from pallas_conv import formulations, target
+from pallas_conv.formulations import catalogue, rules
+from pallas_conv.spec import Product
+
+RESULTS = pathlib.Path(__file__).parents[2] / "bench" / "results"
+FILES = sorted(RESULTS.glob("formulations_*.jsonl"))
+
+
+def measurements(path: pathlib.Path) -> list[tuple[str, Product, dict[str, float]]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    named = [(f"{r['layer']} {r['direction']}", r) for r in rows if "ms" in r]
+    return [(name, product_from_json(r["product"]), r["ms"]) for name, r in named]
+
+
+def ratio(product: Product, ms: dict[str, float]) -> float:
+    """Stock's time by that of what is chosen today; "cropped" is stock's program too."""
+    name, _ = formulations.choose(product, CPU)
+    return ms[formulations.STOCK] / ms[formulations.STOCK if name == formulations.CROPPED else name]
+
+
+def test_there_are_measurements_with_one_thread_and_two_of_the_suite_and_of_unseen_layers():
+    machines = [json.loads(path.read_text().splitlines()[0]) for path in FILES]
+    assert {m["machine"]["threads"] for m in machines} >= {1, 2}
+    assert any("random" in m["arguments"] for m in machines)
+    assert any("suite" in m["arguments"] for m in machines)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_nothing_measured_gets_slower(path):
+    ratios = {name: ratio(product, ms) for name, product, ms in measurements(path)}
+    slower = {name: round(r, 2) for name, r in ratios.items() if r < 0.95}
+    assert len(slower) <= 0.03 * len(ratios), slower
+    assert min(ratios.values()) >= 0.8, slower
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "suite" in p.stem], ids=lambda p: p.stem)
+def test_the_slow_families_get_their_fast_programs(path):
+    """Geometric means of the products of each family, all batch sizes together."""
+    found = collections.defaultdict(list)
+    for _, product, ms in measurements(path):
+        if product.compute_dtype == "float32":
+            found[family(product)].append(math.log(ratio(product, ms)))
+    means = {name: math.exp(statistics.mean(logs)) for name, logs in found.items()}
+    floors = {"transposed": 4, "grouped": 10, "depthwise": 8, "dense 3-D": 2}
+    assert not {name: means[name] for name, least in floors.items() if means[name] < least}, means
+
+
+def family(product: Product) -> str:
+    spec = product.spec
+    if spec.groups > 1:
+        return "depthwise" if spec.groups == product.in_channels else "grouped"
+    if max(spec.input_dilation) > 1:
+        return "transposed"
+    return "dense 3-D" if spec.ndim == 3 else "dense"
+
+
+@pytest.mark.parametrize("name", ["a100", "h100", "b200", "tpu", "rocm", "cuda"])
+def test_where_nothing_was_measured_the_program_is_stocks(name):
+    for case in suite():
+        for product in case.products().values():
+            chosen, why = formulations.choose(product, target.resolve(name))
+            assert chosen == formulations.STOCK
+            assert why
+
+
+def test_a_program_that_needs_more_memory_than_stocks_is_not_chosen():
+    """The columns of an image of 4096 x 4096 would be four times as large as the image."""
+    case = next(c for c in suite() if c.name == "unet_up")
+    for product in case.products().values():
+        name, _ = formulations.choose(product, CPU)
+        if name in catalogue.FORMULATIONS:
+            cost = catalogue.cost(catalogue.FORMULATIONS[name], product, rules.CPU_CACHE)
+            assert cost.temp <= max(catalogue.stock_temp(product), rules.SPARE_MEMORY)
+
+
+def test_every_formulation_can_be_chosen():
+    """Or it would be dead code."""
+    chosen = {formulations.choose(product, CPU)[0] for path in FILES for _, product, _ in measurements(path)}
+    assert chosen >= set(catalogue.FORMULATIONS) - {"exchanged"}, set(catalogue.FORMULATIONS) - chosen
