@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -139,8 +140,9 @@ class Formulation:
     cost     of a product that it serves
     fprop    (x, w, spec, how) -> y; `how` holds the precision and the dtype of the sums of library calls
     wgrad    (x, ct, spec, how) -> dw
-    blocked  whether it gains from running over a few images at a time, whose windows then stay in the cache. (Not the
-             library's convolutions, which XLA's CPU compiler replaces by naive loops inside a loop.)
+    blocks   how many times the cache a block of images may fill, if it runs over a few images at a time: to keep their
+             windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions,
+             which XLA's CPU compiler replaces by naive loops inside a loop.
     """
 
     name: str
@@ -148,7 +150,7 @@ class Formulation:
     cost: Callable[[Sizes], Cost]
     fprop: Program | None = None
     wgrad: Program | None = None
-    blocked: bool = False
+    blocks: int | None = None
 
 
 def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
@@ -198,6 +200,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: s.slides and s.sum_of_taps <= MOST_UNROLLED,
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + s.y, s.sum_of_taps, s.x),
             fprop=_loop(loops.multiply_add),
+            blocks=4,
         ),
         Formulation(
             "multiply_add_rows",
@@ -215,45 +218,44 @@ FORMULATIONS: dict[str, Formulation] = {
                 s.x + 2 * s.y,
             ),
             fprop=_loop(loops.multiply_add_rows),
+            blocks=4,
         ),
         Formulation(
             "multiply_add_phases",
             lambda s: s.spreads and max(s.spec.kernel_dilation) == 1 and s.sum_of_taps <= 2 * MOST_UNROLLED,
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + 3 * s.y, s.sum_of_taps, s.x + s.y),
             fprop=_by_phases,
+            blocks=4,
         ),
         Formulation(
             "correlate_rows",
             lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
             _correlate_cost,
             wgrad=_loop(loops.correlate_rows),
-            blocked=True,
+            blocks=1,
         ),
         Formulation(
             "im2col",
             lambda s: s.slides and s.taps <= MOST_MATMULS,
             lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + _copies_of_w(s)),
             fprop=matmuls.im2col,
-            blocked=True,
+            blocks=1,
         ),
         Formulation(
             "im2col_wgrad",
             lambda s: s.correlates and s.taps <= MOST_MATMULS,
             lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + _copies_of_w(s)),
             wgrad=matmuls.im2col_wgrad,
-            blocked=True,
+            blocks=1,
         ),
         Formulation(
             "matmul_per_tap",
             lambda s: s.correlates and 1 < s.taps <= MOST_MATMULS,
             lambda s: Cost(
-                s.useful_flops,
-                2 * s.columns + s.taps * s.y + s.w,
-                2 * s.taps,
-                s.x + 2 * s.columns / s.taps + s.w * (1 + s.images / s.taps),
+                s.useful_flops, 2 * s.columns + s.taps * s.y + s.w, 2 * s.taps, s.x + s.columns + _copies_of_w(s)
             ),
             wgrad=matmuls.matmul_per_tap,
-            blocked=True,
+            blocks=1,
         ),
         Formulation(
             "col2im",
@@ -262,7 +264,7 @@ FORMULATIONS: dict[str, Formulation] = {
                 s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + _copies_of_w(s)
             ),
             fprop=matmuls.col2im,
-            blocked=True,
+            blocks=1,
         ),
         Formulation(
             "depth_to_channels",
@@ -316,18 +318,18 @@ def serving(product: Product) -> list[Formulation]:
 
 
 def stock_temp(product: Product) -> float:
-    """Temporary memory of stock's program on a CPU, modelled: every array once more, in the library's layout."""
+    """Temporary memory of stock's program on a CPU, modelled, at least: operands once more, in the library's layout."""
     s = Sizes.of(product)
-    return s.x + s.y + s.w
+    return max(s.x, s.y)
 
 
 def block(formulation: Formulation, product: Product, cache: float | None) -> int:
     """How many images to run at once: a divisor of the batch, as many as fit into `cache` bytes with what they need."""
-    if not formulation.blocked or cache is None:
+    if formulation.blocks is None or cache is None:
         return product.batch
     one, two = (Sizes.of(dataclasses.replace(product, batch=n)) for n in (1, 2))
     an_image = one.x + one.y + formulation.cost(two).temp - formulation.cost(one).temp
-    most = max(1, int(cache / max(an_image, 1)))
+    most = max(1, int(formulation.blocks * cache / max(an_image, 1)))
     return max(n for n in range(1, product.batch + 1) if product.batch % n == 0 and n <= most)
 
 
@@ -362,5 +364,6 @@ def run_in_blocks(program: Callable[[Array, Array], Array], role: str, images: i
     if role != "wgrad":
         y = lax.map(lambda part: program(part, b), blocks(a))
         return y.reshape(a.shape[0], *y.shape[2:])
-    first, rest = (blocks(a)[0], blocks(b)[0]), (blocks(a)[1:], blocks(b)[1:])
-    return lax.scan(lambda total, parts: (total + program(*parts), None), program(*first), rest)[0]
+    parts = (blocks(a), blocks(b))
+    dw = jax.eval_shape(program, *(p[0] for p in parts))
+    return lax.scan(lambda total, part: (total + program(*part), None), jnp.zeros(dw.shape, dw.dtype), parts)[0]

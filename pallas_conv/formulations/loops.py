@@ -31,7 +31,7 @@ def multiply_add(x: Array, w: Array, spec: ConvSpec) -> Array:
     for i, window in enumerate(tap_windows(x, spec)):
         window = window.reshape(n, groups, 1, c // groups, *spec.out_spatial)
         for j in range(d):
-            total += window[:, :, :, j] * lax.expand_dims(w[:, :, j, i], range(2, 2 + spec.ndim))
+            total += window[:, :, :, j] * lax.expand_dims(w[:, :, j, i], (0, *range(3, 3 + spec.ndim)))
     return jnp.asarray(total).reshape(n, o, *spec.out_spatial)
 
 
