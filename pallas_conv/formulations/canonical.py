@@ -41,7 +41,7 @@ def adjoint_weight(w: Array, groups: int) -> Array:
 
 
 def upsamples(spec: ConvSpec) -> bool:
-    return max(spec.input_dilation) > 1
+    return max(spec.input_dilation, default=1) > 1
 
 
 def canonical(product: Product) -> Product:

@@ -311,10 +311,18 @@ def _depth(s: Sizes) -> float:
 
 
 def serving(product: Product) -> list[Formulation]:
-    """The formulations of a product beside stock's. Empty where there is nothing to compute or no canonical form."""
+    """The formulations of a product beside stock's.
+
+    None where there is nothing to compute, no canonical form, no spatial axis, or an extent that export left open.
+    """
+    models = 1 if product.models is None else product.models
+    sizes = (product.batch, models, product.in_channels, product.out_channels, *product.spec.in_spatial)
+    if product.spec.ndim == 0 or not all(isinstance(n, int) for n in sizes):
+        return []
     s = Sizes.of(product)
-    extents = (s.images, s.product.in_channels, s.product.out_channels, s.in_pixels, s.out_pixels, s.taps)
-    return [f for f in FORMULATIONS.values() if f.serves(s)] if min(extents) > 0 else []
+    if min(*sizes, *s.spec.out_spatial, *s.spec.kernel_spatial, *product.spec.out_spatial) < 1:
+        return []
+    return [f for f in FORMULATIONS.values() if f.serves(s)]
 
 
 def stock_temp(product: Product) -> float:

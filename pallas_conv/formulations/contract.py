@@ -23,7 +23,7 @@ def contract(
     """
     names, out = BILINEAR[role]
     (shape,) = out_shapes(op, names, ((out, dtype),), (a.shape, b.shape))
-    work = product(role, op, {names[0]: a.shape, names[1]: b.shape}, dtype)
+    shapes = (a.shape, b.shape)
     a, b = (fold_axes(op, name, t).astype(op.compute_dtype) for name, t in zip(names, (a, b), strict=True))
     if formulation in (catalogue.STOCK, catalogue.CROPPED):
         stored = wider(op.compute_dtype, dtype) if wide_sums else op.compute_dtype
@@ -38,6 +38,7 @@ def contract(
         if formulation == catalogue.CROPPED:
             return library.cropped(role, a, b, op.spec, how)
         program = catalogue.FORMULATIONS[formulation]
+        work = product(role, op, dict(zip(names, shapes, strict=True)), dtype)
         once = lambda a, b: catalogue.run(program, role, a, b, op.spec, how)
         return catalogue.run_in_blocks(once, role, catalogue.block(program, work, cache), a, b)
 

@@ -41,13 +41,14 @@ def choose(product: Product, target: Target) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why."""
     if target.platform != "cpu":
         return STOCK, "no faster program is known here"
-    s = Sizes.of(product)
-    allowed = {f.name for f in catalogue.serving(product) if _fits(f, product)}
-    for rule in GROUPED_ON_CPU if s.spec.groups > 1 else DENSE_ON_CPU:
-        if rule.applies(s) and (s.spec.groups > 1 or s.useful_flops >= TINY):
-            for name in rule.formulations:
-                if name in allowed:
-                    return name, rule.why
+    served = {f.name: f for f in catalogue.serving(product)}
+    if served:
+        s = Sizes.of(product)
+        for rule in GROUPED_ON_CPU if s.spec.groups > 1 else DENSE_ON_CPU:
+            if rule.applies(s) and (s.spec.groups > 1 or s.useful_flops >= TINY):
+                for name in rule.formulations:
+                    if name in served and _fits(served[name], product):
+                        return name, rule.why
     if misread_on_cpu(product.role, product.spec):
         return (
             CROPPED,
