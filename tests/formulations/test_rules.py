@@ -30,11 +30,9 @@ def ratio(product: Product, ms: dict[str, float]) -> float:
     return ms[formulations.STOCK] / ms[formulations.STOCK if name == formulations.CROPPED else name]
 
 
-def test_there_are_measurements_with_one_thread_and_two_of_the_suite_and_of_unseen_layers():
-    machines = [json.loads(path.read_text().splitlines()[0]) for path in FILES]
-    assert {m["machine"]["threads"] for m in machines} >= {1, 2}
-    assert any("random" in m["arguments"] for m in machines)
-    assert any("suite" in m["arguments"] for m in machines)
+def test_there_are_measurements_of_the_suite_and_of_random_layers():
+    arguments = [json.loads(path.read_text().splitlines()[0])["arguments"][0] for path in FILES]
+    assert set(arguments) == {"random", "suite"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
