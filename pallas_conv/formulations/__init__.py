@@ -4,5 +4,5 @@ from .catalogue import CROPPED as CROPPED
 from .catalogue import STOCK as STOCK
 from .catalogue import serving as serving
 from .contract import contract as contract
-from .rules import cache as cache
-from .rules import choose as choose
+from .choice import cache as cache
+from .choice import choose as choose

@@ -11,7 +11,7 @@ from bench.cases import suite
 from bench.formulations import CPU
 from pallas_conv import formulations
 from pallas_conv.formulations import catalogue
-from pallas_conv.formulations.rules import SPARE_MEMORY
+from pallas_conv.formulations.cpu import SPARE_MEMORY
 from pallas_conv.spec import Product
 from pallas_conv.trilinear import BILINEAR, Op
 

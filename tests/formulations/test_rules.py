@@ -11,7 +11,7 @@ import pytest
 from bench.cases import suite
 from bench.formulations import CPU, product_from_json
 from pallas_conv import formulations, target
-from pallas_conv.formulations import catalogue, rules
+from pallas_conv.formulations import catalogue, cpu
 from pallas_conv.spec import Product
 
 RESULTS = pathlib.Path(__file__).parents[2] / "bench" / "results"
@@ -79,8 +79,8 @@ def test_a_program_that_needs_more_memory_than_stocks_is_not_chosen():
     for product in case.products().values():
         name, _ = formulations.choose(product, CPU)
         if name in catalogue.FORMULATIONS:
-            cost = catalogue.cost(catalogue.FORMULATIONS[name], product, rules.CPU_CACHE)
-            assert cost.temp <= max(catalogue.stock_temp(product), rules.SPARE_MEMORY)
+            cost = catalogue.cost(catalogue.FORMULATIONS[name], product, cpu.CACHE)
+            assert cost.temp <= max(catalogue.stock_temp(product), cpu.SPARE_MEMORY)
 
 
 def test_every_formulation_can_be_chosen():

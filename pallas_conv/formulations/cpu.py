@@ -1,20 +1,17 @@
-"""Which formulation serves a product where no kernel does: stock's program, unless a rule knows a faster one.
+"""Which formulation serves a product on a CPU, by rules fitted to the measurements in bench/results.
 
-On a CPU the rules are fitted to the measurements in bench/results (python -m bench.formulations): they name families of
-products, not layers, and leave out what was not clearly faster. Elsewhere nothing has been measured: stock's program.
+They name families of products, not layers, and leave out what was not clearly faster (python -m bench.formulations).
 """
 
-import dataclasses
 import math
-from collections.abc import Callable
 
 from ..spec import Product
-from ..target import Target
 from . import catalogue
 from .catalogue import CROPPED, STOCK, Sizes
 from .library import misread_on_cpu
+from .rules import Rule
 
-CPU_CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
+CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
 FEW = 4  # channels too few to fill a matrix product
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
@@ -23,28 +20,12 @@ HEAVY = 20  # times larger than the images: weights whose change of layout is wh
 OVERLAP = 6  # taps that meet in one output element
 
 
-def cache(target: Target) -> float | None:
-    """What blocks of images should fit into; None where a program had better see them all."""
-    return CPU_CACHE if target.platform == "cpu" else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """If `applies`, the first of `formulations` that serves the product and fits into memory, because of `why`."""
-
-    applies: Callable[[Sizes], bool]
-    formulations: tuple[str, ...]
-    why: str
-
-
-def choose(product: Product, target: Target) -> tuple[str, str]:
+def choose(product: Product) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why."""
-    if target.platform != "cpu":
-        return STOCK, "no faster program is known here"
     served = {f.name: f for f in catalogue.serving(product)}
     if served:
         s = Sizes.of(product)
-        for rule in GROUPED_ON_CPU if s.spec.groups > 1 else DENSE_ON_CPU:
+        for rule in GROUPED if s.spec.groups > 1 else DENSE:
             if rule.applies(s) and (s.spec.groups > 1 or s.useful_flops >= TINY):
                 for name in rule.formulations:
                     if name in served and _fits(served[name], product):
@@ -58,7 +39,7 @@ def choose(product: Product, target: Target) -> tuple[str, str]:
 
 
 def _fits(formulation: catalogue.Formulation, product: Product) -> bool:
-    needed = catalogue.cost(formulation, product, CPU_CACHE).temp
+    needed = catalogue.cost(formulation, product, CACHE).temp
     return needed <= max(catalogue.stock_temp(product), SPARE_MEMORY)
 
 
@@ -90,7 +71,7 @@ def _covers(s: Sizes) -> bool:
     return covered and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
 
 
-GROUPED_ON_CPU = (
+GROUPED = (
     Rule(
         lambda s: s.slides and s.taps == 1 and (s.group_in > 1 or _strided(s)),
         ("im2col",),
@@ -124,7 +105,7 @@ GROUPED_ON_CPU = (
     ),
 )  # fmt: skip
 
-DENSE_ON_CPU = (
+DENSE = (
     Rule(lambda s: s.slides and s.taps == 1, ("im2col",), "a 1x1 convolution is a matrix product"),
     Rule(lambda s: s.correlates and s.taps == 1, ("im2col_wgrad",), "a 1x1 convolution is a matrix product"),
     Rule(
