@@ -1,0 +1,18 @@
+"""Which formulation serves a product where no kernel does: by the platform's rules, else stock's program."""
+
+from ..spec import Product
+from ..target import Target
+from . import cpu
+from .catalogue import STOCK
+
+
+def choose(product: Product, target: Target) -> tuple[str, str]:
+    """The formulation that `auto` takes where no kernel runs, and why."""
+    if target.platform == "cpu":
+        return cpu.choose(product)
+    return STOCK, "no faster program is known here"
+
+
+def cache(target: Target) -> float | None:
+    """What blocks of images should fit into; None where a program had better see them all."""
+    return cpu.CACHE if target.platform == "cpu" else None
