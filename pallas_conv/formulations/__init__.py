@@ -3,6 +3,6 @@
 from .catalogue import CROPPED as CROPPED
 from .catalogue import STOCK as STOCK
 from .catalogue import serving as serving
-from .contract import contract as contract
 from .choice import cache as cache
 from .choice import choose as choose
+from .contract import contract as contract
