@@ -35,11 +35,10 @@ test-all: test ## the long test matrices too, and the GPU compile tests again wi
 demo: setup ## train a U-Net on real photographs, stock equinox and this package side by side; writes out/denoise.png
 	$(PY) -m examples.denoise --out out/denoise.png
 
-# XLA sizes its pools by the cores there are; see NPROC above.
-bench: setup ## layers and whole networks on this CPU, stock equinox beside this package; writes out/ and draws out/cpu.png
+# XLA sizes its pools by the cores there are; see NPROC above. PyTorch is a column more where $(PY) has it.
+bench: setup ## layers on this CPU, stock equinox beside this package, under 15 minutes; writes out/ and draws out/cpu.png
 	mkdir -p out
-	env -u NPROC $(PY) -m pytest bench/test_layers.py -q --benchmark-json=out/layers_cpu.json --benchmark-disable-gc \
-	    --benchmark-columns=median,rounds --benchmark-sort=name
+	env -u NPROC $(PY) -m pytest bench/test_layers.py -q --benchmark-json=out/layers_cpu.json --benchmark-disable-gc --benchmark-quiet
 	$(PY) -m bench.chart out/layers_cpu.json out/cpu.png
 
 PYTHON ?= python3

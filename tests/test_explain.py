@@ -157,7 +157,7 @@ def test_the_cpu_program_holds_what_explain_printed(name):
 @pytest.mark.parametrize("gpu", ["h100", "a100"])
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_gpu_program_holds_what_explain_printed(name, gpu):
-    from tests import aot
+    from bench import aot
 
     step, operands = program(name, ("mosaic", "xla"))
     plans = pc.explain(step, *operands, device=gpu)

@@ -12,7 +12,7 @@ from jax import Array, lax
 from ..spec import ConvSpec, Product
 from . import library, loops, matmuls
 from .canonical import adjoint, adjoint_weight, canonical, upsamples
-from .windows import by_phases
+from .windows import by_phases, made_of
 
 STOCK = "stock"
 CROPPED = "cropped"  # stock's program, after a pad of the dimensions that XLA would misread
@@ -127,8 +127,28 @@ class Sizes:
         return self.product.role == "wgrad" and not upsamples(self.spec)
 
     @property
+    def uneven(self) -> bool:
+        """Padded more on one side."""
+        return any(low != high for low, high in self.spec.padding)
+
+    @property
+    def evens(self) -> bool:
+        """Padded unevenly, yet as many outputs if padded behind as before."""
+        even = dataclasses.replace(self.spec, padding=tuple((low, low) for low, _ in self.spec.padding))
+        return self.uneven and even.out_spatial == self.spec.out_spatial
+
+    @property
+    def interlaces(self) -> bool:
+        """1-D, and the dilation cuts the sequence into rows of an image without rest."""
+        if self.spec.ndim != 1 or self.spec.strides != (1,):
+            return False
+        (d,) = self.spec.kernel_dilation
+        return d > 1 and self.spec.out_spatial[0] % d == 0
+
+    @property
     def useful_flops(self) -> float:
-        pixels = self.in_pixels if upsamples(self.spec) else self.out_pixels
+        """A tap meets every input pixel, and every output pixel, once at most."""
+        pixels = min(self.in_pixels, self.out_pixels)
         return 2.0 * self.images * self.product.out_channels * self.sum_of_taps * pixels
 
 
@@ -139,18 +159,22 @@ class Formulation:
     serves   whether it computes this product, at a reasonable length of program
     cost     of a product that it serves
     fprop    (x, w, spec, how) -> y; `how` holds the precision and the dtype of the sums of library calls
+    dgrad    (ct, w, adjoint of spec, how) -> dx, where that is not fprop of w turned round
     wgrad    (x, ct, spec, how) -> dw
     blocks   how many times the cache a block of images may fill, if it runs over a few images at a time: to keep their
              windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions,
              which XLA's CPU compiler replaces by naive loops inside a loop.
+    library  whether it convolves with the platform's library, in the dtypes in which stock does
     """
 
     name: str
     serves: Callable[[Sizes], bool]
     cost: Callable[[Sizes], Cost]
     fprop: Program | None = None
+    dgrad: Program | None = None
     wgrad: Program | None = None
     blocks: int | None = None
+    library: bool = False
 
 
 def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
@@ -159,10 +183,6 @@ def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
 
 def _by_phases(a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
     return by_phases(loops.multiply_add, a, b, spec)
-
-
-def _exchanged(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
-    return library.stock("wgrad", x, ct, spec, how)
 
 
 def _phase_taps(s: Sizes) -> int:
@@ -188,8 +208,27 @@ def _correlate_cost(s: Sizes) -> Cost:
     )  # fmt: skip
 
 
+def _steps(s: Sizes) -> int:
+    """Of a weight gradient that loops over the positions of an image."""
+    return math.ceil(s.out_pixels / min(loops.POSITIONS, s.spec.out_spatial[-1]))
+
+
 def _unpadded(s: Sizes) -> bool:
     return not any(map(any, s.spec.padding))
+
+
+def _library_cost(s: Sizes) -> Cost:
+    """Of one call, with every array once more in the layout it wants."""
+    return Cost(s.useful_flops, 3 * (s.x + s.y + s.w), 1, s.x + s.y + s.w)
+
+
+def _depth_cost(s: Sizes) -> Cost:
+    """Of 3-D as 2-D: the input once for every tap along the depth, slab by slab."""
+    taps = s.x * s.spec.kernel_spatial[0] * s.spec.out_spatial[0] / s.spec.in_spatial[0]
+    slabs = library.depth_slabs(s.x, s.spec)
+    largest = taps * len(slabs[0]) / s.spec.out_spatial[0]
+    written_out = s.spec.kernel_spatial[0] * len(slabs)
+    return Cost(s.useful_flops, 4 * taps + 3 * (s.w + s.y), written_out, largest + s.y)
 
 
 FORMULATIONS: dict[str, Formulation] = {
@@ -213,7 +252,7 @@ FORMULATIONS: dict[str, Formulation] = {
             ),
             lambda s: Cost(
                 s.useful_flops,
-                s.spec.kernel_spatial[0] * (s.x + 2 * s.y) + s.w,
+                s.spec.kernel_spatial[0] * (s.x + 2 * s.y + s.w),
                 s.taps // s.spec.kernel_spatial[0],
                 s.x + 2 * s.y,
             ),
@@ -232,6 +271,18 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
             _correlate_cost,
             wgrad=_loop(loops.correlate_rows),
+            blocks=1,
+        ),
+        Formulation(
+            "correlate_taps",
+            lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
+            lambda s: Cost(
+                s.useful_flops,
+                s.x * s.taps / s.spec.kernel_spatial[-1] + s.y + 2 * s.images * s.w * _steps(s),
+                loops.POSITIONS,
+                s.x + s.y + s.images * s.w,
+            ),
+            wgrad=_loop(loops.correlate_taps),
             blocks=1,
         ),
         Formulation(
@@ -264,29 +315,55 @@ FORMULATIONS: dict[str, Formulation] = {
                 s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + _copies_of_w(s)
             ),
             fprop=matmuls.col2im,
+            dgrad=matmuls.col2im_dgrad,
             blocks=1,
         ),
         Formulation(
             "depth_to_channels",
             lambda s: s.slides and s.spec.ndim == 3 and s.spec.groups == 1,
-            lambda s: Cost(
-                s.useful_flops, 4 * _depth(s) + s.w + 3 * s.y, s.spec.kernel_spatial[0], 2 * _depth(s) + s.y
-            ),
+            _depth_cost,
             fprop=library.depth_to_channels,
         ),
         Formulation(
             "depth_to_channels_wgrad",
             lambda s: s.correlates and s.spec.ndim == 3 and s.spec.groups == 1,
-            lambda s: Cost(
-                s.useful_flops, 4 * _depth(s) + 3 * s.w + 3 * s.y, s.spec.kernel_spatial[0], 2 * _depth(s) + 2 * s.y
-            ),
+            _depth_cost,
             wgrad=library.depth_to_channels_wgrad,
         ),
         Formulation(
             "exchanged",
             lambda s: s.correlates and s.turned,
-            lambda s: Cost(s.useful_flops, 3 * (s.x + s.y + s.w), 1, s.x + s.y + s.w),
-            wgrad=_exchanged,
+            _library_cost,
+            wgrad=library.exchanged,
+            library=True,
+        ),
+        Formulation(
+            "reversed_kernel",
+            lambda s: s.spreads and not s.turned and s.spec.groups == 1,
+            _library_cost,
+            fprop=library.reversed_kernel,
+            library=True,
+        ),
+        Formulation(
+            "padded",
+            lambda s: s.slides and s.uneven,
+            _library_cost,
+            fprop=library.padded,
+            library=True,
+        ),
+        Formulation(
+            "evened",
+            lambda s: s.slides and s.evens,
+            _library_cost,
+            fprop=library.evened,
+            library=True,
+        ),
+        Formulation(
+            "polyphase_wgrad",
+            lambda s: s.correlates and s.interlaces,
+            _library_cost,
+            wgrad=library.polyphase_wgrad,
+            library=True,
         ),
     )
 }
@@ -303,11 +380,6 @@ def _copies_of_w(s: Sizes) -> float:
 def _spread(s: Sizes) -> float:
     """Of col2im: every tap's result before they are added up."""
     return float(s.itemsize) * s.images * s.product.out_channels * s.taps * s.in_pixels
-
-
-def _depth(s: Sizes) -> float:
-    """Of 3-D as 2-D: the input once for every tap along the depth."""
-    return s.x * s.spec.kernel_spatial[0] * s.spec.out_spatial[0] / max(1, s.spec.in_spatial[0])
 
 
 def serving(product: Product) -> list[Formulation]:
@@ -359,6 +431,8 @@ def run(formulation: Formulation, role: str, a: Array, b: Array, spec: ConvSpec,
             return formulation.wgrad(a, b, spec, how)
         return adjoint_weight(formulation.wgrad(b, a, adjoint(spec), how), spec.groups)
     assert formulation.fprop is not None
+    if role == "dgrad" and formulation.dgrad is not None:
+        return formulation.dgrad(a, b, adjoint(spec), how)
     if role == "dgrad":
         b, spec = adjoint_weight(b, spec.groups), adjoint(spec)
     return formulation.fprop(a, b, spec, how)
@@ -366,12 +440,16 @@ def run(formulation: Formulation, role: str, a: Array, b: Array, spec: ConvSpec,
 
 def run_in_blocks(program: Callable[[Array, Array], Array], role: str, images: int, a: Array, b: Array) -> Array:
     """The program over `images` images at a time; weight gradients are summed."""
-    blocks = lambda t: t.reshape(t.shape[0] // images, images, *t.shape[1:])
-    if a.shape[0] == images:
+    n = a.shape[0]
+    if n == images:
         return program(a, b)
-    if role != "wgrad":
-        y = lax.map(lambda part: program(part, b), blocks(a))
-        return y.reshape(a.shape[0], *y.shape[2:])
-    parts = (blocks(a), blocks(b))
-    dw = jax.eval_shape(program, *(p[0] for p in parts))
-    return lax.scan(lambda total, part: (total + program(*part), None), jnp.zeros(dw.shape, dw.dtype), parts)[0]
+    a = lax.optimization_barrier(a)  # all of it has to be in memory; else what it is computed from might stay, too
+    # Cut out of the whole array: with a new axis of size one XLA would copy it into the loop.
+    block = lambda t, i: lax.dynamic_slice_in_dim(t, i * images, images)
+    if role == "wgrad":
+        dw = jax.eval_shape(lambda a, b: program(block(a, 0), block(b, 0)), a, b)
+        add = lambda i, total: total + program(block(a, i), block(b, i))
+        return lax.fori_loop(0, n // images, add, jnp.zeros(dw.shape, dw.dtype))
+    y = jax.eval_shape(lambda a, b: program(block(a, 0), b), a, b)
+    write = lambda i, y: lax.dynamic_update_slice_in_dim(y, program(block(a, i), b), i * images, 0)
+    return lax.fori_loop(0, n // images, write, made_of(a, (n, *y.shape[1:]), y.dtype))

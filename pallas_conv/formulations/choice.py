@@ -2,7 +2,7 @@
 
 from ..spec import Product
 from ..target import Target
-from . import cpu
+from . import cpu, nvidia
 from .catalogue import STOCK
 
 
@@ -10,6 +10,8 @@ def choose(product: Product, target: Target) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why."""
     if target.platform == "cpu":
         return cpu.choose(product)
+    if target.platform == "cuda":
+        return nvidia.choose(product)
     return STOCK, "no faster program is known here"
 
 

@@ -15,8 +15,8 @@ def contract(
     """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w.
 
     The result has `dtype`. With `wide_sums` nothing is rounded to the compute dtype on the way to a wider one; without,
-    stock's convolution stores its result in the compute dtype. Faster formulations than stock's sum in at least float32,
-    those that gain from it over as many images at a time as fit into `cache` bytes.
+    the platform's library stores its result in the compute dtype. Formulations that do without the library sum in at least
+    float32, those that gain from it over as many images at a time as fit into `cache` bytes.
 
     The derivatives are written out, not taken by `jax.linear_transpose` of the forward product: inside `shard_map` that
     adds a hidden sum over devices.
@@ -25,11 +25,11 @@ def contract(
     (shape,) = out_shapes(op, names, ((out, dtype),), (a.shape, b.shape))
     shapes = (a.shape, b.shape)
     a, b = (fold_axes(op, name, t).astype(op.compute_dtype) for name, t in zip(names, (a, b), strict=True))
-    if formulation in (catalogue.STOCK, catalogue.CROPPED):
+    program = catalogue.FORMULATIONS.get(formulation)
+    if program is None or program.library:
         stored = wider(op.compute_dtype, dtype) if wide_sums else op.compute_dtype
     else:
         stored = op.accumulator_dtype
-        a, b = a.astype(stored), b.astype(stored)
     how = {"precision": op.precision, "preferred_element_type": None if stored == op.compute_dtype else stored}
 
     def one_model(a: Array, b: Array) -> Array:
@@ -37,9 +37,16 @@ def contract(
             return library.stock(role, a, b, op.spec, how)
         if formulation == catalogue.CROPPED:
             return library.cropped(role, a, b, op.spec, how)
-        program = catalogue.FORMULATIONS[formulation]
+        assert program is not None, formulation
         work = product(role, op, dict(zip(names, shapes, strict=True)), dtype)
-        once = lambda a, b: catalogue.run(program, role, a, b, op.spec, how)
+
+        def once(a: Array, b: Array) -> Array:
+            """Of a block of images: no more than that is widened at once."""
+            if not program.library:
+                a, b = a.astype(stored), b.astype(stored)
+            y = catalogue.run(program, role, a, b, op.spec, how)
+            return y if role == "wgrad" else y.astype(dtype)
+
         return catalogue.run_in_blocks(once, role, catalogue.block(program, work, cache), a, b)
 
     y = (jax.vmap(one_model) if op.models else one_model)(a, b)

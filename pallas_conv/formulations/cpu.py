@@ -14,6 +14,7 @@ from .rules import Rule
 CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
 FEW = 4  # channels too few to fill a matrix product
+LONG = 16  # taps in a row that fill vectors
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 1e5  # floating-point operations of a dense product below which it is the number of steps that counts
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
@@ -60,6 +61,11 @@ def _heavy_weights(s: Sizes) -> bool:
     return s.w > HEAVY * (s.x + s.y) and not (s.turned and (s.spec.ndim == 1 or not _strided(s)))
 
 
+def _weights_outweigh_strides(s: Sizes) -> bool:
+    """The input gradient of a strided convolution with so many weights that to go through them is what takes the time."""
+    return s.turned and s.w > FEW * (s.x + s.y)
+
+
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
     return s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW)
@@ -88,6 +94,11 @@ GROUPED = (
         "groups and an input full of zeros: only the taps that meet data, output phase by output phase",
     ),
     Rule(
+        lambda s: s.correlates and s.group_in <= FEW and s.spec.kernel_spatial[-1] >= LONG and s.spec.kernel_dilation[-1] == 1,
+        ("correlate_taps",),
+        "long rows of taps: one fused loop over them, where XLA convolves once a group",
+    ),
+    Rule(
         lambda s: s.correlates and s.taps > 1 and s.group_in <= FEW
         and (s.spec.ndim == 2 or (s.group_in == 1 and (s.spec.ndim > 1 or s.taps > FEW))),
         ("correlate_rows",),
@@ -109,7 +120,7 @@ DENSE = (
     Rule(lambda s: s.slides and s.taps == 1, ("im2col",), "a 1x1 convolution is a matrix product"),
     Rule(lambda s: s.correlates and s.taps == 1, ("im2col_wgrad",), "a 1x1 convolution is a matrix product"),
     Rule(
-        lambda s: s.spreads and (s.spec.ndim == 3 or _covers(s) or _naive(s)),
+        lambda s: s.spreads and (s.spec.ndim == 3 or (_covers(s) and not _weights_outweigh_strides(s)) or _naive(s)),
         ("col2im",),
         "an input full of zeros: one matrix product and a sum, no zero multiplied",
     ),
@@ -119,9 +130,9 @@ DENSE = (
         "the weight gradient of a transposed convolution: a matrix product, no kernel as large as the image",
     ),
     Rule(
-        lambda s: s.slides and s.spec.ndim == 3 and (_naive(s) or s.columns <= s.x),
+        lambda s: s.slides and s.spec.ndim == 3 and (_naive(s) or s.columns <= max(s.x, s.y)),
         ("im2col",),
-        "3-D windows that do not overlap: columns and a matrix product",
+        "3-D windows that hardly overlap, or few channels of them: columns and a matrix product",
     ),
     Rule(lambda s: s.slides, ("depth_to_channels",), "3-D as one 2-D convolution: XLA's own 3-D one is slow"),
     Rule(

@@ -11,6 +11,9 @@ from ..spec import ConvSpec, dilated
 from .canonical import adjoint
 from .windows import pad_spatial
 
+SLAB = 24e6  # bytes of a volume, once for each tap along its depth, that are convolved at a time
+MOST_SLABS = 16  # written out in a program
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -97,30 +100,96 @@ def _exchange_channels(w: Array, groups: int) -> Array:
     return jnp.moveaxis(w, 0, 1).reshape(w.shape[1], groups * w.shape[2], *w.shape[3:])
 
 
+# ---------------------------------------------------------------- what a GPU's compiler recognises
+
+
+def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """An up-sampling convolution with a kernel that XLA can see is reversed, which it takes for its library's input gradient.
+
+    Otherwise it fills the input with zeros. The barrier keeps it from cancelling the two reversals.
+    """
+    spatial = tuple(range(2, w.ndim))
+    w = lax.rev(lax.optimization_barrier(lax.rev(w, spatial)), spatial)
+    return stock("fprop", x, w, spec, how)
+
+
+def exchanged(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """The weight gradient of an up-sampling convolution as that of the convolution it goes against, see `canonical`."""
+    return stock("wgrad", x, ct, spec, how)
+
+
+def padded(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """A dilated convolution that is padded unevenly, padded first: XLA would fill the kernel with zeros instead."""
+    x = lax.optimization_barrier(pad_spatial(x, spec.padding))
+    valid = dataclasses.replace(spec, padding=((0, 0),) * spec.ndim, in_spatial=x.shape[2:])
+    return stock("fprop", x, w, valid, how)
+
+
+def evened(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """A strided convolution, padded behind as before: outputs that this adds fall to the stride, and XLA need not pad first."""
+    return stock("fprop", x, w, dataclasses.replace(spec, padding=tuple((low, low) for low, _ in spec.padding)), how)
+
+
+def polyphase_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """The weight gradient of a dilated 1-D convolution: a sequence is an image with one column for each residue modulo the
+    dilation, along which the kernel has no holes.
+    """
+    d = spec.kernel_dilation[0]
+    x = pad_spatial(x, spec.padding)
+    x, ct = (t.reshape(*t.shape[:2], t.shape[2] // d, d) for t in (x, ct))
+    one, none = (1, 1), ((0, 0), (0, 0))
+    image = ConvSpec(one, none, one, one, spec.groups, x.shape[2:], (*spec.kernel_spatial, 1))
+    return stock("wgrad", x, ct, image, how)[..., 0]
+
+
 # ---------------------------------------------------------------- 3-D as 2-D
 
 
 def depth_to_channels(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
-    """3-D as one 2-D convolution: taps along the depth become channels, depth becomes batch."""
+    """3-D as one 2-D convolution: taps along the depth become channels, depth becomes batch. Large ones slab by slab."""
     flat = _without_depth(spec)
     w = jnp.moveaxis(w, 2, 1).reshape(w.shape[0], -1, *w.shape[3:])
-    y = stock("fprop", _depth_taps(x, spec), w, flat, how)
-    return jnp.moveaxis(y.reshape(x.shape[0], -1, *y.shape[1:]), 1, 2)
+    slabs: list[Array] = []
+    for rows in depth_slabs(x.nbytes, spec):
+        if slabs:
+            x, slabs[-1] = lax.optimization_barrier((x, slabs[-1]))  # one slab after the other, in the same memory
+        y = stock("fprop", _depth_taps(x, spec, rows), w, flat, how)
+        slabs.append(jnp.moveaxis(y.reshape(x.shape[0], -1, *y.shape[1:]), 1, 2))
+    return jnp.concatenate(slabs, 2)
 
 
 def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
     flat = _without_depth(spec)
-    images = jnp.moveaxis(ct, 2, 1).reshape(-1, ct.shape[1], *ct.shape[3:])
-    dw = stock("wgrad", _depth_taps(x, spec), images, flat, how)
+    dw: Array | None = None
+    for rows in depth_slabs(x.nbytes, spec):
+        if dw is not None:
+            x, ct, dw = lax.optimization_barrier((x, ct, dw))
+        images = jnp.moveaxis(ct[:, :, rows.start : rows.stop], 2, 1).reshape(-1, ct.shape[1], *ct.shape[3:])
+        part = stock("wgrad", _depth_taps(x, spec, rows), images, flat, how)
+        dw = part if dw is None else dw + part
+    assert dw is not None
     return jnp.moveaxis(dw.reshape(ct.shape[1], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)
 
 
-def _depth_taps(x: Array, spec: ConvSpec) -> Array:
-    """(N, C, D, H, W) -> (N D', taps C, H, W)."""
-    x = pad_spatial(x, (spec.padding[0], (0, 0), (0, 0)))
-    stride, outs = spec.strides[0], spec.out_spatial[0]
-    starts = [t * spec.kernel_dilation[0] for t in range(spec.kernel_spatial[0])]
-    x = jnp.concatenate([lax.slice_in_dim(x, a, a + (outs - 1) * stride + 1, stride, 2) for a in starts], 1)
+def depth_slabs(nbytes: float, spec: ConvSpec) -> list[range]:
+    """The rows of depth of the output in parts, each with about SLAB bytes of an input of so many bytes."""
+    outs = spec.out_spatial[0]
+    nbytes *= spec.kernel_spatial[0] * outs / max(1, spec.in_spatial[0])
+    parts = min(outs, MOST_SLABS, round(nbytes / SLAB)) if nbytes > 1.5 * SLAB else 1
+    rows = math.ceil(outs / parts)
+    return [range(first, min(first + rows, outs)) for first in range(0, outs, rows)]
+
+
+def _depth_taps(x: Array, spec: ConvSpec, rows: range) -> Array:
+    """(N, C, D, H, W) -> (N len(rows), taps C, H, W)."""
+    stride, (low, _), size = spec.strides[0], spec.padding[0], spec.in_spatial[0]
+    taps = []
+    for t in range(spec.kernel_spatial[0]):
+        first = rows.start * stride + t * spec.kernel_dilation[0] - low
+        last = first + (len(rows) - 1) * stride
+        padded = pad_spatial(x, ((-first, last + 1 - size), (0, 0), (0, 0)))
+        taps.append(lax.slice_in_dim(padded, 0, None, stride, 2))
+    x = jnp.concatenate(taps, 1)
     return jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
 
 

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..spec import ConvSpec
-from .windows import pad_spatial, tap_windows
+from .windows import made_of, pad_spatial, tap_windows
 
 BLOCK = 16  # rows that one partial sum of a weight gradient covers
+POSITIONS = 32  # about as many positions make one step of a weight gradient that loops over them
+LANES = 8  # float32 elements of a vector
 UNROLLED_SHIFTS = 12  # loops written out for a weight gradient; more become iterations of one
 
 
@@ -36,22 +38,88 @@ def multiply_add(x: Array, w: Array, spec: ConvSpec) -> Array:
 
 
 def multiply_add_rows(x: Array, w: Array, spec: ConvSpec) -> Array:
-    """The same with a loop over the first kernel dimension: any kernel size, little code."""
-    x = pad_spatial(x, spec.padding)
-    span = (spec.out_spatial[0] - 1) * spec.strides[0] + 1
-    row = ConvSpec(
-        spec.strides, ((0, 0),) * spec.ndim, spec.input_dilation, spec.kernel_dilation, spec.groups,
-        (span, *x.shape[3:]), (1, *spec.kernel_spatial[1:]),
-    )  # fmt: skip
+    """The same for one channel a group with a loop over the first kernel dimension: any kernel size, little code."""
+    (n, c), o = x.shape[:2], w.shape[0]
+    extents = (*spec.out_spatial[:-1], _whole_vectors(spec.out_spatial[-1]))
+    x = _pad_last(x, spec, (extents[-1] - spec.out_spatial[-1]) * spec.strides[-1])
+    span = [(size - 1) * stride + 1 for size, stride in zip(extents, spec.strides, strict=True)]
 
-    def add(y: Array, row_of_kernel: tuple[Array, Array]) -> tuple[Array, None]:
-        i, v = row_of_kernel
-        rows = lax.dynamic_slice_in_dim(x, i * spec.kernel_dilation[0], span, 2)
-        return y + multiply_add(rows, v[:, :, None], row), None
+    def add(i: Array, y: Array) -> Array:
+        total: Array | float = 0.0
+        for tap in itertools.product(*map(range, spec.kernel_spatial[1:])):
+            # A slice of its own for every tap: XLA fuses it, and would copy one that several taps share.
+            start = [t * d for t, d in zip(tap, spec.kernel_dilation[1:], strict=True)]
+            window = lax.dynamic_slice(x, (0, 0, i * spec.kernel_dilation[0], *start), (n, c, *span))
+            window = lax.slice(window, (0,) * x.ndim, window.shape, (1, 1, *spec.strides))
+            v = lax.dynamic_slice(w, (0, 0, i, *tap), (o, 1, *[1] * spec.ndim))
+            total += window[:, :, None] * v.reshape(1, c, o // c, *[1] * spec.ndim)
+        return jnp.where(i > 0, y, 0) + total
 
-    zeros = jnp.zeros((x.shape[0], w.shape[0], *spec.out_spatial), x.dtype)
-    rows_of_kernel = (jnp.arange(spec.kernel_spatial[0]), jnp.moveaxis(w, 2, 0))
-    return lax.scan(add, zeros, rows_of_kernel)[0]
+    y = lax.fori_loop(0, spec.kernel_spatial[0], add, made_of(x, (n, c, o // c, *extents), x.dtype))
+    return y.reshape(n, o, *extents)[..., : spec.out_spatial[-1]]
+
+
+def _whole_vectors(size: int) -> int:
+    """The innermost extent of a loop, rounded up unless it is tiny: what is left over would be computed one by one."""
+    return size if size < LANES // 2 else math.ceil(size / LANES) * LANES
+
+
+def _pad_last(x: Array, spec: ConvSpec, room: int) -> Array:
+    """The padding of the convolution and some more at the end, for results that are dropped."""
+    *padding, (low, high) = spec.padding
+    return lax.optimization_barrier(pad_spatial(x, (*padding, (low, high + room))))
+
+
+def correlate_taps(x: Array, ct: Array, spec: ConvSpec) -> Array:
+    """dw[tap] = sum over images and positions of window * ct, as a loop over positions: the cotangent slides over x.
+
+    Taps are what is vectorised, each with a sum of its own, so this is for long rows of taps. A step adds what a few positions
+    of a row give.
+    """
+    n, (c, o), groups = x.shape[0], (x.shape[1], ct.shape[1]), spec.groups
+    *outer, size = spec.out_spatial
+    blocks = math.ceil(size / POSITIONS)
+    columns = size // blocks
+    rows = max((r for r in range(1, POSITIONS // columns + 1) if outer and outer[-1] % r == 0), default=1)
+    taps = (*spec.kernel_spatial[:-1], _whole_vectors(spec.kernel_spatial[-1]))
+    x = _pad_last(x, spec, (taps[-1] - spec.kernel_spatial[-1]) * spec.kernel_dilation[-1])
+    span = [(k - 1) * d + 1 for k, d in zip(taps, spec.kernel_dilation, strict=True)]
+
+    def product(*position: Array) -> Array:
+        start = [p * s for p, s in zip(position, spec.strides, strict=True)]
+        window = lax.dynamic_slice(x, (0, 0, *start), (n, c, *span))
+        window = lax.slice(window, (0,) * x.ndim, window.shape, (1, 1, *spec.kernel_dilation))
+        g = lax.dynamic_slice(ct, (0, 0, *position), (n, o, *[1] * spec.ndim))
+        window = window.reshape(n, groups, 1, c // groups, *taps)
+        return window * g.reshape(n, groups, o // groups, 1, *[1] * spec.ndim)
+
+    def run(dw: Array, first: int, blocks: int, columns: int) -> Array:
+        """Adds the positions of these columns."""
+        grid = (*outer[:-1], *(size // rows for size in outer[-1:]), blocks)
+
+        def add(i: Array, dw: Array) -> Array:
+            *position, block = _unravel(i, grid)
+            total: Array | float = 0.0
+            for row, column in itertools.product(range(rows), range(columns)):
+                at = [*position[:-1], *(p * rows + row for p in position[-1:]), first + block * columns + column]
+                total += product(*at)
+            return dw + total
+
+        return lax.fori_loop(0, math.prod(grid), add, dw)
+
+    dw = jnp.zeros((n, groups, o // groups, c // groups, *taps), x.dtype)
+    dw = run(dw, 0, blocks, columns)
+    if size % blocks:
+        dw = run(dw, blocks * columns, 1, size % blocks)
+    return dw.sum(0)[..., : spec.kernel_spatial[-1]].reshape(o, c // groups, *spec.kernel_spatial)
+
+
+def _unravel(i: Array, grid: tuple[int, ...]) -> list[Array]:
+    index = []
+    for size in reversed(grid):
+        index.append(i % size)
+        i = i // size
+    return index[::-1]
 
 
 def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:

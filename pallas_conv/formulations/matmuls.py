@@ -36,12 +36,22 @@ def col2im(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
     """An up-sampling convolution: one matrix product to all taps, each tap's result added where it belongs."""
     o, d = w.shape[:2]
     kernel = w.reshape(spec.groups, o // spec.groups, d, -1).swapaxes(2, 3)
-    z = _product(kernel.reshape(spec.groups, -1, d), _grouped(x, spec), how)
-    z = z.reshape(x.shape[0], o, math.prod(spec.kernel_spatial), *spec.in_spatial)
+    return _scatter(_product(kernel.reshape(spec.groups, -1, d), _grouped(x, spec), how), list(taps(spec)), spec)
+
+
+def col2im_dgrad(ct: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """The same for an input gradient, with w as it lies: what is summed over comes first, and taps are met in reverse."""
+    kernel = w.reshape(spec.groups, w.shape[0] // spec.groups, -1)
+    return _scatter(_product(kernel, _grouped(ct, spec), how, summed=1), list(taps(spec))[::-1], spec)
+
+
+def _scatter(z: Array, order: list[tuple[int, ...]], spec: ConvSpec) -> Array:
+    """(N, groups, O / groups * taps, pixels), taps in this order -> (N, O, *out)."""
+    z = z.reshape(z.shape[0], -1, len(order), *spec.in_spatial)
     rows, parts = phase_shape(spec), []
     for phase in phases(spec):
-        met = jnp.zeros((x.shape[0], o, *rows), z.dtype)
-        for i, tap in enumerate(taps(spec)):
+        met = jnp.zeros((*z.shape[:2], *rows), z.dtype)
+        for i, tap in enumerate(order):
             dims = zip(phase, tap, spec.kernel_dilation, spec.padding, spec.input_dilation, strict=True)
             offsets = [(r + t * d - low, u) for r, t, d, (low, _), u in dims]
             if all(offset % u == 0 for offset, u in offsets):
@@ -64,15 +74,16 @@ def _grouped(x: Array, spec: ConvSpec) -> Array:
     return x.reshape(x.shape[0], spec.groups, -1, pixels)
 
 
-def _product(w: Array, x: Array, how: dict[str, Any]) -> Array:
-    """(G, O, K) times (N, G, K, P) -> (N, G, O, P)."""
-    n, _, _, pixels = x.shape
-    if n > 1 and w.shape[1] * w.shape[2] > (w.shape[1] + w.shape[2]) * pixels:
-        x = jnp.moveaxis(x, 0, 2).reshape(*w.shape[::2], n * pixels)
-        y = lax.dot_general(w, x, (((2,), (1,)), ((0,), (0,))), **how)
-        return jnp.moveaxis(y.reshape(*w.shape[:2], n, pixels), 2, 0)
+def _product(w: Array, x: Array, how: dict[str, Any], summed: int = 2) -> Array:
+    """(G, O, K) times (N, G, K, P) -> (N, G, O, P); or (G, K, O) if it is axis 1 of w that is summed over."""
+    n, groups, k, pixels = x.shape
+    o = w.shape[3 - summed]
+    if n > 1 and o * k > (o + k) * pixels:
+        x = jnp.moveaxis(x, 0, 2).reshape(groups, k, n * pixels)
+        y = lax.dot_general(w, x, (((summed,), (1,)), ((0,), (0,))), **how)
+        return jnp.moveaxis(y.reshape(groups, o, n, pixels), 2, 0)
     w = jnp.broadcast_to(w, (n, *w.shape))
-    return lax.dot_general(w, x, (((3,), (2,)), ((0, 1), (0, 1))), **how)
+    return lax.dot_general(w, x, (((summed + 1,), (2,)), ((0, 1), (0, 1))), **how)
 
 
 def _outer(ct: Array, x: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -68,3 +69,9 @@ def interleave(parts: Sequence[Array], spec: ConvSpec) -> Array:
     y = y.transpose(0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i)))
     y = y.reshape(batch, channels, *(r * u for r, u in zip(rows, up, strict=True)))
     return lax.slice(y, (0,) * y.ndim, (batch, channels, *spec.out_spatial))
+
+
+def made_of(x: Array, shape: Sequence[int], dtype: Any) -> Array:
+    """What a loop starts from that overwrites all of it: anything but a constant, which XLA would lay out at the start of the
+    whole program, for every layer of a network at once."""
+    return jnp.broadcast_to(x[(0,) * x.ndim].astype(dtype), shape)

@@ -6,8 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
-from aot import compile_for
 
+from bench.aot import compile_for
 from bench.probes import check, cut, probes
 
 FAMILY = {re.match("[a-z]+(_[a-z]+)?", p.name)[0]: p.name for p in probes()}  # its last member stands for each

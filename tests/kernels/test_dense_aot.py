@@ -5,9 +5,9 @@ import functools
 import jax
 import pytest
 
+from bench import aot
 from pallas_conv.kernels import config, support
 from pallas_conv.kernels.launch import launch
-from tests import aot
 from tests.kernels import cases
 
 pytestmark = pytest.mark.aot

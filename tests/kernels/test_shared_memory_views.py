@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
+from bench import aot
 from pallas_conv.kernels import config
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
-from tests import aot
 from tests.kernels import cases
 
 

@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # read when the p
 import jax
 from jax.experimental import topologies
 
-TARGETS = pathlib.Path(__file__).resolve().parents[1] / "bench" / "targets"
+TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
 DUMPS = ("PTX", "PTXAS", "RESOURCES")
 
 

@@ -1,0 +1,104 @@
+"""What XLA makes of the suite on a GPU that need not be here: stock equinox beside `auto`, compiled, not timed.
+
+    python -m bench.compiled --target h100 --out bench/results/compiled_h100.jsonl
+
+For every transposed, dilated and 3-D layer, each product alone (f, d, w) and forward and backward together (fb), through the
+channels-first layer: the library calls with their windows, multiply-adds that they stand for beside the useful ones, kernels
+launched, bytes of temporary memory (without the library's own workspace, which is chosen at run time).
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+import pallas_conv as pc
+
+from . import aot, hlo
+from .cases import OPERANDS, Case, suite
+from .formulations import machine
+from .layers import random_layers
+
+TARGETS = ("a100", "b200", "h100")
+
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def layers(count: int = 0, seed: int = 0) -> list[Case]:
+    """Of the suite, or `count` random ones in turn in every dtype: those that XLA is known to treat badly on a GPU."""
+    if not count:
+        return [case for case in suite() if _treated_badly(case)]
+    found = list(itertools.islice(filter(_treated_badly, random_layers(20 * count, seed)), count))
+    return [dataclasses.replace(case, dtype=dtype) for case, dtype in zip(found, itertools.cycle(DTYPES), strict=False)]
+
+
+def _treated_badly(case: Case) -> bool:
+    return case.transposed or case.ndim == 3 or max(case.dilation) > 1
+
+
+def measure(case: Case, direction: str, target: str) -> dict[str, Any]:
+    """One row: the program of stock equinox and that of the converted layer."""
+    operands = [jax.ShapeDtypeStruct(case.shapes()[name], case.dtype) for name in OPERANDS[direction]]
+    ours = case.stock(direction, convert=pc.convert)
+    products = [f"{p.product.role}: {p.formulation}" for p in pc.explain(jax.jit(ours), *operands, device=target)]
+    row = {"layer": case.name, "direction": direction, "useful_flops": case.flops(direction), "products": products}
+    for name, f in (("stock", case.stock(direction)), ("auto", ours)):
+        row[name] = _facts(aot.compile_for(target, f, *operands))
+    return row
+
+
+def _facts(compiled: jax.stages.Compiled) -> dict[str, Any]:
+    program = hlo.read(compiled.as_text())
+    return {
+        "flops": program.flops,
+        "kernels": program.kernels,
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "calls": [dataclasses.asdict(call) for call in program.calls],
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    cells = [f"{row['layer']:16} {row['direction']:2}"]
+    for name in ("stock", "auto"):
+        facts = row[name]
+        windows = ", ".join(f"{c['kind']} {c['window'].split(' ')[0].removeprefix('size=')}" for c in facts["calls"])
+        cells.append(
+            f"{name} {facts['flops'] / row['useful_flops']:6.1f}x useful, {facts['kernels']:2} kernels, "
+            f"{facts['temp_bytes'] / 1e6:6.1f} MB: {windows}"
+        )
+    return "\n    ".join(cells)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.compiled", description=__doc__.splitlines()[0])
+    parser.add_argument("--target", choices=TARGETS, default="h100")
+    parser.add_argument("--out", type=pathlib.Path, help="append a JSON line a row here")
+    parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser.add_argument(
+        "--random", type=int, default=0, metavar="COUNT", help="random layers, fb alone, instead of the suite's"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random layers")
+    args = parser.parse_args(argv)
+    chosen = [case for case in layers(args.random, args.seed) if args.only in case.name]
+    work = [(case, d) for case in chosen for d in (["fb"] if args.random else [*case.directions, "fb"])]
+    rows = [json.dumps({"machine": machine(), "target": args.target, "random": args.random, "seed": args.seed})]
+    for case, direction in tqdm(work, unit="program"):
+        row = measure(case, direction, args.target)
+        tqdm.write(line(row))
+        rows.append(json.dumps(row))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("\n".join(rows) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
