@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-from jax import Array
+from jax import Array, lax
 
 from ..trilinear import BILINEAR, Op, fold_axes, out_shapes, product, wider
 from . import catalogue, library
@@ -47,7 +47,9 @@ def contract(
             y = catalogue.run(program, role, a, b, op.spec, how)
             return y if role == "wgrad" else y.astype(dtype)
 
-        return catalogue.run_in_blocks(once, role, catalogue.block(program, work, cache), a, b)
+        y = catalogue.run_in_blocks(once, role, catalogue.block(program, work, cache), a, b)
+        # Else XLA would write the sum over taps into the loop of each operation that reads it, and compute it there again.
+        return y if program.library or role == "wgrad" else lax.optimization_barrier(y)
 
     y = (jax.vmap(one_model) if op.models else one_model)(a, b)
     return y.astype(dtype).reshape(shape)

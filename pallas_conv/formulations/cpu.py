@@ -17,6 +17,7 @@ FEW = 4  # channels too few to fill a matrix product
 LONG = 16  # taps in a row that fill vectors
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 1e5  # floating-point operations of a dense product below which it is the number of steps that counts
+SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
 OVERLAP = 6  # taps that meet in one output element
 
@@ -58,7 +59,8 @@ def _naive(s: Sizes) -> bool:
 
 
 def _heavy_weights(s: Sizes) -> bool:
-    return s.w > HEAVY * (s.x + s.y) and not (s.turned and (s.spec.ndim == 1 or not _strided(s)))
+    turned_for_little = s.turned and (s.spec.ndim == 1 or not _strided(s) or s.product.batch == 1)
+    return s.w > HEAVY * (s.x + s.y) and not turned_for_little
 
 
 def _weights_outweigh_strides(s: Sizes) -> bool:
@@ -68,13 +70,18 @@ def _weights_outweigh_strides(s: Sizes) -> bool:
 
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
-    return s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW)
+    return s.useful_flops >= SMALL and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW))
+
+
+def _few_outputs(s: Sizes) -> bool:
+    """Too few output channels for the library, and the columns of an image in the cache."""
+    return s.group_out <= FEW and s.columns <= CACHE * s.images
 
 
 def _covers(s: Sizes) -> bool:
     """No output without a tap and none that sums very many results."""
     covered = all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
-    return covered and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
+    return s.useful_flops >= SMALL and covered and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
 
 
 GROUPED = (
@@ -157,7 +164,7 @@ DENSE = (
         "columns cost less here than the layouts XLA's convolution wants",
     ),
     Rule(
-        lambda s: s.correlates and (_naive(s) or _heavy_weights(s) or _cheap_columns(s) or s.group_out <= FEW),
+        lambda s: s.correlates and (_naive(s) or _heavy_weights(s) or _cheap_columns(s) or _few_outputs(s)),
         ("im2col_wgrad",),
         "columns cost less here than the layouts XLA's convolution wants",
     ),
