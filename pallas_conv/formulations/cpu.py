@@ -15,6 +15,8 @@ CACHE = 16e6  # bytes that blocks of images should stay within: the level above 
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
 FEW = 4  # channels too few to fill a matrix product
 LONG = 16  # taps in a row that fill vectors
+LANES = 8  # float32 elements of a vector
+PIXELS = 64  # fewer are too few for one side of a matrix product, or to loop over
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 1e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
@@ -70,7 +72,8 @@ def _weights_outweigh_strides(s: Sizes) -> bool:
 
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
-    return s.useful_flops >= SMALL and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW))
+    enough = s.useful_flops >= SMALL and s.out_pixels >= PIXELS
+    return enough and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW))
 
 
 def _few_outputs(s: Sizes) -> bool:
@@ -78,10 +81,20 @@ def _few_outputs(s: Sizes) -> bool:
     return s.group_out <= FEW and s.columns <= CACHE * s.images
 
 
+def _short(s: Sizes) -> bool:
+    """Long sums for each of a few pixels: no loop over pixels is worth it."""
+    return s.group_in > 2 * FEW and min(s.in_pixels, s.out_pixels) < PIXELS
+
+
 def _covers(s: Sizes) -> bool:
     """No output without a tap and none that sums very many results."""
     covered = all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
-    return s.useful_flops >= SMALL and covered and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
+    many_phases = (
+        s.spec.ndim == 2 and max(s.spec.input_dilation) > 2
+    )  # to interleave them takes longer than to fill zeros in
+    return (
+        s.useful_flops >= SMALL and covered and not many_phases and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
+    )
 
 
 GROUPED = (
@@ -91,12 +104,12 @@ GROUPED = (
         "a grouped 1x1 convolution is one matrix product a group",
     ),
     Rule(
-        lambda s: s.slides and s.taps > 1,
+        lambda s: s.slides and s.taps > 1 and not _short(s),
         ("multiply_add", "multiply_add_rows"),
         "few channels a group: one fused loop, where XLA convolves group by group",
     ),
     Rule(
-        lambda s: s.spreads,
+        lambda s: s.spreads and not _short(s),
         ("multiply_add_phases", "col2im"),
         "groups and an input full of zeros: only the taps that meet data, output phase by output phase",
     ),
@@ -107,7 +120,7 @@ GROUPED = (
     ),
     Rule(
         lambda s: s.correlates and s.taps > 1 and s.group_in <= FEW
-        and (s.spec.ndim == 2 or (s.group_in == 1 and (s.spec.ndim > 1 or s.taps > FEW))),
+        and (s.spec.ndim == 2 or (s.group_in == 1 and (s.spec.ndim > 1 or (s.taps > FEW and s.spec.groups >= LANES)))),
         ("correlate_rows",),
         "few channels a group: fused loops over blocks of rows, where XLA convolves once a group",
     ),
