@@ -155,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     work = [(case, d) for case in layers if args.only in case.name for d in case.directions]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("a") as out:
-        print(json.dumps({"machine": machine(), "arguments": sys.argv[1:]}), file=out, flush=True)
+        asked = {name: value for name, value in vars(args).items() if name != "out"}
+        print(json.dumps({"machine": machine(), "arguments": asked}), file=out, flush=True)
         for case, direction in tqdm(work, unit="product"):
             row = measure(case, direction, args.seconds, every=args.every or args.layers == "suite")
             print(json.dumps(row), file=out, flush=True)

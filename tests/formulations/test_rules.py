@@ -31,8 +31,11 @@ def ratio(product: Product, ms: dict[str, float]) -> float:
 
 
 def test_there_are_measurements_of_the_suite_and_of_random_layers():
-    arguments = [json.loads(path.read_text().splitlines()[0])["arguments"][0] for path in FILES]
-    assert set(arguments) == {"random", "suite"}
+    """Of the suite with one thread and with two; of random layers, those that the rules were fitted to and others."""
+    first = [json.loads(path.read_text().splitlines()[0]) for path in FILES]
+    assert {(f["arguments"]["layers"], f["machine"]["threads"]) for f in first} == {("random", 2), ("suite", 1), ("suite", 2)}
+    assert "formulations_random_unseen" in {path.stem for path in FILES}
+    assert len(measurements(RESULTS / "formulations_random_unseen.jsonl")) >= 3 * 150
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -1,0 +1,61 @@
+"""What the committed measurements on a CPU say, and what the README may therefore claim. Nothing is timed here."""
+
+import json
+import pathlib
+
+import pytest
+
+from bench import chart
+from bench.models import NETWORKS
+
+RESULTS = pathlib.Path(chart.__file__).parent / "results"
+LAYERS = json.loads((RESULTS / "layers_cpu.json").read_text())
+ROWS = [b["extra_info"] for b in LAYERS["benchmarks"]]
+STEPS = chart.rows(LAYERS)  # a training step of every layer in float32
+LEAST = {  # geometric means of stock's time by ours
+    "transposed 2-D": 8, "transposed 3-D": 18, "dense 3-D": 3.5, "depthwise 7x7": 8, "depthwise 3x3": 2.3,
+    "depthwise 31x31": 40, "depthwise strided": 10, "depthwise 3-D": 22, "depthwise 1-D": 4.5, "grouped": 35,
+}  # fmt: skip
+
+
+def test_every_layer_was_measured_in_every_direction():
+    assert len(ROWS) == 207
+    assert len(STEPS) == 37
+    assert LAYERS["machine_info"]["threads"] == 2
+
+
+@pytest.mark.parametrize("family", LEAST)
+def test_families_that_xla_is_slow_at(family):
+    assert chart.mean([r for r in STEPS if r["family"] == family], "ours") >= LEAST[family]
+
+
+def test_all_of_them_together():
+    assert chart.mean([r for r in STEPS if chart.group(r["family"]) in chart.HEAVY], "ours") >= 14
+
+
+def test_the_dense_rest():
+    assert chart.mean([r for r in STEPS if r["family"] in ("dense 2-D", "dense 1x1")], "ours") >= 1.1
+
+
+def test_no_layer_takes_longer_to_train():
+    slower = {r["layer"]: r["ratio"] for r in STEPS if r["ratio"] < 0.95}
+    assert not slower
+
+
+def test_compile_times():
+    """At most twice stock's and 0.3 s more, tracing included."""
+    slow = {
+        f"{r['layer']} {r['direction']}": (r["stock_compile_s"], r["ours_compile_s"])
+        for r in ROWS
+        if r["ours_compile_s"] > 2 * r["stock_compile_s"] + 0.3
+    }
+    assert not slow
+
+
+def test_whole_networks():
+    rows = {r["name"]: r for r in json.loads((RESULTS / "networks_cpu.json").read_text())["networks"]}
+    assert set(rows) == set(NETWORKS)
+    assert {r["status"] for r in rows.values()} == {"ok"}
+    assert min(r["ratio"] for r in rows.values()) >= 1
+    assert rows["unet3d"]["ratio"] >= 4
+    assert rows["efficientnet"]["ratio"] >= 2.5
