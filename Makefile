@@ -1,5 +1,5 @@
 # Everything a contributor runs. `make test` and `make demo` work from a fresh clone: they set up .venv themselves.
-.PHONY: setup lint test test-all demo bench gpu lock clean
+.PHONY: setup lint test test-all demo bench networks gpu lock clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -40,6 +40,9 @@ bench: setup ## layers on this CPU, stock equinox beside this package, under 15 
 	mkdir -p out
 	env -u NPROC $(PY) -m pytest bench/test_layers.py -q --benchmark-json=out/layers_cpu.json --benchmark-disable-gc --benchmark-quiet
 	$(PY) -m bench.chart out/layers_cpu.json out/cpu.png
+
+networks: setup ## training steps of eight networks on this CPU, stock equinox beside this package; writes out/networks_cpu.json
+	env -u NPROC $(PY) -m bench.networks --out out/networks_cpu.json
 
 PYTHON ?= python3
 gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel, time the suite against XLA; no set-up

@@ -40,7 +40,7 @@ class Block(eqx.Module):
         self.norm = ChannelNorm(channels)
         self.expand = eqx.nn.Conv2d(channels, 4 * channels, 1, key=keys[1])
         self.project = eqx.nn.Conv2d(4 * channels, channels, 1, key=keys[2])
-        self.scale = jnp.full((channels, 1, 1), 1e-6)
+        self.scale = jnp.full((channels, 1, 1), 1e-6, jnp.float32)
 
     def __call__(self, x: Array) -> Array:
         y = jax.nn.gelu(self.expand(self.norm(self.depthwise(x))), approximate=False)

@@ -1,7 +1,8 @@
 """WaveNet (van den Oord et al. 2016, https://arxiv.org/abs/1609.03499): the next of 256 quantised samples of sound.
 
 Here are no images but sequences of 4096 samples. The paper prints no widths: 128 channels, and 256 for the skips, are common
-in open implementations. Three times dilations 1 to 512; unconditioned.
+in open implementations, as is the residual of the last layer, which leads nowhere. Three times dilations 1 to 512;
+unconditioned.
 """
 
 import equinox as eqx

@@ -18,7 +18,7 @@ LONG = 16  # taps in a row that fill vectors
 LANES = 8  # float32 elements of a vector
 PIXELS = 64  # fewer are too few for one side of a matrix product, or to loop over
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
-TINY = 1e5  # floating-point operations of a dense product below which it is the number of steps that counts
+TINY = 5e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
 OVERLAP = 6  # taps that meet in one output element
@@ -77,8 +77,8 @@ def _cheap_columns(s: Sizes) -> bool:
 
 
 def _few_outputs(s: Sizes) -> bool:
-    """Too few output channels for the library, and the columns of an image in the cache."""
-    return s.group_out <= FEW and s.columns <= CACHE * s.images
+    """Too few output channels for the library, and the columns of an image in a cache near by."""
+    return s.group_out <= FEW and s.columns <= CACHE / 8 * s.images
 
 
 def _short(s: Sizes) -> bool:
