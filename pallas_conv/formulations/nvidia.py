@@ -22,7 +22,7 @@ def choose(product: Product) -> tuple[str, str]:
     if product.compute_dtype in COMPILED and product.models is None and product.spec.groups == 1:
         served = {f.name for f in catalogue.serving(product)}
         sizes = Sizes.of(product)
-        for rule in RULES if sizes.useful_flops >= LEAST_FLOPS else ():
+        for rule in RULES if served and sizes.useful_flops >= LEAST_FLOPS else ():
             if not served.isdisjoint(rule.formulations) and rule.applies(sizes):
                 return next(name for name in rule.formulations if name in served), rule.why
     return STOCK, "no program is known that dominates stock's on an NVIDIA GPU"
