@@ -31,7 +31,7 @@ from tqdm import tqdm
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import Target
-from pallas_conv.trilinear import BILINEAR, Op
+from pallas_conv.trilinear import Op
 
 from .cases import Case, suite
 from .layers import random_layers
@@ -74,14 +74,8 @@ def programs(product: Product) -> dict[str, Callable[..., Any]]:
 
 
 def operands(product: Product, seed: int = 0) -> list[jax.Array]:
-    spec, lead = product.spec, [product.models] * (product.models is not None)
-    shape = {
-        "x": (*lead, product.batch, product.in_channels, *spec.in_spatial),
-        "ct": (*lead, product.batch, product.out_channels, *spec.out_spatial),
-        "w": (*lead, product.out_channels, product.in_channels // spec.groups, *spec.kernel_spatial),
-    }
     rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.standard_normal(shape[name]), product.compute_dtype) for name in BILINEAR[product.role][0]]
+    return [jnp.asarray(rng.standard_normal(shape), product.compute_dtype) for shape in product.operand_shapes]
 
 
 def medians(fs: Mapping[str, Callable[..., Any]], args: Iterable[Any], seconds: float) -> dict[str, float]:

@@ -85,3 +85,13 @@ class Product:
         if self.outputs not in (("y",), ("z",)):
             parts.append("".join(self.outputs))
         return "_".join(parts) or "linear"
+
+    @property
+    def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of x and w (fprop, then b if there is one), the cotangent and w (dgrad), or x and the cotangent (wgrad)."""
+        spec, lead = self.spec, () if self.models is None else (self.models,)
+        x = (*lead, self.batch, self.in_channels, *spec.in_spatial)
+        y = (*lead, self.batch, self.out_channels, *spec.out_spatial)
+        w = (*lead, self.out_channels, self.in_channels // spec.groups, *spec.kernel_spatial)
+        b = ((*lead, self.out_channels),) if self.bias else ()
+        return {"fprop": (x, w, *b), "dgrad": (y, w), "wgrad": (x, y)}[self.role]

@@ -165,6 +165,7 @@ class Formulation:
              windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions,
              which XLA's CPU compiler replaces by naive loops inside a loop.
     library  whether it convolves with the platform's library, in the dtypes in which stock does
+    loop     whether it is one loop over elements, into which XLA would move what its operands are computed by
     """
 
     name: str
@@ -175,6 +176,7 @@ class Formulation:
     wgrad: Program | None = None
     blocks: int | None = None
     library: bool = False
+    loop: bool = False
 
 
 def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
@@ -239,6 +241,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: s.slides and s.sum_of_taps <= MOST_UNROLLED,
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + s.y, s.sum_of_taps, s.x),
             fprop=_loop(loops.multiply_add),
+            loop=True,
             blocks=4,
         ),
         Formulation(
@@ -257,6 +260,7 @@ FORMULATIONS: dict[str, Formulation] = {
                 s.x + 2 * s.y,
             ),
             fprop=_loop(loops.multiply_add_rows),
+            loop=True,
             blocks=4,
         ),
         Formulation(
@@ -264,6 +268,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: s.spreads and max(s.spec.kernel_dilation) == 1 and s.sum_of_taps <= 2 * MOST_UNROLLED,
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + 3 * s.y, s.sum_of_taps, s.x + s.y),
             fprop=_by_phases,
+            loop=True,
             blocks=4,
         ),
         Formulation(
@@ -271,6 +276,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
             _correlate_cost,
             wgrad=_loop(loops.correlate_rows),
+            loop=True,
             blocks=1,
         ),
         Formulation(
@@ -283,6 +289,7 @@ FORMULATIONS: dict[str, Formulation] = {
                 s.x + s.y + s.images * s.w,
             ),
             wgrad=_loop(loops.correlate_taps),
+            loop=True,
             blocks=1,
         ),
         Formulation(

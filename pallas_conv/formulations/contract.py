@@ -47,8 +47,10 @@ def contract(
             y = catalogue.run(program, role, a, b, op.spec, how)
             return y if role == "wgrad" else y.astype(dtype)
 
+        if program.loop:  # else an operand would be computed where it is padded, one element at a time
+            a, b = lax.optimization_barrier((a, b))
         y = catalogue.run_in_blocks(once, role, catalogue.block(program, work, cache), a, b)
-        # Else XLA would write the sum over taps into the loop of each operation that reads it, and compute it there again.
+        # Else a sum over taps would be computed anew inside each operation that reads it.
         return y if program.library or role == "wgrad" else lax.optimization_barrier(y)
 
     y = (jax.vmap(one_model) if op.models else one_model)(a, b)

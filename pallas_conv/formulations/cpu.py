@@ -54,6 +54,12 @@ def _strided(s: Sizes) -> bool:
     return max(s.spec.strides) > 1
 
 
+def _hardly_overlaps(s: Sizes) -> bool:
+    """Windows with channels enough for a matrix product, so far apart that a fused loop cannot use the lanes of a vector."""
+    enough = s.useful_flops >= SMALL and min(s.group_in, s.group_out) >= FEW
+    return enough and max(s.spec.strides) > 2 and s.columns <= 2 * s.x
+
+
 def _naive(s: Sizes) -> bool:
     """A kernel larger than the image it slides over: XLA's CPU compiler does not call its library then."""
     slider = s.spec.out_spatial if s.correlates else s.spec.kernel_spatial
@@ -104,6 +110,11 @@ GROUPED = (
         "a grouped 1x1 convolution is one matrix product a group",
     ),
     Rule(
+        lambda s: s.slides and s.taps > 1 and _hardly_overlaps(s),
+        ("im2col",),
+        "windows that hardly overlap: columns, and one matrix product a group",
+    ),
+    Rule(
         lambda s: s.slides and s.taps > 1 and not _short(s),
         ("multiply_add", "multiply_add_rows"),
         "few channels a group: one fused loop, where XLA convolves group by group",
@@ -140,6 +151,11 @@ DENSE = (
     Rule(lambda s: s.slides and s.taps == 1, ("im2col",), "a 1x1 convolution is a matrix product"),
     Rule(lambda s: s.correlates and s.taps == 1, ("im2col_wgrad",), "a 1x1 convolution is a matrix product"),
     Rule(
+        lambda s: s.spreads and s.group_in == 1 and s.spec.ndim == 2 and _covers(s),
+        ("multiply_add_phases",),
+        "one channel, nothing to sum over: one fused loop an output phase",
+    ),
+    Rule(
         lambda s: s.spreads and (s.spec.ndim == 3 or (_covers(s) and not _weights_outweigh_strides(s)) or _naive(s)),
         ("col2im",),
         "an input full of zeros: one matrix product and a sum, no zero multiplied",
@@ -172,7 +188,7 @@ DENSE = (
         "too few channels for a matrix product: fused loops over blocks of rows",
     ),
     Rule(
-        lambda s: s.slides and (_naive(s) or _heavy_weights(s) or _cheap_columns(s)),
+        lambda s: s.slides and ((_naive(s) and s.useful_flops >= SMALL) or _heavy_weights(s) or _cheap_columns(s)),
         ("im2col",),
         "columns cost less here than the layouts XLA's convolution wants",
     ),

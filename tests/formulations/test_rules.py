@@ -42,16 +42,12 @@ def test_there_are_measurements_of_the_suite_and_of_random_layers():
     assert len(measurements(RESULTS / "formulations_random_unseen.jsonl")) >= 3 * 150
 
 
-# Of layers that the rules had not seen: all under a millisecond, and no simple rule tells them from those that gain.
-STILL_SLOWER = {"random_4_125 w", "random_4_023 w", "random_4_146 d"}
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_nothing_measured_gets_slower(path):
     ratios = {name: ratio(product, ms) for name, product, ms in measurements(path)}
     slower = {name: round(r, 2) for name, r in ratios.items() if r < 0.95}
     assert len(slower) <= 0.03 * len(ratios), slower
-    assert {name for name, r in ratios.items() if r < 0.8} <= STILL_SLOWER, slower
+    assert min(ratios.values()) >= 0.8, slower
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "suite" in p.stem], ids=lambda p: p.stem)
