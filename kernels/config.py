@@ -30,6 +30,7 @@ class Config:
     bk         channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
     taps       taps of the last dimension loaded in one step (for few channels)
     halo       load the pixels of all taps of the first tiled dimension once
+    unfold     make the taps of the last dimension channels beforehand (for very few channels)
     stages     slots of the ring between the producer and the consumers
     consumers  warpgroups that multiply; they share the weights of a slot
     cluster    thread blocks that share the weights of their tiles by multicast
@@ -43,6 +44,7 @@ class Config:
     bk: int = 64
     taps: int = 1
     halo: bool = False
+    unfold: bool = False
     stages: int = 4
     consumers: int = 2
     cluster: int = 1
@@ -59,8 +61,8 @@ class Config:
     def path(self) -> str:
         """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
         return (
-            f"bk{self.bk} taps{self.taps} halo{self.halo:d} consumers{self.consumers} cluster{self.cluster} "
-            f"blocks{self.blocks} skip{self.skip:d}"
+            f"bk{self.bk} taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} consumers{self.consumers} "
+            f"cluster{self.cluster} blocks{self.blocks} skip{self.skip:d}"
         )
 
     def __str__(self) -> str:
@@ -84,12 +86,22 @@ class Problem:
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
-        """C is what the product sums over: input channels forward, output channels in the input gradient."""
-        groups = product.spec.groups
+        """C is what the product sums over: input channels forward, output channels in the input gradient.
+
+        The groups of several models are groups like any.
+        """
+        groups, models = product.spec.groups, product.models or 1
         channels = product.in_channels // groups, product.out_channels // groups
         c, k = channels if product.role == "fprop" else channels[::-1]
         itemsizes = ITEMSIZE[product.compute_dtype], ITEMSIZE[product.out_dtype]
-        return cls(product.batch, groups, c, k, geometry.dims(product), *itemsizes, len(product.outputs))
+        return cls(product.batch, models * groups, c, k, geometry.dims(product), *itemsizes, len(product.outputs))
+
+    def under(self, cfg: Config) -> "Problem":
+        """What is left to the kernel once its operands are prepared as a configuration wants."""
+        if not cfg.unfold:
+            return self
+        *dims, last = self.dims
+        return dataclasses.replace(self, C=self.C * last.count[0], dims=(*dims, last.unfolded()))
 
 
 class Tiling(NamedTuple):
@@ -123,6 +135,7 @@ class Tiling(NamedTuple):
 
 def tiling(problem: Problem, cfg: Config) -> Tiling:
     """The tiling of a problem by a configuration that `illegal` has nothing against."""
+    problem = problem.under(cfg)
     halo_dim = next(i for i, e in enumerate(cfg.box[1:]) if e > 1) if cfg.halo else len(problem.dims)
     halo_taps = problem.dims[halo_dim].count[0] if cfg.halo else 1
     reach = (halo_taps - 1) * problem.dims[halo_dim].step if cfg.halo else 0
@@ -155,6 +168,9 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
 def illegal(problem: Problem, cfg: Config) -> str | None:
     """Why the kernel does not take a configuration, or None."""
     nd, box = len(problem.dims), cfg.box
+    if cfg.unfold and problem.dims[-1].out_stride > 1:
+        return f"{cfg.unfold=} takes a last dimension of one output phase"
+    problem = problem.under(cfg)
     if len(box) != nd + 1 or cfg.pixels not in (64, 128):
         return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
     if cfg.bn % 16 or not 16 <= cfg.bn <= 256 or cfg.pixels * cfg.bn > 128 * 128:
@@ -190,8 +206,17 @@ def useful_macs(problem: Problem) -> int:
     return problem.N * problem.G * problem.C * problem.K * math.prod(taps)
 
 
+def least_bytes(problem: Problem) -> int:
+    """Of global memory: every operand read once, every result written once."""
+    pixels = problem.C * math.prod(d.in_size for d in problem.dims) * problem.itemsize
+    results = problem.K * math.prod(d.out_size for d in problem.dims) * problem.out_itemsize * problem.outputs
+    weights = problem.C * problem.K * math.prod(len(d.order) for d in problem.dims) * problem.itemsize
+    return problem.G * (problem.N * (pixels + results) + weights)
+
+
 def executed_macs(problem: Problem, cfg: Config) -> int:
     """The multiply-adds the kernel issues, tile by tile: ragged tiles whole, skipped taps not at all."""
+    problem = problem.under(cfg)
     t = tiling(problem, cfg)
     tiles = list(itertools.product(*map(range, t.grid)))
     together, steps = cfg.cluster * t.loads, 0
@@ -224,6 +249,8 @@ class Estimate(NamedTuple):
 
 def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     """Waves of tiles, each the slower of its products and its loads from L2; or global memory, if that is slower."""
+    copied = _copied_bytes(problem, cfg)
+    problem = problem.under(cfg)
     t = tiling(problem, cfg)
     tiles = taps = math.ceil(problem.N / t.cta_box[0])
     for i, (d, extent) in enumerate(zip(problem.dims, t.cta_box[1:], strict=True)):
@@ -245,10 +272,18 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     slowest = max(multiply, load / L2_BYTES_PER_CLOCK)
     clocks = waves * (steps * slowest * cfg.blocks + EPILOGUE_CLOCKS * (cfg.blocks == 1))
 
-    read = math.prod(d.in_size for d in problem.dims) * problem.C * problem.itemsize
-    written = math.prod(d.out_size for d in problem.dims) * problem.K * problem.out_itemsize * problem.outputs
-    dram = problem.N * problem.G * (read + written) / DRAM_BYTES_PER_CLOCK / num_sms
-    return Estimate(max(clocks, dram), load / multiply, units / (waves * workers))
+    memory = DRAM_BYTES_PER_CLOCK * num_sms
+    clocks = max(clocks, least_bytes(problem) / memory) + copied / memory
+    return Estimate(clocks, load / multiply, units / (waves * workers))
+
+
+def _copied_bytes(problem: Problem, cfg: Config) -> int:
+    """Read and written before the kernel, to give the pixels whole 16 bytes of channels or to unfold them."""
+    seen, unit = problem.under(cfg), 16 // problem.itemsize
+    if seen == problem and problem.C % unit == 0:
+        return 0
+    size = lambda p, channels: p.N * p.G * channels * math.prod(d.in_size for d in p.dims)
+    return (size(problem, problem.C) + size(seen, -(-seen.C // unit) * unit)) * problem.itemsize
 
 
 def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
@@ -262,6 +297,14 @@ def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
 
 def candidates(problem: Problem) -> Iterator[Config]:
     """A few hundred legal configurations, each with as many stages as fit (eight at most)."""
+    last, least = problem.dims[-1], 32 // problem.itemsize
+    few = problem.C < least and last.out_stride == 1 and last.count[0] > 1
+    for unfold in (False, True) if few else (False,):
+        yield from _candidates(problem, unfold)
+
+
+def _candidates(raw: Problem, unfold: bool) -> Iterator[Config]:
+    problem = raw.under(Config((), unfold=unfold))
     lanes = 128 // problem.itemsize
     bk = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.C // b) * b, -b))
     counts = problem.dims[-1].count
@@ -271,7 +314,7 @@ def candidates(problem: Problem) -> Iterator[Config]:
         sorted(n for n in widths if min(problem.K, 64) <= n <= 256), (64, 128), (False, True), (1, 2), ((2, 1), (1, 2))
     ):
         for box in boxes(pixels, len(problem.dims)):
-            cfg = Config(box, bn, bk, packed, halo, 2, consumers, cluster, blocks)
+            cfg = Config(box, bn, bk, packed, halo, unfold, 2, consumers, cluster, blocks)
             if illegal(problem, cfg):
                 continue
             while cfg.stages < 8 and not illegal(problem, more := dataclasses.replace(cfg, stages=cfg.stages + 1)):

@@ -41,7 +41,7 @@ def dense(
 ) -> list[Array]:
     """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None -> [N, *out, G, K] per output."""
     out_dtype = jnp.dtype(out_dtype)
-    problem = Problem(
+    raw = Problem(
         N=x.shape[0],
         G=x.shape[-2],
         C=x.shape[-1],
@@ -51,8 +51,11 @@ def dense(
         out_itemsize=out_dtype.itemsize,
         outputs=len(epilogue.outputs),
     )
-    if why := illegal(problem, cfg):
+    if why := illegal(raw, cfg):
         raise ValueError(why)
+    if cfg.unfold:
+        x, w = _unfold_pixels(x, dims[-1]), _unfold_weights(w, dims[-1])
+    problem = raw.under(cfg)
     schedule = Schedule(problem, cfg, num_sms)
     kernel = _Kernel(schedule, epilogue, x.dtype, out_dtype, interpret)
     operands = [kernel.view_of_pixels(x), kernel.view_of_weights(w)]
@@ -62,7 +65,7 @@ def dense(
     out_type = [jax.ShapeDtypeStruct(kernel.out_shape, out_dtype) for _ in epilogue.outputs]
     size = lambda a: math.prod(a.shape) * a.dtype.itemsize
     cost = mgpu.CostEstimate(
-        flops=2 * useful_macs(problem), transcendentals=0, bytes_accessed=sum(map(size, [*operands, *out_type]))
+        flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*operands, *out_type]))
     )
     cluster: dict[str, Any] = {"cluster": (cfg.cluster,), "cluster_names": ("cta",)} if cfg.cluster > 1 else {}
     outs = mgpu.kernel(
@@ -114,16 +117,12 @@ class _Kernel:
         """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
         space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
         x = _pad(x, [(0, 0), *space, (0, 0), (0, self._unaligned_channels)])
-        return x.reshape(x.shape[0], *_unfold(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
+        return x.reshape(x.shape[0], *_split(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
 
     def view_of_weights(self, w: Array) -> Array:
         """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
         for i, d in enumerate(self.dims):
-            taps = tuple(range(w.shape[i]))
-            if d.order == taps[::-1]:
-                w = jnp.flip(w, i)
-            elif d.order != taps:
-                w = jnp.take(w, jnp.array(d.order, jnp.int32), axis=i)
+            w = _reordered(w, i, d.order)
         return _pad(w, [(0, 0)] * (w.ndim - 1) + [(0, self._unaligned_channels)])
 
     @property
@@ -135,7 +134,7 @@ class _Kernel:
         """[N, *(rows, out_stride), G, K], K in whole 16 bytes."""
         K = self.problem.K + -self.problem.K % (16 // self.out_dtype.itemsize)
         sizes = [d.rows * d.out_stride for d in self.dims]
-        return (self.problem.N, *_unfold(sizes, [d.out_stride for d in self.dims]), self.problem.G, K)
+        return (self.problem.N, *_split(sizes, [d.out_stride for d in self.dims]), self.problem.G, K)
 
     def result_of(self, out: Array) -> Array:
         """[N, *out, G, K]."""
@@ -160,8 +159,18 @@ class _Kernel:
     def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
         return box[1:] if self.one_image else box
 
-    def _images(self, first: Array) -> Any:
-        return first if self.one_image else mgpu.ds(first, self.cfg.box[0])
+    def _box_at(self, first: list[Array], extents: tuple[int, ...], outside: int, live: Any = True) -> list[Any]:
+        """Indices of a box of pixels at (image, *pixel); all of it past the end of the array if it is not live.
+
+        An image is not bounded by itself: where it is an integer index TMA may fold it into one with others.
+        """
+        image, row, *rest = first
+        if self.one_image:
+            live &= image < self.problem.N
+            images, row = jnp.where(live, image, 0), jnp.where(live, row, outside)
+        else:
+            images = mgpu.ds(jnp.where(live, image, self.problem.N), extents[0])
+        return [images, *(mgpu.ds(at, extent) for at, extent in zip((row, *rest), extents[1:], strict=True))]
 
     # The kernel.
 
@@ -231,7 +240,7 @@ class _Kernel:
 
         With cfg.taps > 1, the last of `taps` counts steps of so many taps; a step's taps past the end must add zeros.
         """
-        cfg, tiling, problem = self.cfg, self.tiling, self.problem
+        cfg, tiling = self.cfg, self.tiling
         live: Any = True
         if cfg.taps > 1:
             last = spans[-1].first + taps[-1] * cfg.taps + u
@@ -248,11 +257,12 @@ class _Kernel:
 
         copy = functools.partial(mgpu.copy_gmem_to_smem, barrier=shared.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS)
         channels = mgpu.ds(c * cfg.bk, cfg.bk)
+        outside = self.dims[0].in_rows + self.lead[0]
         for k, (image, *first) in enumerate(firsts):
-            window = [self._images(jnp.where(live, image, problem.N))]
-            for f, (quotient, remainder), extent in zip(first, moves, tiling.load_box[1:], strict=True):
-                window += [mgpu.ds(f + quotient, extent), *remainder]
-            copy(x_gmem.at[(*window, tile.group, channels)], shared.a_tma.at[slot, u, k])
+            at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
+            images, *rows = self._box_at(at_pixel, tiling.load_box, outside, live)
+            window = _interleave(rows, [remainder for _, remainder in moves])
+            copy(x_gmem.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, k])
         for r in range(tiling.halo_taps):
             tap_at = [q + r if i == tiling.halo_dim else q for i, q in enumerate(at)]
             rows = mgpu.ds(tile.k_tile * cfg.bn, cfg.bn)
@@ -326,10 +336,10 @@ class _Kernel:
     ) -> None:
         """The epilogue, in chunks of columns: few registers live, and no barrier with the producer."""
         cfg, columns = self.cfg, self.tiling.columns
-        image, *first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
-        window = [self._images(image)]
-        for d, p, f, extent in zip(self.dims, tile.phase, first, cfg.box[1:], strict=True):
-            window += [mgpu.ds(f, extent), *((p,) if d.out_stride > 1 else ())]
+        first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
+        images, *rows = self._box_at(first, cfg.box, self.dims[0].rows)
+        phase = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, tile.phase, strict=True)]
+        window = (images, *_interleave(rows, phase))
         chunks = cfg.bn // columns
         per_tile = chunks * len(self.epilogue.outputs)
         stores = itertools.count()  # of this tile
@@ -350,20 +360,40 @@ class _Kernel:
                 else:
                     shared.out_mma[wg_idx, buf] = value
                 mgpu.commit_smem()
-                copy = functools.partial(
-                    mgpu.copy_smem_to_gmem, shared.out_tma.at[wg_idx, buf], outs_gmem[output].at[at]
-                )
-                if self.one_image:  # an integer index is not clipped
-                    mgpu.when(image < self.problem.N)(copy)
-                else:
-                    copy()
+                mgpu.copy_smem_to_gmem(shared.out_tma.at[wg_idx, buf], outs_gmem[output].at[at])
+
+
+def _interleave(rows: list[Any], remainders: list[tuple[Any, ...]]) -> list[Any]:
+    """The indices of dimensions of which some are split into quotient and remainder."""
+    return [index for row, remainder in zip(rows, remainders, strict=True) for index in (row, *remainder)]
+
+
+def _unfold_pixels(x: Array, dim: Dim) -> Array:
+    """[N, *in, G, C] -> [N, *in[:-1], out, G, taps C]: what each tap of the last dimension reads."""
+    columns, axis = dim.columns(), x.ndim - 3
+    low, high = max(0, -columns[0][0]), max(0, columns[-1][1] - dim.in_size)
+    x = _pad(x, [(0, 0)] * axis + [(low, high), (0, 0), (0, 0)])
+    return jnp.concatenate([lax.slice_in_dim(x, low + j, low + end, stride, axis) for j, end, stride in columns], -1)
+
+
+def _unfold_weights(w: Array, dim: Dim) -> Array:
+    """[*kernel, G, K, C] -> [*kernel[:-1], 1, G, K, taps C]."""
+    w = jnp.moveaxis(_reordered(w, w.ndim - 4, dim.order), -4, -2)
+    return w.reshape(*w.shape[:-4], 1, *w.shape[-4:-2], -1)
+
+
+def _reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
+    taps = tuple(range(w.shape[axis]))
+    if order == taps:
+        return w
+    return jnp.flip(w, axis) if order == taps[::-1] else jnp.take(w, jnp.array(order, jnp.int32), axis)
 
 
 def _pad(a: Array, widths: list[tuple[int, int]]) -> Array:
     return jnp.pad(a, widths) if any(map(any, widths)) else a
 
 
-def _unfold(sizes: Any, strides: list[int]) -> tuple[int, ...]:
+def _split(sizes: Any, strides: list[int]) -> tuple[int, ...]:
     """(n,) -> (n / stride, stride) for every strided dimension."""
     return sum(((n // s, s) if s > 1 else (n,) for n, s in zip(sizes, strides, strict=True)), ())
 

@@ -19,18 +19,22 @@ def launch(
     fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias -> (N, O, *out) for each of product.outputs
     dgrad: ct (N, O, *out), w (O, C / groups, *kernel) -> [(N, C, *in)]
 
-    The transpositions to channels last and back are changes of layout: XLA cancels them between layers.
+    With product.models, every array has that axis first. The transpositions to channels last and back are changes of
+    layout: XLA cancels them between layers.
     """
+    if product.models is None:
+        operands = tuple(t[None] for t in operands)
     source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
     bias = operands[2].astype(jnp.float32) if product.bias else None
     groups, nd = product.spec.groups, product.spec.ndim
-    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])  # (G, O / G, C / G, *kernel)
+    together = source.shape[0] * groups  # the kernel knows no models: their groups are groups like any
+    w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
     summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
     w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
     outs = dense(
         _channels_last(source, groups),
         w,
-        bias.reshape(groups, -1) if bias is not None else None,
+        bias.reshape(together, -1) if bias is not None else None,
         taps.dims(product),
         config,
         epilogue=Epilogue(product.activation, product.outputs),
@@ -39,15 +43,20 @@ def launch(
         num_sms=num_sms,
         interpret=interpret,
     )
-    return [_channels_first(out) for out in outs]
+    return [_channels_first(out, product.models) for out in outs]
 
 
 def _channels_last(a: Array, groups: int) -> Array:
-    """(N, G * C, *spatial) -> [N, *spatial, G, C]."""
-    a = jnp.moveaxis(a, 1, -1)
-    return a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+    """(models, N, groups * C, *spatial) -> [N, *spatial, models * groups, C]."""
+    models, images, channels, *spatial = a.shape
+    a = a.reshape(models, images, groups, channels // groups, *spatial)
+    a = jnp.transpose(a, (1, *range(4, a.ndim), 0, 2, 3))
+    return a.reshape(images, *spatial, models * groups, channels // groups)
 
 
-def _channels_first(a: Array) -> Array:
-    """[N, *spatial, G, C] -> (N, G * C, *spatial)."""
-    return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
+def _channels_first(a: Array, models: int | None) -> Array:
+    """[N, *spatial, models * groups, C] -> (models, N, groups * C, *spatial), without models if they are None."""
+    if models is None:
+        return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
+    a = a.reshape(*a.shape[:-2], models, -1)
+    return jnp.transpose(a, (a.ndim - 2, 0, a.ndim - 1, *range(1, a.ndim - 2)))

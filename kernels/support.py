@@ -9,13 +9,14 @@ import pathlib
 from pallas_conv.spec import Product
 
 from . import taps
+from .config import ITEMSIZE, Config
 
 CAPABILITY = (9, 0)  # wgmma and its shared-memory layouts exist on Hopper only
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "leaky_relu")
 OUTPUTS = (("y",), ("z",), ("y", "z"))
-MAX_KERNEL = 31
-MAX_STRIDE = 2
+MAX_KERNEL = 64
+LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 MAX_ELEMENTS = 2**31 - 1
 
 
@@ -37,8 +38,10 @@ def _type_reasons(product: Product) -> list[str]:
         found.append("there is no weight-gradient kernel")
     elif product.role not in ("fprop", "dgrad"):
         found.append(f"there is no kernel for the product {product.role!r}")
-    if product.compute_dtype not in ("bfloat16", "float16"):
-        found.append(f"operands must be bfloat16 or float16, not {product.compute_dtype}")
+    if product.compute_dtype not in DTYPES:
+        found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
+    if product.compute_dtype == "float32" and product.precision not in (None, "default"):
+        found.append(f"float32 is multiplied as TF32, which precision {product.precision!r} does not allow")
     if product.out_dtype not in (product.compute_dtype, "float32"):
         found.append(
             f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
@@ -49,26 +52,16 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(f"the outputs {product.outputs} are not written: ('y',), ('z',) and ('y', 'z') are")
     if product.role != "fprop" and (product.bias or product.activation or product.outputs != ("y",)):
         found.append("only a forward product has a fused epilogue")
-    if product.models is not None:
-        found.append("a leading axis of models (an ensemble) is not served")
     return found
 
 
 def _geometry_reasons(product: Product) -> list[str]:
     spec, found = product.spec, []
-    forward = product.role == "fprop"
-    if spec.ndim != 2:
-        found.append(f"exactly 2 spatial dimensions are served, not {spec.ndim}")
-    if spec.groups != 1:
-        found.append(f"groups must be 1, not {spec.groups}")
-    if product.role == "wgrad":
-        return found
-    if any(s > 1 for s in (spec.input_dilation if forward else spec.strides)):
-        what = "a transposed convolution" if forward else "the input gradient of a strided convolution"
-        found.append(f"{what} has one output phase per stride, and output phases are not served")
-    strides = spec.strides if forward else spec.input_dilation
-    if any(s > MAX_STRIDE for s in strides):
-        found.append(f"strides must be 1 or {MAX_STRIDE}, not {strides}")
+    if not 1 <= spec.ndim <= 3:
+        found.append(f"1 to 3 spatial dimensions are served, not {spec.ndim}")
+    channels = product.in_channels // spec.groups, product.out_channels // spec.groups
+    if spec.groups > 1 and min(channels) < LEAST_CHANNELS:
+        found.append(f"a group must have at least {LEAST_CHANNELS} channels on either side, not {channels}")
     if any(k > MAX_KERNEL for k in spec.kernel_spatial):
         found.append(f"the kernel must be at most {MAX_KERNEL} a side, not {spec.kernel_spatial}")
     return found
@@ -76,8 +69,6 @@ def _geometry_reasons(product: Product) -> list[str]:
 
 def _size_reasons(product: Product) -> list[str]:
     spec = product.spec
-    padded = [-(-channels // 8) * 8 for channels in (product.in_channels, product.out_channels)]
-    strides = spec.strides if product.role == "fprop" else spec.input_dilation
     shapes = {
         "x": (product.batch, product.in_channels, *spec.in_spatial),
         "w": (product.out_channels, product.in_channels // spec.groups, *spec.kernel_spatial),
@@ -86,41 +77,74 @@ def _size_reasons(product: Product) -> list[str]:
     empty = [name for name, shape in shapes.items() if not math.prod(shape)]
     if empty:
         return [f"{name} is empty: its shape is {shapes[name]}" for name in empty]
-    most = {  # as the kernel sees them: channels in whole 16 bytes, strided dimensions in whole strides
-        "x": product.batch * padded[0] * math.prod(n + s - 1 for n, s in zip(spec.in_spatial, strides, strict=True)),
-        "w": math.prod(padded) * math.prod(spec.kernel_spatial),
-        "y": product.batch * padded[1] * math.prod(n + s - 1 for n, s in zip(spec.out_spatial, strides, strict=True)),
+    if product.role == "wgrad":
+        return []
+    dims = taps.dims(product)
+    idle = [i for i, d in enumerate(dims) if not d.order]
+    if idle:
+        return [f"no tap ever meets the input in spatial dimensions {idle}"]
+    source, result = ("x", "y") if product.role == "fprop" else ("y", "x")
+    whole = {name: -(-channels // 8) * 8 for name, channels in _channels(product).items()}  # 16 bytes, or 32
+    sheets = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
+    most = {
+        source: sheets * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
+        "w": sheets * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
+        result: sheets * product.batch * whole[result] * math.prod(d.rows * d.out_stride for d in dims),
     }
     return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in most.items() if count > MAX_ELEMENTS]
 
 
-def copies(product: Product) -> tuple[str, ...]:
+def _channels(product: Product) -> dict[str, int]:
+    """Of one group."""
+    return {"x": product.in_channels // product.spec.groups, "y": product.out_channels // product.spec.groups}
+
+
+def copies(product: Product, cfg: Config) -> tuple[str, ...]:
     """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
     source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
-    channels = product.in_channels, product.out_channels
-    summed, produced = channels if product.role == "fprop" else channels[::-1]
-    found = []
-    if summed % 8:
+    summed, produced = list(_channels(product).values())[:: 1 if product.role == "fprop" else -1]
+    dims, found = taps.dims(product), []
+    if cfg.unfold:
         found.append(
-            f"{source} and w are padded from {summed} to {-(-summed // 8) * 8} channels: TMA strides are 16 bytes"
+            f"the {dims[-1].count[0]} taps of {source}'s last dimension become channels: {summed} are too few for a tensor core"
         )
-    uneven = [i for i, d in enumerate(taps.dims(product)) if d.in_size % d.in_stride]
+        dims, summed = dims[:-1], summed * dims[-1].count[0]
+    unit = 16 // ITEMSIZE[product.compute_dtype]
+    if summed % unit:
+        found.append(
+            f"{source} and w are padded from {summed} to {-(-summed // unit) * unit} channels: TMA strides are 16 bytes"
+        )
+    uneven = [i for i, d in enumerate(dims) if d.in_size % d.in_stride]
     if uneven:
         found.append(f"{source} is padded to whole strides in spatial dimensions {uneven}")
-    unit = 16 // (4 if product.out_dtype == "float32" else 2)
+    unit = 16 // ITEMSIZE[product.out_dtype]
     if produced % unit:
         found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels")
+    ragged = [i for i, d in enumerate(taps.dims(product)) if d.out_size % d.out_stride]
+    if ragged:
+        found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
     return tuple(found)
 
 
 def variant(product: Product) -> str:
-    """The key under which trust in a kernel is recorded: kernel, role, rank, dtypes, stride class, epilogue."""
+    """The key under which trust in a kernel is recorded: kernel, role, rank, dtypes, strides, groups, epilogue.
+
+    Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
+    """
     dtype = DTYPES[product.compute_dtype]
     if product.out_dtype != product.compute_dtype:
         dtype += DTYPES[product.out_dtype]
-    strides = [d.in_stride for d in taps.dims(product)]
-    stride = "s" + ("x".join(map(str, strides)) if len(set(strides)) > 1 else str(strides[0]))
-    return f"dense_{product.role}_{product.spec.ndim}d_{dtype}_{stride}_{_epilogue(product)}"
+    dims = taps.dims(product)
+    strides = "s" + _each([d.in_stride for d in dims])
+    if any(d.out_stride > 1 for d in dims):
+        strides += "u" + _each([d.out_stride for d in dims])
+    several = ["grouped"] * (product.spec.groups > 1) + ["models"] * (product.models is not None)
+    return "_".join(["dense", product.role, f"{product.spec.ndim}d", dtype, strides, *several, _epilogue(product)])
+
+
+def _each(strides: list[int]) -> str:
+    """One number if it is the same in every dimension."""
+    return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
 
 
 def _epilogue(product: Product) -> str:

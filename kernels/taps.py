@@ -42,6 +42,23 @@ class Dim:
         """Outputs of one phase (the last phases may have one less: the store clips it)."""
         return -(-self.out_size // self.out_stride)
 
+    @property
+    def in_rows(self) -> int:
+        """Inputs of one remainder modulo the stride."""
+        return -(-self.in_size // self.in_stride)
+
+    def unfolded(self) -> "Dim":
+        """The same sums if the taps of the one phase are channels of the input, see `columns`."""
+        if self.out_stride > 1:
+            raise ValueError(f"{self.out_stride} output phases have different taps")
+        size = self.out_size
+        return Dim(size, size, in_stride=1, out_stride=1, step=1, count=(1,), offset=(0,), order=(0,))
+
+    def columns(self) -> list[tuple[int, int, int]]:
+        """(first, last, stride) of the inputs that each tap of the one phase reads, one for every output."""
+        starts = [self.offset[0] + i * self.step for i in range(self.count[0])]
+        return [(j, j + (self.out_size - 1) * self.in_stride + 1, self.in_stride) for j in starts]
+
     def pairs(self) -> Iterator[tuple[int, int, int]]:
         """All (output, input, tap) triples that read inside the input, by walking phases and taps."""
         for p in range(self.out_stride):

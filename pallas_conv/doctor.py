@@ -31,10 +31,15 @@ from .verify.verdict import Verdict, agree, judge
 
 
 class Convolution(NamedTuple):
-    """What makes a variant, its dtype aside. stride: of the pixels that are read, so of dgrad the input dilation."""
+    """What makes a variant, its dtype aside.
+
+    stride: of the pixels that are read, so of dgrad the input dilation; up: output phases, so of dgrad the stride.
+    """
 
     role: str
     stride: int = 1
+    up: int = 1
+    rank: int = 2
     bias: bool = False
     activation: str | None = None
     outputs: tuple[str, ...] = ("y",)
@@ -57,9 +62,22 @@ CONVOLUTIONS = (  # what networks are made of
     Convolution("dgrad", out_dtype="float32"),
     Convolution("dgrad", 2),
     Convolution("dgrad", 2, out_dtype="float32"),
+    Convolution("fprop", up=2),
+    Convolution("fprop", up=2, bias=True),
+    Convolution("fprop", up=2, bias=True, activation="relu"),
+    Convolution("dgrad", up=2),
+    Convolution("dgrad", up=2, out_dtype="float32"),
+    Convolution("fprop", rank=1, bias=True),
+    Convolution("dgrad", rank=1),
+    Convolution("fprop", rank=3, bias=True),
+    Convolution("fprop", 2, rank=3, bias=True),
+    Convolution("fprop", up=2, rank=3, bias=True),
+    Convolution("dgrad", rank=3),
+    Convolution("dgrad", 2, rank=3),
+    Convolution("dgrad", up=2, rank=3),
 )
 OF_FLOAT16 = tuple(c for c in CONVOLUTIONS if c.activation in (None, "relu") and c.out_dtype is None)
-INTERPRETED = (CONVOLUTIONS[2], CONVOLUTIONS[4], CONVOLUTIONS[8], CONVOLUTIONS[11])
+INTERPRETED = tuple(CONVOLUTIONS[i] for i in (2, 4, 8, 11, 16, 18))
 
 
 class Size(NamedTuple):
@@ -70,6 +88,7 @@ class Size(NamedTuple):
     kernel: int = 3
 
 
+DEPTH = 4  # of volumes
 SMALL = (Size(2, 24, 40, (9, 13)), Size(3, 16, 8, (10, 7)))  # against float64; ragged against every tile
 MEDIUM = (Size(8, 256, 320, (14, 14), 1), Size(6, 64, 72, (29, 30), 5), Size(70, 128, 128, (7, 7)))  # against XLA
 TYPICAL = (Size(4, 64, 64, (56, 56)), Size(32, 128, 128, (28, 28)), Size(64, 256, 256, (56, 56)))  # and timed
@@ -94,16 +113,17 @@ class Finding:
 
 def problem(dtype: str, convolution: Convolution, size: Size) -> Product:
     """One of CONVOLUTIONS at one of the sizes, padded to keep it but for strides."""
-    stride, one, pad = (convolution.stride,) * 2, (1, 1), size.kernel // 2
-    forward = convolution.role == "fprop"
+    each = lambda v: (v,) * convolution.rank
+    stride, up, pad = each(convolution.stride), each(convolution.up), size.kernel // 2
+    forward, (height, width) = convolution.role == "fprop", size.spatial
     spec = ConvSpec(
-        strides=stride if forward else one,
-        padding=((pad, pad),) * 2,
-        input_dilation=one if forward else stride,
-        kernel_dilation=one,
+        strides=stride if forward else up,
+        padding=each((pad, pad)),
+        input_dilation=up if forward else stride,
+        kernel_dilation=each(1),
         groups=1,
-        in_spatial=size.spatial,
-        kernel_spatial=(size.kernel,) * 2,
+        in_spatial=(height * width,) if convolution.rank == 1 else (*(DEPTH,) * (convolution.rank - 2), *size.spatial),
+        kernel_spatial=each(size.kernel),
     )
     return Product(
         role=convolution.role,
@@ -119,20 +139,12 @@ def problem(dtype: str, convolution: Convolution, size: Size) -> Product:
     )
 
 
-def shapes(product: Product) -> list[tuple[int, ...]]:
-    """Of the operands: x or the cotangent, w, and b if there is one."""
-    x = (product.batch, product.in_channels, *product.spec.in_spatial)
-    y = (product.batch, product.out_channels, *product.spec.out_spatial)
-    w = (product.out_channels, product.in_channels // product.spec.groups, *product.spec.kernel_spatial)
-    return [y if product.role == "dgrad" else x, w, *([w[:1]] if product.bias else [])]
-
-
 def operands(product: Product, seed: int) -> list[jax.Array]:
     """Fresh random ones, scaled so that the sums are about 1."""
     rng = np.random.default_rng(seed)
     draw = lambda shape, scale: jnp.asarray(rng.standard_normal(shape, np.float32) * scale, product.compute_dtype)
-    scales = (1, 1 / np.sqrt(np.prod(shapes(product)[1][1:]), dtype=np.float32), 1)
-    return [draw(shape, scale) for shape, scale in zip(shapes(product), scales, strict=False)]
+    scales = (1, 1 / np.sqrt(np.prod(product.operand_shapes[1][1:]), dtype=np.float32), 1)
+    return [draw(shape, scale) for shape, scale in zip(product.operand_shapes, scales, strict=False)]
 
 
 def program(product: Product, implementation: str) -> jax.stages.Wrapped:
@@ -149,7 +161,7 @@ def program(product: Product, implementation: str) -> jax.stages.Wrapped:
 
 @functools.cache
 def compiled(product: Product, implementation: str) -> Callable[..., list[jax.Array]]:
-    structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in shapes(product)]
+    structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
     return program(product, implementation).lower(*structs).compile()
 
 

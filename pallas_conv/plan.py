@@ -56,7 +56,7 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What else a user might want to know: copies, roundings."""
-        found = list(support.copies(self.product)) if self.implementation != "xla" else []
+        found = list(support.copies(self.product, self.tile)) if self.implementation != "xla" else []
         if self.implementation == "xla" and rounds_once(self.product, self.target):
             where = "with out_dtype, " if self.product.role == "fprop" else ""
             found.append(

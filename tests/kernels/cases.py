@@ -1,6 +1,7 @@
 """Small products with the configurations they are tested under, and what XLA makes of them."""
 
 import dataclasses
+import functools
 import math
 import zlib
 from typing import Any
@@ -54,8 +55,8 @@ class Case:
     def operands(self) -> list[jax.Array]:
         """Random operands of this name's own; the weights scaled so that the sums are about 1."""
         p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
-        shapes = operand_shapes(p)
-        scales = [1.0, 1 / math.sqrt(math.prod(shapes[1][1:])), 1.0]
+        shapes = p.operand_shapes
+        scales = [1.0, 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)), 1.0]
         dtypes = [p.compute_dtype, p.compute_dtype, "float32"]
         return [
             jnp.asarray(rng.standard_normal(shape) * scale, dtype)
@@ -63,17 +64,12 @@ class Case:
         ]
 
 
-def operand_shapes(p: Product) -> list[tuple[int, ...]]:
-    spec = p.spec
-    x = (p.batch, p.in_channels, *spec.in_spatial)
-    y = (p.batch, p.out_channels, *spec.out_spatial)
-    w = (p.out_channels, p.in_channels // spec.groups, *spec.kernel_spatial)
-    return [x if p.role == "fprop" else y, w, *([(p.out_channels,)] if p.bias else [])]
-
-
 @jax.jit(static_argnums=0)
 def baseline(p: Product, source: jax.Array, w: jax.Array, b: jax.Array | None = None) -> list[jax.Array]:
     """What a program without kernels makes of it: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
+    if p.models is not None:
+        one_model = functools.partial(baseline, dataclasses.replace(p, models=None))
+        return jax.vmap(one_model)(source, w, *([] if b is None else [b]))
     s = p.spec
 
     def conv(x: jax.Array) -> jax.Array:
@@ -113,7 +109,7 @@ c = Config
 def small() -> list[Case]:
     """Every feature that is served, at sizes that the interpreter takes seconds for."""
     p = product
-    cases = [
+    return [
         Case(
             "3x3 ragged edges, more steps than twice the stages",
             p("fprop", 2, (64, 64), (9, 14), 3, 1, 1, bias=True, activation="relu"),
@@ -245,6 +241,31 @@ def small() -> list[Case]:
             c((1, 8, 8), 32, bk=16, stages=2, out_bufs=2),
         ),
         Case(
+            "float32 as TF32, 3x3 s2, both outputs",
+            p("fprop", 2, (48, 40), (9, 11), 3, 2, 1, dtype="float32", bias=True, activation="gelu", outputs=("y", "z")),
+            c((1, 8, 8), 48, bk=32, stages=2),
+        ),
+        Case(
+            "float32 as TF32, halo, two taps a step",
+            p("fprop", 1, (8, 32), (9, 10), (3, 2), 1, 1, dtype="float32", bias=True),
+            c((1, 8, 8), 32, bk=8, taps=2, halo=True, stages=2),
+        ),
+        Case(
+            "float32 as TF32, input gradient of stride 2",
+            p("dgrad", 1, (20, 24), (9, 10), 3, 2, 1, dtype="float32"),
+            c((1, 8, 8), 32, bk=16, stages=2),
+        ),
+        Case(
+            "float32 as TF32, C=3, taps as channels",
+            p("fprop", 1, (3, 32), (9, 10), 5, 1, 2, dtype="float32", bias=True),
+            c((1, 8, 8), 32, bk=16, unfold=True, stages=2),
+        ),
+        Case(
+            "1-D, a kernel of 41",
+            p("fprop", 1, (16, 16), (90,), 41, 2, 20, bias=True),
+            c((1, 64), 16, bk=16, stages=2),
+        ),
+        Case(
             "images as rows, 3x3",
             p("fprop", 70, (32, 64), (2, 2), 3, 1, 1, bias=True, activation="relu"),
             c((64, 1, 1), 64, bk=32, stages=3, consumers=1),
@@ -308,14 +329,6 @@ def small() -> list[Case]:
             c((1, 8, 8), 16, bk=32, stages=2),
         ),
         Case("input gradient, halo", p("dgrad", 2, (32, 64), (9, 9), 3, 1, 1), c((1, 8, 8), 32, halo=True, stages=2)),
-    ]
-    return cases
-
-
-def beyond() -> list[Case]:
-    """What the kernel's taps also express, and `support` does not promise yet: phases, groups, other ranks."""
-    p = product
-    return [
         Case(
             "transposed, k4 s2",
             p("fprop", 2, (32, 32), (5, 9), 4, 1, 2, input_dilation=2, bias=True),
@@ -332,6 +345,97 @@ def beyond() -> list[Case]:
             c((1, 8, 8), 32, bk=32, stages=2),
         ),
         Case(
+            "transposed, dilated: phases with other taps, more tiles than blocks, both outputs",
+            p(
+                "fprop", 2, (24, 40), (6, 7), (4, 3), 1, ((2, 1), (1, 0)), (1, 2), input_dilation=(2, 3), bias=True,
+                activation="silu", outputs=("y", "z"),
+            ),
+            c((1, 4, 16), 48, bk=32, stages=2),
+            num_sms=2,
+        ),
+        Case(
+            "transposed and strided at once",
+            p("fprop", 1, (16, 16), (9, 8), 4, (3, 2), (2, 3), input_dilation=(2, 3), bias=True),
+            c((1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case(
+            "transposed, two images a box, cluster of two",
+            p("fprop", 3, (32, 32), (4, 8), 2, 1, 1, input_dilation=2, bias=True, activation="relu"),
+            c((2, 4, 8), 32, bk=32, stages=2, cluster=2),
+        ),
+        Case(
+            "transposed, halo: two taps in every phase",
+            p("fprop", 1, (64, 64), (9, 10), 4, 1, 2, input_dilation=2, bias=True),
+            c((1, 8, 8), 64, halo=True, stages=2),
+        ),
+        Case(
+            "input gradient of stride 2, 3x3",
+            p("dgrad", 2, (64, 48), (10, 12), 3, 2, 1),
+            c((1, 4, 16), 64, bk=32, stages=2),
+        ),
+        Case(
+            "input gradient of stride 3, 1x1: phases without taps are zero, odd sizes",
+            p("dgrad", 1, (20, 24), (11, 9), 1, 3),
+            c((1, 8, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "patches 4x4 s4",
+            p("fprop", 2, (16, 32), (12, 16), 4, 4, bias=True),
+            c((1, 4, 16), 32, bk=16, stages=3),
+        ),
+        Case(
+            "input gradient of groups, negative padding",
+            p("dgrad", 1, (48, 32), (9, 9), 3, 1, ((-1, 1), (1, 0)), groups=2),
+            c((1, 8, 8), 32, bk=16, stages=2),
+        ),
+        Case(
+            "three models of two groups, bias",
+            p("fprop", 2, (32, 48), (7, 9), 3, 1, 1, groups=2, bias=True, activation="relu", models=3),
+            c((1, 8, 8), 32, bk=16, stages=2),
+            num_sms=3,
+        ),
+        Case(
+            "input gradients of two models, stride 2",
+            p("dgrad", 2, (24, 16), (8, 9), 3, 2, 1, models=2),
+            c((1, 8, 8), 32, bk=16, stages=2),
+        ),
+        Case(
+            "1-D, causal, dilation 8",
+            p("fprop", 2, (32, 64), (100,), 2, 1, ((8, 0),), 8, bias=True, activation="silu"),
+            c((1, 64), 64, bk=32, stages=2),
+        ),
+        Case(
+            "1-D, transposed k16 s8, more tiles than blocks",
+            p("fprop", 2, (32, 16), (40,), 16, 1, 11, input_dilation=8, bias=True),
+            c((1, 64), 16, bk=32, stages=2, consumers=1),
+            num_sms=3,
+        ),
+        Case(
+            "1-D, s4, halo dimension there is none, images together",
+            p("fprop", 5, (16, 32), (37,), 7, 4, 3, bias=True),
+            c((4, 16), 32, bk=16, stages=2),
+        ),
+        Case(
+            "1-D, one channel, k10 s5, taps as channels",
+            p("fprop", 2, (1, 32), (203,), 10, 5, ((2, 1),), bias=True, activation="gelu"),
+            c((1, 64), 32, bk=16, unfold=True, stages=2),
+        ),
+        Case(
+            "stem 7x7 s2, taps as channels, odd width",
+            p("fprop", 2, (3, 40), (12, 13), 7, 2, 3, bias=True, activation="relu"),
+            c((1, 8, 8), 48, bk=32, unfold=True, stages=2),
+        ),
+        Case(
+            "three channels 3x3, dilated, negative padding, taps as channels",
+            p("fprop", 1, (3, 16), (9, 11), 3, 1, ((1, 2), (-1, 3)), (1, 2), bias=True),
+            c((1, 8, 8), 16, bk=16, unfold=True, stages=2),
+        ),
+        Case(
+            "input gradient of three channels out, taps as channels",
+            p("dgrad", 1, (32, 3), (9, 10), 3, 1, 1),
+            c((1, 8, 8), 32, bk=16, unfold=True, stages=2),
+        ),
+        Case(
             "three groups, s2",
             p("fprop", 2, (72, 120), (9, 11), 3, 2, 1, groups=3, bias=True),
             c((1, 8, 8), 48, bk=32, stages=2),
@@ -341,5 +445,36 @@ def beyond() -> list[Case]:
             "3-D, one image a box",
             p("fprop", 1, (32, 32), (3, 5, 9), (3, 1, 2), 1, (1, 0, 1), bias=True),
             c((1, 2, 4, 8), 32, bk=32, stages=2),
+        ),
+        Case(
+            "3-D, tiles past the last image, two buffers, more tiles than blocks",
+            p("fprop", 3, (16, 80), (2, 3, 9), (1, 2, 1), bias=True, activation="relu"),
+            c((1, 2, 4, 8), 48, bk=16, stages=2, out_bufs=2),
+            num_sms=2,
+        ),
+        Case(
+            "3-D, two images a box",
+            p("fprop", 3, (16, 32), (2, 4, 8), 3, 1, 1, bias=True),
+            c((2, 1, 4, 8), 32, bk=16, stages=2, consumers=1),
+        ),
+        Case(
+            "3-D, s2, odd sizes",
+            p("fprop", 1, (16, 32), (5, 4, 9), 3, 2, 1, bias=True, activation="leaky_relu"),
+            c((1, 1, 8, 8), 32, bk=16, stages=2),
+        ),
+        Case(
+            "3-D, transposed k2 s2",
+            p("fprop", 2, (32, 16), (2, 3, 5), 2, 1, 1, input_dilation=2, bias=True),
+            c((1, 1, 4, 16), 16, bk=32, stages=2),
+        ),
+        Case(
+            "3-D, input gradient of mixed strides, groups",
+            p("dgrad", 1, (32, 32), (3, 5, 8), (1, 3, 3), (1, 2, 2), (0, 1, 1), groups=2),
+            c((1, 1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case(
+            "3-D, several taps a step past the last image",
+            p("fprop", 3, (16, 16), (1, 4, 9), (1, 1, 3), 1, (0, 0, 1), bias=True),
+            c((1, 1, 4, 16), 16, bk=16, taps=2, stages=2),
         ),
     ]

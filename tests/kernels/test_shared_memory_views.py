@@ -93,7 +93,7 @@ def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
 def test_the_compiled_program_assumes_the_same(bk):
     """wgmma's descriptors in the PTX: this swizzle mode, and 8 rows from one tile to the next."""
     p = cases.product("fprop", 2, (bk, 64), (16, 16), 3, 1, 1)
-    args = [jax.ShapeDtypeStruct(shape, p.compute_dtype) for shape in cases.operand_shapes(p)]
+    args = [jax.ShapeDtypeStruct(shape, p.compute_dtype) for shape in p.operand_shapes]
     _, used = aot.resources("h100", functools.partial(launch, p, Config((1, 8, 8), 64, bk=bk, stages=2)), *args)
     descriptors = _descriptors(used.ptx)
     assert descriptors

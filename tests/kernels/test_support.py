@@ -27,20 +27,17 @@ def test_served_on_hopper_only(case):
     ("changes", "words"),
     [
         ({"role": "wgrad"}, "weight-gradient"),
-        ({"dtype": "float32"}, "bfloat16 or float16"),
+        ({"dtype": "float64"}, "bfloat16, float16, float32"),
+        ({"dtype": "float32", "precision": "highest"}, "TF32"),
+        ({"dtype": "float32", "precision": "high"}, "TF32"),
         ({"out_dtype": "float16"}, "result must be"),
-        ({"size": (9,)}, "2 spatial dimensions"),
-        ({"size": (9, 9, 9)}, "2 spatial dimensions"),
-        ({"groups": 2}, "groups"),
-        ({"stride": 3}, "strides"),
-        ({"input_dilation": 2}, "output phase"),
-        ({"role": "dgrad", "stride": 2}, "output phase"),
-        ({"role": "dgrad", "input_dilation": 3}, "strides"),
-        ({"kernel": 32, "size": (40, 40)}, "31 a side"),
+        ({"size": (9, 9, 9, 9)}, "1 to 3 spatial dimensions"),
+        ({"groups": 8}, "16 channels"),
+        ({"kernel": 1, "input_dilation": 2, "stride": 2, "padding": 1}, "no tap"),
+        ({"kernel": 65, "size": (70, 70)}, "64 a side"),
         ({"activation": "mish"}, "'mish'"),
         ({"outputs": ("z", "y")}, "outputs"),
         ({"role": "dgrad", "bias": True}, "epilogue"),
-        ({"models": 2}, "models"),
         ({"batch": 0}, "x is empty"),
         ({"size": (2, 9)}, "y is empty"),
         ({"batch": 2**20, "channels": (3, 8), "size": (32, 32)}, "elements"),
@@ -52,7 +49,7 @@ def test_each_reason(changes, words):
 
 
 def test_all_reasons_are_listed():
-    found = support.reasons(product(groups=2, stride=3, dtype="float32", activation="mish"), None)
+    found = support.reasons(product(groups=8, kernel=65, size=(70, 70), dtype="float64", activation="mish"), None)
     assert len(found) == 5
 
 
@@ -66,6 +63,10 @@ def test_all_reasons_are_listed():
         ({"bias": True, "activation": "silu", "outputs": ("y", "z")}, "dense_fprop_2d_bf16_s1_bias_silu_yz"),
         ({"bias": True, "activation": "silu", "outputs": ("z",)}, "dense_fprop_2d_bf16_s1_bias"),
         ({"role": "dgrad", "input_dilation": 2}, "dense_dgrad_2d_bf16_s2_linear"),
+        ({"role": "dgrad", "stride": 2}, "dense_dgrad_2d_bf16_s1u2_linear"),
+        ({"dtype": "float32", "precision": "default"}, "dense_fprop_2d_f32_s1_linear"),
+        ({"size": (9,), "input_dilation": 3, "stride": 2, "bias": True}, "dense_fprop_1d_bf16_s2u3_bias"),
+        ({"size": (9, 9, 9), "groups": 2, "models": 3}, "dense_fprop_3d_bf16_s1_grouped_models_linear"),
     ],
 )
 def test_names(changes, name):
@@ -74,10 +75,14 @@ def test_names(changes, name):
 
 
 def test_copies():
-    assert support.copies(product()) == ()
-    told = support.copies(product(channels=(3, 20), stride=2, out_dtype="float32"))
+    tile = config.Config((1, 8, 8))
+    assert support.copies(product(), tile) == ()
+    told = support.copies(product(channels=(3, 20), stride=2, out_dtype="float32"), tile)
     assert [next(word for word in ("channels", "strides") if word in line) for line in told] == ["channels", "strides"]
-    assert "from 24 to 20" in support.copies(product(channels=(64, 20)))[-1]
+    assert "from 24 to 20" in support.copies(product(channels=(64, 20)), tile)[-1]
+    assert "output phases in spatial dimensions [0, 1]" in support.copies(product(role="dgrad", stride=2), tile)[-1]
+    told = support.copies(product(channels=(3, 64)), config.Config((1, 8, 8), unfold=True))
+    assert [word in line for word, line in zip(("3 taps", "from 9 to 16"), told, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("case", cases.small(), ids=str)
@@ -95,11 +100,14 @@ def test_what_is_chosen_is_legal(case):
         ({"bk": 128}, "bk"),
         ({"stages": 40}, "smem_bytes"),
         ({"halo": True, "box": (2, 8, 4)}, "one image"),
+        ({"unfold": True, "problem": {"role": "dgrad", "stride": 2}}, "one output phase"),
+        ({"box": (2, 1, 4, 8), "problem": {"size": (9, 9, 9), "stride": 2}}, "one image"),
     ],
 )
 def test_illegal_configurations_say_why(changes, words):
+    problem = config.Problem.of(product(**changes.pop("problem", {})))
     cfg = config.Config(**{"box": (1, 8, 8), "bn": 64, **changes})
-    assert words in config.illegal(config.Problem.of(product()), cfg)
+    assert words in config.illegal(problem, cfg)
 
 
 def test_importing_the_room_imports_no_pallas():

@@ -1,0 +1,106 @@
+"""The suite as the dense kernel would run it: tile, work, bytes, predicted time and its floor. Nothing is timed.
+
+    python -m bench.kernels              # modelled, in seconds
+    python -m bench.kernels --compile    # and compiled for an H100 that need not be there: registers, spills, shared memory
+
+Times are those of the model by which tiles are ranked (kernels/config.py), at 1.7 GHz. The floor is the larger of the useful
+multiply-adds at the tensor cores' peak and of every operand read and every result written once.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from pallas_conv.kernels import config, schedule, support
+from pallas_conv.spec import Product
+
+from . import aot
+from .cases import suite
+
+CLOCK = 1.7e9  # of an H100, under load
+SMS = 132
+
+
+def products() -> Iterator[tuple[str, Product]]:
+    """Forward and input gradient of every layer of the suite, as in 'resnet50_c2/f'."""
+    for case in suite():
+        yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if d in "fd")
+
+
+def plan(product: Product) -> dict[str, Any]:
+    """What the model says of a product that is served."""
+    problem, cfg = config.Problem.of(product), config.choose(product, SMS)
+    tiles, modelled = config.tiling(problem, cfg), config.estimate(problem, cfg, SMS)
+    ring = schedule.Schedule(problem.under(cfg), cfg, SMS)
+    useful, executed = config.useful_macs(problem), config.executed_macs(problem, cfg)
+    nbytes = config.least_bytes(problem)
+    floor = max(2 * useful / config.FLOPS_PER_CLOCK, nbytes / config.DRAM_BYTES_PER_CLOCK) / SMS
+    return {
+        "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}",
+        "config": str(cfg),
+        "stages": cfg.stages,
+        "smem_bytes": tiles.smem_bytes,
+        "waves": ring.units * ring.phases / ring.workers,
+        "useful_gflop": 2e-9 * useful,
+        "executed_by_useful": executed / useful,
+        "mbytes": 1e-6 * nbytes,
+        "predicted_us": 1e6 * modelled.clocks / CLOCK,
+        "floor_us": 1e6 * floor / CLOCK,
+    }
+
+
+def compiled(product: Product) -> dict[str, int]:
+    """What ptxas made of the kernel."""
+    from pallas_conv.kernels.launch import launch
+
+    args = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
+    _, used = aot.resources("h100", functools.partial(launch, product, config.choose(product, SMS)), *args)
+    return {"registers": used.registers, "spills": used.spills, "smem_bytes": used.smem_bytes}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.kernels", description=__doc__.splitlines()[0])
+    parser.add_argument("--compile", action="store_true", help="for an H100: seconds a product")
+    parser.add_argument("--only", default="", help="products whose name, as in unet_mid/f, contains this")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON lines, too")
+    args = parser.parse_args(argv)
+    wanted = [(name, product) for name, product in products() if args.only in name]
+    rows = []
+    for name, product in tqdm(wanted, unit="product", disable=None):
+        why = support.reasons(product, support.CAPABILITY)
+        found = {"reasons": why} if why else plan(product)
+        if args.compile and not why:
+            found |= compiled(product)
+        rows.append({"name": name, **found})
+    print(_table(rows))
+    if args.out:
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return 0
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"{'':26} {'tile':>14} {'stages':>6} {'regs':>4} {'KiB':>4} {'waves':>6} {'GFLOP':>8} {'executed':>8} {'MB':>7} "
+        f"{'us':>8} {'floor':>8}"
+    ]
+    for row in rows:
+        if "reasons" in row:
+            lines.append(f"{row['name']:26} none: {row['reasons'][0]}")
+            continue
+        lines.append(
+            f"{row['name']:26} {row['tile']:>14} {row['stages']:6} {row.get('registers', ''):>4} "
+            f"{row['smem_bytes'] // 1024:4} {row['waves']:6.1f} {row['useful_gflop']:8.1f} "
+            f"{row['executed_by_useful']:7.2f}x {row['mbytes']:7.0f} {row['predicted_us']:8.0f} {row['floor_us']:8.0f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
