@@ -41,7 +41,7 @@ def plan(product: Product) -> dict[str, Any]:
     ring = schedule.Schedule(problem.under(cfg), cfg, SMS)
     useful, executed = config.useful_macs(problem), config.executed_macs(problem, cfg)
     nbytes = config.least_bytes(problem)
-    floor = max(2 * useful / config.FLOPS_PER_CLOCK, nbytes / config.DRAM_BYTES_PER_CLOCK) / SMS
+    floor = max(2 * useful / config.flops_per_clock(problem), nbytes / config.DRAM_BYTES_PER_CLOCK) / SMS
     return {
         "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}",
         "config": str(cfg),

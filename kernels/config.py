@@ -15,7 +15,7 @@ SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 # Constants of the model in `estimate`: all of them modelled, unmeasured.
-FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands
+FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands; half of it as TF32
 L2_BYTES_PER_CLOCK = 30  # what one SM reads from L2
 DRAM_BYTES_PER_CLOCK = 15  # one SM's share of global memory
 EPILOGUE_CLOCKS = 1500  # in which a block alone on its SM multiplies nothing
@@ -240,11 +240,18 @@ class Estimate(NamedTuple):
     clocks        of the whole product
     l2_per_clock  bytes that must come from L2 in a clock of the tensor cores, to keep them busy
     busy          share of the thread blocks' waves that has work
+    macs          multiply-adds issued
     """
 
     clocks: float
     l2_per_clock: float
     busy: float
+    macs: float
+
+
+def flops_per_clock(problem: Problem) -> float:
+    """Of one SM's tensor cores."""
+    return FLOPS_PER_CLOCK * 2 / problem.itemsize
 
 
 def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
@@ -265,7 +272,8 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     workers = num_sms * cfg.blocks // cfg.cluster
     waves = -(-units // workers)
 
-    multiply = 2 * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk / (FLOPS_PER_CLOCK * 2 / problem.itemsize)
+    macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
+    multiply = 2 * macs / flops_per_clock(problem)
     rows = t.loads * math.prod(t.load_box) / t.halo_taps + cfg.bn / cfg.cluster
     load = rows * cfg.bk * problem.itemsize
     steps = taps / tiles * t.c_steps
@@ -274,7 +282,7 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
 
     memory = DRAM_BYTES_PER_CLOCK * num_sms
     clocks = max(clocks, least_bytes(problem) / memory) + copied / memory
-    return Estimate(clocks, load / multiply, units / (waves * workers))
+    return Estimate(clocks, load / multiply, units / (waves * workers), units * cfg.cluster * steps * macs)
 
 
 def _copied_bytes(problem: Problem, cfg: Config) -> int:
@@ -333,7 +341,8 @@ def choose(product: Product, num_sms: int = 132) -> Config:
 
 def best(problem: Problem, num_sms: int = 132) -> Config:
     """`choose` for the kernel's own description of a product."""
-    found = [(estimate(problem, cfg, num_sms).clocks, cfg) for cfg in candidates(problem)]
-    least = min(clocks for clocks, _ in found)
-    close = [cfg for clocks, cfg in found if clocks <= 1.02 * least]
-    return min(close, key=lambda cfg: (cfg.cluster, cfg.box[0], tuple(-e for e in reversed(cfg.box))))
+    found = [(estimate(problem, cfg, num_sms), cfg) for cfg in candidates(problem)]
+    least = min(modelled.clocks for modelled, _ in found)
+    close = [(modelled.macs, cfg) for modelled, cfg in found if modelled.clocks <= 1.02 * least]
+    _, cfg = min(close, key=lambda it: (it[1].cluster, it[0], it[1].box[0], tuple(-e for e in reversed(it[1].box))))
+    return cfg

@@ -66,14 +66,16 @@ def test_two_training_steps_through_interpreted_kernels(caplog):
     launched = collections.Counter(
         r.getMessage().split()[-1] for r in caplog.records if "interpreting" in r.getMessage()
     )
-    # Forward: all but the transposed layer. Backward: dx of the head (stride 1) and of the transposed layer (a strided
-    # convolution); no dx for the first layer; dx of a strided layer and all dw are lax programs.
+    # Backward: dx of the head (stride 1), of the transposed layer (a strided convolution) and of the strided layer (one with
+    # output phases); no dx for the first layer; all dw are lax programs.
     assert launched == {
         "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu": STEPS,
         "pallas_conv_dense_fprop_2d_bf16_s2_bias": STEPS,
+        "pallas_conv_dense_fprop_2d_bf16_s1u2_bias": STEPS,
         "pallas_conv_dense_fprop_2d_bf16_s1_bias": STEPS,
         "pallas_conv_dense_dgrad_2d_bf16_s1_linear": STEPS,
         "pallas_conv_dense_dgrad_2d_bf16_s2_linear": STEPS,
+        "pallas_conv_dense_dgrad_2d_bf16_s1u2_linear": STEPS,
     }
 
     stock = train(Net(eqx.nn, key), x, target, "auto")

@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from bench import aot
+from bench import aot, kernels
 from pallas_conv.kernels import config, support
 from pallas_conv.kernels.launch import launch
 from tests.kernels import cases
@@ -34,19 +34,6 @@ LAYERS = {
 }
 
 
-def suite() -> dict[str, Product]:
-    """Forward and input gradient of every layer of the benchmarks that has a kernel."""
-    found = {}
-    for case in cases_of_benchmarks():
-        for direction in set(case.directions) & set("fd"):
-            found[f"{case.name}/{direction}"] = case.products()[direction]
-    return found
-
-
-# What is dense and has no kernel, and why.
-WITHOUT_A_KERNEL: dict[str, str] = {}
-
-
 def check(product, cfg):
     args = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
     compiled, used = aot.resources("h100", functools.partial(launch, product, cfg), *args)
@@ -54,6 +41,7 @@ def check(product, cfg):
     assert used.kernels == 1
     assert name in compiled.as_text()
     assert name in used.ptx or name in used.log
+    assert "cudnn" not in compiled.as_text()
     assert "wgmma.mma_async" in used.ptx
     assert "cp.async.bulk.tensor" in used.ptx
     assert used.spills == 0, used.log
@@ -73,6 +61,23 @@ def check(product, cfg):
 def test_the_chosen_configuration(name):
     assert support.reasons(LAYERS[name], (9, 0)) == ()
     check(LAYERS[name], config.choose(LAYERS[name]))
+
+
+SUITE = {name: product for name, product in kernels.products() if not support.reasons(product, support.CAPABILITY)}
+
+
+def test_every_dense_layer_of_the_suite_has_a_kernel():
+    """All but those of too few channels a group, for which tensor cores multiply mostly padding."""
+    without = {name: product for name, product in kernels.products() if name not in SUITE}
+    assert len(SUITE) > 70
+    assert all(min(p.in_channels, p.out_channels) // p.spec.groups < support.LEAST_CHANNELS for p in without.values())
+    assert all(p.spec.groups > 1 for p in without.values())
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", SUITE)
+def test_every_dense_layer_of_the_suite(name):
+    check(SUITE[name], config.choose(SUITE[name]))
 
 
 @pytest.mark.extended
