@@ -35,7 +35,7 @@ def test_hardly_anything_is_multiplied_in_vain(name):
 def test_no_plan_beats_its_floor(name):
     """To rounding, and but where taps over padding are skipped: the floor counts all."""
     skipped = min(1.0, PLANS[name]["executed_by_useful"])
-    assert PLANS[name]["predicted_us"] >= 0.98 * skipped * PLANS[name]["floor_us"] > 0
+    assert PLANS[name]["predicted_us"] >= 0.95 * skipped * PLANS[name]["floor_us"] > 0
 
 
 def test_the_table(tmp_path, capsys):

@@ -74,7 +74,6 @@ def test_every_dense_layer_of_the_suite_has_a_kernel():
     assert all(p.spec.groups > 1 for p in without.values())
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", SUITE)
 def test_every_dense_layer_of_the_suite(name):
     check(SUITE[name], config.choose(SUITE[name]))
