@@ -216,6 +216,19 @@ def least_bytes(problem: Problem) -> int:
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
     """The multiply-adds the kernel issues, tile by tile: ragged tiles whole, skipped taps not at all."""
+    taps = cfg.taps * tiling(problem, cfg).halo_taps
+    return _steps(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk * taps
+
+
+def loaded_bytes(problem: Problem, cfg: Config) -> int:
+    """What the kernel loads into shared memory; the weights that a cluster shares, once."""
+    t = tiling(problem, cfg)
+    rows = cfg.cluster * t.loads * math.prod(t.load_box) + t.halo_taps * cfg.bn
+    return _steps(problem, cfg) * rows * cfg.taps * cfg.bk * problem.itemsize
+
+
+def _steps(problem: Problem, cfg: Config) -> int:
+    """Of all clusters together, a step being one slot of the ring."""
     problem = problem.under(cfg)
     t = tiling(problem, cfg)
     tiles = list(itertools.product(*map(range, t.grid)))
@@ -225,13 +238,14 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
             unit, counts = tiles[start : start + together], []
             for i, (d, p, extent) in enumerate(zip(problem.dims, phase, t.cta_box[1:], strict=True)):
                 at = [tile[i + 1] * extent for tile in unit]
-                skip = cfg.skip and i != t.halo_dim
-                first, last = d.span(p, min(at), max(at) + extent - 1) if skip else (0, d.count[p])
+                if i == t.halo_dim:
+                    counts.append(1)
+                    continue
+                first, last = d.span(p, min(at), max(at) + extent - 1) if cfg.skip else (0, d.count[p])
                 counts.append(last - first)
-            counts[-1] = -(-counts[-1] // cfg.taps) * cfg.taps
+            counts[-1] = -(-counts[-1] // cfg.taps)
             steps += math.prod(counts)
-    per_step = cfg.consumers * cfg.cluster * cfg.pixels * cfg.bn * cfg.bk
-    return steps * per_step * problem.G * t.k_tiles * t.c_steps
+    return steps * problem.G * t.k_tiles * t.c_steps
 
 
 class Estimate(NamedTuple):

@@ -107,20 +107,28 @@ class Schedule:
 
     def first_pixel(self, unit: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
         """The first (image, *pixel) of a consumer in a block of the cluster; past the last image if it has no tile."""
-        tiling = self.tiling
-        shared = tiling.loads == 1  # by all consumers of the block
-        within = cta if shared else cta * self.cfg.consumers + consumer
-        at, over = unravel(unit * (self.cfg.cluster * tiling.loads) + within, tiling.grid)
-        at[0] += over * tiling.grid[0]
-        first = [a * extent for a, extent in zip(at, tiling.cta_box, strict=True)]
+        first = self._pixel(self._load(unit, cta, consumer))
         if self.cfg.halo:
-            first[tiling.halo_dim + 1] += consumer * self.cfg.box[tiling.halo_dim + 1]
+            first[self.tiling.halo_dim + 1] += consumer * self.cfg.box[self.tiling.halo_dim + 1]
         return first
+
+    def _load(self, unit: Array, cta: Scalar, consumer: Scalar) -> Array:
+        """Which of the loads of a phase; all consumers of a block share one if there is but one."""
+        shared = self.tiling.loads == 1
+        within = cta if shared else cta * self.cfg.consumers + consumer
+        return unit * (self.cfg.cluster * self.tiling.loads) + within
+
+    def _pixel(self, load: Array) -> list[Array]:
+        at, over = unravel(load, self.tiling.grid)
+        at[0] += over * self.tiling.grid[0]
+        return [a * extent for a, extent in zip(at, self.tiling.cta_box, strict=True)]
 
     def tap_spans(self, tile: Tile) -> list[Span]:
         """The taps of each dimension that some consumer of the cluster needs: others read padding only (Dim.span)."""
         tiling, cfg = self.tiling, self.cfg
-        firsts = [self.first_pixel(tile.unit, c, k) for c in range(cfg.cluster) for k in range(tiling.loads)]
+        last = math.prod(tiling.grid) - 1  # a consumer without a tile must not ask for taps that no other needs
+        loads = [self._load(tile.unit, c, k) for c in range(cfg.cluster) for k in range(tiling.loads)]
+        firsts = [self._pixel(jnp.minimum(load, last)) for load in loads]
         spans = []
         for i, (d, p, extent) in enumerate(zip(self.problem.dims, tile.phase, tiling.cta_box[1:], strict=True)):
             count, offset = pick(d.count, p), pick(d.offset, p)

@@ -1,0 +1,137 @@
+"""Can the proofs of the dense kernel fail? Break the kernel in ways that are easily come by, and see each one found.
+
+The interpreter checks copies and register accesses of shared memory for races, but not what wgmma reads: there a broken
+kernel must show as wrong numbers, or as a barrier that nobody waited for.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_conv.kernels import dense, mosaic, schedule
+from pallas_conv.kernels.config import Config
+from tests.kernels import cases
+from tests.kernels.cases import Case
+from tests.kernels.test_dense_interpret import prove, run
+
+MUTANT = Case(
+    "mutant",
+    cases.product("fprop", 2, (32, 64), (9, 9), (3, 2), 1, 1, bias=True, outputs=("y", "z")),
+    Config((1, 8, 8), 64, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+TRANSPOSED = Case(
+    "transposed mutant",
+    cases.product("fprop", 1, (32, 32), (5, 6), (3, 2), 1, 1, input_dilation=(2, 3), bias=True),
+    Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+FLIPPED = Case(
+    "flipped mutant",
+    cases.product("dgrad", 1, (32, 32), (6, 7), 3, 1, 1),
+    Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
+
+
+@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED], ids=str)
+def test_unbroken(case):
+    prove(case)
+
+
+def within(monkeypatch, method: str, **names) -> None:
+    """Names of the seam, replaced while this method of the kernel is traced."""
+    traced = getattr(dense._Kernel, method)
+
+    def broken(*args):
+        with monkeypatch.context() as inner:
+            for name, value in names.items():
+                inner.setattr(mosaic, name, value)
+            return traced(*args)
+
+    monkeypatch.setattr(dense._Kernel, method, broken)
+
+
+def nothing(*args, **kwargs) -> None:
+    pass
+
+
+def test_consumers_that_do_not_wait_for_their_loads(monkeypatch):
+    within(monkeypatch, "_consume", barrier_wait=nothing)
+    with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
+        prove(MUTANT)
+
+
+def test_a_producer_that_does_not_wait_for_free_slots(monkeypatch):
+    within(monkeypatch, "_produce", barrier_wait=nothing)
+    with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
+        prove(MUTANT)
+
+
+def test_a_slot_released_before_it_is_multiplied(monkeypatch):
+    multiply, arrive = dense._Kernel._multiply, mosaic.barrier_arrive
+    initial = iter(range(MUTANT.config.stages))  # a consumer starts by handing all slots to the producer
+
+    def only_initially(barrier):
+        if next(initial, None) is not None:
+            arrive(barrier)
+
+    def too_early(self, acc, shared, slot, wg_idx):
+        arrive(shared.empty.at[slot])
+        multiply(self, acc, shared, slot, wg_idx)
+
+    within(monkeypatch, "_consume", barrier_arrive=only_initially)
+    monkeypatch.setattr(dense._Kernel, "_multiply", too_early)
+    with pytest.raises(AssertionError, match="right=False"):
+        prove(MUTANT)
+
+
+def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
+    monkeypatch.setattr(dense, "_reordered", lambda w, axis, order: w)
+    with pytest.raises(AssertionError, match="right=False"):
+        prove(FLIPPED)
+
+
+def test_phases_mixed_up(monkeypatch):
+    tile = schedule.Schedule.tile
+
+    def always_the_first(self, worker, i):
+        found = tile(self, worker, i)
+        return found._replace(phase=[found.phase[0], jnp.int32(0)])
+
+    monkeypatch.setattr(schedule.Schedule, "tile", always_the_first)
+    with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):  # two tiles store to the same phase
+        prove(TRANSPOSED)
+
+
+def test_a_staging_buffer_overwritten_too_early_is_a_race(monkeypatch):
+    wait = mosaic.wait_smem_to_gmem
+    only_the_last = lambda n, wait_read_only=False: None if wait_read_only else wait(n)
+    monkeypatch.setattr(mosaic, "wait_smem_to_gmem", only_the_last)
+    with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
+        prove(MUTANT)
+
+
+def test_a_kernel_that_leaves_stores_behind_is_refused_and_the_next_one_runs(monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(mosaic, "wait_smem_to_gmem", lambda *_, **__: None)
+        with pytest.raises(REFUSED, match=r"Not all copy_smem_to_gmem|RACE DETECTED"):
+            prove(MUTANT)
+    prove(MUTANT)
+
+
+def test_a_dropped_tap_is_wrong(monkeypatch):
+    spans = schedule.Schedule.tap_spans
+    shorter = lambda self, tile: [schedule.Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
+    monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
+    with pytest.raises(AssertionError, match="right=False"):
+        prove(MUTANT)
+
+
+def test_what_is_not_written_shows(monkeypatch):
+    """The interpreter hands out memory full of NaN: no output is right by accident."""
+    monkeypatch.setattr(mosaic, "copy_smem_to_gmem", lambda *_: None)
+    for out in run(MUTANT, MUTANT.operands()):
+        assert np.isnan(np.asarray(out, np.float32)).all()
