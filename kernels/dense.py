@@ -383,10 +383,13 @@ def _unfold_weights(w: Array, dim: Dim) -> Array:
 
 
 def _reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
+    """Slices, not a gather: its indices would be a constant, which a partitioned call cannot close over."""
     taps = tuple(range(w.shape[axis]))
     if order == taps:
         return w
-    return jnp.flip(w, axis) if order == taps[::-1] else jnp.take(w, jnp.array(order, jnp.int32), axis)
+    if order == taps[::-1]:
+        return jnp.flip(w, axis)
+    return jnp.concatenate([lax.slice_in_dim(w, t, t + 1, axis=axis) for t in order], axis)
 
 
 def _pad(a: Array, widths: list[tuple[int, int]]) -> Array:
