@@ -3,6 +3,7 @@
 The bound is relative to what XLA's own convolution makes of the same operands, see `cases.check`.
 """
 
+import dataclasses
 import random
 
 import jax
@@ -96,6 +97,7 @@ def generated(seed: int) -> Case:
             stages=pick((2, 3)),
             consumers=pick((1, 2)),
             cluster=pick((1, 1, 2)),
+            split=pick((1, 1, 2, 3)),
             out_bufs=pick((1, 2, 3)),
             skip=pick((True, True, False)),
         )
@@ -151,6 +153,16 @@ def test_a_dropped_tap_is_wrong(monkeypatch):
     monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
     with pytest.raises(AssertionError, match="right=False"):
         prove(MUTANT)
+
+
+def test_a_dropped_channel_step_of_a_part_is_wrong(monkeypatch):
+    parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, bk=16, split=2))
+    prove(parts)
+    whole = schedule.Schedule.channel_span
+    shorter = lambda self, tile: schedule.Span(whole(self, tile).first, whole(self, tile).last - tile.part)
+    monkeypatch.setattr(schedule.Schedule, "channel_span", shorter)
+    with pytest.raises(AssertionError, match="right=False"):
+        prove(parts)
 
 
 def test_what_is_not_written_shows(monkeypatch):
