@@ -4,7 +4,8 @@
     python -m bench.kernels --compile    # and compiled for an H100 that need not be there: registers, spills, shared memory
 
 Times are those of the model by which tiles are ranked (kernels/config.py), at 1.7 GHz. The floor is the larger of the useful
-multiply-adds at the tensor cores' peak and of every operand read and every result written once.
+multiply-adds at the tensor cores' peak and of every operand read and every result written once. A tile of
+2x128x64x32/4 is of two warpgroups, each of 128 pixels and 64 channels in steps of 32, and has its channels in four parts.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def plan(product: Product) -> dict[str, Any]:
     nbytes = config.least_bytes(problem)
     floor = max(2 * useful / config.flops_per_clock(problem), nbytes / config.DRAM_BYTES_PER_CLOCK) / SMS
     return {
-        "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}",
+        "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}" + (f"/{cfg.split}" if cfg.split > 1 else ""),
         "config": str(cfg),
         "stages": cfg.stages,
         "smem_bytes": tiles.smem_bytes,

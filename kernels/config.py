@@ -12,6 +12,7 @@ from pallas_conv.spec import Product
 from . import taps as geometry
 
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
+BARRIER_BYTES = 16  # two of each slot of the ring
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 # Constants of the model in `estimate`: all of them modelled, unmeasured.
@@ -19,6 +20,7 @@ FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands; half of i
 L2_BYTES_PER_CLOCK = 30  # what one SM reads from L2
 DRAM_BYTES_PER_CLOCK = 15  # one SM's share of global memory
 EPILOGUE_CLOCKS = 1500  # in which a block alone on its SM multiplies nothing
+PASS_CLOCKS = 4000  # of one more kernel after ours: its launch, its first loads, its last stores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Config:
     consumers  warpgroups that multiply; they share the weights of a slot
     cluster    thread blocks that share the weights of their tiles by multicast
     blocks     thread blocks on an SM: two of one consumer each hide each other's epilogue
+    split      parts of the channels, which different thread blocks sum (for few tiles); XLA adds them in float32
     out_bufs   staging buffers of each consumer on the way out
     skip       skip taps that read nothing but padding
     """
@@ -49,6 +52,7 @@ class Config:
     consumers: int = 2
     cluster: int = 1
     blocks: int = 1
+    split: int = 1
     out_bufs: int = 1
     skip: bool = True
 
@@ -62,7 +66,7 @@ class Config:
         """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
         return (
             f"bk{self.bk} taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} consumers{self.consumers} "
-            f"cluster{self.cluster} blocks{self.blocks} skip{self.skip:d}"
+            f"cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} skip{self.skip:d}"
         )
 
     def __str__(self) -> str:
@@ -97,11 +101,14 @@ class Problem:
         return cls(product.batch, models * groups, c, k, geometry.dims(product), *itemsizes, len(product.outputs))
 
     def under(self, cfg: Config) -> "Problem":
-        """What is left to the kernel once its operands are prepared as a configuration wants."""
-        if not cfg.unfold:
-            return self
-        *dims, last = self.dims
-        return dataclasses.replace(self, C=self.C * last.count[0], dims=(*dims, last.unfolded()))
+        """What is left to the kernel if its operands are prepared, and its results finished, as a configuration wants."""
+        problem = self
+        if cfg.unfold:
+            *dims, last = self.dims
+            problem = dataclasses.replace(problem, C=self.C * last.count[0], dims=(*dims, last.unfolded()))
+        if cfg.split > 1:  # every part stores its sums, in float32
+            problem = dataclasses.replace(problem, out_itemsize=4, outputs=cfg.split)
+        return problem
 
 
 class Tiling(NamedTuple):
@@ -115,7 +122,8 @@ class Tiling(NamedTuple):
     columns       output channels staged at a time
     grid          tiles over (images, *rows of a phase)
     k_tiles       tiles over output channels
-    c_steps       steps over channels
+    c_steps       steps over channels, of all parts
+    units         tiles of one phase, of a cluster's pixels each: over groups and parts, too
     stage_bytes   of one slot of the ring
     smem_bytes    of everything
     """
@@ -129,6 +137,7 @@ class Tiling(NamedTuple):
     grid: tuple[int, ...]
     k_tiles: int
     c_steps: int
+    units: int
     stage_bytes: int
     smem_bytes: int
 
@@ -150,6 +159,8 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
     stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
     staging_bytes = cfg.consumers * cfg.out_bufs * cfg.pixels * columns * problem.out_itemsize
+    grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
+    k_tiles = -(-problem.K // cfg.bn)
     return Tiling(
         halo_dim=halo_dim,
         halo_taps=halo_taps,
@@ -157,11 +168,12 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
         load_box=load_box,
         loads=loads,
         columns=columns,
-        grid=tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True)),
-        k_tiles=-(-problem.K // cfg.bn),
+        grid=grid,
+        k_tiles=k_tiles,
         c_steps=-(-problem.C // cfg.bk),
+        units=-(-math.prod(grid) // (cfg.cluster * loads)) * cfg.split * problem.G * k_tiles,
         stage_bytes=stage_bytes,
-        smem_bytes=cfg.stages * (stage_bytes + 16) + staging_bytes,  # 16: two barriers of 8 bytes a slot
+        smem_bytes=cfg.stages * (stage_bytes + BARRIER_BYTES) + staging_bytes,
     )
 
 
@@ -181,10 +193,16 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return f"{cfg.box=} must be of one image: a TMA copy has five dimensions"
     if cfg.halo and (why := _illegal_halo(problem, cfg)):
         return why
-    limit = SMEM_BYTES // cfg.blocks - 1024 * (cfg.blocks - 1)
-    if (smem_bytes := tiling(problem, cfg).smem_bytes) > limit:
-        return f"{smem_bytes=} must be at most {limit}"
+    if not 1 <= cfg.split <= -(-problem.C // cfg.bk):
+        return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
+    if (smem_bytes := tiling(problem, cfg).smem_bytes) > smem_limit(cfg):
+        return f"{smem_bytes=} must be at most {smem_limit(cfg)}"
     return None
+
+
+def smem_limit(cfg: Config) -> int:
+    """Of each of the blocks on an SM."""
+    return SMEM_BYTES // cfg.blocks - 1024 * (cfg.blocks - 1)
 
 
 def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
@@ -206,12 +224,22 @@ def useful_macs(problem: Problem) -> int:
     return problem.N * problem.G * problem.C * problem.K * math.prod(taps)
 
 
+def result_bytes(problem: Problem) -> int:
+    """Of all outputs."""
+    pixels = problem.N * math.prod(d.out_size for d in problem.dims)
+    return pixels * problem.G * problem.K * problem.out_itemsize * problem.outputs
+
+
+def workspace_bytes(problem: Problem, cfg: Config) -> int:
+    """Of the sums of all parts: in global memory from the kernel until they are added."""
+    return result_bytes(problem.under(cfg)) if cfg.split > 1 else 0
+
+
 def least_bytes(problem: Problem) -> int:
     """Of global memory: every operand read once, every result written once."""
-    pixels = problem.C * math.prod(d.in_size for d in problem.dims) * problem.itemsize
-    results = problem.K * math.prod(d.out_size for d in problem.dims) * problem.out_itemsize * problem.outputs
-    weights = problem.C * problem.K * math.prod(len(d.order) for d in problem.dims) * problem.itemsize
-    return problem.G * (problem.N * (pixels + results) + weights)
+    pixels = problem.N * problem.C * math.prod(d.in_size for d in problem.dims)
+    weights = problem.C * problem.K * math.prod(len(d.order) for d in problem.dims)
+    return problem.G * (pixels + weights) * problem.itemsize + result_bytes(problem)
 
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
@@ -270,7 +298,7 @@ def flops_per_clock(problem: Problem) -> float:
 
 def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     """Waves of tiles, each the slower of its products and its loads from L2; or global memory, if that is slower."""
-    copied = _copied_bytes(problem, cfg)
+    copied, workspace, results = _copied_bytes(problem, cfg), workspace_bytes(problem, cfg), result_bytes(problem)
     problem = problem.under(cfg)
     t = tiling(problem, cfg)
     tiles = taps = math.ceil(problem.N / t.cta_box[0])
@@ -281,8 +309,7 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
             for q in range(0, d.rows, extent)
         ]
         tiles, taps = tiles * len(spans), taps * sum(last - first for first, last in spans)
-    phases = math.prod(d.out_stride for d in problem.dims)
-    units = -(-tiles // phases // (t.loads * cfg.cluster)) * phases * problem.G * t.k_tiles
+    units = t.units * math.prod(d.out_stride for d in problem.dims)
     workers = num_sms * cfg.blocks // cfg.cluster
     waves = -(-units // workers)
 
@@ -290,19 +317,22 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     multiply = 2 * macs / flops_per_clock(problem)
     rows = t.loads * math.prod(t.load_box) / t.halo_taps + cfg.bn / cfg.cluster
     load = rows * cfg.bk * problem.itemsize
-    steps = taps / tiles * t.c_steps
+    steps = taps / tiles * -(-t.c_steps // cfg.split)  # of the largest part
     slowest = max(multiply, load / L2_BYTES_PER_CLOCK)
     clocks = waves * (steps * slowest * cfg.blocks + EPILOGUE_CLOCKS * (cfg.blocks == 1))
 
     memory = DRAM_BYTES_PER_CLOCK * num_sms
-    clocks = max(clocks, least_bytes(problem) / memory) + copied / memory
-    return Estimate(clocks, load / multiply, units / (waves * workers), units * cfg.cluster * steps * macs)
+    clocks = max(clocks, (least_bytes(problem) - workspace) / memory) + copied / memory
+    if cfg.split > 1:  # the parts end together: nothing hides that they are stored, and then added
+        clocks += (2 * workspace + results) / memory + PASS_CLOCKS
+    executed = units * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
+    return Estimate(clocks, load / multiply, units / (waves * workers), executed)
 
 
 def _copied_bytes(problem: Problem, cfg: Config) -> int:
     """Read and written before the kernel, to give the pixels whole 16 bytes of channels or to unfold them."""
     seen, unit = problem.under(cfg), 16 // problem.itemsize
-    if seen == problem and problem.C % unit == 0:
+    if not cfg.unfold and problem.C % unit == 0:
         return 0
     size = lambda p, channels: p.N * p.G * channels * math.prod(d.in_size for d in p.dims)
     return (size(problem, problem.C) + size(seen, -(-seen.C // unit) * unit)) * problem.itemsize
@@ -317,34 +347,38 @@ def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
         yield from ((1 << i, *rest) for rest in boxes(pixels >> i, nd - 1))
 
 
-def candidates(problem: Problem) -> Iterator[Config]:
+def candidates(problem: Problem, num_sms: int = 132) -> Iterator[Config]:
     """A few hundred legal configurations, each with as many stages as fit (eight at most)."""
     last, least = problem.dims[-1], 32 // problem.itemsize
-    few = problem.C < least and last.out_stride == 1 and last.count[0] > 1
+    few = least > problem.C and last.out_stride == 1 and last.count[0] > 1
     for unfold in (False, True) if few else (False,):
-        yield from _candidates(problem, unfold)
+        yield from _candidates(problem, unfold, num_sms)
 
 
-def _candidates(raw: Problem, unfold: bool) -> Iterator[Config]:
+def _candidates(raw: Problem, unfold: bool, num_sms: int) -> Iterator[Config]:
     problem = raw.under(Config((), unfold=unfold))
     lanes = 128 // problem.itemsize
     bk = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.C // b) * b, -b))
-    counts = problem.dims[-1].count
+    counts, phases = problem.dims[-1].count, math.prod(d.out_stride for d in problem.dims)
     packed = max(t for t in range(1, lanes // bk + 1) if all(n % t == 0 for n in counts)) if bk >= problem.C else 1
     widths = {-(-problem.K // n // 16) * 16 for n in range(1, problem.K // 64 + 2)}
     for bn, pixels, halo, cluster, (consumers, blocks) in itertools.product(
         sorted(n for n in widths if min(problem.K, 64) <= n <= 256), (64, 128), (False, True), (1, 2), ((2, 1), (1, 2))
     ):
         for box in boxes(pixels, len(problem.dims)):
-            cfg = Config(box, bn, bk, packed, halo, unfold, 2, consumers, cluster, blocks)
-            if illegal(problem, cfg):
-                continue
-            while cfg.stages < 8 and not illegal(problem, more := dataclasses.replace(cfg, stages=cfg.stages + 1)):
-                cfg = more
-            if not illegal(problem, more := dataclasses.replace(cfg, out_bufs=2)):
-                cfg = more
-            if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
-                yield cfg
+            for split in (1, 2, 4, 8):
+                cfg = Config(box, bn, bk, packed, halo, unfold, 2, consumers, cluster, blocks, split)
+                if illegal(problem, cfg):
+                    break
+                t = tiling(problem, cfg)
+                more_stages = (smem_limit(cfg) - t.smem_bytes) // (t.stage_bytes + BARRIER_BYTES)
+                cfg = dataclasses.replace(cfg, stages=min(8, cfg.stages + more_stages))
+                if not illegal(problem, more := dataclasses.replace(cfg, out_bufs=2)):
+                    cfg = more
+                if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
+                    yield cfg
+                if 2 * t.units * phases * cluster > split * num_sms * blocks:
+                    break  # undivided tiles fill half of the chip
 
 
 @functools.cache
@@ -355,8 +389,9 @@ def choose(product: Product, num_sms: int = 132) -> Config:
 
 def best(problem: Problem, num_sms: int = 132) -> Config:
     """`choose` for the kernel's own description of a product."""
-    found = [(estimate(problem, cfg, num_sms), cfg) for cfg in candidates(problem)]
+    found = [(estimate(problem, cfg, num_sms), cfg) for cfg in candidates(problem, num_sms)]
     least = min(modelled.clocks for modelled, _ in found)
     close = [(modelled.macs, cfg) for modelled, cfg in found if modelled.clocks <= 1.02 * least]
-    _, cfg = min(close, key=lambda it: (it[1].cluster, it[0], it[1].box[0], tuple(-e for e in reversed(it[1].box))))
+    plain = lambda macs, cfg: (cfg.split, cfg.cluster, macs, cfg.box[0], *(-e for e in reversed(cfg.box)))
+    _, cfg = min(close, key=lambda found: plain(*found))
     return cfg

@@ -8,6 +8,9 @@ For a `taps.Dim` per spatial dimension, channels last,
 One producer warpgroup walks tiles, taps and channels and loads boxes of pixels and rows of weights by TMA into a ring
 of slots; what lies outside reads as zero, so padding costs nothing. The consumer warpgroups multiply every slot: each
 its own box of pixels with the weights that all share. TMA stores clip what lies outside the output.
+
+If the output has too few tiles for the chip, several blocks share the channels of one (Config.split): the kernel then
+stores bare float32 sums, side by side like groups, and XLA adds them, always in the same order, in one pass.
 """
 
 import functools
@@ -57,12 +60,13 @@ def dense(
         x, w = _unfold_pixels(x, dims[-1]), _unfold_weights(w, dims[-1])
     problem = raw.under(cfg)
     schedule = Schedule(problem, cfg, num_sms)
-    kernel = _Kernel(schedule, epilogue, x.dtype, out_dtype, interpret)
+    fused, stored_dtype = (epilogue, out_dtype) if cfg.split == 1 else (Epilogue(), jnp.dtype(jnp.float32))
+    kernel = _Kernel(schedule, fused, x.dtype, stored_dtype, interpret)
     operands = [kernel.view_of_pixels(x), kernel.view_of_weights(w)]
-    if bias is not None:
+    if bias is not None and cfg.split == 1:
         operands.append(_pad(bias, [(0, 0), (0, schedule.tiling.k_tiles * cfg.bn - problem.K)]))
 
-    out_type = [jax.ShapeDtypeStruct(kernel.out_shape, out_dtype) for _ in epilogue.outputs]
+    out_type = [jax.ShapeDtypeStruct(kernel.out_shape, stored_dtype) for _ in fused.outputs]
     size = lambda a: math.prod(a.shape) * a.dtype.itemsize
     cost = mgpu.CostEstimate(
         flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*operands, *out_type]))
@@ -81,7 +85,16 @@ def dense(
         cost=cost,
         interpret=interpret,
     )(*operands)
-    return [kernel.result_of(out) for out in outs]
+    outs = [kernel.result_of(out) for out in outs]
+    return outs if cfg.split == 1 else _finished(outs[0], cfg.split, bias, epilogue, out_dtype)
+
+
+def _finished(sums: Array, split: int, bias: Array | None, epilogue: Epilogue, out_dtype: Any) -> list[Array]:
+    """[N, *out, split G, K] float32 -> [N, *out, G, K] per output: the parts in order, bias and activation."""
+    sums = sums.reshape(*sums.shape[:-2], split, -1, sums.shape[-1])
+    z = functools.reduce(jnp.add, [sums[..., part, :, :] for part in range(split)])  # jnp.sum promises no order
+    outs = dict(epilogue(z if bias is None else z + bias[(None,) * (z.ndim - 2)], out_dtype))
+    return [outs[i] for i in range(len(outs))]
 
 
 class _Shared(NamedTuple):
@@ -131,13 +144,13 @@ class _Kernel:
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """[N, *(rows, out_stride), G, K], K in whole 16 bytes."""
+        """[N, *(rows, out_stride), split G, K], K in whole 16 bytes."""
         K = self.problem.K + -self.problem.K % (16 // self.out_dtype.itemsize)
         sizes = [d.rows * d.out_stride for d in self.dims]
-        return (self.problem.N, *_split(sizes, [d.out_stride for d in self.dims]), self.problem.G, K)
+        return (self.problem.N, *_split(sizes, [d.out_stride for d in self.dims]), self.cfg.split * self.problem.G, K)
 
     def result_of(self, out: Array) -> Array:
-        """[N, *out, G, K]."""
+        """[N, *out, split G, K]."""
         out = out.reshape(self.problem.N, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
         return out[(slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.problem.K))]
 
@@ -165,6 +178,7 @@ class _Kernel:
         An image is not bounded by itself: where it is an integer index TMA may fold it into one with others.
         """
         image, row, *rest = first
+        images: Any
         if self.one_image:
             live &= image < self.problem.N
             images, row = jnp.where(live, image, 0), jnp.where(live, row, outside)
@@ -199,7 +213,7 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i)
-            spans = schedule.tap_spans(tile)
+            spans, channels = schedule.tap_spans(tile), schedule.channel_span(tile)
             firsts = [schedule.first_pixel(tile.unit, cta, k) for k in range(self.tiling.loads)]
 
             def per_step(taps: tuple[Array, ...], c: Array, slot: Array) -> Array:
@@ -210,7 +224,7 @@ class _Kernel:
 
             def nest(taps: tuple[Array, ...], slot: Array) -> Array:
                 if len(taps) == len(self.dims):
-                    return lax.fori_loop(0, self.tiling.c_steps, lambda c, s: per_step(taps, c, s), slot)
+                    return lax.fori_loop(channels.first, channels.last, lambda c, s: per_step(taps, c, s), slot)
                 span = spans[len(taps)]
                 if cfg.taps > 1 and len(taps) == len(self.dims) - 1:
                     span = Span(jnp.int32(0), schedule.tap_groups(span))
@@ -260,8 +274,8 @@ class _Kernel:
         outside = self.dims[0].in_rows + self.lead[0]
         for k, (image, *first) in enumerate(firsts):
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
-            images, *rows = self._box_at(at_pixel, tiling.load_box, outside, live)
-            window = _interleave(rows, [remainder for _, remainder in moves])
+            images, *pixels = self._box_at(at_pixel, tiling.load_box, outside, live)
+            window = _interleave(pixels, [remainder for _, remainder in moves])
             copy(x_gmem.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, k])
         for r in range(tiling.halo_taps):
             tap_at = [q + r if i == tiling.halo_dim else q for i, q in enumerate(at)]
@@ -283,7 +297,7 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i)
-            steps = schedule.steps(schedule.tap_spans(tile))
+            steps = schedule.steps(tile)
 
             def accumulate(acc: Any) -> tuple[Array, Array]:
                 def per_step(step: Array, slot: Array) -> Array:
@@ -340,11 +354,12 @@ class _Kernel:
         images, *rows = self._box_at(first, cfg.box, self.dims[0].rows)
         phase = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, tile.phase, strict=True)]
         window = (images, *_interleave(rows, phase))
+        group = tile.part * self.problem.G + tile.group  # of the output; the bias is fused if there is one part
         chunks = cfg.bn // columns
         per_tile = chunks * len(self.epilogue.outputs)
         stores = itertools.count()  # of this tile
         for chunk in range(chunks):
-            at = (*window, tile.group, mgpu.ds(tile.k_tile * cfg.bn + chunk * columns, columns))
+            at = (*window, group, mgpu.ds(tile.k_tile * cfg.bn + chunk * columns, columns))
             z = acc[:, chunk * columns : (chunk + 1) * columns]
             if bias_gmem is not None:
                 row = mgpu.load(bias_gmem.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)

@@ -1,7 +1,8 @@
 """Which tile a thread block works on next, and which taps and channels it needs: scalar arithmetic in the kernel.
 
-Tiles are (phase of each dimension, group, output-channel tile, unit), a unit being the pixels of one cluster. The
-clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one phase, of equal work.
+Tiles are (phase of each dimension, part of the channels, group, output-channel tile, unit), a unit being the pixels of
+one cluster. The clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one phase, of
+equal work (but for a channel step, if they do not divide into parts).
 """
 
 import dataclasses
@@ -45,6 +46,7 @@ class Tile(NamedTuple):
     """Indices of one tile; `phase` has one entry per spatial dimension."""
 
     phase: list[Array]
+    part: Array
     group: Array
     k_tile: Array
     unit: Array
@@ -86,8 +88,7 @@ class Schedule:
     @property
     def units(self) -> int:
         """Tiles of one phase."""
-        pixel_units = -(-math.prod(self.tiling.grid) // (self.cfg.cluster * self.tiling.loads))
-        return pixel_units * self.problem.G * self.tiling.k_tiles
+        return self.tiling.units
 
     def tiles_of(self, worker: Scalar) -> Array:
         """How many tiles a worker takes."""
@@ -101,9 +102,9 @@ class Schedule:
             t = t - wave * (self.workers * self.phases)
             width = jnp.minimum(self.units - wave * self.workers, self.workers)
             p, t = lax.div(t, width), wave * self.workers + lax.rem(t, width)
-        (group, k_tile), unit = unravel(t, [self.problem.G, self.tiling.k_tiles])
+        (part, group, k_tile), unit = unravel(t, [self.cfg.split, self.problem.G, self.tiling.k_tiles])
         phase, _ = unravel(p, [d.out_stride for d in self.problem.dims])
-        return Tile(phase, group, k_tile, unit)
+        return Tile(phase, part, group, k_tile, unit)
 
     def first_pixel(self, unit: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
         """The first (image, *pixel) of a consumer in a block of the cluster; past the last image if it has no tile."""
@@ -149,10 +150,16 @@ class Schedule:
         """Steps that a span of taps of the last dimension takes, cfg.taps of them at a time."""
         return floor_div(span.count + self.cfg.taps - 1, self.cfg.taps)
 
-    def steps(self, spans: list[Span]) -> Array:
+    def channel_span(self, tile: Tile) -> Span:
+        """The channel steps of a tile's part: all parts have some, and none has two more than another."""
+        first = lambda part: floor_div(part * self.tiling.c_steps, self.cfg.split)
+        return Span(first(tile.part), first(tile.part + 1))
+
+    def steps(self, tile: Tile) -> Array:
         """Steps of a tile: taps of all dimensions times channels."""
-        steps = self.tap_groups(spans[-1]) * self.tiling.c_steps
-        return functools.reduce(lambda n, span: n * span.count, spans[:-1], steps)
+        *spans, last = self.tap_spans(tile)
+        steps = self.tap_groups(last) * self.channel_span(tile).count
+        return functools.reduce(lambda n, span: n * span.count, spans, steps)
 
     def following(self, slot: Array) -> Array:
         """The next slot of the ring."""

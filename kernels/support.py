@@ -9,7 +9,7 @@ import pathlib
 from pallas_conv.spec import Product
 
 from . import taps
-from .config import ITEMSIZE, Config
+from .config import ITEMSIZE, Config, Problem
 
 CAPABILITY = (9, 0)  # wgmma and its shared-memory layouts exist on Hopper only
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -117,7 +117,9 @@ def copies(product: Product, cfg: Config) -> tuple[str, ...]:
     uneven = [i for i, d in enumerate(dims) if d.in_size % d.in_stride]
     if uneven:
         found.append(f"{source} is padded to whole strides in spatial dimensions {uneven}")
-    unit = 16 // ITEMSIZE[product.out_dtype]
+    if cfg.split > 1:
+        found.append(f"the float32 sums of {cfg.split} parts of the channels are added: {result} has few tiles")
+    unit = 16 // Problem.of(product).under(cfg).out_itemsize
     if produced % unit:
         found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels")
     ragged = [i for i, d in enumerate(taps.dims(product)) if d.out_size % d.out_stride]

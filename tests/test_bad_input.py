@@ -148,7 +148,7 @@ TABLE: dict[str, Bad] = {
         x=jnp.ones((4, 0, 8)), stock=True
     ),
     "crop": layer(ValueError, "padding", "crop", "((-5, -5), (-5, -5))", "(8, 8)", padding=-5, stock=True),
-    "unsupported": layer(pc.UnsupportedError, "'mosaic'", "Hopper", "float32", implementation="mosaic"),
+    "unsupported": layer(pc.UnsupportedError, "'mosaic'", "Hopper", "NVIDIA GPU", implementation="mosaic"),
     # functions
     "fn: x is a list": conv(TypeError, "x must be", "list", "jnp.asarray", x=[1.0]),
     "fn: w is None": conv(TypeError, "w must be", "NoneType", w=None),

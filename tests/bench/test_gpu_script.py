@@ -36,7 +36,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     missing = tmp_path_factory.mktemp("missing")
     for name in ABSENT:
         (missing / f"{name}.py").write_text("raise ImportError('not installed there')")
-    few = ("--minutes=4", "--cases=dcgan_t_last", "--problems=small_(odd|1d)")
+    few = ("--minutes=4", "--cases=dcgan_t_last", "--problems=small_(odd|depthwise)")
     done = run(tmp_path, "--dry-run", *few, PYTHONPATH=str(missing))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = rows_in(tmp_path)
@@ -47,7 +47,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     checked = by["correctness", "small_odd_channels/f", None]
     assert checked["status"] == "ok"
     assert 0 < checked["error"] <= checked["bound"]
-    assert by["correctness", "small_1d_causal/f", None]["reasons"]
+    assert by["correctness", "small_depthwise/f", None]["reasons"]
     for direction in ("f", "d", "w", "fb"):
         timed = by["time", f"dcgan_t_last/{direction}", "stock"]
         assert timed["status"] == "ok"

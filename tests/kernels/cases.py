@@ -499,4 +499,56 @@ def small() -> list[Case]:
             p("fprop", 3, (16, 16), (1, 4, 9), (1, 1, 3), 1, (0, 0, 1), bias=True),
             c((1, 1, 4, 16), 16, bk=16, taps=2, stages=2),
         ),
+        Case(
+            "three parts of seven channel steps, both outputs",
+            p("fprop", 1, (100, 64), (7, 9), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z")),
+            c((1, 8, 8), 64, bk=16, stages=2, split=3),
+        ),
+        Case(
+            "parts, cluster of two, ragged channels, more tiles than blocks",
+            p("fprop", 2, (64, 75), (9, 12), (1, 3), 1, (0, 1), bias=True, activation="relu"),
+            c((1, 8, 8), 48, bk=32, stages=3, cluster=2, split=2, out_bufs=2),
+            num_sms=2,
+        ),
+        Case(
+            "parts, halo, two blocks on an SM",
+            p("fprop", 1, (128, 64), (11, 14), 3, 1, 1, bias=True),
+            c((1, 8, 8), 64, halo=True, stages=2, consumers=1, blocks=2, split=2),
+        ),
+        Case(
+            "parts of groups, no bias, z alone",
+            p("fprop", 2, (96, 80), (9, 8), 3, 2, 1, groups=2, activation="tanh", outputs=("z",)),
+            c((1, 8, 8), 48, bk=16, stages=2, split=2),
+        ),
+        Case(
+            "parts, float32 as TF32, y before z, two models",
+            p("fprop", 1, (48, 40), (8, 9), 3, 1, 1, dtype="float32", bias=True, outputs=("y", "z"), models=2),
+            c((1, 8, 8), 48, bk=16, stages=2, split=3),
+        ),
+        Case(
+            "parts, transposed k2 s3: empty phases, more tiles than blocks",
+            p("fprop", 2, (64, 32), (5, 6), 2, 1, 1, input_dilation=3, bias=True, activation="sigmoid"),
+            c((1, 8, 8), 32, bk=32, stages=2, split=2),
+            num_sms=2,
+        ),
+        Case(
+            "parts, input gradient of stride 2, float32 result, odd channels",
+            p("dgrad", 1, (21, 80), (9, 10), 3, 2, 1, out_dtype="float32"),
+            c((1, 8, 8), 32, bk=16, stages=2, split=5),
+        ),
+        Case(
+            "parts, 1-D, taps as channels",
+            p("fprop", 2, (3, 32), (203,), 16, 8, 4, bias=True),
+            c((1, 64), 32, bk=32, unfold=True, stages=2, split=2),
+        ),
+        Case(
+            "parts, 3-D, one image a box, f16",
+            p("fprop", 1, (64, 32), (3, 4, 9), (2, 3, 1), 1, (1, 1, 0), dtype="float16", bias=True),
+            c((1, 1, 8, 8), 32, bk=16, stages=2, split=4),
+        ),
+        Case(
+            "parts, 3-D, images together, several taps a step",
+            p("fprop", 3, (32, 16), (2, 4, 8), (1, 1, 3), 1, (0, 0, 1), bias=True),
+            c((2, 1, 4, 8), 16, bk=16, taps=2, stages=2, consumers=1, split=2),
+        ),
     ]

@@ -1,6 +1,8 @@
 """The dense kernel at full size, compiled for an H100 that need not be there: what ptxas made of it."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import pytest
@@ -33,6 +35,14 @@ LAYERS = {
     "float32_result": p("fprop", 16, (320, 320), (64, 64), 3, 1, 1, out_dtype="float32", bias=True, activation="tanh"),
 }
 
+FEW_TILES = {
+    "silu_yz": p("fprop", 8, (1024, 512), (8, 8), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z")),
+    "volume": p("fprop", 1, (512, 256), (8, 8, 8), 3, 1, 1, bias=True, activation="gelu"),
+    "input_gradient_s2": p("dgrad", 4, (512, 1024), (14, 14), 3, 2, 1),
+    "grouped_models": p("fprop", 2, (512, 256), (8, 8), 3, 1, 1, groups=2, bias=True, models=2),
+    "tf32": p("fprop", 2, (512, 250), (64,), 5, 1, 2, dtype="float32", bias=True, activation="relu"),
+}
+
 
 def check(product, cfg):
     args = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
@@ -55,12 +65,34 @@ def check(product, cfg):
     if not support.copies(product, cfg):
         assert " pad(" not in compiled.as_text()
         assert " slice(" not in compiled.as_text()
+    return compiled
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_chosen_configuration(name):
     assert support.reasons(LAYERS[name], (9, 0)) == ()
     check(LAYERS[name], config.choose(LAYERS[name]))
+
+
+@pytest.mark.parametrize("name", FEW_TILES)
+def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
+    """It reads the kernel's sums as they are, and computes every output."""
+    product = FEW_TILES[name]
+    cfg = config.choose(product)
+    assert cfg.split > 1
+    entry = check(product, cfg).as_text().partition("ENTRY")[2]
+    ((sums, size),) = re.findall(r"(%\S+) = f32\[(\S+)\]\S* custom-call\(.*mosaic_gpu", entry)
+    assert str(cfg.split * (product.models or 1) * product.spec.groups) in size.split(",")
+    (reader,) = re.findall(rf" = (.*[(, ]{re.escape(sums)}[,)].*)", entry)
+    assert " fusion(" in reader
+
+
+@pytest.mark.parametrize("split", [2, 7])
+def test_parts_of_the_largest_tiles_fit_in_registers(split):
+    """Uneven ones too; and whatever the epilogue is, which is not theirs."""
+    product = dataclasses.replace(LAYERS["unet_mid_gelu_yz"], batch=1)
+    check(product, config.Config((1, 8, 16), 128, stages=2, split=split))
+    check(product, config.Config((1, 4, 32), 128, stages=2, halo=True, split=split))
 
 
 SUITE = {name: product for name, product in kernels.products() if not support.reasons(product, support.CAPABILITY)}

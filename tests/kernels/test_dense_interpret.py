@@ -194,6 +194,7 @@ def generated(seed: int) -> Case:
             stages=pick((2, 3)),
             consumers=pick((1, 2)),
             cluster=pick((1, 1, 2)),
+            split=pick((1, 1, 2, 3)),
             out_bufs=pick((1, 2, 3)),
             skip=pick((True, True, False)),
         )

@@ -4,6 +4,8 @@ The interpreter checks copies and register accesses of shared memory for races, 
 kernel must show as wrong numbers, or as a barrier that nobody waited for.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,6 +130,16 @@ def test_a_dropped_tap_is_wrong(monkeypatch):
     monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
     with pytest.raises(AssertionError, match="right=False"):
         prove(MUTANT)
+
+
+def test_a_dropped_channel_step_of_a_part_is_wrong(monkeypatch):
+    parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, bk=16, split=2))
+    prove(parts)
+    whole = schedule.Schedule.channel_span
+    shorter = lambda self, tile: schedule.Span(whole(self, tile).first, whole(self, tile).last - tile.part)
+    monkeypatch.setattr(schedule.Schedule, "channel_span", shorter)
+    with pytest.raises(AssertionError, match="right=False"):
+        prove(parts)
 
 
 def test_what_is_not_written_shows(monkeypatch):

@@ -85,6 +85,13 @@ def test_copies():
     assert [word in line for word, line in zip(("3 taps", "from 9 to 16"), told, strict=True)] == [True, True]
 
 
+def test_copies_of_parts():
+    (told,) = support.copies(product(), config.Config((1, 8, 8), bk=32, split=2))
+    assert "float32 sums of 2 parts" in told
+    told = support.copies(product(channels=(64, 20)), config.Config((1, 8, 8), bk=32, split=2))
+    assert len(told) == 1  # 20 floats are whole 16 bytes
+
+
 @pytest.mark.parametrize("case", cases.small(), ids=str)
 def test_what_is_chosen_is_legal(case):
     assert config.illegal(config.Problem.of(case.product), config.choose(case.product)) is None
@@ -99,6 +106,8 @@ def test_what_is_chosen_is_legal(case):
         ({"box": (1, 8, 16), "bn": 144}, "bn"),
         ({"bk": 128}, "bk"),
         ({"stages": 40}, "smem_bytes"),
+        ({"split": 2}, "steps over 64 channels"),
+        ({"split": 0}, "split"),
         ({"halo": True, "box": (2, 8, 4)}, "one image"),
         ({"unfold": True, "problem": {"role": "dgrad", "stride": 2}}, "one output phase"),
         ({"box": (2, 1, 4, 8), "problem": {"size": (9, 9, 9), "stride": 2}}, "one image"),
@@ -108,6 +117,18 @@ def test_illegal_configurations_say_why(changes, words):
     problem = config.Problem.of(product(**changes.pop("problem", {})))
     cfg = config.Config(**{"box": (1, 8, 8), "bn": 64, **changes})
     assert words in config.illegal(problem, cfg)
+
+
+def test_few_tiles_are_split():
+    few = config.Problem.of(product(channels=(1024, 256)))
+    cfg = config.best(few)
+    assert cfg.split > 1
+    whole = min(config.estimate(few, other).clocks for other in config.candidates(few) if other.split == 1)
+    assert config.estimate(few, cfg).clocks < 0.8 * whole
+    assert config.workspace_bytes(few, cfg) == cfg.split * 4 * 2 * 7 * 7 * 256
+    many = config.Problem.of(product(channels=(1024, 256), batch=256))
+    assert {cfg.split for cfg in config.candidates(many)} == {1}
+    assert config.workspace_bytes(many, config.best(many)) == 0
 
 
 def test_importing_the_room_imports_no_pallas():
