@@ -1,0 +1,61 @@
+"""Whole training steps for an H100 that need not be there: what the kernels cost around themselves, beside stock equinox."""
+
+import math
+import re
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pallas_conv as pc
+from bench import aot, hlo
+from bench.models import NETWORKS
+
+pytestmark = [pytest.mark.aot, pytest.mark.extended]
+
+IMAGES = 40  # no number of channels and no size of an image: a shape with it is an activation's
+_MOVE = re.compile(r"\s+(?:ROOT )?%?\S+ = \w+\[([\d,]+)\]\S* (?:copy|copy-start|transpose|pad)\(")
+
+
+def compiled(network: Any, convert: Any, implementation: Any) -> jax.stages.Compiled:
+    """A step of the published network in bfloat16, optimiser included, from shapes alone."""
+
+    def halved(tree: Any) -> Any:
+        is_float = lambda a: isinstance(a, jax.ShapeDtypeStruct) and jnp.issubdtype(a.dtype, jnp.floating)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) if is_float(a) else a, tree)
+
+    model = halved(convert(eqx.filter_eval_shape(lambda: network.build(jax.random.key(0), 1))))
+    params, static = eqx.partition(model, lambda a: isinstance(a, jax.ShapeDtypeStruct))
+    state = jax.eval_shape(lambda p: network.start(eqx.combine(p, static)), params)
+    batch = halved(jax.eval_shape(lambda: network.batch(jax.random.key(0), IMAGES)))
+    leaves, tree = jax.tree.flatten((params, state, batch))
+
+    def step(*leaves: jax.Array) -> list[jax.Array]:
+        params, state, batch = jax.tree.unflatten(tree, leaves)
+        with pc.implementation(implementation):
+            model, state, loss = network.step(eqx.combine(params, static), state, *batch)
+        return jax.tree.leaves((eqx.filter(model, eqx.is_array), state, loss))
+
+    return aot.compile_for("h100", step, *leaves)
+
+
+def moves_of_activations(text: str) -> int:
+    """Transpositions, copies and paddings, by themselves or inside fusions, of arrays of at least 2^16 elements."""
+    shapes = [[int(n) for n in found[1].split(",")] for line in text.splitlines() if (found := _MOVE.match(line))]
+    return sum(IMAGES in shape and math.prod(shape) >= 2**16 for shape in shapes)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("name", ["resnet18", "unet"])
+def test_a_training_step_moves_no_more_than_stocks(name):
+    network = NETWORKS[name]
+    stock = compiled(network, lambda model: model, "auto")
+    ours = compiled(network, pc.convert, ("mosaic", "xla"))
+    calls = {call.kind for call in hlo.read(ours.as_text()).calls}
+    assert not calls & {"convForward", "convBackwardInput"}  # weight gradients are XLA's
+    assert ours.as_text().count("pallas_conv_dense_fprop_2d_bf16") > 10
+    assert ours.as_text().count("pallas_conv_dense_dgrad_2d_bf16") > 10
+    assert 0 < moves_of_activations(ours.as_text()) <= moves_of_activations(stock.as_text())
+    assert ours.memory_analysis().temp_size_in_bytes <= stock.memory_analysis().temp_size_in_bytes
