@@ -161,7 +161,7 @@ def collapsed() -> list[Probe]:
     """More than five dimensions: Mosaic folds the integer-indexed ones into one, whose bounds are all that is checked.
 
     A strided convolution asks for them: (N, H/s, s, W/s, s, G, C). The box must still be clipped in its own dimensions,
-    and an image past the last, the only integer that the kernels let run out, must read zeros.
+    and be empty where it lies outside in one. The kernels let no integer run out.
     """
     strided, box = (2, 5, 2, 9, 2, 2, 64), (1, 4, 8, 64)
     indexed = (2, 4, 5)
@@ -169,12 +169,12 @@ def collapsed() -> list[Probe]:
     edges = [(1, h, 1, w, 0, 1, 0) for h, w in ((-1, 0), (0, -3), (-2, -5), (3, 4), (-4, 0), (0, -8))]
     past = [(1, h, 1, w, 0, 1, 0) for h, w in ((2, 0), (0, 5), (3, 7), (5, 0), (0, 9))] + [(2, 0, 0, 0, 0, 0, 0)]
     volume, image = (2, 3, 2, 5, 2, 9, 2, 64), (2, 4, 8, 64)
-    gone = [(n, 0, 1, 0, 1, 0, 1, 0) for n in (0, 1, 2, 3)]
+    gone = [(n, d, 1, 0, 1, 0, 1, 0) for n in (0, 1) for d in (0, 2, 3)]
     return [
         boxes("collapsed_inside", strided, box, indexed, inside, 128, True),
         boxes("collapsed_before", strided, box, indexed, edges, 128, False),
         boxes("collapsed_past", strided, box, indexed, past, 128, True),
-        boxes("collapsed_image_past", volume, image, (0, 2, 4, 6), gone, 128, True),
+        boxes("collapsed_volume_past", volume, image, (0, 2, 4, 6), gone, 128, True),
     ]
 
 
@@ -332,20 +332,31 @@ def multicast() -> list[Probe]:
 # ------------------------------------------------------------ stores
 
 
-def store_clips() -> list[Probe]:
+def stores() -> list[Probe]:
+    """Into a plain array, and into the output phases of a transposed convolution, of which integers pick one."""
+    plain = [(n, h, w, 0) for n in range(2) for h, w in ((0, 0), (4, 0), (0, 8), (4, 8))]
+    plain.sort(key=lambda start: (start[2] > 4, start[1] > 2))  # those that are clipped come last
+    phases = [(n, h, p, w, q, g, 0) for h, w in ((0, 0), (0, 8), (4, 0)) for n, p, q, g in np.ndindex(2, 2, 2, 2)]
+    return [
+        store("store_clips", (2, 6, 12, 64), (), plain),
+        store("store_phases", (2, 4, 2, 12, 2, 2, 64), (2, 4, 5), phases),  # the last ones wholly outside
+    ]
+
+
+def store(name, shape, indexed, starts) -> Probe:
     """Boxes stored across the ends of an array: nothing may spill into the rows that were stored before them."""
-    shape, box = (2, 6, 12, 64), (1, 4, 8, 64)
-    starts = [(n, h, w, 0) for n in range(2) for h, w in ((0, 0), (4, 0), (0, 8), (4, 8))]
-    starts.sort(key=lambda start: (start[2] > 4, start[1] > 2))  # those that are clipped come last
+    box = (1, 4, 8, 64)
     tiles = numbers((len(starts), *box), jnp.bfloat16)
 
     def build(interpret):
-        def body(tiles_gmem, out_gmem, smem, barrier):
-            block = lax.axis_index("block")  # zero: it makes the starts run-time values
-            for i, start in enumerate(starts):
+        def body(tiles_gmem, starts_gmem, out_gmem, smem, barrier):
+            @pl.loop(0, len(starts))
+            def _(i):
                 fetch(tiles_gmem.at[i], smem, barrier)
-                where = tuple(pl.ds(block + a, b) for a, b in zip(start, box, strict=True))
-                plgpu.copy_smem_to_gmem(smem, out_gmem.at[where])
+                extent = iter(box)
+                at = [starts_gmem[i, axis] for axis in range(len(shape))]
+                where = [a if axis in indexed else pl.ds(a, next(extent)) for axis, a in enumerate(at)]
+                plgpu.copy_smem_to_gmem(smem, out_gmem.at[tuple(where)])
                 plgpu.wait_smem_to_gmem(0)
 
         transforms = () if interpret else (plgpu.SwizzleTransform(128),)
@@ -353,13 +364,16 @@ def store_clips() -> list[Probe]:
         return kernel(body, (shape, jnp.bfloat16), scratch, interpret=interpret)
 
     expected = np.zeros(shape, jnp.bfloat16)
-    for tile, (n, h, w, _) in zip(tiles, starts, strict=True):
-        part = expected[n : n + 1, h : h + box[1], w : w + box[2]]
-        part[...] = tile[:, : part.shape[1], : part.shape[2]]
-    return [Probe("store_clips", build, (tiles,), expected)]
+    for tile, start in zip(tiles, starts, strict=True):
+        extent = iter(box)
+        part = expected[
+            tuple(slice(a, a + 1) if axis in indexed else slice(a, a + next(extent)) for axis, a in enumerate(start))
+        ]
+        part[...] = tile[tuple(map(slice, np.delete(part.shape, indexed)))].reshape(part.shape)
+    return Probe(name, build, (tiles, np.array(starts, np.int32)), expected)
 
 
 @functools.cache
 def probes() -> tuple[Probe, ...]:
     """The most basic first."""
-    return (*out_of_bounds(), *views(), *multicast(), *collapsed(), *store_clips())
+    return (*out_of_bounds(), *views(), *multicast(), *collapsed(), *stores())
