@@ -2,6 +2,7 @@
 
     python -m bench.kernels              # modelled, in seconds
     python -m bench.kernels --compile    # and compiled for an H100 that need not be there: registers, spills, shared memory
+    python -m bench.kernels --out rows.jsonl --chart speed.png
 
 Times are those of the model by which tiles are ranked (kernels/config.py), at 1.7 GHz. The floor is the larger of the useful
 multiply-adds at the tensor cores' peak and of every operand read and every result written once. A tile of
@@ -23,7 +24,8 @@ from pallas_conv.kernels import config, schedule, support
 from pallas_conv.spec import Product
 
 from . import aot
-from .cases import suite
+from .cases import Case, suite
+from .chart import COLOURS, family, group
 
 CLOCK = 1.7e9  # of an H100, under load
 SMS = 132
@@ -33,6 +35,10 @@ def products() -> Iterator[tuple[str, Product]]:
     """Forward and input gradient of every layer of the suite, as in 'resnet50_c2/f'."""
     for case in suite():
         yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if d in "fd")
+
+
+def case_of(name: str) -> Case:
+    return next(case for case in suite() if case.name == name.partition("/")[0])
 
 
 def plan(product: Product) -> dict[str, Any]:
@@ -71,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="for an H100: seconds a product")
     parser.add_argument("--only", default="", help="products whose name, as in unet_mid/f, contains this")
     parser.add_argument("--out", type=pathlib.Path, help="JSON lines, too")
+    parser.add_argument("--chart", type=pathlib.Path, help="an image, too")
     args = parser.parse_args(argv)
     wanted = [(name, product) for name, product in products() if args.only in name]
     rows = []
@@ -83,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     print(_table(rows))
     if args.out:
         args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if args.chart:
+        draw([row for row in rows if "reasons" not in row], args.chart)
     return 0
 
 
@@ -101,6 +110,37 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"{row['executed_by_useful']:7.2f}x {row['mbytes']:7.0f} {row['predicted_us']:8.0f} {row['floor_us']:8.0f}"
         )
     return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
+    """How near to its floor the model sees each product."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
+
+    colour = {row["name"]: group(family(case_of(row["name"]))) for row in rows}
+    rows = sorted(
+        rows, key=lambda row: (list(COLOURS).index(colour[row["name"]]), row["floor_us"] / -row["predicted_us"])
+    )
+    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.155 * len(rows)), layout="constrained")
+    part = [min(1.0, row["floor_us"] / row["predicted_us"]) for row in rows]  # above 1: taps over padding are skipped
+    ticks = [-i for i in range(len(rows))]
+    axes.barh(ticks, part, height=0.75, color=[COLOURS[colour[row["name"]]] for row in rows], zorder=2)
+    labels = [f"{row['name']}  {row['predicted_us']:.0f} us" for row in rows]
+    axes.set_yticks(ticks, labels, fontsize=6.5)
+    axes.set_ylim(-len(rows) + 0.3, 0.7)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.grid(axis="x", color="0.88", zorder=0)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("modelled, unmeasured: part of the speed that useful multiply-adds and least traffic allow at best")
+    shown = [g for g in COLOURS if g in colour.values()]
+    axes.legend(handles=[Patch(color=COLOURS[g], label=g) for g in shown], fontsize=8, loc="lower right")
+    figure.suptitle("The dense kernel on an H100, forward (f) and input gradient (d) of each layer", fontsize=11)
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":

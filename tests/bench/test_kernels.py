@@ -39,7 +39,9 @@ def test_no_plan_beats_its_floor(name):
 
 
 def test_the_table(tmp_path, capsys):
-    assert kernels.main(["--only=resne", f"--out={tmp_path / 'rows.jsonl'}"]) == 0
+    chart = tmp_path / "chart.png"
+    assert kernels.main(["--only=resne", f"--out={tmp_path / 'rows.jsonl'}", f"--chart={chart}"]) == 0
+    assert chart.read_bytes().startswith(b"\x89PNG")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     printed = capsys.readouterr().out
     assert all(row["name"] in printed for row in rows)

@@ -5,6 +5,7 @@ loaded is counted on the way, and held against the plan and against the definiti
 """
 
 import collections
+import dataclasses
 import itertools
 import math
 import random
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bench import kernels
 from pallas_conv.kernels import config, mosaic, support
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
+from pallas_conv.spec import Product
 from tests.kernels import cases
 from tests.kernels.cases import Case
 
@@ -142,6 +145,51 @@ def test_activation(activation):
 def test_the_chosen_configuration_runs():
     product = cases.product("fprop", 2, (24, 40), (9, 10), 3, 1, 1, bias=True, activation="relu")
     prove(Case("chosen", product, config.choose(product, 4)))
+
+
+def shrunk(product: Product) -> Case:
+    """The product with the configuration that is chosen for it, at a size of two tiles or so in every dimension."""
+    cfg = config.choose(product)
+    problem = config.Problem.of(product)
+    tiling, spec, dims = config.tiling(problem, cfg), product.spec, problem.dims
+    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * max(2, cfg.split) - 8)
+    produced = min(problem.K, cfg.bn + 8)
+    # Of the side that the kernel tiles, rows of one and a half tiles; of the other, what belongs to them.
+    rows = [min(d.rows, extent + extent // 2 + 1) for d, extent in zip(dims, tiling.cta_box[1:], strict=True)]
+    forward = product.role == "fprop"
+    outs = [min(d.out_size, n * d.out_stride - (d.out_stride > 1)) for n, d in zip(rows, dims, strict=True)]
+    if not forward:
+        spatial = outs
+    else:
+        spatial = [
+            min(size, max(1, -(-((n - 1) * s + (k - 1) * dil + 1 - sum(pad)) // up) + (up > 1)))
+            for size, n, s, k, dil, pad, up in zip(
+                spec.in_spatial, outs, spec.strides, spec.kernel_spatial, spec.kernel_dilation, spec.padding,
+                spec.input_dilation, strict=True,
+            )
+        ]  # fmt: skip
+    channels = (summed, produced) if forward else (produced, summed)
+    small = dataclasses.replace(
+        product,
+        spec=dataclasses.replace(spec, in_spatial=tuple(spatial)),
+        batch=min(product.batch, tiling.cta_box[0] + (1 if tiling.cta_box[0] < 16 else -1)),  # pixel by pixel: seconds
+        in_channels=channels[0] * spec.groups,
+        out_channels=channels[1] * spec.groups,
+    )
+    return Case(f"shrunk {cfg}", small, cfg, num_sms=3)
+
+
+SUITE = {name: p for name, p in kernels.products() if not support.reasons(p, support.CAPABILITY)}
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("name", SUITE)
+def test_what_is_chosen_for_the_suite(name):
+    """The very tiles, taps and stages of the benchmarks, on fewer pixels and channels."""
+    case = shrunk(SUITE[name])
+    assert config.illegal(config.Problem.of(case.product), case.config) is None
+    prove(case)
 
 
 def test_plain_launch_needs_no_context_and_jits():

@@ -206,11 +206,11 @@ def test_strict_raises_for_the_weight_gradient_with_every_reason(runs):
 
 
 def test_strict_lists_all_reasons():
-    x, w = jnp.ones((1, 8, 7)), jnp.ones((8, 4, 3))
+    x, w = jnp.ones((1, 8, 7)), jnp.ones((8, 4, 65))
     with pytest.raises(pc.UnsupportedError) as caught:
-        pc.conv(x, w, groups=2, implementation="interpret")
+        pc.conv(x, w, groups=2, padding=32, precision="highest", implementation="interpret")
     assert len(caught.value.reasons) == 3
-    for part in ("operands must be bfloat16 or float16", "exactly 2 spatial dimensions", "groups must be 1"):
+    for part in ("float32 is multiplied as TF32", "at most 64 a side", "at least 16 channels"):
         assert any(part in reason for reason in caught.value.reasons)
         assert part in str(caught.value)
 
