@@ -152,8 +152,9 @@ def shrunk(product: Product) -> Case:
     cfg = config.choose(product)
     problem = config.Problem.of(product)
     tiling, spec, dims = config.tiling(problem, cfg), product.spec, problem.dims
-    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * max(2, cfg.split) - 8)
-    produced = min(problem.K, cfg.bn + 8)
+    slow = cfg.box[-1] < 8  # the interpreter multiplies a line of pixels at a time: one tile of channels is enough then
+    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * max(1 if slow else 2, cfg.split) - 8)
+    produced = min(problem.K, cfg.bn - 8 if slow else cfg.bn + 8)
     # Of the side that the kernel tiles, rows of one and a half tiles; of the other, what belongs to them.
     rows = [min(d.rows, extent + extent // 2 + 1) for d, extent in zip(dims, tiling.cta_box[1:], strict=True)]
     forward = product.role == "fprop"
@@ -172,7 +173,7 @@ def shrunk(product: Product) -> Case:
     small = dataclasses.replace(
         product,
         spec=dataclasses.replace(spec, in_spatial=tuple(spatial)),
-        batch=min(product.batch, tiling.cta_box[0] + (1 if tiling.cta_box[0] < 16 else -1)),  # pixel by pixel: seconds
+        batch=min(product.batch, tiling.cta_box[0] + (-1 if slow else 1)),
         in_channels=channels[0] * spec.groups,
         out_channels=channels[1] * spec.groups,
     )
