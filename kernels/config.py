@@ -13,6 +13,8 @@ from . import taps as geometry
 
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
 BARRIER_BYTES = 16  # two of each slot of the ring
+MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
+LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 # Constants of the model in `estimate`: all of them modelled, unmeasured.
@@ -28,11 +30,12 @@ class Config:
     """How the dense kernel is tiled.
 
     box        (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
-    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators a warpgroup
+    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators a warpgroup, or with a residual 128 * 96
     bk         channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
     taps       taps of the last dimension loaded in one step (for few channels)
     halo       load the pixels of all taps of the first tiled dimension once
-    unfold     make the taps of the last dimension channels beforehand (for very few channels)
+    unfold     make the taps of the last dimension input channels beforehand (for very few of them)
+    fold       make the taps of so many last dimensions output channels, which XLA adds (for very few of them)
     stages     slots of the ring between the producer and the consumers
     consumers  warpgroups that multiply; they share the weights of a slot
     cluster    thread blocks that share the weights of their tiles by multicast
@@ -48,6 +51,7 @@ class Config:
     taps: int = 1
     halo: bool = False
     unfold: bool = False
+    fold: int = 0
     stages: int = 4
     consumers: int = 2
     cluster: int = 1
@@ -62,10 +66,15 @@ class Config:
         return math.prod(self.box)
 
     @property
+    def finished_by_xla(self) -> bool:
+        """The kernel stores bare float32 sums; what is left to add, the bias and the activation take another pass."""
+        return self.split > 1 or self.fold > 0
+
+    @property
     def path(self) -> str:
         """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
         return (
-            f"bk{self.bk} taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} consumers{self.consumers} "
+            f"bk{self.bk} taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} fold{self.fold} consumers{self.consumers} "
             f"cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} skip{self.skip:d}"
         )
 
@@ -77,7 +86,10 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What the dense kernel computes: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output."""
+    """What the dense kernel computes: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output.
+
+    residual: one more operand like an output.
+    """
 
     N: int
     G: int
@@ -87,6 +99,7 @@ class Problem:
     itemsize: int = 2
     out_itemsize: int = 2
     outputs: int = 1
+    residual: bool = False
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
@@ -98,7 +111,8 @@ class Problem:
         channels = product.in_channels // groups, product.out_channels // groups
         c, k = channels if product.role == "fprop" else channels[::-1]
         itemsizes = ITEMSIZE[product.compute_dtype], ITEMSIZE[product.out_dtype]
-        return cls(product.batch, models * groups, c, k, geometry.dims(product), *itemsizes, len(product.outputs))
+        outputs = len(product.outputs)
+        return cls(product.batch, models * groups, c, k, geometry.dims(product), *itemsizes, outputs, product.residual)
 
     def under(self, cfg: Config) -> "Problem":
         """What is left to the kernel if its operands are prepared, and its results finished, as a configuration wants."""
@@ -106,8 +120,12 @@ class Problem:
         if cfg.unfold:
             *dims, last = self.dims
             problem = dataclasses.replace(problem, C=self.C * last.count[0], dims=(*dims, last.unfolded()))
-        if cfg.split > 1:  # every part stores its sums, in float32
-            problem = dataclasses.replace(problem, out_itemsize=4, outputs=cfg.split)
+        if cfg.fold:
+            kept, folded = self.dims[: -cfg.fold], self.dims[-cfg.fold :]
+            channels = self.K * math.prod(len(d.order) for d in folded)
+            problem = dataclasses.replace(problem, K=channels, dims=(*kept, *(d.folded() for d in folded)))
+        if cfg.finished_by_xla:
+            problem = dataclasses.replace(problem, out_itemsize=4, outputs=cfg.split, residual=False)
         return problem
 
 
@@ -152,9 +170,8 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     cta_box = tuple(b * cfg.consumers if i == halo_dim + 1 else b for i, b in enumerate(cfg.box))
     load_box = tuple(b + reach if i == halo_dim + 1 else b for i, b in enumerate(cta_box))
     loads = 1 if cfg.halo else cfg.consumers
-    columns = math.gcd(
-        cfg.bn, 32
-    )  # with 64 and 128 accumulators a thread, the inputs of 32 erfs would not fit in registers
+    # With 64 and 128 accumulators a thread, the inputs of 32 erfs would not fit in registers.
+    columns = math.gcd(cfg.bn, 32)
     sizes = problem.N, *(d.rows for d in problem.dims)
     step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
     stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
@@ -182,11 +199,14 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
     nd, box = len(problem.dims), cfg.box
     if cfg.unfold and problem.dims[-1].out_stride > 1:
         return f"{cfg.unfold=} takes a last dimension of one output phase"
+    if cfg.fold and (why := _illegal_fold(problem, cfg)):
+        return why
     problem = problem.under(cfg)
     if len(box) != nd + 1 or cfg.pixels not in (64, 128):
         return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
-    if cfg.bn % 16 or not 16 <= cfg.bn <= 256 or cfg.pixels * cfg.bn > 128 * 128:
-        return f"{cfg.bn=} must be a multiple of 16 up to 256, and {cfg.pixels=} * bn at most 128 * 128"
+    most = 128 * (96 if problem.residual else 128)  # accumulators; what more would leave no registers to an epilogue
+    if cfg.bn % LEAST_WIDTH or not LEAST_WIDTH <= cfg.bn <= 256 or cfg.pixels * cfg.bn > most:
+        return f"{cfg.bn=} must be a multiple of {LEAST_WIDTH} up to 256, and {cfg.pixels=} * bn at most {most}"
     if cfg.bk * problem.itemsize not in (32, 64, 128):
         return f"{cfg.bk=} must be 32, 64 or 128 bytes"
     if nd == 3 and box[0] > 1 and (problem.G > 1 or any(d.in_stride * d.out_stride > 1 for d in problem.dims)):
@@ -195,6 +215,8 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return why
     if not 1 <= cfg.split <= -(-problem.C // cfg.bk):
         return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
+    if cfg.finished_by_xla and (sums := result_bytes(problem) // 4) > MAX_ELEMENTS:
+        return f"{sums=} stored by {cfg.split=} or {cfg.fold=} must be at most {MAX_ELEMENTS}"
     if (smem_bytes := tiling(problem, cfg).smem_bytes) > smem_limit(cfg):
         return f"{smem_bytes=} must be at most {smem_limit(cfg)}"
     return None
@@ -203,6 +225,16 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
 def smem_limit(cfg: Config) -> int:
     """Of each of the blocks on an SM."""
     return SMEM_BYTES // cfg.blocks - 1024 * (cfg.blocks - 1)
+
+
+def _illegal_fold(problem: Problem, cfg: Config) -> str | None:
+    if not 0 <= cfg.fold <= len(problem.dims):
+        return f"{cfg.fold=} must be a number of dimensions, of {len(problem.dims)}"
+    if any(d.in_stride > 1 for d in problem.dims[-cfg.fold :]):
+        return f"{cfg.fold=} takes dimensions without a stride"
+    if cfg.unfold or cfg.split > 1:
+        return f"{cfg.fold=} takes neither {cfg.unfold=} nor {cfg.split=}"
+    return None
 
 
 def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
@@ -225,14 +257,14 @@ def useful_macs(problem: Problem) -> int:
 
 
 def result_bytes(problem: Problem) -> int:
-    """Of all outputs."""
+    """Of all outputs, and of the residual, which is like one."""
     pixels = problem.N * math.prod(d.out_size for d in problem.dims)
-    return pixels * problem.G * problem.K * problem.out_itemsize * problem.outputs
+    return pixels * problem.G * problem.K * problem.out_itemsize * (problem.outputs + problem.residual)
 
 
 def workspace_bytes(problem: Problem, cfg: Config) -> int:
-    """Of the sums of all parts: in global memory from the kernel until they are added."""
-    return result_bytes(problem.under(cfg)) if cfg.split > 1 else 0
+    """Of sums in global memory, from the kernel until XLA has added them."""
+    return result_bytes(problem.under(cfg)) if cfg.finished_by_xla else 0
 
 
 def least_bytes(problem: Problem) -> int:
@@ -250,9 +282,13 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
 
 def loaded_bytes(problem: Problem, cfg: Config) -> int:
     """What the kernel loads into shared memory; the weights that a cluster shares, once."""
-    t = tiling(problem, cfg)
+    t, seen = tiling(problem, cfg), problem.under(cfg)
     rows = cfg.cluster * t.loads * math.prod(t.load_box) + t.halo_taps * cfg.bn
-    return _steps(problem, cfg) * rows * cfg.taps * cfg.bk * problem.itemsize
+    loaded = _steps(problem, cfg) * rows * cfg.taps * cfg.bk * problem.itemsize
+    if seen.residual:
+        tiles = t.units * math.prod(d.out_stride for d in seen.dims) * cfg.cluster * cfg.consumers
+        loaded += tiles * cfg.pixels * cfg.bn * seen.out_itemsize
+    return loaded
 
 
 def _steps(problem: Problem, cfg: Config) -> int:
@@ -321,10 +357,12 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     slowest = max(multiply, load / L2_BYTES_PER_CLOCK)
     clocks = waves * (steps * slowest * cfg.blocks + EPILOGUE_CLOCKS * (cfg.blocks == 1))
 
-    memory = DRAM_BYTES_PER_CLOCK * num_sms
-    clocks = max(clocks, (least_bytes(problem) - workspace) / memory) + copied / memory
-    if cfg.split > 1:  # the parts end together: nothing hides that they are stored, and then added
-        clocks += (2 * workspace + results) / memory + PASS_CLOCKS
+    memory, hidden = DRAM_BYTES_PER_CLOCK * num_sms, least_bytes(problem)
+    if cfg.split > 1:  # the parts end together: nothing hides that they are stored
+        hidden, clocks = hidden - workspace, clocks + workspace / memory
+    clocks = max(clocks, hidden / memory) + copied / memory
+    if cfg.finished_by_xla:
+        clocks += (workspace + results) / memory + PASS_CLOCKS
     executed = units * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
     return Estimate(clocks, load / multiply, units / (waves * workers), executed)
 
@@ -350,30 +388,38 @@ def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
 def candidates(problem: Problem, num_sms: int = 132) -> Iterator[Config]:
     """A few hundred legal configurations, each with as many stages as fit (eight at most)."""
     last, least = problem.dims[-1], 32 // problem.itemsize
-    few = least > problem.C and last.out_stride == 1 and last.count[0] > 1
-    for unfold in (False, True) if few else (False,):
-        yield from _candidates(problem, unfold, num_sms)
+    yield from _candidates(problem, Config(()), num_sms)
+    if least > problem.C and last.out_stride == 1 and last.count[0] > 1:
+        yield from _candidates(problem, Config((), unfold=True), num_sms)
+    if problem.K < LEAST_WIDTH:
+        for fold in range(1, len(problem.dims) + 1):
+            if _illegal_fold(problem, few := Config((), fold=fold)) is None:
+                yield from _candidates(problem, few, num_sms)
 
 
-def _candidates(raw: Problem, unfold: bool, num_sms: int) -> Iterator[Config]:
-    problem = raw.under(Config((), unfold=unfold))
+def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]:
+    """Of one mapping of taps to channels."""
+    problem = raw.under(mapping)
     lanes = 128 // problem.itemsize
     bk = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.C // b) * b, -b))
     counts, phases = problem.dims[-1].count, math.prod(d.out_stride for d in problem.dims)
     packed = max(t for t in range(1, lanes // bk + 1) if all(n % t == 0 for n in counts)) if bk >= problem.C else 1
-    widths = {-(-problem.K // n // 16) * 16 for n in range(1, problem.K // 64 + 2)}
+    widths = {-(-problem.K // n // LEAST_WIDTH) * LEAST_WIDTH for n in range(1, problem.K // 64 + 2)}
     for bn, pixels, halo, cluster, (consumers, blocks) in itertools.product(
         sorted(n for n in widths if min(problem.K, 64) <= n <= 256), (64, 128), (False, True), (1, 2), ((2, 1), (1, 2))
     ):
+        tile = dataclasses.replace(
+            mapping, bn=bn, bk=bk, taps=packed, halo=halo, stages=2, consumers=consumers, cluster=cluster, blocks=blocks
+        )
         for box in boxes(pixels, len(problem.dims)):
             for split in (1, 2, 4, 8):
-                cfg = Config(box, bn, bk, packed, halo, unfold, 2, consumers, cluster, blocks, split)
-                if illegal(problem, cfg):
+                cfg = dataclasses.replace(tile, box=box, split=split)
+                if illegal(raw, cfg):
                     break
-                t = tiling(problem, cfg)
+                t = tiling(raw, cfg)
                 more_stages = (smem_limit(cfg) - t.smem_bytes) // (t.stage_bytes + BARRIER_BYTES)
                 cfg = dataclasses.replace(cfg, stages=min(8, cfg.stages + more_stages))
-                if not illegal(problem, more := dataclasses.replace(cfg, out_bufs=2)):
+                if not illegal(raw, more := dataclasses.replace(cfg, out_bufs=2)):
                     cfg = more
                 if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
                     yield cfg

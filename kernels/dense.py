@@ -2,7 +2,7 @@
 
 For a `taps.Dim` per spatial dimension, channels last,
 
-    z[n, q * out_stride + p, g, k] = bias[g, k] + sum_{taps i of phase p, channels c}
+    z[n, q * out_stride + p, g, k] = bias[g, k] + residual[n, q * out_stride + p, g, k] + sum_{taps i of phase p, channels c}
                                      x[n, q * in_stride + offset[p] + i * step, g, c] * w[first[p] + i, g, k, c]
 
 One producer warpgroup walks tiles, taps and channels and loads boxes of pixels and rows of weights by TMA into a ring
@@ -10,7 +10,8 @@ of slots; what lies outside reads as zero, so padding costs nothing. The consume
 its own box of pixels with the weights that all share. TMA stores clip what lies outside the output.
 
 If the output has too few tiles for the chip, several blocks share the channels of one (Config.split): the kernel then
-stores bare float32 sums, side by side like groups, and XLA adds them, always in the same order, in one pass.
+stores bare float32 sums, side by side like groups, and XLA adds them, always in the same order, in one pass. It does so
+too where taps are output channels (Config.fold); see remapping.py.
 """
 
 import functools
@@ -25,6 +26,7 @@ from jax import Array, lax
 from . import mosaic as mgpu
 from .config import Config, Problem, illegal, useful_macs
 from .epilogue import Epilogue
+from .remapping import finished, pad, prepared, reordered
 from .schedule import Scalar, Schedule, Span, Tile, floor_div, pick
 from .taps import Dim
 
@@ -33,6 +35,7 @@ def dense(
     x: Array,
     w: Array,
     bias: Array | None,
+    residual: Array | None,
     dims: tuple[Dim, ...],
     cfg: Config,
     *,
@@ -42,7 +45,9 @@ def dense(
     num_sms: int = 132,
     interpret: bool = False,
 ) -> list[Array]:
-    """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None -> [N, *out, G, K] per output."""
+    """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None, residual: [N, *out, G, K] out_dtype or None
+    -> [N, *out, G, K] per output.
+    """
     out_dtype = jnp.dtype(out_dtype)
     raw = Problem(
         N=x.shape[0],
@@ -53,27 +58,29 @@ def dense(
         itemsize=x.dtype.itemsize,
         out_itemsize=out_dtype.itemsize,
         outputs=len(epilogue.outputs),
+        residual=residual is not None,
     )
     if why := illegal(raw, cfg):
         raise ValueError(why)
-    if cfg.unfold:
-        x, w = _unfold_pixels(x, dims[-1]), _unfold_weights(w, dims[-1])
+    x, w = prepared(x, w, dims, cfg)
     problem = raw.under(cfg)
     schedule = Schedule(problem, cfg, num_sms)
-    fused, stored_dtype = (epilogue, out_dtype) if cfg.split == 1 else (Epilogue(), jnp.dtype(jnp.float32))
+    fused, stored_dtype = (Epilogue(), jnp.dtype(jnp.float32)) if cfg.finished_by_xla else (epilogue, out_dtype)
     kernel = _Kernel(schedule, fused, x.dtype, stored_dtype, interpret)
-    operands = [kernel.view_of_pixels(x), kernel.view_of_weights(w)]
-    if bias is not None and cfg.split == 1:
-        operands.append(_pad(bias, [(0, 0), (0, schedule.tiling.k_tiles * cfg.bn - problem.K)]))
+    operands = {"x": kernel.view_of_pixels(x), "w": kernel.view_of_weights(w)}
+    if bias is not None and not cfg.finished_by_xla:
+        operands["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.k_tiles * cfg.bn - problem.K)])
+    if residual is not None and not cfg.finished_by_xla:
+        operands["residual"] = kernel.view_of_residual(residual)
 
     out_type = [jax.ShapeDtypeStruct(kernel.out_shape, stored_dtype) for _ in fused.outputs]
     size = lambda a: math.prod(a.shape) * a.dtype.itemsize
     cost = mgpu.CostEstimate(
-        flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*operands, *out_type]))
+        flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*operands.values(), *out_type]))
     )
     cluster: dict[str, Any] = {"cluster": (cfg.cluster,), "cluster_names": ("cta",)} if cfg.cluster > 1 else {}
     outs = mgpu.kernel(
-        kernel.body,
+        functools.partial(kernel.body, tuple(operands)),
         out_type=out_type,
         grid=(schedule.workers,),
         grid_names=("sm",),
@@ -84,17 +91,19 @@ def dense(
         kernel_name=name,
         cost=cost,
         interpret=interpret,
-    )(*operands)
+    )(*operands.values())
     outs = [kernel.result_of(out) for out in outs]
-    return outs if cfg.split == 1 else _finished(outs[0], cfg.split, bias, epilogue, out_dtype)
+    return finished(outs[0], dims, cfg, bias, residual, epilogue, out_dtype) if cfg.finished_by_xla else outs
 
 
-def _finished(sums: Array, split: int, bias: Array | None, epilogue: Epilogue, out_dtype: Any) -> list[Array]:
-    """[N, *out, split G, K] float32 -> [N, *out, G, K] per output: the parts in order, bias and activation."""
-    sums = sums.reshape(*sums.shape[:-2], split, -1, sums.shape[-1])
-    z = functools.reduce(jnp.add, [sums[..., part, :, :] for part in range(split)])  # jnp.sum promises no order
-    outs = dict(epilogue(z if bias is None else z + bias[(None,) * (z.ndim - 2)], out_dtype))
-    return [outs[i] for i in range(len(outs))]
+class _Global(NamedTuple):
+    """The operands and results in global memory, as the views below make them."""
+
+    x: Any
+    w: Any
+    bias: Any
+    residual: Any
+    outs: tuple[Any, ...]
 
 
 class _Shared(NamedTuple):
@@ -108,6 +117,7 @@ class _Shared(NamedTuple):
     out_mma: Any  # [consumers, out_bufs, prod(box), columns]
     full: Any
     empty: Any
+    added: Any  # of each consumer: its part of the residual is there
 
 
 class _Kernel:
@@ -129,14 +139,14 @@ class _Kernel:
     def view_of_pixels(self, x: Array) -> Array:
         """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
         space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
-        x = _pad(x, [(0, 0), *space, (0, 0), (0, self._unaligned_channels)])
+        x = pad(x, [(0, 0), *space, (0, 0), (0, self._unaligned_channels)])
         return x.reshape(x.shape[0], *_split(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
 
     def view_of_weights(self, w: Array) -> Array:
         """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
         for i, d in enumerate(self.dims):
-            w = _reordered(w, i, d.order)
-        return _pad(w, [(0, 0)] * (w.ndim - 1) + [(0, self._unaligned_channels)])
+            w = reordered(w, i, d.order)
+        return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, self._unaligned_channels)])
 
     @property
     def _unaligned_channels(self) -> int:
@@ -148,6 +158,11 @@ class _Kernel:
         K = self.problem.K + -self.problem.K % (16 // self.out_dtype.itemsize)
         sizes = [d.rows * d.out_stride for d in self.dims]
         return (self.problem.N, *_split(sizes, [d.out_stride for d in self.dims]), self.cfg.split * self.problem.G, K)
+
+    def view_of_residual(self, r: Array) -> Array:
+        """[N, *out, G, K] -> out_shape."""
+        space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
+        return pad(r, [(0, 0), *space, (0, 0), (0, self.out_shape[-1] - self.problem.K)]).reshape(self.out_shape)
 
     def result_of(self, out: Array) -> Array:
         """[N, *out, split G, K]."""
@@ -167,6 +182,7 @@ class _Kernel:
             views((cfg.consumers, cfg.out_bufs), self._box(cfg.box), tiling.columns, self.out_dtype),
             mgpu.Barrier(num_arrivals=copies, num_barriers=cfg.stages),
             empty,
+            *([mgpu.Barrier(num_arrivals=1, num_barriers=cfg.consumers)] if self.problem.residual else []),
         ]
 
     def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
@@ -188,26 +204,28 @@ class _Kernel:
 
     # The kernel.
 
-    def body(self, x_gmem: Any, w_gmem: Any, *refs: Any) -> None:
-        cfg, n_out = self.cfg, len(self.epilogue.outputs)
-        *bias_gmem, a_smem, b_smem, out_smem, full, empty = refs
-        bias_gmem, outs_gmem = bias_gmem[:-n_out], bias_gmem[-n_out:]
+    def body(self, names: tuple[str, ...], *refs: Any) -> None:
+        """names: of the operands."""
+        cfg, n_in, n_out = self.cfg, len(names), len(self.epilogue.outputs)
+        operands = dict.fromkeys(("bias", "residual")) | dict(zip(names, refs[:n_in], strict=True))
+        gmem = _Global(**operands, outs=refs[n_in : n_in + n_out])
+        a_smem, b_smem, out_smem, full, empty, *added = refs[n_in + n_out :]
         views: list[Any] = []
         for smem in (a_smem, b_smem, out_smem):
             views.extend((smem, smem) if self.interpret else tuple(smem))
-        shared = _Shared._make([*views, full, empty])
+        shared = _Shared._make([*views, full, empty, added[0] if added else None])
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
 
         @mgpu.when(wg_idx == cfg.consumers)
         def _():
-            self._produce(x_gmem, w_gmem, shared, worker, cta)
+            self._produce(gmem, shared, worker, cta)
 
         @mgpu.when(wg_idx < cfg.consumers)
         def _():
-            self._consume(bias_gmem[0] if bias_gmem else None, outs_gmem, shared, worker, cta, wg_idx)
+            self._consume(gmem, shared, worker, cta, wg_idx)
 
-    def _produce(self, x_gmem: Any, w_gmem: Any, shared: _Shared, worker: Array, cta: Scalar) -> None:
+    def _produce(self, gmem: _Global, shared: _Shared, worker: Array, cta: Scalar) -> None:
         """Fill slots: for every tile, tap and channel step, in the order in which `_consume` counts them."""
         schedule, cfg = self.schedule, self.cfg
 
@@ -219,7 +237,7 @@ class _Kernel:
             def per_step(taps: tuple[Array, ...], c: Array, slot: Array) -> Array:
                 mgpu.barrier_wait(shared.empty.at[slot])
                 for u in range(cfg.taps):
-                    self._load(x_gmem, w_gmem, shared, slot, u, tile, firsts, spans, taps, c)
+                    self._load(gmem, shared, slot, u, tile, firsts, spans, taps, c)
                 return schedule.following(slot)
 
             def nest(taps: tuple[Array, ...], slot: Array) -> Array:
@@ -239,8 +257,7 @@ class _Kernel:
 
     def _load(
         self,
-        x_gmem: Any,
-        w_gmem: Any,
+        gmem: _Global,
         shared: _Shared,
         slot: Array,
         u: int,
@@ -276,19 +293,17 @@ class _Kernel:
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
             images, *pixels = self._box_at(at_pixel, tiling.load_box, outside, live)
             window = _interleave(pixels, [remainder for _, remainder in moves])
-            copy(x_gmem.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, k])
+            copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, k])
         for r in range(tiling.halo_taps):
             tap_at = [q + r if i == tiling.halo_dim else q for i, q in enumerate(at)]
             rows = mgpu.ds(tile.k_tile * cfg.bn, cfg.bn)
             copy(
-                w_gmem.at[(*tap_at, tile.group, rows, channels)],
+                gmem.w.at[(*tap_at, tile.group, rows, channels)],
                 shared.b_tma.at[slot, u, r],
                 collective_axes="cta" if cfg.cluster > 1 else None,
             )
 
-    def _consume(
-        self, bias_gmem: Any, outs_gmem: list[Any], shared: _Shared, worker: Array, cta: Scalar, wg_idx: Array
-    ) -> None:
+    def _consume(self, gmem: _Global, shared: _Shared, worker: Array, cta: Scalar, wg_idx: Array) -> None:
         """Multiply the slots of every tile, then store the tile."""
         schedule, cfg = self.schedule, self.cfg
         for slot in range(cfg.stages):
@@ -313,7 +328,7 @@ class _Kernel:
                 return acc[...], end
 
             acc, slot = mgpu.run_scoped(accumulate, mgpu.ACC((cfg.pixels, cfg.bn), jnp.float32))
-            self._store(acc, bias_gmem, outs_gmem, shared, tile, i, cta, wg_idx)
+            self._store(acc, gmem, shared, tile, i, cta, wg_idx)
             return slot
 
         lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
@@ -340,8 +355,7 @@ class _Kernel:
     def _store(
         self,
         acc: Array,
-        bias_gmem: Any,
-        outs_gmem: list[Any],
+        gmem: _Global,
         shared: _Shared,
         tile: Tile,
         i: Array,
@@ -358,57 +372,50 @@ class _Kernel:
         chunks = cfg.bn // columns
         per_tile = chunks * len(self.epilogue.outputs)
         stores = itertools.count()  # of this tile
+
+        def free_buffer(store: int) -> Any:
+            """The staging buffer of a store of this tile, once it is free."""
+            buf: Any = store % cfg.out_bufs
+            if per_tile % cfg.out_bufs:  # else every tile starts with the first buffer
+                buf = lax.rem(i * per_tile + buf, jnp.int32(cfg.out_bufs))
+            mgpu.wait_smem_to_gmem(cfg.out_bufs - 1, wait_read_only=True)
+            return buf
+
         for chunk in range(chunks):
             at = (*window, group, mgpu.ds(tile.k_tile * cfg.bn + chunk * columns, columns))
             z = acc[:, chunk * columns : (chunk + 1) * columns]
-            if bias_gmem is not None:
-                row = mgpu.load(bias_gmem.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
+            if gmem.bias is not None:
+                row = mgpu.load(gmem.bias.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
                 z = z + lax.broadcast_in_dim(row, z.shape, (1,))
+            if gmem.residual is not None:  # by way of the buffer that the first output of this chunk will take
+                staged = (wg_idx, free_buffer(chunk * len(self.epilogue.outputs)))
+                barrier, zeros = shared.added.at[wg_idx], mgpu.OOBFillMode.ZEROS
+                mgpu.copy_gmem_to_smem(gmem.residual.at[at], shared.out_tma.at[staged], barrier=barrier, oob_mode=zeros)
+                mgpu.barrier_wait(barrier)
+                z = z + self._staged(shared, staged).astype(z.dtype)
             for output, value in self.epilogue(z, self.out_dtype):
-                buf: Any = next(stores) % cfg.out_bufs
-                if per_tile % cfg.out_bufs:  # else every tile starts with the first buffer
-                    buf = lax.rem(i * per_tile + buf, jnp.int32(cfg.out_bufs))
-                mgpu.wait_smem_to_gmem(cfg.out_bufs - 1, wait_read_only=True)
-                if self.interpret:
-                    for pixel, index in _lines(self._box(cfg.box)):
-                        shared.out_tma[(wg_idx, buf, *index)] = value[pixel : pixel + cfg.box[-1]]
-                else:
-                    shared.out_mma[wg_idx, buf] = value
+                staged = (wg_idx, free_buffer(next(stores)))
+                self._stage(shared, staged, value)
                 mgpu.commit_smem()
-                mgpu.copy_smem_to_gmem(shared.out_tma.at[wg_idx, buf], outs_gmem[output].at[at])
+                mgpu.copy_smem_to_gmem(shared.out_tma.at[staged], gmem.outs[output].at[at])
+
+    def _staged(self, shared: _Shared, at: tuple[Any, Any]) -> Array:
+        """What lies in a staging buffer."""
+        if self.interpret:
+            return jnp.concatenate([shared.out_tma[(*at, *index)] for _, index in _lines(self._box(self.cfg.box))])
+        return mgpu.load(shared.out_mma.at[at], layout=mgpu.Layout.WGMMA)
+
+    def _stage(self, shared: _Shared, at: tuple[Any, Any], value: Array) -> None:
+        if self.interpret:
+            for pixel, index in _lines(self._box(self.cfg.box)):
+                shared.out_tma[(*at, *index)] = value[pixel : pixel + self.cfg.box[-1]]
+        else:
+            shared.out_mma[at] = value
 
 
 def _interleave(rows: list[Any], remainders: list[tuple[Any, ...]]) -> list[Any]:
     """The indices of dimensions of which some are split into quotient and remainder."""
     return [index for row, remainder in zip(rows, remainders, strict=True) for index in (row, *remainder)]
-
-
-def _unfold_pixels(x: Array, dim: Dim) -> Array:
-    """[N, *in, G, C] -> [N, *in[:-1], out, G, taps C]: what each tap of the last dimension reads."""
-    columns, axis = dim.columns(), x.ndim - 3
-    low, high = max(0, -columns[0][0]), max(0, columns[-1][1] - dim.in_size)
-    x = _pad(x, [(0, 0)] * axis + [(low, high), (0, 0), (0, 0)])
-    return jnp.concatenate([lax.slice_in_dim(x, low + j, low + end, stride, axis) for j, end, stride in columns], -1)
-
-
-def _unfold_weights(w: Array, dim: Dim) -> Array:
-    """[*kernel, G, K, C] -> [*kernel[:-1], 1, G, K, taps C]."""
-    w = jnp.moveaxis(_reordered(w, w.ndim - 4, dim.order), -4, -2)
-    return w.reshape(*w.shape[:-4], 1, *w.shape[-4:-2], -1)
-
-
-def _reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
-    """Slices, not a gather: its indices would be a constant, which a partitioned call cannot close over."""
-    taps = tuple(range(w.shape[axis]))
-    if order == taps:
-        return w
-    if order == taps[::-1]:
-        return jnp.flip(w, axis)
-    return jnp.concatenate([lax.slice_in_dim(w, t, t + 1, axis=axis) for t in order], axis)
-
-
-def _pad(a: Array, widths: list[tuple[int, int]]) -> Array:
-    return jnp.pad(a, widths) if any(map(any, widths)) else a
 
 
 def _split(sizes: Any, strides: list[int]) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ def launch(
 ) -> list[Array]:
     """One launch of the kernel of a product that `support.reasons` has nothing against.
 
-    fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias -> (N, O, *out) for each of product.outputs
+    fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias, r (N, O, *out) if product.residual
+           -> (N, O, *out) for each of product.outputs
     dgrad: ct (N, O, *out), w (O, C / groups, *kernel) -> [(N, C, *in)]
 
     With product.models, every array has that axis first. The transpositions to channels last and back are changes of
@@ -26,6 +27,7 @@ def launch(
         operands = tuple(t[None] for t in operands)
     source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
     bias = operands[2].astype(jnp.float32) if product.bias else None
+    residual = operands[-1].astype(product.out_dtype) if product.residual else None
     groups, nd = product.spec.groups, product.spec.ndim
     together = source.shape[0] * groups  # the kernel knows no models: their groups are groups like any
     w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
@@ -35,6 +37,7 @@ def launch(
         _channels_last(source, groups),
         w,
         bias.reshape(together, -1) if bias is not None else None,
+        _channels_last(residual, groups) if residual is not None else None,
         taps.dims(product),
         config,
         epilogue=Epilogue(product.activation, product.outputs),

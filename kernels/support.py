@@ -9,7 +9,7 @@ import pathlib
 from pallas_conv.spec import Product
 
 from . import taps
-from .config import ITEMSIZE, Config, Problem
+from .config import ITEMSIZE, MAX_ELEMENTS, Config
 
 CAPABILITY = (9, 0)  # wgmma and its shared-memory layouts exist on Hopper only
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -17,7 +17,6 @@ ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "le
 OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64
 LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
-MAX_ELEMENTS = 2**31 - 1
 
 
 def reasons(product: Product, capability: tuple[int, int] | None) -> tuple[str, ...]:
@@ -50,7 +49,7 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(f"the activation {product.activation!r} is not fused")
     if product.outputs not in OUTPUTS:
         found.append(f"the outputs {product.outputs} are not written: ('y',), ('z',) and ('y', 'z') are")
-    if product.role != "fprop" and (product.bias or product.activation or product.outputs != ("y",)):
+    if product.role != "fprop" and product.epilogue != "linear":
         found.append("only a forward product has a fused epilogue")
     return found
 
@@ -119,7 +118,14 @@ def copies(product: Product, cfg: Config) -> tuple[str, ...]:
         found.append(f"{source} is padded to whole strides in spatial dimensions {uneven}")
     if cfg.split > 1:
         found.append(f"the float32 sums of {cfg.split} parts of the channels are added: {result} has few tiles")
-    unit = 16 // Problem.of(product).under(cfg).out_itemsize
+    if cfg.fold:
+        count = math.prod(len(d.order) for d in dims[-cfg.fold :])
+        found.append(
+            f"{count} taps become channels, whose float32 sums are added: {produced} are too few for a tensor core"
+        )
+    if cfg.finished_by_xla:
+        return tuple(found)  # in the same pass, what is too much is sliced off
+    unit = 16 // ITEMSIZE[product.out_dtype]
     if produced % unit:
         found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels")
     ragged = [i for i, d in enumerate(taps.dims(product)) if d.out_size % d.out_stride]

@@ -51,13 +51,22 @@ class Dim:
         """The same sums if the taps of the one phase are channels of the input, see `columns`."""
         if self.out_stride > 1:
             raise ValueError(f"{self.out_stride} output phases have different taps")
-        size = self.out_size
-        return Dim(size, size, in_stride=1, out_stride=1, step=1, count=(1,), offset=(0,), order=(0,))
+        return _pointwise(self.out_size)
+
+    def folded(self) -> "Dim":
+        """Every input times every tap, if the taps are channels of the output; which are then added, see `shifts`."""
+        if self.in_stride > 1:
+            raise ValueError(f"a stride of {self.in_stride} would leave most products unused")
+        return _pointwise(self.in_size)
 
     def columns(self) -> list[tuple[int, int, int]]:
         """(first, last, stride) of the inputs that each tap of the one phase reads, one for every output."""
         starts = [self.offset[0] + i * self.step for i in range(self.count[0])]
         return [(j, j + (self.out_size - 1) * self.in_stride + 1, self.in_stride) for j in starts]
+
+    def shifts(self, p: int) -> list[tuple[int, int]]:
+        """(tap, shift) of all taps of phase p of an unstrided input: output q reads input q + shift."""
+        return [(self.first[p] + i, self.offset[p] + i * self.step) for i in range(self.count[p])]
 
     def pairs(self) -> Iterator[tuple[int, int, int]]:
         """All (output, input, tap) triples that read inside the input, by walking phases and taps."""
@@ -74,6 +83,10 @@ class Dim:
         last = (self.in_size - 1 - lo * self.in_stride - self.offset[p]) // self.step + 1
         first = min(max(first, 0), self.count[p])
         return first, min(max(last, first), self.count[p])
+
+
+def _pointwise(size: int) -> Dim:
+    return Dim(size, size, in_stride=1, out_stride=1, step=1, count=(1,), offset=(0,), order=(0,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,18 @@ def per_dimension(name: str, value: Any, ndim: int, minimum: int) -> tuple[int, 
     return tuple(int(v) for v in values)
 
 
+def residual(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array like the result that it is added to. Raises TypeError, ValueError."""
+    r = array("residual", value)
+    if r.shape != shape:
+        raise ValueError(f"residual must have the shape of the result, {shape}; got {r.shape}")
+    if r.dtype != dtype:
+        raise TypeError(
+            f"residual must have the dtype of the result, {dtype}; got {r.dtype}. Cast it, or set out_dtype"
+        )
+    return r
+
+
 def padding(value: Any, ndim: int, strings: Sequence[str] = STRINGS) -> str | Pairs:
     """A string (upper-cased) or a pair of ints (negative: a crop) for every spatial dimension. Raises ValueError."""
     if isinstance(value, str):

@@ -41,6 +41,7 @@ class Convolution(NamedTuple):
     up: int = 1
     rank: int = 2
     bias: bool = False
+    residual: bool = False
     activation: str | None = None
     outputs: tuple[str, ...] = ("y",)
     out_dtype: str | None = None  # None: that of the operands
@@ -54,6 +55,8 @@ CONVOLUTIONS = (  # what networks are made of
     Convolution("fprop", bias=True, activation="silu", outputs=("y", "z")),
     Convolution("fprop", bias=True, activation="gelu"),
     Convolution("fprop", bias=True, activation="gelu", outputs=("y", "z")),
+    Convolution("fprop", bias=True, residual=True),
+    Convolution("fprop", bias=True, residual=True, activation="relu"),
     Convolution("fprop", 2),
     Convolution("fprop", 2, bias=True),
     Convolution("fprop", 2, bias=True, activation="relu"),
@@ -76,8 +79,16 @@ CONVOLUTIONS = (  # what networks are made of
     Convolution("dgrad", 2, rank=3),
     Convolution("dgrad", up=2, rank=3),
 )
-OF_FLOAT16 = tuple(c for c in CONVOLUTIONS if c.activation in (None, "relu") and c.out_dtype is None)
-INTERPRETED = tuple(CONVOLUTIONS[i] for i in (2, 4, 8, 11, 16, 18))
+OF_FLOAT16 = tuple(c for c in CONVOLUTIONS if c.activation in (None, "relu") and not (c.residual or c.out_dtype))
+INTERPRETED = (
+    Convolution("fprop", bias=True, activation="relu"),
+    Convolution("fprop", bias=True, activation="silu", outputs=("y", "z")),
+    Convolution("fprop", bias=True, residual=True, activation="relu"),
+    Convolution("fprop", 2, bias=True),
+    Convolution("dgrad"),
+    Convolution("fprop", up=2, bias=True),
+    Convolution("dgrad", up=2),
+)
 
 
 class Size(NamedTuple):
@@ -90,7 +101,13 @@ class Size(NamedTuple):
 
 DEPTH = 4  # of volumes
 SMALL = (Size(2, 24, 40, (9, 13)), Size(3, 16, 8, (10, 7)))  # against float64; ragged against every tile
-MEDIUM = (Size(8, 256, 320, (14, 14), 1), Size(6, 64, 72, (29, 30), 5), Size(70, 128, 128, (7, 7)))  # against XLA
+MEDIUM = (  # against XLA
+    Size(8, 256, 320, (14, 14), 1),
+    Size(6, 64, 72, (29, 30), 5),
+    Size(70, 128, 128, (7, 7)),
+    Size(8, 3, 64, (62, 64), 7),
+    Size(8, 64, 3, (32, 32)),
+)
 TYPICAL = (Size(4, 64, 64, (56, 56)), Size(32, 128, 128, (28, 28)), Size(64, 256, 256, (56, 56)))  # and timed
 
 
@@ -134,6 +151,7 @@ def problem(dtype: str, convolution: Convolution, size: Size) -> Product:
         compute_dtype=dtype,
         out_dtype=convolution.out_dtype or dtype,
         bias=convolution.bias,
+        residual=convolution.residual,
         activation=convolution.activation,
         outputs=convolution.outputs,
     )
@@ -143,7 +161,7 @@ def operands(product: Product, seed: int) -> list[jax.Array]:
     """Fresh random ones, scaled so that the sums are about 1."""
     rng = np.random.default_rng(seed)
     draw = lambda shape, scale: jnp.asarray(rng.standard_normal(shape, np.float32) * scale, product.compute_dtype)
-    scales = (1, 1 / np.sqrt(np.prod(product.operand_shapes[1][1:]), dtype=np.float32), 1)
+    scales = (1, 1 / np.sqrt(np.prod(product.operand_shapes[1][1:]), dtype=np.float32), 1, 1)
     return [draw(shape, scale) for shape, scale in zip(product.operand_shapes, scales, strict=False)]
 
 
@@ -156,7 +174,8 @@ def program(product: Product, implementation: str) -> jax.stages.Wrapped:
     if product.epilogue == "linear":
         return jax.jit(lambda x, w: [contract("fprop", x, w, op, product.out_dtype)])
     outs = [(name, product.out_dtype) for name in product.outputs]
-    return jax.jit(lambda *v: list(bind("affine", op, dict(zip("xwb", v, strict=False)), outs).values()))
+    names = "xw" + "b" * product.bias + "r" * product.residual
+    return jax.jit(lambda *v: list(bind("affine", op, dict(zip(names, v, strict=True)), outs).values()))
 
 
 @functools.cache

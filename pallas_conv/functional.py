@@ -29,11 +29,14 @@ type Ints = int | Sequence[int]
 type Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 
 
-def apply(x: Array, w: Array, b: Array | None, op: Op, out_dtype: np.dtype) -> Array:
-    """act(conv(x, w) + b) by the primitives. x: (*N, C, *in), w: (O, C // groups, *kernel), b: (O,) -> (*N, O, *out)."""
-    if b is None and op.activation is None:
+def apply(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
+    """act(conv(x, w) + b + r) by the primitives.
+
+    x: (*N, C, *in), w: (O, C // groups, *kernel), b: (O,), r: (*N, O, *out) -> (*N, O, *out).
+    """
+    if b is None and r is None and op.activation is None:
         return contract("fprop", x, w, op, out_dtype)  # bilinear: jax.linear_transpose works
-    return bind("affine", op, _operands(x, w, b), (("y", out_dtype),))["y"]
+    return bind("affine", op, _operands(x, w, b, r), (("y", out_dtype),))["y"]
 
 
 def make_op(
@@ -91,6 +94,7 @@ def conv(
     dilation: Ints = 1,
     groups: int = 1,
     padding_mode: str = "ZEROS",
+    residual: Array | None = None,
     activation: str | None = None,
     layout: str = "channels_first",
     precision: Any = None,
@@ -98,13 +102,14 @@ def conv(
     out_dtype: Any = None,
     implementation: Implementation | None = None,
 ) -> Array:
-    """activation(conv(x, w) + b). As in deep learning, the kernel is not flipped: a cross-correlation.
+    """activation(conv(x, w) + b + residual). As in deep learning, the kernel is not flipped: a cross-correlation.
 
     **Arguments:**
 
     - `x`: `(*N, C, *S)`, or `(*N, *S, C)` for `layout="channels_last"`, with any number of batch axes N and spatial axes S.
     - `w`: `(O, C // groups, *K)`, or `(*K, C // groups, O)`.
     - `b`: `(O,)` or None.
+    - `residual`: an array of the shape and dtype of the result, added before the activation; or None.
     - `stride`, `dilation`: an int, or one a spatial dimension.
     - `padding`: an int, ints or (before, after) pairs, one a spatial dimension, in elements; negative ones crop; or `"SAME"`,
         `"SAME_LOWER"`, `"VALID"`, `"CAUSAL"` (all of it before).
@@ -146,7 +151,8 @@ def conv(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    y = _conv(*_alike(x, w, b), op, out)
+    r = None if residual is None else _residual(residual, op, w, batch, layout, out)
+    y = _conv(*_alike(x, w, b, r), op, out)
     return channels_last(y, batch) if layout == "channels_last" else y
 
 
@@ -161,6 +167,7 @@ def conv_transpose(
     dilation: Ints = 1,
     groups: int = 1,
     padding_mode: str = "ZEROS",
+    residual: Array | None = None,
     activation: str | None = None,
     layout: str = "channels_first",
     precision: Any = None,
@@ -168,7 +175,7 @@ def conv_transpose(
     out_dtype: Any = None,
     implementation: Implementation | None = None,
 ) -> Array:
-    """activation(conv_transpose(x, w) + b), with the algebra of `equinox.nn.ConvTranspose`.
+    """activation(conv_transpose(x, w) + b + residual), with the algebra of `equinox.nn.ConvTranspose`.
 
     `stride`, `padding` and `dilation` are those of the convolution that it goes against. The kernel is **not** flipped and
     its channels are not exchanged: `w` is `(O, C // groups, *K)`, or `(*K, C // groups, O)`, with C the channels of x. For
@@ -210,7 +217,8 @@ def conv_transpose(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    y = _conv(*_alike(x, w, b), op, out)
+    r = None if residual is None else _residual(residual, op, w, batch, layout, out)
+    y = _conv(*_alike(x, w, b, r), op, out)
     return channels_last(y, batch) if layout == "channels_last" else y
 
 
@@ -236,38 +244,50 @@ def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") 
 # ---------------------------------------------------------------- the differentiable function
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _conv(x: Array, w: Array, b: Array | None, op: Op, out_dtype: np.dtype) -> Array:
-    return apply(x, w, b, op, out_dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _conv(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
+    return apply(x, w, b, r, op, out_dtype)
 
 
-def _conv_fwd(x: Array, w: Array, b: Array | None, op: Op, out_dtype: np.dtype) -> tuple[Array, tuple]:
+def _conv_fwd(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> tuple[Array, tuple]:
     """Binds the primitive, not `_conv`: forward over reverse mode then differentiates the primitive."""
     saved = saved_by(op.activation)
     outs = (("y", out_dtype),) + ((("z", out_dtype),) if saved == "z" else ())
-    r = bind("affine", op, _operands(x, w, b), outs)
-    return r["y"], (x, w, b, r.get(saved) if saved else None)
+    results = bind("affine", op, _operands(x, w, b, r), outs)
+    return results["y"], (x, w, b, r is not None, results.get(saved) if saved else None)
 
 
-def _conv_bwd(op: Op, out_dtype: np.dtype, residuals: tuple, ct: Array) -> tuple[Array, Array, Array | None]:
-    """All three cotangents: dead code elimination drops what nobody uses (symbolic zeros break checkpointed while loops)."""
-    x, w, b, a = residuals
-    wanted = (("dx", x.dtype), ("dw", w.dtype), *((("db", b.dtype),) if b is not None else ()))
-    grads = bwd(op, {"x": x, "w": w}, a, ct, wanted)
-    return grads["dx"], grads["dw"], grads.get("db")
+def _conv_bwd(op: Op, out_dtype: np.dtype, saved: tuple, ct: Array) -> tuple[Array, Array, Array | None, Array | None]:
+    """All cotangents: dead code elimination drops what nobody uses (symbolic zeros break checkpointed while loops)."""
+    x, w, b, added, a = saved
+    wanted = {"dx": x.dtype, "dw": w.dtype}
+    if b is not None:
+        wanted["db"] = b.dtype
+    if added:
+        wanted["dr"] = ct.dtype
+    grads = bwd(op, {"x": x, "w": w}, a, ct, wanted.items())
+    return grads["dx"], grads["dw"], grads.get("db"), grads.get("dr")
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _alike(x: Array, w: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+def _alike(*operands: Array | None) -> list[Array | None]:
     """Varying over the same axes of a shard_map, as the cotangents will: a custom_vjp does not sum them over devices itself."""
-    x, w, *rest = compat.match_varying_axes([x, w] if b is None else [x, w, b])
-    return x, w, rest[0] if rest else None
+    matched = iter(compat.match_varying_axes([t for t in operands if t is not None]))
+    return [None if t is None else next(matched) for t in operands]
 
 
-def _operands(x: Array, w: Array, b: Array | None) -> dict[str, Array]:
-    return {"x": x, "w": w} | ({} if b is None else {"b": b})
+def _residual(r: Any, op: Op, w: Array, batch: tuple[int, ...], layout: str, out_dtype: np.dtype) -> Array:
+    """Checked against the result, channels first."""
+    spatial, last = op.spec.out_spatial, layout == "channels_last"
+    shape = (*batch, *spatial, w.shape[0]) if last else (*batch, w.shape[0], *spatial)
+    r = arguments.residual(r, shape, out_dtype)
+    return channels_first(r, op.spec.ndim) if last else r
+
+
+def _operands(x: Array, w: Array, b: Array | None, r: Array | None) -> dict[str, Array]:
+    return {name: t for name, t in zip("xwbr", (x, w, b, r), strict=True) if t is not None}
 
 
 # ---------------------------------------------------------------- layouts

@@ -1,9 +1,9 @@
-"""Six primitives; every JAX transformation of a convolution with fused bias and activation ends in them.
+"""Six primitives; every JAX transformation of a convolution with fused bias, residual and activation ends in them.
 
-    affine   (x, w, b?)                    -> y, z?            y = act(z), z = conv(x, w) + b
-    tangent  (x?, w?, a?, dx?, dw?, db?)   -> y                act'(a) * (conv(dx, w) + conv(x, dw) + db)
-    bwd      (x?, w?, a?, ct)              -> dx?, dw?, db?    act'(a) * ct contracted with w, with x, with 1: reads ct once
-    fprop, dgrad, wgrad                                        the bare contractions: what remains when the sum has one term
+    affine   (x, w, b?, r?)                    -> y, z?               y = act(z), z = conv(x, w) + b + r
+    tangent  (x?, w?, a?, dx?, dw?, db?, dr?)  -> y                   act'(a) * (conv(dx, w) + conv(x, dw) + db + dr)
+    bwd      (x?, w?, a?, ct)                  -> dx?, dw?, db?, dr?  g = act'(a) * ct, contracted with w, x and 1; and g
+    fprop, dgrad, wgrad                                               the bare contractions: where the sum has one term
 
 The JVP of `affine` is one `tangent`; the transpose of that is one `bwd`, and theirs is `tangent` again. What has no fused
 form (second derivatives, odd vmaps) is `trilinear.formula` over the three bilinear primitives, which are closed under
@@ -42,7 +42,7 @@ type Arrays = dict[str, Array]
 
 PRIMITIVES = {name: Primitive(f"conv_{name}") for name in (*BILINEAR, "affine", "tangent", "bwd")}
 NAME_OF = {primitive: name for name, primitive in PRIMITIVES.items()}
-_OPERAND_ORDER = ("x", "ct", "w", "b", "a", "dx", "dw", "db")
+_OPERAND_ORDER = ("x", "ct", "w", "b", "r", "a", "dx", "dw", "db", "dr")
 
 
 # ---------------------------------------------------------------- binding
@@ -62,9 +62,10 @@ def contract(role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
 
 
 def tangent(op: Op, v: Mapping[str, Array], a: Array | None, t: Mapping[Any, Array], dtype: Any, like: Array) -> Array:
-    """act'(a) * (conv(dx, w) + conv(x, dw) + db) for the tangents in t: one equation, with only the operands it needs."""
-    if set(t) == {"db"}:  # no convolution in it: left to XLA
-        sum_ = jnp.broadcast_to(per_channel(op, t["db"], like.ndim), like.shape).astype(dtype)
+    """act'(a) * (conv(dx, w) + conv(x, dw) + db + dr) for the tangents in t: one equation, with the operands it needs."""
+    if not {"dx", "dw"} & set(t):  # no convolution in it: left to XLA
+        terms = [jnp.broadcast_to(per_channel(op, t["db"], like.ndim), like.shape)] if "db" in t else []
+        sum_ = _sum(*terms, t.get("dr")).astype(dtype)
         return sum_ if a is None else times_derivative(op, a, sum_)
     if a is None and set(t) == {"dx"}:
         return contract("fprop", t["dx"], v["w"], op, dtype)
@@ -80,8 +81,9 @@ def bwd(op: Op, v: Mapping[str, Array], a: Array | None, ct: Array, outs: Iterab
     want = dict(outs)
     op, operands = _with_saved(op, a)
     operands["ct"] = ct
-    if set(want) == {"db"}:  # a reduction: left to XLA
-        return {"db": sum_per_channel(op, gradient_at_sum(op, operands)).astype(want["db"])}
+    if not {"dx", "dw"} & set(want):  # no convolution in them: left to XLA
+        g = gradient_at_sum(op, operands)
+        return {n: (sum_per_channel(op, g) if n == "db" else g).astype(dtype) for n, dtype in want.items()}
     if a is None and set(want) == {"dx"}:
         return {"dx": contract("dgrad", ct, v["w"], op, want["dx"])}
     if a is None and set(want) == {"dw"}:
@@ -171,7 +173,7 @@ def _tangent_jvp(primals: Any, tangents: Any, *, op: Op, names: Names, outs: Out
     v, t = dict(zip(names, primals, strict=True)), _nonzero(names, tangents)
     ((_, dtype),) = outs
     y = bind("tangent", op, v, outs)["y"]
-    a, linear = v.get("a"), {n: v[n] for n in ("dx", "dw", "db") if n in v}
+    a, linear = v.get("a"), {n: v[n] for n in ("dx", "dw", "db", "dr") if n in v}
     by_linear = {n: dot for n, dot in t.items() if n in linear}
     by_primal = {f"d{n}": t[n] for n in "wx" if n in t}  # conv(dx, w.) + conv(x., dw): w and x in the role of tangents
     swapped = {n: v[f"d{n}"] for n in "xw" if f"d{n}" in v}
@@ -245,7 +247,7 @@ def _affine_transpose(op: Op, v: Arrays, cts: Arrays, want: dict[str, Any]) -> A
 
 
 def _tangent_transpose(op: Op, v: Arrays, cts: Arrays, want: dict[str, Any]) -> Arrays:
-    if not set(want) <= {"dx", "dw", "db"}:
+    if not set(want) <= {"dx", "dw", "db", "dr"}:
         raise _not_linear(want)
     return bwd(op, v, v.get("a"), cts["y"], tuple((n, aval.dtype) for n, aval in want.items()))
 
@@ -296,7 +298,7 @@ def _taylor(primitive: str, primals: Any, series: Any, *, op: Op, names: Names, 
 
 # ---------------------------------------------------------------- dead code
 
-_NEEDED_FOR = {"dx": {"w"}, "dw": {"x"}, "db": set()}
+_NEEDED_FOR = {"dx": {"w"}, "dw": {"x"}, "db": set(), "dr": set()}
 
 
 def _dce(primitive: str, used: list[bool], eqn: Any) -> tuple[list[bool], Any]:

@@ -60,7 +60,8 @@ class Product:
     out_dtype       what the result is stored in; sums are at least float32
     models          independent problems side by side (a leading axis on every operand), or None
     bias            fprop adds b: (O,)
-    activation      fprop applies it to the sum, bias included
+    residual        fprop adds r: (N, O, *out), in out_dtype
+    activation      fprop applies it to the sum, bias and residual included
     outputs         of fprop: "y" the activated sum, "z" the sum itself, in this order
     precision       None, or the jax.lax.Precision of both operands by name: "default", "high", "highest"
     """
@@ -74,24 +75,26 @@ class Product:
     out_dtype: str
     models: int | None = None
     bias: bool = False
+    residual: bool = False
     activation: str | None = None
     outputs: tuple[str, ...] = ("y",)
     precision: str | None = None
 
     @property
     def epilogue(self) -> str:
-        """What is fused onto the sum, for names: "linear", "bias", "bias_relu", "bias_silu_yz", ..."""
-        parts = [p for p in ("bias" if self.bias else None, self.activation) if p]
+        """What is fused onto the sum, for names: "linear", "bias", "bias_residual_relu", "bias_silu_yz", ..."""
+        parts = ["bias"] * self.bias + ["residual"] * self.residual + ([self.activation] if self.activation else [])
         if self.outputs not in (("y",), ("z",)):
             parts.append("".join(self.outputs))
         return "_".join(parts) or "linear"
 
     @property
     def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of x and w (fprop, then b if there is one), the cotangent and w (dgrad), or x and the cotangent (wgrad)."""
+        """Of x and w (fprop, then b and r if there are any), the cotangent and w (dgrad), or x and the cotangent (wgrad)."""
         spec, lead = self.spec, () if self.models is None else (self.models,)
         x = (*lead, self.batch, self.in_channels, *spec.in_spatial)
         y = (*lead, self.batch, self.out_channels, *spec.out_spatial)
         w = (*lead, self.out_channels, self.in_channels // spec.groups, *spec.kernel_spatial)
         b = ((*lead, self.out_channels),) if self.bias else ()
-        return {"fprop": (x, w, *b), "dgrad": (y, w), "wgrad": (x, y)}[self.role]
+        r = (y,) if self.residual else ()
+        return {"fprop": (x, w, *b, *r), "dgrad": (y, w), "wgrad": (x, y)}[self.role]

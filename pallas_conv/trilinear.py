@@ -5,8 +5,8 @@ Operands, channels first, with any number of leading axes (E: independent proble
     x: (*E, *N, C, *in)   w: (*E, O, C // groups, *kernel)   y: (*E, *N, O, *out)   b: (*E, O)
 
 An equation of a primitive is (primitive, op, names, outs): the static `Op`, the names of its operands, and the names and
-dtypes of its outputs. Names: x, w, b the primal operands; a what an activation saved (its y or z); ct a cotangent of y;
-dx, dw, db the (co)tangents of x, w, b.
+dtypes of its outputs. Names: x, w, b, r the primal operands, r being what is added to the sum like y (a residual); a what an
+activation saved (its y or z); ct a cotangent of y; dx, dw, db, dr the (co)tangents of x, w, b, r.
 """
 
 import dataclasses
@@ -30,7 +30,14 @@ BILINEAR: dict[str, tuple[tuple[str, str], str]] = {  # contraction -> (operands
     "dgrad": (("ct", "w"), "dx"),
     "wgrad": (("x", "ct"), "dw"),
 }
-SOURCES = {"y": ("x", "w"), "z": ("x", "w"), "dx": ("ct", "w"), "dw": ("x", "ct"), "db": ("ct",)}  # contracted from
+SOURCES = {  # what an output is contracted from
+    "y": ("x", "w"),
+    "z": ("x", "w"),
+    "dx": ("ct", "w"),
+    "dw": ("x", "ct"),
+    "db": ("ct",),
+    "dr": ("ct",),
+}
 
 
 def wider(a: Any, b: Any) -> np.dtype:
@@ -144,17 +151,19 @@ def gradient_at_sum(op: Op, v: Mapping[str, Array]) -> Array:
     return times_derivative(op, v["a"].astype(g.dtype), g) if "a" in v else g
 
 
-def add_bias(op: Op, s: Array, b: Array | None, dtype: Any) -> Array:
+def add_terms(op: Op, s: Array, b: Array | None, r: Array | None, dtype: Any) -> Array:
+    """Bias and residual onto the sum of products."""
     s = s.astype(wider(op.sum_dtype, dtype))
-    return s if b is None else s + per_channel(op, b.astype(s.dtype), s.ndim)
+    s = s if b is None else s + per_channel(op, b.astype(s.dtype), s.ndim)
+    return s if r is None else s + r.astype(s.dtype)
 
 
 def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract: Contract) -> list[Array]:
     """The outputs of an equation by its definition.
 
-    affine   y = act(z), z = conv(x, w) + b
-    tangent  y = act'(a) * (conv(dx, w) + conv(x, dw) + db)
-    bwd      g = act'(a) * ct, contracted with w, with x, with 1: dx, dw, db
+    affine   y = act(z), z = conv(x, w) + b + r
+    tangent  y = act'(a) * (conv(dx, w) + conv(x, dw) + db + dr)
+    bwd      g = act'(a) * ct, contracted with w, with x, with 1: dx, dw, db; and g itself: dr
 
     contract(role, a, b, op, dtype) is a lax program, a kernel, or a bind of the bilinear primitive.
     """
@@ -163,12 +172,12 @@ def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract
         return [contract(primitive, v[first], v[second], op, dtype)]
     results: dict[str, Callable[[], Array]]
     if primitive == "affine":
-        z = add_bias(op, contract("fprop", v["x"], v["w"], op, op.sum_dtype), v.get("b"), outs[0][1])
+        z = add_terms(op, contract("fprop", v["x"], v["w"], op, op.sum_dtype), v.get("b"), v.get("r"), outs[0][1])
         results = {"z": lambda: z, "y": lambda: z if op.activation is None else ACTIVATIONS[op.activation].f(z)}
     elif primitive == "tangent":
         pairs = [(v[a], v[b]) for a, b in (("dx", "w"), ("x", "dw")) if a in v and b in v]
         terms = [contract("fprop", a, b, op, op.sum_dtype) for a, b in pairs]
-        t = add_bias(op, sum(terms[1:], terms[0]), v.get("db"), outs[0][1])
+        t = add_terms(op, sum(terms[1:], terms[0]), v.get("db"), v.get("dr"), outs[0][1])
         results = {"y": lambda: times_derivative(op, v["a"], t) if "a" in v else t}
     else:
         g = gradient_at_sum(op, v)
@@ -177,6 +186,7 @@ def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract
             "dx": lambda: contract("dgrad", g, v["w"], op, dtypes["dx"]),
             "dw": lambda: contract("wgrad", v["x"], g, op, dtypes["dw"]),
             "db": lambda: sum_per_channel(op, g),
+            "dr": lambda: g,
         }
     return [results[name]().astype(dtype) for name, dtype in outs]
 
@@ -241,8 +251,9 @@ def products(primitive: str, op: Op, names: Names, outs: Outs, shapes: Sequence[
     if primitive in BILINEAR:
         return [product(primitive, op, shape, outs[0][1])]
     if primitive == "affine":
+        epilogue = {"bias": "b" in names, "residual": "r" in names, "activation": op.activation}
         wanted = tuple(n for n in ("y", "z") if n in dtypes)
-        return [product("fprop", op, shape, outs[0][1], bias="b" in names, activation=op.activation, outputs=wanted)]
+        return [product("fprop", op, shape, outs[0][1], outputs=wanted, **epilogue)]
     if primitive == "tangent":
         pairs = [{"x": shape[a], "w": shape[b]} for a, b in (("dx", "w"), ("x", "dw")) if a in shape and b in shape]
         return [product("fprop", op, pair, op.sum_dtype) for pair in pairs]

@@ -11,7 +11,8 @@ from pallas_conv.target import resolve
 from pallas_conv.verify.timing import Timing
 
 INTERPRET = execution._interpret
-RELU, STRIDED = doctor.CONVOLUTIONS[2], doctor.CONVOLUTIONS[8]
+RELU = doctor.Convolution("fprop", bias=True, activation="relu")
+STRIDED = doctor.Convolution("fprop", 2, bias=True)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ bit-identical parameters for the same key, same leaves, same results; and three 
 - `activation`: applied to the result, fused. None, or a name as in `pallas_conv.conv`.
 - `compute_dtype`: what input and weight are cast to and multiplied in, and the dtype of the result. None: as they are.
 - `implementation`: a name or a tuple of names, see `pallas_conv.implementation`. None follows that context.
+
+A call takes a `residual` too, which is added before the activation.
 """
 
 import inspect
@@ -50,23 +52,24 @@ def _constructor(stock: Any) -> Callable[..., None]:
 class _Layer:
     """What the eight layers share beyond equinox. A plain class: one of equinox's would reorder the fields."""
 
-    def __call__(self: Any, x: Array, *, key: Array | None = None) -> Array:
+    def __call__(self: Any, x: Array, *, key: Array | None = None, residual: Array | None = None) -> Array:
         """**Arguments:**
 
         - `x`: the input, of shape `(in_channels, dim_1, ..., dim_N)` and the dtype of the weight (any, with `compute_dtype`).
         - `key`: ignored; for compatibility with the rest of equinox.
+        - `residual`: an array of the shape and dtype of the result, added before the activation, fused; or None.
 
         **Returns:** an array of shape `(out_channels, new_dim_1, ..., new_dim_N)`.
 
-        **Raises:** `ValueError` for an input of another rank or number of channels, `TypeError` for one of another dtype or
-        that is no array, `UnsupportedError` where a strict `implementation` does not serve a product.
+        **Raises:** `ValueError` for an input or a residual of another shape, `TypeError` for one of another dtype or that is
+        no array, `UnsupportedError` where a strict `implementation` does not serve a product.
         """
         del key
         with jax.named_scope(f"pallas_conv.{type(self).__name__}"):
-            return _call(self, x)
+            return _call(self, x, residual)
 
 
-def _call(layer: Any, x: Array) -> Array:
+def _call(layer: Any, x: Array, residual: Array | None) -> Array:
     ndim = layer.num_spatial_dims
     x = arguments.array("x", x)
     if x.ndim != ndim + 1:
@@ -99,7 +102,9 @@ def _call(layer: Any, x: Array) -> Array:
         out_dtype=None,
         implementation=layer.implementation,
     )
-    return functional.apply(x, layer.weight, bias, op, out_dtype)
+    if residual is not None:
+        residual = arguments.residual(residual, (layer.weight.shape[0], *op.spec.out_spatial), out_dtype)
+    return functional.apply(x, layer.weight, bias, residual, op, out_dtype)
 
 
 def _bias(layer: Any) -> Array:

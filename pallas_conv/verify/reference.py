@@ -62,7 +62,7 @@ def _one(product: Product, *operands: np.ndarray) -> np.ndarray:
         out = np.zeros((n, c, *spec.in_spatial))
         out[inner] = grid[outer]
         return out
-    x, other, *bias = operands
+    x, other, *added = operands
     grid[outer] = x[inner]
     out = np.zeros(kernel if product.role == "wgrad" else (n, o, *spec.out_spatial))
     for tap, window in _windows(spec):
@@ -72,7 +72,8 @@ def _one(product: Product, *operands: np.ndarray) -> np.ndarray:
         else:
             out += (other[tap].reshape(g, o // g, c // g) @ part).reshape(out.shape)
     if product.role == "fprop":
-        out += bias[0].reshape(-1, *[1] * spec.ndim) if product.bias else 0
+        out += added[0].reshape(-1, *[1] * spec.ndim) if product.bias else 0
+        out += added[-1] if product.residual else 0
         out = out if product.outputs == ("z",) else ACTIVATIONS[product.activation](out)
     return out
 

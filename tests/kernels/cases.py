@@ -56,8 +56,8 @@ class Case:
         """Random operands of this name's own; the weights scaled so that the sums are about 1."""
         p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
         shapes = p.operand_shapes
-        scales = [1.0, 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)), 1.0]
-        dtypes = [p.compute_dtype, p.compute_dtype, "float32"]
+        scales = [1.0, 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)), 1.0, 1.0]
+        dtypes = [p.compute_dtype, p.compute_dtype, *["float32"] * p.bias, p.out_dtype]
         return [
             jnp.asarray(rng.standard_normal(shape) * scale, dtype)
             for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
@@ -65,11 +65,11 @@ class Case:
 
 
 @jax.jit(static_argnums=0)
-def baseline(p: Product, source: jax.Array, w: jax.Array, b: jax.Array | None = None) -> list[jax.Array]:
+def baseline(p: Product, source: jax.Array, w: jax.Array, *added: jax.Array) -> list[jax.Array]:
     """What a program without kernels makes of it: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
     if p.models is not None:
         one_model = functools.partial(baseline, dataclasses.replace(p, models=None))
-        return jax.vmap(one_model)(source, w, *([] if b is None else [b]))
+        return jax.vmap(one_model)(source, w, *added)
     s = p.spec
 
     def conv(x: jax.Array) -> jax.Array:
@@ -88,8 +88,10 @@ def baseline(p: Product, source: jax.Array, w: jax.Array, b: jax.Array | None = 
         x = jax.ShapeDtypeStruct((p.batch, p.in_channels, *s.in_spatial), source.dtype)
         return list(jax.linear_transpose(conv, x)(source))
     z = conv(source)
-    if b is not None:
-        z = z + b.astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
+    if p.bias:
+        z = z + added[0].astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
+    if p.residual:
+        z = z + added[-1]
     return [ACTIVATIONS[p.activation](z) if name == "y" and p.activation else z for name in p.outputs]
 
 
@@ -550,5 +552,75 @@ def small() -> list[Case]:
             "parts, 3-D, images together, several taps a step",
             p("fprop", 3, (32, 16), (2, 4, 8), (1, 1, 3), 1, (0, 0, 1), bias=True),
             c((2, 1, 4, 8), 16, bk=16, taps=2, stages=2, consumers=1, split=2),
+        ),
+        Case(
+            "three output channels 5x5, taps of one dimension as output channels, both outputs",
+            p("fprop", 2, (32, 3), (9, 11), 5, 1, (2, (1, 3)), bias=True, activation="silu", outputs=("y", "z")),
+            c((1, 8, 8), 16, bk=32, fold=1, stages=2),
+        ),
+        Case(
+            "3-D, transposed k3 s2 to one channel, all taps as output channels",
+            p("fprop", 2, (24, 1), (2, 3, 9), 3, 1, ((1, 2),) * 3, input_dilation=2, bias=True, activation="tanh"),
+            c((1, 1, 4, 16), 32, bk=32, fold=3, stages=2),
+        ),
+        Case(
+            "input gradient of a stem 7x7 s2, taps as output channels, odd sizes, cluster of two",
+            p("dgrad", 2, (3, 32), (11, 13), (3, 7), 2, (1, 3)),
+            c((1, 8, 8), 64, bk=32, fold=2, stages=2, cluster=2),
+        ),
+        Case(
+            "1-D, dilated, negative padding, taps as output channels, float32 as TF32, two models",
+            p("fprop", 2, (20, 2), (70,), 5, 1, ((-3, 9),), 3, dtype="float32", bias=True, models=2),
+            c((1, 64), 16, bk=16, fold=1, stages=2),
+        ),
+        Case(
+            "transposed k2 s3 with empty phases, taps as output channels, halo of the others, float32 result",
+            p("fprop", 1, (32, 3), (9, 8), (3, 2), 1, 1, input_dilation=(1, 3), out_dtype="float32", bias=True),
+            c((1, 8, 8), 16, bk=32, halo=True, fold=1, stages=2),
+        ),
+        Case(
+            "residual, ragged edges, more tiles than blocks",
+            p("fprop", 2, (32, 80), (9, 17), (3, 1), 1, (1, 0), bias=True, residual=True, activation="relu"),
+            c((1, 8, 8), 48, bk=32, stages=2),
+            num_sms=2,
+        ),
+        Case(
+            "residual without bias, both outputs through three buffers, two blocks on an SM",
+            p("fprop", 1, (32, 64), (9, 10), 3, 1, 1, residual=True, activation="gelu", outputs=("y", "z")),
+            c((1, 8, 8), 64, bk=32, stages=2, consumers=1, blocks=2, out_bufs=3),
+            num_sms=2,
+        ),
+        Case(
+            "residual of a transposed convolution, odd channels and sizes, float32 result, cluster of two",
+            p(
+                "fprop",
+                2,
+                (16, 21),
+                (5, 6),
+                (3, 2),
+                1,
+                1,
+                input_dilation=2,
+                out_dtype="float32",
+                bias=True,
+                residual=True,
+                activation="silu",
+            ),
+            c((1, 8, 8), 32, bk=16, stages=2, cluster=2),
+        ),
+        Case(
+            "residual, 3-D, one image a box, tiles past the last image, three models",
+            p("fprop", 3, (16, 16), (2, 3, 5), 3, 1, 1, residual=True, models=3),
+            c((1, 1, 4, 16), 16, bk=16, stages=2),
+        ),
+        Case(
+            "residual of parts, groups",
+            p("fprop", 2, (96, 80), (9, 8), 3, 2, 1, groups=2, bias=True, residual=True, activation="tanh"),
+            c((1, 8, 8), 48, bk=16, stages=2, split=2),
+        ),
+        Case(
+            "residual of folded taps, f16",
+            p("fprop", 2, (32, 3), (9, 11), 3, 1, 1, dtype="float16", residual=True, activation="sigmoid"),
+            c((1, 8, 8), 32, bk=32, fold=2, stages=2),
         ),
     ]

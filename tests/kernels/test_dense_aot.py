@@ -33,6 +33,12 @@ LAYERS = {
     "volume": p("fprop", 2, (64, 64), (64, 64, 64), 3, 1, 1, bias=True),
     "volume_s2": p("fprop", 2, (64, 128), (64, 64, 64), 3, 2, 1),
     "volume_up_k2s2": p("fprop", 2, (128, 64), (32, 32, 32), 2, 1, 1, input_dilation=2, bias=True),
+    "residual_relu": p("fprop", 64, (256, 256), (56, 56), 3, 1, 1, bias=True, residual=True, activation="relu"),
+    "residual_gelu_yz": p(
+        "fprop", 16, (512, 512), (64, 64), 3, 1, 1, residual=True, activation="gelu", outputs=("y", "z")
+    ),
+    "residual_volume": p("fprop", 2, (64, 64), (64, 64, 64), 3, 1, 1, bias=True, residual=True, out_dtype="float32"),
+    "to_rgb": p("fprop", 16, (64, 3), (256, 256), 3, 1, 1, bias=True, activation="tanh"),
     "float32_result": p("fprop", 16, (320, 320), (64, 64), 3, 1, 1, out_dtype="float32", bias=True, activation="tanh"),
 }
 
@@ -46,7 +52,8 @@ FEW_TILES = {
 
 
 def check(product, cfg):
-    args = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
+    dtypes = [product.compute_dtype] * (2 + product.bias) + [product.out_dtype] * product.residual
+    args = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
     compiled, used = aot.resources("h100", functools.partial(launch, product, cfg), *args)
     name = support.kernel_name(product)
     assert used.kernels == 1
@@ -119,19 +126,30 @@ def test_every_dense_layer_of_the_suite(name):
     check(SUITE[name], config.choose(SUITE[name]))
 
 
+def largest(residual: bool) -> dict[str, config.Config]:
+    """Tiles of as many accumulators as a warpgroup may have."""
+    width = 96 if residual else 128
+    return {
+        "128": config.Config((1, 8, 16), width, stages=3),
+        "64": config.Config((1, 8, 8), 2 * width, stages=3),
+        "halo": config.Config((1, 4, 32), width, stages=2, halo=True),
+    }
+
+
+@pytest.mark.parametrize("tile", largest(residual=True))
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
+def test_the_largest_tiles_with_everything_fused_fit_in_registers(out_dtype, tile):
+    kind = {"activation": "gelu", "outputs": ("y", "z"), "out_dtype": out_dtype}
+    product = p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, residual=True, **kind)
+    check(product, largest(residual=True)[tile])
+
+
 @pytest.mark.extended
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("outputs", support.OUTPUTS)
 @pytest.mark.parametrize("activation", support.ACTIVATIONS)
-@pytest.mark.parametrize(
-    "cfg",
-    [
-        config.Config((1, 8, 16), 128, stages=3),
-        config.Config((1, 8, 8), 256, stages=3),
-        config.Config((1, 4, 32), 128, stages=2, halo=True),
-    ],
-    ids=["128x128", "64x256", "halo"],
-)
-def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, cfg):
-    kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype}
-    check(p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, **kind), cfg)
+@pytest.mark.parametrize("tile", largest(residual=False))
+def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, residual, tile):
+    kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype, "residual": residual}
+    check(p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, **kind), largest(residual)[tile])

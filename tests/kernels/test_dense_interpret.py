@@ -117,6 +117,7 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
         "input gradient of stride 3, 1x1: phases without taps are zero, odd sizes",
         "three groups, s2",
         "stem 7x7 s2, taps as channels, odd width",
+        "three output channels 5x5, taps of one dimension as output channels, both outputs",
         "3-D, several taps a step past the last image",
     ],
 )
@@ -214,7 +215,8 @@ def generated(seed: int) -> Case:
         epilogue = {}
         if role == "fprop":
             outputs = pick(support.OUTPUTS)
-            epilogue = {"bias": pick((True, False)), "activation": pick(support.ACTIVATIONS), "outputs": outputs}
+            epilogue = {"bias": pick((True, False)), "residual": pick((True, False, False))}
+            epilogue |= {"activation": pick(support.ACTIVATIONS), "outputs": outputs}
         p = cases.product(
             role,
             rng.randint(1, 3) if rng.random() < 0.8 else rng.randint(32, 70),
@@ -240,6 +242,7 @@ def generated(seed: int) -> Case:
             taps=pick((1, 1, 2, 3)),
             halo=pick((True, False)),
             unfold=pick((True, False)) and p.in_channels + p.out_channels < 40,
+            fold=pick((0, 1, nd)) if p.in_channels + p.out_channels < 60 else 0,
             stages=pick((2, 3)),
             consumers=pick((1, 2)),
             cluster=pick((1, 1, 2)),

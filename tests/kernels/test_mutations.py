@@ -35,10 +35,11 @@ FLIPPED = Case(
     Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
     num_sms=2,
 )
+ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.replace(MUTANT.product, residual=True))
 REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
-@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED], ids=str)
+@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING], ids=str)
 def test_unbroken(case):
     prove(case)
 
@@ -91,7 +92,7 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
 
 
 def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
-    monkeypatch.setattr(dense, "_reordered", lambda w, axis, order: w)
+    monkeypatch.setattr(dense, "reordered", lambda w, axis, order: w)
     with pytest.raises(AssertionError, match="right=False"):
         prove(FLIPPED)
 
@@ -114,6 +115,31 @@ def test_a_staging_buffer_overwritten_too_early_is_a_race(monkeypatch):
     monkeypatch.setattr(mosaic, "wait_smem_to_gmem", only_the_last)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(MUTANT)
+
+
+def test_a_residual_that_is_not_waited_for(monkeypatch):
+    within(monkeypatch, "_store", barrier_wait=nothing)
+    with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
+        prove(ADDING)
+
+
+def test_a_residual_loaded_over_what_is_still_being_stored_is_a_race(monkeypatch):
+    copy, wait, waited = mosaic.copy_gmem_to_smem, mosaic.wait_smem_to_gmem, []
+
+    def not_before_a_load(n, wait_read_only=False):
+        if wait_read_only:
+            waited.append(n)
+        else:
+            wait(n)
+
+    def load_then_wait(*args, **how):
+        copy(*args, **how)
+        while waited:
+            wait(waited.pop(), wait_read_only=True)
+
+    within(monkeypatch, "_store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait)
+    with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
+        prove(ADDING)
 
 
 def test_a_kernel_that_leaves_stores_behind_is_refused_and_the_next_one_runs(monkeypatch):

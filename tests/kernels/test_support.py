@@ -1,5 +1,6 @@
 """What is served, what is not and why, and what things are called."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -110,6 +111,11 @@ def test_what_is_chosen_is_legal(case):
         ({"split": 0}, "split"),
         ({"halo": True, "box": (2, 8, 4)}, "one image"),
         ({"unfold": True, "problem": {"role": "dgrad", "stride": 2}}, "one output phase"),
+        ({"fold": 3}, "of 2"),
+        ({"fold": 1, "problem": {"stride": 2}}, "without a stride"),
+        ({"fold": 1, "split": 2}, "split"),
+        ({"fold": 2, "unfold": True}, "unfold"),
+        ({"fold": 2, "problem": {"batch": 2**16, "size": (32, 32)}}, "sums"),
         ({"box": (2, 1, 4, 8), "problem": {"size": (9, 9, 9), "stride": 2}}, "one image"),
     ],
 )
@@ -129,6 +135,18 @@ def test_few_tiles_are_split():
     many = config.Problem.of(product(channels=(1024, 256), batch=256))
     assert {cfg.split for cfg in config.candidates(many)} == {1}
     assert config.workspace_bytes(many, config.best(many)) == 0
+
+
+def test_few_output_channels_are_folded():
+    few = config.Problem.of(product(channels=(128, 3), size=(32, 32), batch=128, input_dilation=2))
+    cfg = config.best(few)
+    assert cfg.fold > 0
+    unfolded = min(config.estimate(few, other).clocks for other in config.candidates(few) if not other.fold)
+    assert config.estimate(few, cfg).clocks < 0.7 * unfolded
+    sums = few.K * (9 if cfg.fold == 2 else 3)
+    assert config.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.fold == 2 else 63) * sums
+    enough = dataclasses.replace(few, K=16)
+    assert {cfg.fold for cfg in config.candidates(enough)} == {0}
 
 
 def test_importing_the_room_imports_no_pallas():

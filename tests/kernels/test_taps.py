@@ -77,6 +77,25 @@ def test_columns_are_what_the_taps_read(seed):
         assert sorted(dim.unfolded().pairs()) == [(o, o, 0) for o in range(dim.out_size)]
 
 
+@SEEDS
+def test_shifts_are_where_the_taps_meet(seed):
+    for line in lines(seed, 1000):
+        dim = line.dim()
+        if dim.in_stride > 1:
+            with pytest.raises(ValueError, match="stride"):
+                dim.folded()
+            continue
+        found = sorted(
+            (o, q + shift, dim.order[tap])
+            for p in range(dim.out_stride)
+            for tap, shift in dim.shifts(p)
+            for q, o in enumerate(range(p, dim.out_size, dim.out_stride))
+            if 0 <= q + shift < dim.in_size
+        )
+        assert found == sorted(line.definition()), line
+        assert sorted(dim.folded().pairs()) == [(j, j, 0) for j in range(dim.in_size)]
+
+
 @pytest.mark.parametrize("case", cases.small(), ids=str)
 def test_the_dims_of_a_product_are_its_geometry(case):
     spec = case.product.spec

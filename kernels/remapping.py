@@ -1,0 +1,116 @@
+"""What XLA does around the dense kernel where taps are mapped to channels (Config.unfold, fold), or parts of them are added.
+
+Both mappings are for channels too few for a tensor core: taps become input channels by gathering what each of them reads
+(im2col), or output channels by multiplying every pixel with all of them and adding what meets (col2im).
+"""
+
+import functools
+import math
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from .config import Config
+from .epilogue import Epilogue
+from .taps import Dim
+
+
+def prepared(x: Array, w: Array, dims: tuple[Dim, ...], cfg: Config) -> tuple[Array, Array]:
+    """[N, *in, G, C] and [*kernel, G, K, C], as Problem.under(cfg) describes them."""
+    if cfg.unfold:
+        return _unfold_pixels(x, dims[-1]), _unfold_weights(w, dims[-1])
+    if cfg.fold:
+        return x, _fold_weights(w, dims[-cfg.fold :])
+    return x, w
+
+
+def finished(
+    sums: Array,
+    dims: tuple[Dim, ...],
+    cfg: Config,
+    bias: Array | None,
+    residual: Array | None,
+    epilogue: Epilogue,
+    out_dtype: DTypeLike,
+) -> list[Array]:
+    """The kernel's float32 sums -> [N, *out, G, K] per output: all that belongs together added, then as the epilogue does."""
+    z = _add_taps(sums, dims, cfg.fold) if cfg.fold else _add_parts(sums, cfg.split)
+    z = z if bias is None else z + bias[(None,) * (z.ndim - 2)]
+    z = z if residual is None else z + residual.astype(z.dtype)
+    outs = dict(epilogue(z, out_dtype))
+    return [outs[i] for i in range(len(outs))]
+
+
+def _unfold_pixels(x: Array, dim: Dim) -> Array:
+    """[N, *in, G, C] -> [N, *in[:-1], out, G, taps C]: what each tap of the last dimension reads."""
+    columns, axis = dim.columns(), x.ndim - 3
+    low, high = max(0, -columns[0][0]), max(0, columns[-1][1] - dim.in_size)
+    x = pad(x, [(0, 0)] * axis + [(low, high), (0, 0), (0, 0)])
+    return jnp.concatenate([lax.slice_in_dim(x, low + j, low + end, stride, axis) for j, end, stride in columns], -1)
+
+
+def _unfold_weights(w: Array, dim: Dim) -> Array:
+    """[*kernel, G, K, C] -> [*kernel[:-1], 1, G, K, taps C]."""
+    w = jnp.moveaxis(reordered(w, w.ndim - 4, dim.order), -4, -2)
+    return w.reshape(*w.shape[:-4], 1, *w.shape[-4:-2], -1)
+
+
+def _fold_weights(w: Array, folded: tuple[Dim, ...]) -> Array:
+    """[*kernel, G, K, C] -> [*kept, *(1 for each folded), G, taps K, C]."""
+    kept = w.ndim - 3 - len(folded)
+    for i, d in enumerate(folded):
+        w = reordered(w, kept + i, d.order)
+    w = jnp.moveaxis(w, w.ndim - 3, kept)
+    return w.reshape(*w.shape[:kept], *(1,) * len(folded), w.shape[kept], -1, w.shape[-1])
+
+
+def _add_taps(sums: Array, dims: tuple[Dim, ...], fold: int) -> Array:
+    """[N, *in, G, taps K] -> [N, *out, G, K], for the last dimensions."""
+    taps = [len(d.order) for d in dims[-fold:]]
+    sums = sums.reshape(*sums.shape[:-1], *taps, sums.shape[-1] // math.prod(taps))
+    for axis in range(len(dims), len(dims) - fold, -1):
+        sums = _add_taps_along(sums, dims[axis - 1], axis)
+    return sums
+
+
+def _add_taps_along(sums: Array, dim: Dim, axis: int) -> Array:
+    """[..., in, ..., taps, K] -> [..., out, ..., K]."""
+    phases = []
+    for p in range(dim.out_stride):
+        terms = [_rows(lax.index_in_dim(sums, t, -2, False), axis, shift, dim.rows) for t, shift in dim.shifts(p)]
+        shape = (*sums.shape[:axis], dim.rows, *sums.shape[axis + 1 : -2], sums.shape[-1])
+        phases.append(functools.reduce(jnp.add, terms) if terms else jnp.zeros(shape, sums.dtype))
+    out = jnp.stack(phases, axis + 1)
+    out = out.reshape(*out.shape[:axis], dim.rows * dim.out_stride, *out.shape[axis + 2 :])
+    return lax.slice_in_dim(out, 0, dim.out_size, axis=axis)
+
+
+def _rows(a: Array, axis: int, start: int, count: int) -> Array:
+    """So many entries along an axis, zeros where there are none."""
+    first, last = (min(max(at, 0), a.shape[axis]) for at in (start, start + count))
+    before = min(max(-start, 0), count)
+    widths = [(0, 0)] * a.ndim
+    widths[axis] = (before, count - before - (last - first))
+    return pad(lax.slice_in_dim(a, first, last, axis=axis), widths)
+
+
+def _add_parts(sums: Array, split: int) -> Array:
+    """[N, *out, split G, K] -> [N, *out, G, K]."""
+    sums = sums.reshape(*sums.shape[:-2], split, -1, sums.shape[-1])
+    return functools.reduce(jnp.add, [sums[..., part, :, :] for part in range(split)])  # jnp.sum promises no order
+
+
+def reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
+    """Slices, not a gather: its indices would be a constant, which a partitioned call cannot close over."""
+    taps = tuple(range(w.shape[axis]))
+    if order == taps:
+        return w
+    if order == taps[::-1]:
+        return jnp.flip(w, axis)
+    return jnp.concatenate([lax.slice_in_dim(w, t, t + 1, axis=axis) for t in order], axis)
+
+
+def pad(a: Array, widths: list[tuple[int, int]]) -> Array:
+    """jnp.pad with zeros, if there is anything to pad."""
+    return jnp.pad(a, widths) if any(map(any, widths)) else a
