@@ -30,7 +30,7 @@ class Config:
     """How the dense kernel is tiled.
 
     box        (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
-    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators a warpgroup, or with a residual 128 * 96
+    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators, with a residual 128 * 96
     bk         channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
     taps       taps of the last dimension loaded in one step (for few channels)
     halo       load the pixels of all taps of the first tiled dimension once
