@@ -31,6 +31,7 @@ class Equation:
     names: Names
     outs: Outs
     no_kernels: str | None = None  # why none may run here, whatever they support
+    divided: bool = False  # by XLA over several devices, whose images a loop over blocks of them would gather
 
     def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
         """The bare product of this equation in a role."""
@@ -66,7 +67,7 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
         (chosen,) = plans(equation, target, [t.shape for t in args])
         if chosen.implementation != "xla":
             return _run_kernel(equation, chosen, *args)
-        contract = functools.partial(_run_lax, chosen)  # one choice for the product and what is fused onto it
+        contract = functools.partial(_run_lax, equation, chosen)  # one choice for the product and what is fused onto it
     return trilinear.formula(equation.primitive, equation.op, v, equation.outs, contract)
 
 
@@ -75,14 +76,14 @@ def _run_product(equation: Equation, target: Target, role: str, a: Array, b: Arr
     part = equation.contraction(role, op, dtype)
     (chosen,) = plans(part, target, [a.shape, b.shape])
     if chosen.implementation == "xla":
-        return _run_lax(chosen, role, a, b, op, dtype)
+        return _run_lax(equation, chosen, role, a, b, op, dtype)
     return _run_kernel(part, chosen, a, b)[0]
 
 
-def _run_lax(chosen: Plan, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
+def _run_lax(equation: Equation, chosen: Plan, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
     with jax.named_scope(chosen.scope):
         wide_sums = not rounds_once(chosen.product, chosen.target)
-        cache = formulations.cache(chosen.target)
+        cache = None if equation.divided else formulations.cache(chosen.target)
         return formulations.contract(str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums, cache=cache)
 
 

@@ -16,12 +16,13 @@ from .target import Target, from_device, from_device_kind
 
 
 def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: Any) -> Any:
-    """The rule of a primitive; platform None is whatever the module is lowered for."""
+    """The rule of a primitive on a platform; None: on any other, or several others together."""
     if platform == "cuda":  # Mosaic refuses modules of several platforms; this rule runs only inside the CUDA branch
         ctx = ctx.replace(module_context=ctx.module_context.replace(platforms=("cuda",)))
         target = _gpu(ctx)
     else:
-        target = Target(platform or ctx.module_context.platforms[0])
+        several = ctx.platforms or ctx.module_context.platforms  # an export may be for more than one
+        target = Target(platform or "+".join(several))
     program = distribute(Equation(primitive, **params), target, ctx)
     return mlir.lower_fun(program, multiple_results=True)(ctx, *args)
 
@@ -36,8 +37,8 @@ def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     local = _local(target)
     if not mesh.empty and mesh.explicit_axes:
         return partitioning.on_explicit_mesh(equation, local, ctx.avals_in)
-    if not any(p.implementation == "mosaic" for p in chosen):
-        return functools.partial(local, equation)  # XLA partitions lax programs, and callbacks to the interpreter
+    if not any(p.implementation == "mosaic" for p in chosen):  # XLA partitions lax programs, and callbacks
+        return functools.partial(local, dataclasses.replace(equation, divided=_several_devices(context)))
     if _cannot_partition(ctx, context):
         reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
         return functools.partial(local, dataclasses.replace(equation, no_kernels=reason))
@@ -58,8 +59,13 @@ def _cannot_partition(ctx: Any, context: Any) -> bool:
     """Partially manual shard_map, and export for several devices, cannot carry custom_partitioning."""
     if isinstance(context, mlir.SPMDAxisContext) and set(context.manual_axes) != set(context.mesh.axis_names):
         return True
-    several = (getattr(context, "num_devices", 1) or 1) > 1
-    return several and (not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export)
+    return _several_devices(context) and (
+        not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export
+    )
+
+
+def _several_devices(context: Any) -> bool:
+    return (getattr(context, "num_devices", 1) or 1) > 1
 
 
 def _gpu(ctx: Any) -> Target:
@@ -78,4 +84,5 @@ def register() -> None:
     for name, primitive in PRIMITIVES.items():
         compat.allow_partitioning(primitive)
         mlir.register_lowering(primitive, functools.partial(lower, name, None))
-        mlir.register_lowering(primitive, functools.partial(lower, name, "cuda"), platform="cuda")
+        for platform in ("cpu", "cuda"):
+            mlir.register_lowering(primitive, functools.partial(lower, name, platform), platform=platform)

@@ -105,8 +105,7 @@ def plan(product: Product, target: Target, preferences: Sequence[str], no_kernel
 
 
 def _trust(product: Product, target: Target) -> trust.Verdict:
-    tile = config.choose(product, target.num_sms or _DEFAULT_SMS)
-    return trust.verdict(product, target, tile.path)
+    return trust.verdict(product, target, lambda: config.choose(product, target.num_sms or _DEFAULT_SMS).path)
 
 
 def _interpreter_reasons(product: Product) -> list[str]:

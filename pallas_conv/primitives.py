@@ -65,7 +65,8 @@ def tangent(op: Op, v: Mapping[str, Array], a: Array | None, t: Mapping[Any, Arr
     """act'(a) * (conv(dx, w) + conv(x, dw) + db + dr) for the tangents in t: one equation, with the operands it needs."""
     if not {"dx", "dw"} & set(t):  # no convolution in it: left to XLA
         terms = [jnp.broadcast_to(per_channel(op, t["db"], like.ndim), like.shape)] if "db" in t else []
-        sum_ = _sum(*terms, t.get("dr")).astype(dtype)
+        terms += [t["dr"]] if "dr" in t else []
+        sum_ = _sum(*[term.astype(dtype) for term in terms])
         return sum_ if a is None else times_derivative(op, a, sum_)
     if a is None and set(t) == {"dx"}:
         return contract("fprop", t["dx"], v["w"], op, dtype)
@@ -240,7 +241,9 @@ def _not_linear(want: Iterable[str]) -> NotImplementedError:
 
 def _affine_transpose(op: Op, v: Arrays, cts: Arrays, want: dict[str, Any]) -> Arrays:
     """jax.linear_transpose by the user."""
-    if op.activation is not None or {"x", "w"} <= set(want):
+    if op.activation is not None:
+        raise NotImplementedError(f"a convolution with activation {op.activation!r} is not linear: it has no transpose")
+    if {"x", "w"} <= set(want):
         raise _not_linear(want)
     grads = bwd(op, v, None, _sum(*cts.values()), tuple((f"d{n}", aval.dtype) for n, aval in want.items()))
     return {n[1:]: g for n, g in grads.items()}

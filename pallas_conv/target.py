@@ -5,7 +5,7 @@ import functools
 
 import jax
 
-# (compute capability, streaming multiprocessors), by a part of the device kind; longer names first.
+# (compute capability, streaming multiprocessors), by a part of the device kind.
 _GPUS = {
     "GH200": ((9, 0), 132),
     "GB200": ((10, 0), 148),

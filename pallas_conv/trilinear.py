@@ -41,8 +41,10 @@ SOURCES = {  # what an output is contracted from
 
 
 def wider(a: Any, b: Any) -> np.dtype:
-    """The one with more bytes (jnp.promote_types raises under strict promotion)."""
+    """The one with more bytes; of two kinds of 16 bits, float32 (jnp.promote_types raises under strict promotion)."""
     a, b = jnp.dtype(a), jnp.dtype(b)
+    if a != b and a.itemsize == b.itemsize < 4:
+        return jnp.dtype(jnp.float32)
     return a if a.itemsize >= b.itemsize else b
 
 
@@ -146,8 +148,8 @@ def times_derivative(op: Op, a: Array, t: Array) -> Array:
 
 
 def gradient_at_sum(op: Op, v: Mapping[str, Array]) -> Array:
-    """The cotangent of the sum, g = act'(a) * ct, in the accumulator's dtype."""
-    g = v["ct"].astype(op.accumulator_dtype)
+    """The cotangent of the sum, g = act'(a) * ct, in the accumulator's dtype, or its own if that is wider."""
+    g = v["ct"].astype(wider(op.accumulator_dtype, v["ct"].dtype))
     return times_derivative(op, v["a"].astype(g.dtype), g) if "a" in v else g
 
 
@@ -181,10 +183,12 @@ def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract
         results = {"y": lambda: times_derivative(op, v["a"], t) if "a" in v else t}
     else:
         g = gradient_at_sum(op, v)
+        real_sum = not jnp.issubdtype(op.compute_dtype, jnp.complexfloating)  # though its bias may be complex
+        of_sum = g.real if real_sum else g
         dtypes = dict(outs)
         results = {
-            "dx": lambda: contract("dgrad", g, v["w"], op, dtypes["dx"]),
-            "dw": lambda: contract("wgrad", v["x"], g, op, dtypes["dw"]),
+            "dx": lambda: contract("dgrad", of_sum, v["w"], op, dtypes["dx"]),
+            "dw": lambda: contract("wgrad", v["x"], of_sum, op, dtypes["dw"]),
             "db": lambda: sum_per_channel(op, g),
             "dr": lambda: g,
         }
@@ -202,7 +206,6 @@ def precision_name(precision: Any) -> str | None:
     synonyms = {
         "bfloat16": "default",
         "fastest": "default",
-        "tensorfloat32": "high",
         "bfloat16_3x": "high",
         "float32": "highest",
     }

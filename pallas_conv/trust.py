@@ -10,11 +10,13 @@ A record file is JSON:
 Shipped ones lie in `records/` beside this file; `python -m pallas_conv doctor` writes the user's own.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,8 +50,11 @@ def useful_macs(product: Product) -> int:
     return images * channels * visits * math.prod(spec.kernel_spatial)
 
 
-def verdict(product: Product, target: Target, path: str) -> Verdict:
-    """May `auto` take the kernel for this product on this device, on this path through it (`Config.path`)?"""
+def verdict(product: Product, target: Target, path: Callable[[], str]) -> Verdict:
+    """May `auto` take the kernel for this product on this device, on this path through it (`Config.path`)?
+
+    Paths take a while to choose, and are asked for only where the variant is on record.
+    """
     variant = support.variant(product)
     here = [
         (file, record)
@@ -70,8 +75,10 @@ def verdict(product: Product, target: Target, path: str) -> Verdict:
     file, entry = entries[-1]
     if not entry["correct"]:
         return Verdict(False, f"wrong on this device, says the record {file.name}")
-    if path not in entry["paths"]:
-        return Verdict(False, f"unproven on this device: tiles of this kind ({path}) are not in the record {file.name}")
+    if (taken := path()) not in entry["paths"]:
+        return Verdict(
+            False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}"
+        )
     timings = [t for t in entry["timings"] if t["source"] == "cupti"]  # the clock measures launches, too
     if not timings:
         return Verdict(False, f"not timed on this device, says the record {file.name}")
@@ -98,12 +105,14 @@ def _records(include_user: bool) -> list[tuple[pathlib.Path, dict[str, Any]]]:
     """Shipped records, then the user's own, which overrule them."""
     folders = [(SHIPPED, True)]
     if include_user:
-        folders.append((env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE, False))
+        with contextlib.suppress(RuntimeError):  # no home, no records
+            folders.append((env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE, False))
     found = []
     for folder, shipped in folders:
         for path in sorted(folder.glob("*.json")):
-            if (record := _load(path, path.stat().st_mtime_ns, shipped)) is not None:
-                found.append((path, record))
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+                if (record := _load(path, path.stat().st_mtime_ns, shipped)) is not None:
+                    found.append((path, record))
     return found
 
 

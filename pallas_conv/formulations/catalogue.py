@@ -392,8 +392,11 @@ def _spread(s: Sizes) -> float:
 def serving(product: Product) -> list[Formulation]:
     """The formulations of a product beside stock's.
 
-    None where there is nothing to compute, no canonical form, no spatial axis, or an extent that export left open.
+    None where there is nothing to compute, no canonical form, no spatial axis, or an extent that export left open; and none
+    for integers, which wrap around in stock's program.
     """
+    if not jnp.issubdtype(product.compute_dtype, jnp.inexact):
+        return []
     models = 1 if product.models is None else product.models
     sizes = (product.batch, models, product.in_channels, product.out_channels, *product.spec.in_spatial)
     if product.spec.ndim == 0 or not all(isinstance(n, int) for n in sizes):

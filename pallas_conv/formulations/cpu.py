@@ -9,7 +9,7 @@ from ..spec import Product
 from . import catalogue
 from .catalogue import CROPPED, STOCK, Sizes
 from .library import misread_on_cpu
-from .rules import Rule
+from .rules import Rule, first
 
 CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
@@ -29,11 +29,9 @@ def choose(product: Product) -> tuple[str, str]:
     served = {f.name: f for f in catalogue.serving(product)}
     if served:
         s = Sizes.of(product)
-        for rule in GROUPED if s.spec.groups > 1 else DENSE:
-            if rule.applies(s) and (s.spec.groups > 1 or s.useful_flops >= TINY):
-                for name in rule.formulations:
-                    if name in served and _fits(served[name], product):
-                        return name, rule.why
+        rules = GROUPED if s.spec.groups > 1 else DENSE if s.useful_flops >= TINY else ()
+        if found := first(rules, s, lambda name: name in served and _fits(served[name], product)):
+            return found
     if misread_on_cpu(product.role, product.spec):
         return (
             CROPPED,
@@ -170,13 +168,21 @@ DENSE = (
         ("im2col",),
         "3-D windows that hardly overlap, or few channels of them: columns and a matrix product",
     ),
-    Rule(lambda s: s.slides, ("depth_to_channels",), "3-D as one 2-D convolution: XLA's own 3-D one is slow"),
+    Rule(
+        lambda s: s.slides and s.spec.ndim == 3,
+        ("depth_to_channels",),
+        "3-D as one 2-D convolution: XLA's own 3-D one is slow",
+    ),
     Rule(
         lambda s: s.correlates and s.spec.ndim == 3 and s.group_out > WIDE,
         ("matmul_per_tap",),
         "3-D with many output channels: one matrix product a tap",
     ),
-    Rule(lambda s: s.correlates, ("depth_to_channels_wgrad",), "3-D as one 2-D convolution: XLA's own 3-D one is slow"),
+    Rule(
+        lambda s: s.correlates and s.spec.ndim == 3,
+        ("depth_to_channels_wgrad",),
+        "3-D as one 2-D convolution: XLA's own 3-D one is slow",
+    ),
     Rule(
         lambda s: s.slides and s.group_in <= FEW and s.group_out <= FEW,
         ("multiply_add",),

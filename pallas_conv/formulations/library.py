@@ -44,7 +44,7 @@ def stock(role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) ->
 
 
 def cropped(role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
-    """Stock's program after a pad of the dimensions that XLA would misread."""
+    """Stock's program after a pad of the dimensions that XLA would misread on a CPU, if there are any."""
     w = window(role, spec)
     misread = _misread(w)
     a = pad_spatial(a, [p if m else (0, 0) for p, m in zip(w.padding, misread, strict=True)])
@@ -110,12 +110,12 @@ def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> 
     """
     spatial = tuple(range(2, w.ndim))
     w = lax.rev(lax.optimization_barrier(lax.rev(w, spatial)), spatial)
-    return stock("fprop", x, w, spec, how)
+    return cropped("fprop", x, w, spec, how)
 
 
 def exchanged(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
     """The weight gradient of an up-sampling convolution as that of the convolution it goes against, see `canonical`."""
-    return stock("wgrad", x, ct, spec, how)
+    return cropped("wgrad", x, ct, spec, how)
 
 
 def padded(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
@@ -153,7 +153,7 @@ def depth_to_channels(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -
     for rows in depth_slabs(x.nbytes, spec):
         if slabs:
             x, slabs[-1] = lax.optimization_barrier((x, slabs[-1]))  # one slab after the other, in the same memory
-        y = stock("fprop", _depth_taps(x, spec, rows), w, flat, how)
+        y = cropped("fprop", _depth_taps(x, spec, rows), w, flat, how)
         slabs.append(jnp.moveaxis(y.reshape(x.shape[0], -1, *y.shape[1:]), 1, 2))
     return jnp.concatenate(slabs, 2)
 
@@ -165,7 +165,7 @@ def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, 
         if dw is not None:
             x, ct, dw = lax.optimization_barrier((x, ct, dw))
         images = jnp.moveaxis(ct[:, :, rows.start : rows.stop], 2, 1).reshape(-1, ct.shape[1], *ct.shape[3:])
-        part = stock("wgrad", _depth_taps(x, spec, rows), images, flat, how)
+        part = cropped("wgrad", _depth_taps(x, spec, rows), images, flat, how)
         dw = part if dw is None else dw + part
     assert dw is not None
     return jnp.moveaxis(dw.reshape(ct.shape[1], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)

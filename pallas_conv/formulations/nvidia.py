@@ -11,7 +11,7 @@ import math
 from ..spec import Product
 from . import catalogue
 from .catalogue import STOCK, Sizes
-from .rules import Rule
+from .rules import Rule, first
 
 COMPILED = ("bfloat16", "float16", "float32")  # dtypes of the programs behind the rules
 LEAST_FLOPS = 1e6  # below which it is the number of kernels that counts
@@ -22,9 +22,8 @@ def choose(product: Product) -> tuple[str, str]:
     if product.compute_dtype in COMPILED and product.models is None and product.spec.groups == 1:
         served = {f.name for f in catalogue.serving(product)}
         sizes = Sizes.of(product)
-        for rule in RULES if served and sizes.useful_flops >= LEAST_FLOPS else ():
-            if not served.isdisjoint(rule.formulations) and rule.applies(sizes):
-                return next(name for name in rule.formulations if name in served), rule.why
+        if served and sizes.useful_flops >= LEAST_FLOPS and (found := first(RULES, sizes, served.__contains__)):
+            return found
     return STOCK, "no program is known that dominates stock's on an NVIDIA GPU"
 
 

@@ -1,7 +1,7 @@
 """What a rule is: the rooms of the platforms hold lists of them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .catalogue import Sizes
 
@@ -13,3 +13,11 @@ class Rule:
     applies: Callable[[Sizes], bool]
     formulations: tuple[str, ...]
     why: str
+
+
+def first(rules: Sequence[Rule], sizes: Sizes, usable: Callable[[str], bool]) -> tuple[str, str] | None:
+    """The formulation that the first rule with a usable one asks for, and why."""
+    for rule in rules:
+        if rule.applies(sizes) and (name := next(filter(usable, rule.formulations), None)):
+            return name, rule.why
+    return None

@@ -77,9 +77,10 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
             f"Input to `{type(layer).__name__}` needs to have rank {ndim + 1}: (channels, {ndim} spatial dimensions), "
             f"without a batch (use jax.vmap), but input has shape {x.shape}."
         )
-    if layer.weight.ndim != ndim + 2:
+    weight = arguments.array("weight", layer.weight)
+    if weight.ndim != ndim + 2:
         raise ValueError(
-            f"The weight of `{type(layer).__name__}` needs to have rank {ndim + 2}, but has shape {layer.weight.shape}. Call "
+            f"The weight of `{type(layer).__name__}` needs to have rank {ndim + 2}, but has shape {weight.shape}. Call "
             f"an ensemble of layers under equinox.filter_vmap."
         )
     transposed = isinstance(layer, eqx.nn.ConvTranspose)
@@ -89,7 +90,7 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
     bias = _bias(layer) if layer.use_bias else None
     op, out_dtype = functional.make_op(
         x,
-        layer.weight,
+        weight,
         bias,
         strides=ones if transposed else layer.stride,
         padding=pairs,
@@ -103,8 +104,8 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
         implementation=layer.implementation,
     )
     if residual is not None:
-        residual = arguments.residual(residual, (layer.weight.shape[0], *op.spec.out_spatial), out_dtype)
-    return functional.apply(x, layer.weight, bias, residual, op, out_dtype)
+        residual = arguments.residual(residual, (weight.shape[0], *op.spec.out_spatial), out_dtype)
+    return functional.apply(x, weight, bias, residual, op, out_dtype)
 
 
 def _bias(layer: Any) -> Array:

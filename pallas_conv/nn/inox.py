@@ -68,7 +68,7 @@ class Conv(stock.Conv):
         arguments.per_dimension("kernel_size", kernel_size, len(kernel_size), 1)
         _configuration(len(kernel_size), stride, dilation, padding, groups, self._transposed)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            arguments.per_dimension(name, channels, 1, 1)
+            arguments.count(name, channels, 1)
             if channels % groups:
                 raise ValueError(f"{name} (={channels}) must be divisible by groups (={groups})")
         super().__init__(in_channels, out_channels, kernel_size, bias, stride, dilation, padding, groups, key)
@@ -170,8 +170,7 @@ def _configuration(
         raise ValueError(
             f"padding of a transposed convolution must be an int or (before, after) pairs; got {padding!r}"
         )
-    (groups,) = arguments.per_dimension("groups", _concrete("groups", groups), 1, 1)
-    return stride, dilation, padding, groups
+    return stride, dilation, padding, arguments.count("groups", _concrete("groups", groups), 1)
 
 
 def _concrete(name: str, value: Any) -> Any:

@@ -13,9 +13,11 @@ import pytest
 
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec, Product
+from pallas_conv.target import Target
 from pallas_conv.trilinear import BILINEAR, Op
 
 ROLES = ("fprop", "dgrad", "wgrad")
+CPU = Target("cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ def random_problem(seed: int) -> Problem:
             size = tuple(rng.randint(20, 40) if i == max(0, ndim - 2) else 4 for i in range(ndim))
         spec = ConvSpec(
             strides=one if upsamples else strides,
-            padding=tuple((rng.randint(0, 3), rng.randint(0, 3)) for _ in range(ndim)),
+            padding=tuple((rng.randint(-1, 3), rng.randint(-1, 3)) for _ in range(ndim)),
             input_dilation=strides if upsamples else one,
             kernel_dilation=ints(1, 2),
             groups=groups,
@@ -87,6 +89,41 @@ def test_every_formulation_is_stocks(seed, cache):
                 np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11, err_msg=formulation.name)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_what_a_cpu_is_served_by(seed):
+    """Layers large enough for every rule, cropped ones among them."""
+    rng = random.Random(f"served {seed}")
+    ndim, upsamples = rng.choice((1, 2, 3, 3)), rng.random() < 0.4
+    ints = lambda lo, hi: tuple(rng.randint(lo, hi) for _ in range(ndim))
+    one, steps, side = (1,) * ndim, ints(1, 2), (600, 20, 9)[ndim - 1]
+    spec = ConvSpec(
+        strides=one if upsamples else steps,
+        padding=tuple((rng.randint(-2, 3), rng.randint(-2, 3)) for _ in range(ndim)),
+        input_dilation=steps if upsamples else one,
+        kernel_dilation=ints(1, 2),
+        groups=rng.choice((1, 1, 1, 4)),
+        in_spatial=ints(side - 2, side + 2),
+        kernel_spatial=ints(1, 3),
+    )
+    problem = Problem(spec, 3, *rng.choice(((8, 8), (8, 24), (24, 8))))
+    for role in ROLES:
+        operands = problem.operands(role, seed)
+        product = problem.product(role, "float32")
+        with jax.enable_x64(True):
+            want = _exact(problem, role, operands)
+        name, _ = formulations.choose(product, CPU)
+        got = problem.run(name, role, operands, "float32", formulations.cache(CPU))
+        assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max(), f"{role}: {name}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_integers_are_left_to_stock(role):
+    """They wrap around there."""
+    for problem in LAYERS.values():
+        for dtype in ("int8", "int32"):
+            assert formulations.choose(problem.product(role, dtype), CPU)[0] == formulations.STOCK
+
+
 def _exact(problem: Problem, role: str, operands: list[np.ndarray]) -> np.ndarray:
     """By lax on an input that holds its padding, differentiated by jax: nothing of ours, and nothing XLA could misread."""
     from jax import lax
@@ -104,9 +141,9 @@ def _exact(problem: Problem, role: str, operands: list[np.ndarray]) -> np.ndarra
     a, b = map(jnp.asarray, operands)
     if role == "fprop":
         return np.asarray(conv(a, b))
-    # Group by group, by linearity: XLA's CPU compiler does not survive some grouped strided weight gradients.
     if role == "dgrad":
         return np.asarray(jax.vjp(lambda x: conv(x, b), x)[1](a)[0])
+    # By linearity, tap by tap: XLA's CPU compiler does not survive some grouped strided weight gradients.
     eye = jnp.eye(w.size).reshape(w.size, *w.shape)
     return np.asarray(lax.map(lambda e: jnp.vdot(conv(a, e), b), eye).reshape(w.shape))
 

@@ -146,7 +146,8 @@ def test_types_and_signature(name):
     assert list(extended) == [*own, *EXTRAS]
     assert all(extended[p].kind == own[p].kind and extended[p].default == own[p].default for p in own)
     assert all(extended[e].kind is inspect.Parameter.KEYWORD_ONLY and extended[e].default is None for e in EXTRAS)
-    assert list(inspect.signature(ours.__call__).parameters) == list(inspect.signature(stock.__call__).parameters)
+    own, extended = (list(inspect.signature(cls.__call__).parameters) for cls in (stock, ours))
+    assert extended == [*own, "residual"]
     assert ours.__name__ == name
     assert all(extra in ours.__doc__ for extra in EXTRAS)
     layer = small(name)[1]
@@ -241,6 +242,39 @@ def test_integers():
         stock, ours = (eqx.tree_at(lambda m: (m.weight, m.bias), layer, new) for layer in small("Conv2d"))
         with jax.numpy_dtype_promotion("standard"):
             assert_identical(ours(x), stock(x))
+
+
+def test_integers_of_groups():
+    """Large enough to wrap around, as in stock."""
+    settings = {"groups": 8, "padding": 2, "use_bias": False, "key": jr.key(0)}
+    for dtype in (jnp.int8, jnp.int32):
+        x, w = jr.randint(jr.key(1), (8, 20, 20), -99, 99, dtype), jr.randint(jr.key(2), (8, 1, 5, 5), -99, 99, dtype)
+        stock, ours = (
+            eqx.tree_at(lambda m: m.weight, cls(8, 8, 5, **settings), w) for cls in (eqx.nn.Conv2d, pc.Conv2d)
+        )
+        assert_identical(ours(x), stock(x))
+
+
+def test_a_weight_of_numpy():
+    """In the dtype that JAX has for it."""
+    stock, ours = (eqx.tree_at(lambda m: m.weight, layer, np.ones((6, 4, 3, 3))) for layer in small("Conv2d"))
+    assert_same_function(stock, ours, normal(4, 8, 8))
+
+
+def test_a_wider_bias_keeps_its_precision():
+    """The gradient of a float64 bias is that of its float64 results; that of a complex bias, complex."""
+    for dtype in ("float64", "complex64"):
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            bias = jnp.asarray(np.random.default_rng(0).standard_normal((6, 1, 1)), dtype)
+            x = normal(4, 8, 8).astype(jnp.float32)
+            wide = 1 if dtype == "float64" else 1 + 2j
+
+            def loss(p, layer, x=x, wide=wide):
+                return jnp.sum(jnp.abs(wide + eqx.tree_at(lambda m: (m.weight, m.bias), layer, p)(x)) ** 2)
+
+            stock, ours = (jax.grad(loss)((layer.weight.astype(jnp.float32), bias), layer) for layer in small("Conv2d"))
+            np.testing.assert_allclose(ours[1], stock[1], rtol=1e-13 if dtype == "float64" else 1e-5)
+            np.testing.assert_allclose(ours[0], stock[0], rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_weight_with_float32_bias():

@@ -103,7 +103,7 @@ def layers(d):
     """(x, w, b, ct) -> value, gradients, gradients of those: of a whole fused layer, mapped as drawn."""
 
     def ours(x, w, b):
-        return functional.apply(x, w, b, d.op, jnp.dtype("float64"))
+        return functional.apply(x, w, b, None, d.op, jnp.dtype("float64"))
 
     def theirs(x, w, b):
         return ACTIVATIONS[d.op.activation](lax_conv(d, x, w) + b.reshape(1, -1, *[1] * d.op.spec.ndim))

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +136,16 @@ def test_as_stock_plus_an_addition(problem, name):
     with jax.enable_x64(True):
         d = draw(problem.groups, jnp.float64)
         assert_close(jax.jit(functools.partial(case, ours))(d), jax.jit(functools.partial(case, stock))(d))
+
+
+def test_tangents_of_bias_and_residual_in_their_own_dtypes():
+    d = draw(1)
+    made = layer(pc.Conv2d, d.w, d.b, padding=1, compute_dtype=jnp.bfloat16)
+    r = d.r[0].astype(jnp.bfloat16)
+    call = lambda b, r: eqx.tree_at(lambda m: m.bias, made, b)(d.x[0], residual=r)
+    _, dot = jax.jvp(call, (made.bias, r), (made.bias, r))
+    assert dot.dtype == jnp.bfloat16
+    np.testing.assert_allclose(dot.astype(jnp.float32), made.bias + r.astype(jnp.float32), rtol=0.02, atol=0.02)
 
 
 def test_it_is_linear_in_the_residual():

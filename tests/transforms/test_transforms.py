@@ -686,6 +686,19 @@ def test_export(problem, batch, platforms):
     assert_close(exported.call(*args(d)), value_and_grad_of_vmap(problem.stock, d))
 
 
+def test_export_for_several_platforms_takes_the_program_of_each():
+    """What is best on one is not handed to another; what is not known by itself gets stock's program."""
+    layer = pc.ConvTranspose2d(64, 32, 2, 2, key=jax.random.key(0))
+    x = jax.ShapeDtypeStruct((8, 64, 16, 16), jnp.float32)
+    program = lambda *platforms: jax.export.export(jax.jit(jax.vmap(layer)), platforms=platforms)(x).mlir_module()
+    assert "convolution" not in program("cpu")  # one matrix product
+    assert program("cuda", "cpu").count("stablehlo.convolution") == 1
+    for platforms in (("tpu",), ("tpu", "rocm")):
+        stock = program(*platforms)
+        assert stock.count("stablehlo.convolution") == 1
+        assert "reverse" not in stock
+
+
 @pytest.mark.parametrize("implementation", ["mosaic", ("mosaic", "interpret")])
 def test_export_of_a_kernel_with_a_symbolic_batch_is_refused(implementation):
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 8, 6, 6"), jnp.bfloat16)
