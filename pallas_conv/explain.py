@@ -11,6 +11,7 @@ from jax.extend import core as jex_core
 from . import compat
 from .errors import UnsupportedError
 from .execution import Equation, plans
+from .padding import BORDERS
 from .plan import Plan
 from .primitives import NAME_OF
 from .target import Target, resolve
@@ -18,10 +19,14 @@ from .target import Target, resolve
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """The plans of a function's products, in the order of its program; iterable and printable."""
+    """The plans of a function's products, in the order of its program; iterable and printable.
+
+    borders: of every copy that borders other than zeros take.
+    """
 
     target: Target
     plans: tuple[Plan, ...]
+    borders: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Plan]:
         return iter(self.plans)
@@ -34,7 +39,7 @@ class Explanation:
 
     def __str__(self) -> str:
         count = f"{len(self.plans)} product{'s' * (len(self.plans) != 1)}"
-        return "\n".join([f"{count} of convolutions on {self.target}", *map(describe, self.plans)])
+        return "\n".join([f"{count} of convolutions on {self.target}", *map(describe, self.plans), *self.borders])
 
 
 def describe(plan: Plan) -> str:
@@ -84,22 +89,29 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None) -> Explanatio
 
     found: list[Plan] = []
     errors: list[UnsupportedError] = []
-    for equation, shapes in _equations(jax.make_jaxpr(run)(arrays).jaxpr):
+    borders: list[str] = []
+    for eqn in _equations(jax.make_jaxpr(run)(arrays).jaxpr):
+        if str(eqn.params.get("name", "")).startswith(BORDERS):
+            before, after = (v.aval.str_short() for v in (eqn.invars[0], eqn.outvars[0]))
+            borders.append(
+                f"{eqn.params['name'].removeprefix(BORDERS)} borders: a copy of {before} as {after}, as in stock"
+            )
+        if eqn.primitive not in NAME_OF:
+            continue
+        params = {name: eqn.params[name] for name in ("op", "names", "outs")}
         try:
-            found += plans(equation, target, shapes)
+            found += plans(Equation(NAME_OF[eqn.primitive], **params), target, [v.aval.shape for v in eqn.invars])
         except UnsupportedError as error:
             errors.append(error)
     if errors:
         raise UnsupportedError.together(errors)
-    return Explanation(target, tuple(found))
+    return Explanation(target, tuple(found), tuple(borders))
 
 
-def _equations(jaxpr: Any) -> Iterator[tuple[Equation, list[tuple[int, ...]]]]:
-    """The equations of our primitives that somebody needs, with the shapes of their operands, in order."""
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations that somebody needs, in order, each before those inside it."""
     for eqn in compat.dead_code_eliminated(jaxpr).eqns:
-        if eqn.primitive in NAME_OF:
-            params = {name: eqn.params[name] for name in ("op", "names", "outs")}
-            yield Equation(NAME_OF[eqn.primitive], **params), [v.aval.shape for v in eqn.invars]
+        yield eqn
         for inner in _inner_jaxprs(eqn.params):
             yield from _equations(inner)
 

@@ -180,3 +180,16 @@ def test_targets():
     for device in ("abacus", 3):
         with pytest.raises(ValueError, match="'h100'"):
             pc.explain(lambda x: x, jnp.ones(3), device=device)
+
+
+@pytest.mark.parametrize("mode", ["REFLECT", "REPLICATE", "CIRCULAR"])
+def test_borders_that_take_a_copy(mode):
+    layer = pc.Conv2d(4, 4, 3, padding=1, padding_mode=mode, key=jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, 4, 8, 9), jnp.float32)
+    told = pc.explain(jax.vmap(layer), x, device="h100")
+    assert told.borders == (f"{mode} borders: a copy of float32[2,4,8,9] as float32[2,4,10,11], as in stock",)
+    assert told.borders[0] in str(told)
+    backward = pc.explain(jax.grad(lambda x: jax.vmap(layer)(x).sum()), x)
+    assert "as float32[2,4,8,9]" in backward.borders[-1]
+    zeros = pc.Conv2d(4, 4, 3, padding=1, key=jax.random.key(0))
+    assert pc.explain(jax.vmap(zeros), x).borders == ()

@@ -19,6 +19,7 @@ CROPPED = "cropped"  # stock's program, after a pad of the dimensions that XLA w
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body
 MOST_MATMULS = 64  # taps with a matrix product of their own
+MOST_PHASES = 32  # output phases with a loop or a sum of their own
 
 type Program = Callable[[Array, Array, ConvSpec, dict[str, Any]], Array]
 
@@ -65,6 +66,11 @@ class Sizes:
     @property
     def taps(self) -> int:
         return math.prod(self.spec.kernel_spatial)
+
+    @property
+    def phases(self) -> int:
+        """Of the output of an up-sampling convolution."""
+        return math.prod(self.spec.input_dilation)
 
     @property
     def in_pixels(self) -> int:
@@ -265,7 +271,12 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "multiply_add_phases",
-            lambda s: s.spreads and max(s.spec.kernel_dilation) == 1 and s.sum_of_taps <= 2 * MOST_UNROLLED,
+            lambda s: (
+                s.spreads
+                and max(s.spec.kernel_dilation) == 1
+                and s.sum_of_taps <= 2 * MOST_UNROLLED
+                and s.phases <= MOST_PHASES
+            ),
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + 3 * s.y, s.sum_of_taps, s.x + s.y),
             fprop=_by_phases,
             loop=True,
@@ -317,7 +328,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "col2im",
-            lambda s: s.spreads and s.taps <= MOST_MATMULS,
+            lambda s: s.spreads and s.taps <= MOST_MATMULS and s.phases <= MOST_PHASES,
             lambda s: Cost(
                 s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + _copies_of_w(s)
             ),
