@@ -122,7 +122,12 @@ PROBLEMS = [
 
 
 MATRIX = [
-    pytest.param(problem, name, id=f"{problem}-{name}".replace(" ", "_"))
+    pytest.param(
+        problem,
+        name,
+        id=f"{problem}-{name}".replace(" ", "_"),
+        marks=[] if problem.activation == "silu" else pytest.mark.extended,
+    )
     for problem in PROBLEMS
     for name in (*REVERSE, *FORWARD)
     if not (problem.kind in FUNCTIONS and name.startswith("jvp"))
