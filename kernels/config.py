@@ -30,7 +30,7 @@ class Config:
     """How the dense kernel is tiled.
 
     box        (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
-    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators, with a residual 128 * 96
+    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators, see `illegal`
     bk         channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
     taps       taps of the last dimension loaded in one step (for few channels)
     halo       load the pixels of all taps of the first tiled dimension once
@@ -204,12 +204,18 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
     problem = problem.under(cfg)
     if len(box) != nd + 1 or cfg.pixels not in (64, 128):
         return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
-    most = 128 * (96 if problem.residual else 128)  # accumulators; what more would leave no registers to an epilogue
+    # Accumulators: more would leave too few registers to an epilogue that adds a residual, or places phases of volumes.
+    phases = math.prod(d.out_stride for d in problem.dims)
+    most = 128 * (96 if problem.residual or (nd == 3 and phases > 1) else 128)
     if cfg.bn % LEAST_WIDTH or not LEAST_WIDTH <= cfg.bn <= 256 or cfg.pixels * cfg.bn > most:
         return f"{cfg.bn=} must be a multiple of {LEAST_WIDTH} up to 256, and {cfg.pixels=} * bn at most {most}"
     if cfg.bk * problem.itemsize not in (32, 64, 128):
         return f"{cfg.bk=} must be 32, 64 or 128 bytes"
-    if nd == 3 and box[0] > 1 and (problem.G > 1 or any(d.in_stride * d.out_stride > 1 for d in problem.dims)):
+    if (
+        nd == 3
+        and box[0] > 1
+        and (problem.G * cfg.split > 1 or any(d.in_stride * d.out_stride > 1 for d in problem.dims))
+    ):
         return f"{cfg.box=} must be of one image: a TMA copy has five dimensions"
     if cfg.halo and (why := _illegal_halo(problem, cfg)):
         return why
@@ -217,6 +223,8 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
     if cfg.finished_by_xla and (sums := result_bytes(problem) // 4) > MAX_ELEMENTS:
         return f"{sums=} stored by {cfg.split=} or {cfg.fold=} must be at most {MAX_ELEMENTS}"
+    if cfg.stages < 2:  # a slot is released once the next one is multiplied
+        return f"{cfg.stages=} must be at least 2"
     if (smem_bytes := tiling(problem, cfg).smem_bytes) > smem_limit(cfg):
         return f"{smem_bytes=} must be at most {smem_limit(cfg)}"
     return None

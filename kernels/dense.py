@@ -130,9 +130,10 @@ class _Kernel:
         self.dims = self.problem.dims
         # TMA has five dimensions: three spatial ones leave none to spare for a box of one image, indexed by an integer.
         self.one_image = len(self.dims) == 3 and self.cfg.box[0] == 1
-        # On hardware a box may start before the array, and reads zeros there; the interpreter fills past the end only,
-        # so there the array itself is padded by this many strides on the left.
-        self.lead = [max(0, -min(o // d.in_stride for o in d.offset)) if interpret else 0 for d in self.dims]
+        # How far before the array a box may start, in strides. On hardware it reads zeros there; the interpreter fills past
+        # the end only, so there the array itself is padded.
+        self.reach = [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
+        self.lead = self.reach if interpret else [0] * len(self.dims)
 
     # Views of the operands and of the results, in global memory.
 
@@ -188,19 +189,27 @@ class _Kernel:
     def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
         return box[1:] if self.one_image else box
 
-    def _box_at(self, first: list[Array], extents: tuple[int, ...], outside: int, live: Any = True) -> list[Any]:
-        """Indices of a box of pixels at (image, *pixel); all of it past the end of the array if it is not live.
+    def _box_at(
+        self,
+        first: list[Array],
+        extents: tuple[int, ...],
+        sizes: tuple[int, ...],
+        beyond: tuple[int, ...],
+        live: Any = True,
+    ) -> list[Any]:
+        """Indices of a box at (image, *pixel) in an array of these sizes; all of it outside if it is not live, or no image's.
 
-        An image is not bounded by itself: where it is an integer index TMA may fold it into one with others.
+        Mosaic drops an axis, index and all, of which array and box have one: what is outside there is moved outside along
+        the longest axis of the box, by `beyond`. And it may fold integer indices into one: an image that is one stays inside.
         """
-        image, row, *rest = first
-        images: Any
-        if self.one_image:
-            live &= image < self.problem.N
-            images, row = jnp.where(live, image, 0), jnp.where(live, row, outside)
-        else:
-            images = mgpu.ds(jnp.where(live, image, self.problem.N), extents[0])
-        return [images, *(mgpu.ds(at, extent) for at, extent in zip((row, *rest), extents[1:], strict=True))]
+        live &= first[0] < sizes[0]
+        for at, extent, size in zip(first, extents, sizes, strict=True):
+            if extent == size == 1:
+                live &= at == 0
+        longest = max(range(len(extents)), key=extents.__getitem__)
+        starts = [at + jnp.where(live, 0, beyond[i]) if i == longest else at for i, at in enumerate(first)]
+        image, *pixel = [mgpu.ds(at, extent) for at, extent in zip(starts, extents, strict=True)]
+        return [jnp.where(live, starts[0], 0) if self.one_image else image, *pixel]
 
     # The kernel.
 
@@ -283,22 +292,23 @@ class _Kernel:
             quotient = floor_div(move, d.in_stride, min(d.offset))
             moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
             at.append(pick(d.first, p) + tap)
-        if cfg.taps > 1:  # out of bounds reads zeros; so do the pixels of image N below, for 0 * NaN is not 0
-            at[0] = jnp.where(live, at[0], len(self.dims[0].order))
+        rows = tile.k_tile * cfg.bn
+        if cfg.taps > 1:  # out of bounds reads zeros, in the pixels below, too, for 0 * NaN is not 0
+            rows = jnp.where(live, rows, self.problem.K)
 
         copy = functools.partial(mgpu.copy_gmem_to_smem, barrier=shared.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS)
         channels = mgpu.ds(c * cfg.bk, cfg.bk)
-        outside = self.dims[0].in_rows + self.lead[0]
+        sizes = (self.problem.N, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
+        beyond = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
         for k, (image, *first) in enumerate(firsts):
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
-            images, *pixels = self._box_at(at_pixel, tiling.load_box, outside, live)
+            images, *pixels = self._box_at(at_pixel, tiling.load_box, sizes, beyond, live)
             window = _interleave(pixels, [remainder for _, remainder in moves])
             copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, k])
         for r in range(tiling.halo_taps):
             tap_at = [q + r if i == tiling.halo_dim else q for i, q in enumerate(at)]
-            rows = mgpu.ds(tile.k_tile * cfg.bn, cfg.bn)
             copy(
-                gmem.w.at[(*tap_at, tile.group, rows, channels)],
+                gmem.w.at[(*tap_at, tile.group, mgpu.ds(rows, cfg.bn), channels)],
                 shared.b_tma.at[slot, u, r],
                 collective_axes="cta" if cfg.cluster > 1 else None,
             )
@@ -365,7 +375,9 @@ class _Kernel:
         """The epilogue, in chunks of columns: few registers live, and no barrier with the producer."""
         cfg, columns = self.cfg, self.tiling.columns
         first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
-        images, *rows = self._box_at(first, cfg.box, self.dims[0].rows)
+        sizes = (self.problem.N, *(d.rows for d in self.dims))
+        beyond = tuple(n * extent for n, extent in zip(self.tiling.grid, self.tiling.cta_box, strict=True))
+        images, *rows = self._box_at(first, cfg.box, sizes, beyond)
         phase = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, tile.phase, strict=True)]
         window = (images, *_interleave(rows, phase))
         group = tile.part * self.problem.G + tile.group  # of the output; the bias is fused if there is one part

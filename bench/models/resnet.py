@@ -1,4 +1,7 @@
-"""ResNet-18 (He et al. 2016, https://arxiv.org/abs/1512.03385). Different here: group norm in the place of batch norm."""
+"""ResNet-18 and ResNet-50 (He et al. 2016, https://arxiv.org/abs/1512.03385). Group norm takes the place of batch norm."""
+
+import functools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -8,7 +11,6 @@ from jax import Array
 from .common import CLASSES, group_norm, photographs, scaled, supervised
 
 STAGES = (64, 128, 256, 512)
-BLOCKS = 2  # a stage
 
 
 class Block(eqx.Module):
@@ -20,14 +22,14 @@ class Block(eqx.Module):
     second_norm: eqx.nn.GroupNorm
     shortcut: eqx.nn.Sequential | None
 
+    expansion: ClassVar[int] = 1  # of a stage's channels
+
     def __init__(self, channels: int, out: int, stride: int, key: Array) -> None:
         keys = jax.random.split(key, 3)
         self.first = eqx.nn.Conv2d(channels, out, 3, stride, padding=1, use_bias=False, key=keys[0])
         self.second = eqx.nn.Conv2d(out, out, 3, padding=1, use_bias=False, key=keys[1])
         self.first_norm, self.second_norm = group_norm(out), group_norm(out)
-        project = eqx.nn.Conv2d(channels, out, 1, stride, use_bias=False, key=keys[2])
-        same = channels == out and stride == 1
-        self.shortcut = None if same else eqx.nn.Sequential([project, group_norm(out)])
+        self.shortcut = _shortcut(channels, out, stride, keys[2])
 
     def __call__(self, x: Array) -> Array:
         y = jax.nn.relu(self.first_norm(self.first(x)))
@@ -35,27 +37,59 @@ class Block(eqx.Module):
         return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
-class ResNet18(eqx.Module):
+class Bottleneck(eqx.Module):
+    """A 3x3 convolution of fewer channels between two 1x1 ones: (C, h, w) -> (4 O, h / stride, w / stride)."""
+
+    convs: list[eqx.nn.Conv2d]
+    norms: list[eqx.nn.GroupNorm]
+    shortcut: eqx.nn.Sequential | None
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, channels: int, out: int, stride: int, key: Array) -> None:
+        keys, wide = jax.random.split(key, 4), out * self.expansion
+        self.convs = [
+            eqx.nn.Conv2d(channels, out, 1, use_bias=False, key=keys[0]),
+            eqx.nn.Conv2d(out, out, 3, stride, padding=1, use_bias=False, key=keys[1]),
+            eqx.nn.Conv2d(out, wide, 1, use_bias=False, key=keys[2]),
+        ]
+        self.norms = [group_norm(n) for n in (out, out, wide)]
+        self.shortcut = _shortcut(channels, wide, stride, keys[3])
+
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.relu(self.norms[0](self.convs[0](x)))
+        y = jax.nn.relu(self.norms[1](self.convs[1](y)))
+        y = self.norms[2](self.convs[2](y))
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+def _shortcut(channels: int, out: int, stride: int, key: Array) -> eqx.nn.Sequential | None:
+    if channels == out and stride == 1:
+        return None
+    return eqx.nn.Sequential([eqx.nn.Conv2d(channels, out, 1, stride, use_bias=False, key=key), group_norm(out)])
+
+
+class ResNet(eqx.Module):
     """(3, h, w) -> (1000,)."""
 
     stem: eqx.nn.Conv2d
     norm: eqx.nn.GroupNorm
     pool: eqx.nn.MaxPool2d
-    blocks: list[Block]
+    blocks: list[Block | Bottleneck]
     head: eqx.nn.Linear
 
-    def __init__(self, key: Array, divide: int) -> None:
-        keys = iter(jax.random.split(key, 2 + len(STAGES) * BLOCKS))
+    def __init__(self, key: Array, divide: int, kind: type[Block | Bottleneck], depths: tuple[int, ...]) -> None:
+        keys = iter(jax.random.split(key, 2 + sum(depths)))
         channels = scaled(STAGES[0], divide)
         self.stem = eqx.nn.Conv2d(3, channels, 7, 2, padding=3, use_bias=False, key=next(keys))
         self.norm = group_norm(channels)
         self.pool = eqx.nn.MaxPool2d(3, 2, padding=1)
         self.blocks = []
-        for stage in STAGES:
-            for i in range(BLOCKS):
+        for stage, depth in zip(STAGES, depths, strict=True):
+            for i in range(depth):
                 stride = 2 if i == 0 and stage != STAGES[0] else 1
-                self.blocks.append(Block(channels, scaled(stage, divide), stride, next(keys)))
-                channels = scaled(stage, divide)
+                self.blocks.append(kind(channels, scaled(stage, divide), stride, next(keys)))
+                channels = scaled(stage, divide) * kind.expansion
         self.head = eqx.nn.Linear(channels, CLASSES, key=next(keys))
 
     def __call__(self, x: Array) -> Array:
@@ -65,9 +99,9 @@ class ResNet18(eqx.Module):
         return self.head(x.mean((1, 2)))
 
 
-NETWORK = supervised(
-    "resnet18",
-    ResNet18,
-    photographs,
-    optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9)),
+_OPTIMIZER = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
+
+NETWORK = supervised("resnet18", functools.partial(ResNet, kind=Block, depths=(2, 2, 2, 2)), photographs, _OPTIMIZER)
+RESNET50 = supervised(  # compiled, not timed
+    "resnet50", functools.partial(ResNet, kind=Bottleneck, depths=(3, 4, 6, 3)), photographs, _OPTIMIZER
 )

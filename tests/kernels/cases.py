@@ -549,11 +549,6 @@ def small() -> list[Case]:
             c((1, 1, 8, 8), 32, bk=16, stages=2, split=4),
         ),
         Case(
-            "parts, 3-D, images together, several taps a step",
-            p("fprop", 3, (32, 16), (2, 4, 8), (1, 1, 3), 1, (0, 0, 1), bias=True),
-            c((2, 1, 4, 8), 16, bk=16, taps=2, stages=2, consumers=1, split=2),
-        ),
-        Case(
             "three output channels 5x5, taps of one dimension as output channels, both outputs",
             p("fprop", 2, (32, 3), (9, 11), 5, 1, (2, (1, 3)), bias=True, activation="silu", outputs=("y", "z")),
             c((1, 8, 8), 16, bk=32, fold=1, stages=2),
@@ -622,5 +617,30 @@ def small() -> list[Case]:
             "residual of folded taps, f16",
             p("fprop", 2, (32, 3), (9, 11), 3, 1, 1, dtype="float16", residual=True, activation="sigmoid"),
             c((1, 8, 8), 32, bk=32, fold=2, stages=2),
+        ),
+        Case(
+            "one image, a consumer without a tile, whose taps are not those of the first",
+            p("fprop", 1, (16, 16), (9, 17), 3, 1, 1, bias=True),
+            c((1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case(
+            "volumes of depth one, a consumer without a tile",
+            p("fprop", 3, (16, 16), (1, 9, 8), 3, 1, 1, bias=True),
+            c((1, 1, 8, 8), 16, bk=16, stages=2),
+        ),
+        Case(
+            "inputs of one pixel, which few of the taps meet",
+            p("fprop", 3, (16, 16), (1, 1), 4, 1, 3, bias=True),
+            c((4, 1, 16), 16, bk=16, stages=2),
+        ),
+        Case(
+            "inputs of one pixel, taps beyond it not skipped",
+            p("dgrad", 66, (16, 16), (4, 3), (4, 3)),
+            c((64, 1, 1), 16, bk=16, stages=2, skip=False),
+        ),
+        Case(
+            "one row, several taps a step past the last of a phase",
+            p("fprop", 1, (16, 16), (1, 40), (1, 5), 1, ((0, 0), (2, 2)), input_dilation=(1, 2), bias=True),
+            c((1, 1, 64), 16, bk=16, taps=2, stages=2),
         ),
     ]

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import random
 import re
+from typing import Any
 
 import jax
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from bench import aot, kernels
 from pallas_conv.kernels import config, support
 from pallas_conv.kernels.launch import launch
+from pallas_conv.spec import Product
 from tests.kernels import cases
 
 pytestmark = pytest.mark.aot
@@ -39,6 +42,7 @@ LAYERS = {
     ),
     "residual_volume": p("fprop", 2, (64, 64), (64, 64, 64), 3, 1, 1, bias=True, residual=True, out_dtype="float32"),
     "to_rgb": p("fprop", 16, (64, 3), (256, 256), 3, 1, 1, bias=True, activation="tanh"),
+    "many_small_volumes": p("fprop", 40, (256, 256), (4, 4, 4), 3, 1, 1, bias=True),
     "float32_result": p("fprop", 16, (320, 320), (64, 64), 3, 1, 1, out_dtype="float32", bias=True, activation="tanh"),
 }
 
@@ -124,6 +128,45 @@ def test_every_dense_layer_of_the_suite_has_a_kernel():
 @pytest.mark.parametrize("name", SUITE)
 def test_every_dense_layer_of_the_suite(name):
     check(SUITE[name], config.choose(SUITE[name]))
+
+
+def generated(seed: int) -> Product:
+    """A random product that is served, at sizes like those of networks, volumes of few pixels and many images among them."""
+    rng = random.Random(f"compiled {seed}")
+    while True:
+        nd, groups = rng.choice((1, 2, 2, 3, 3)), rng.choice((1, 1, 1, 2, 4))
+        each = lambda low, high, nd=nd: tuple(rng.randint(low, high) for _ in range(nd))
+        few = (1, 3, 4) if groups == 1 else ()
+        channels = lambda: groups * rng.choice((*few, 16, 24, 32, 48, 64, 80, 128, 256, 512))  # noqa: B023
+        role, dtype = rng.choice(("fprop", "fprop", "dgrad")), rng.choice(("bfloat16", "float16", "float32"))
+        epilogue: dict[str, Any] = {}
+        if role == "fprop":
+            epilogue = {"bias": rng.random() < 0.7, "residual": rng.random() < 0.3}
+            epilogue |= {"activation": rng.choice(support.ACTIVATIONS), "outputs": rng.choice(support.OUTPUTS)}
+        side = rng.choice(((64, 4096), (4, 64), (4, 24))[nd - 1])
+        product = p(
+            role,
+            rng.choice((1, 2, 8, 40, 64)),
+            (channels(), channels()),
+            tuple(side + extra for extra in each(0, 3)),
+            each(1, 4),
+            rng.choice((1, 1, each(1, 3))),
+            tuple((rng.randint(0, 2), rng.randint(0, 2)) for _ in range(nd)),
+            rng.choice((1, 1, each(1, 2))),
+            input_dilation=rng.choice((1, 1, each(1, 3))),
+            groups=groups,
+            dtype=dtype,
+            out_dtype=rng.choice((dtype, "float32")),
+            models=rng.choice((None, None, None, 2)),
+            **epilogue,
+        )
+        if not support.reasons(product, support.CAPABILITY):
+            return product
+
+
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.extended) for n in range(6, 80))])
+def test_generated(seed):
+    check(generated(seed), config.choose(generated(seed)))
 
 
 def largest(residual: bool) -> dict[str, config.Config]:

@@ -109,6 +109,7 @@ def test_what_is_chosen_is_legal(case):
         ({"stages": 40}, "smem_bytes"),
         ({"split": 2}, "steps over 64 channels"),
         ({"split": 0}, "split"),
+        ({"stages": 1}, "stages"),
         ({"halo": True, "box": (2, 8, 4)}, "one image"),
         ({"unfold": True, "problem": {"role": "dgrad", "stride": 2}}, "one output phase"),
         ({"fold": 3}, "of 2"),
@@ -117,6 +118,7 @@ def test_what_is_chosen_is_legal(case):
         ({"fold": 2, "unfold": True}, "unfold"),
         ({"fold": 2, "problem": {"batch": 2**16, "size": (32, 32)}}, "sums"),
         ({"box": (2, 1, 4, 8), "problem": {"size": (9, 9, 9), "stride": 2}}, "one image"),
+        ({"box": (2, 1, 4, 8), "split": 2, "bk": 32, "problem": {"size": (9, 9, 9)}}, "one image"),
     ],
 )
 def test_illegal_configurations_say_why(changes, words):
