@@ -390,9 +390,9 @@ def test_the_context_chooses_the_implementation():
             "padding must be a string, an int, or a sequence of 2",
         ),
         ({"kernel_size": (3, 3), "groups": 3}, ValueError, r"in_channels \(=4\) must be divisible by groups \(=3\)"),
-        ({"kernel_size": (3, 3), "groups": 0}, ValueError, "groups must be at least 1"),
+        ({"kernel_size": (3, 3), "groups": 0}, ValueError, "groups must be an int of at least 1"),
         ({"kernel_size": (3, 3), "out_channels": 7, "groups": 2}, ValueError, r"out_channels \(=7\) must be divisible"),
-        ({"kernel_size": (3, 3), "in_channels": 0}, ValueError, "in_channels must be at least 1"),
+        ({"kernel_size": (3, 3), "in_channels": 0}, ValueError, "in_channels must be an int of at least 1"),
     ],
 )
 def test_errors_of_the_constructor(kwargs, error, message):

@@ -622,7 +622,7 @@ def test_linear_transpose_in_two_factors_is_refused(problem):
 def test_linear_transpose_through_an_activation_is_refused():
     problem = Problem("Conv2d", "silu")
     d = data(problem, "float32")
-    with pytest.raises(NotImplementedError, match="not jointly linear in x"):
+    with pytest.raises(NotImplementedError, match="activation 'silu' is not linear"):
         jax.linear_transpose(lambda x: problem.ours.strided(d.w, d.b, x), d.x[0])(d.ct[0])
 
 
@@ -692,10 +692,10 @@ def test_export_for_several_platforms_takes_the_program_of_each():
     x = jax.ShapeDtypeStruct((8, 64, 16, 16), jnp.float32)
     program = lambda *platforms: jax.export.export(jax.jit(jax.vmap(layer)), platforms=platforms)(x).mlir_module()
     assert "convolution" not in program("cpu")  # one matrix product
-    assert program("cuda", "cpu").count("stablehlo.convolution") == 1
+    assert program("cuda", "cpu").count("stablehlo.convolution(") == 1
     for platforms in (("tpu",), ("tpu", "rocm")):
         stock = program(*platforms)
-        assert stock.count("stablehlo.convolution") == 1
+        assert stock.count("stablehlo.convolution(") == 1
         assert "reverse" not in stock
 
 
