@@ -204,9 +204,10 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
     problem = problem.under(cfg)
     if len(box) != nd + 1 or cfg.pixels not in (64, 128):
         return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
-    # Accumulators: more would leave too few registers to an epilogue that adds a residual, or places phases of volumes.
+    # Accumulators: more would leave too few registers to an epilogue that adds a residual, or places phases of volumes; or
+    # to a second block on the SM.
     phases = math.prod(d.out_stride for d in problem.dims)
-    most = 128 * (96 if problem.residual or (nd == 3 and phases > 1) else 128)
+    most = 128 * (96 if problem.residual or (nd == 3 and phases > 1) else 128) // cfg.blocks
     if cfg.bn % LEAST_WIDTH or not LEAST_WIDTH <= cfg.bn <= 256 or cfg.pixels * cfg.bn > most:
         return f"{cfg.bn=} must be a multiple of {LEAST_WIDTH} up to 256, and {cfg.pixels=} * bn at most {most}"
     if cfg.bk * problem.itemsize not in (32, 64, 128):

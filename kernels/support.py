@@ -126,6 +126,7 @@ def copies(product: Product, cfg: Config) -> tuple[str, ...]:
     if cfg.finished_by_xla:
         return tuple(found)  # in the same pass, what is too much is sliced off
     unit = 16 // ITEMSIZE[product.out_dtype]
+    result += " (and the residual likewise)" if product.residual else ""
     if produced % unit:
         found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels")
     ragged = [i for i, d in enumerate(taps.dims(product)) if d.out_size % d.out_stride]

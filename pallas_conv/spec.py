@@ -63,7 +63,7 @@ class Product:
     residual        fprop adds r: (N, O, *out), in out_dtype
     activation      fprop applies it to the sum, bias and residual included
     outputs         of fprop: "y" the activated sum, "z" the sum itself, in this order
-    precision       None, or the jax.lax.Precision of both operands by name: "default", "high", "highest"
+    precision       None, or the jax.lax.Precision of both operands by name: "default", "tensorfloat32", "high", "highest"
     """
 
     role: str

@@ -68,6 +68,7 @@ def check(product, cfg):
     assert "cp.async.bulk.tensor" in used.ptx
     assert used.spills == 0, used.log
     assert used.registers <= 168, used.log
+    assert used.registers * 128 * (cfg.consumers + 1) * cfg.blocks <= 65536, used.log  # so many blocks are resident
     assert used.smem_bytes <= config.SMEM_BYTES // cfg.blocks
     assert (
         abs(used.smem_bytes - config.tiling(config.Problem.of(product), cfg).smem_bytes) <= 1024

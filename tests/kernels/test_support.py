@@ -49,6 +49,11 @@ def test_each_reason(changes, words):
     assert any(words in reason for reason in found), found
 
 
+@pytest.mark.parametrize("precision", [None, "default", "tensorfloat32"])
+def test_float32_is_served_where_tf32_is_asked_for_or_allowed(precision):
+    assert support.reasons(product(dtype="float32", precision=precision), (9, 0)) == ()
+
+
 def test_all_reasons_are_listed():
     found = support.reasons(product(groups=8, kernel=65, size=(70, 70), dtype="float64", activation="mish"), None)
     assert len(found) == 5
@@ -82,6 +87,7 @@ def test_copies():
     assert [next(word for word in ("channels", "strides") if word in line) for line in told] == ["channels", "strides"]
     assert "from 24 to 20" in support.copies(product(channels=(64, 20)), tile)[-1]
     assert "output phases in spatial dimensions [0, 1]" in support.copies(product(role="dgrad", stride=2), tile)[-1]
+    assert "residual" in support.copies(product(channels=(64, 20), residual=True), tile)[-1]
     told = support.copies(product(channels=(3, 64)), config.Config((1, 8, 8), unfold=True))
     assert [word in line for word, line in zip(("3 taps", "from 9 to 16"), told, strict=True)] == [True, True]
 
