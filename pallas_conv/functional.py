@@ -254,7 +254,8 @@ def _conv_fwd(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_
     saved = saved_by(op.activation)
     outs = (("y", out_dtype),) + ((("z", out_dtype),) if saved == "z" else ())
     results = bind("affine", op, _operands(x, w, b, r), outs)
-    return results["y"], (x, w, b, r is not None, results.get(saved) if saved else None)
+    added = None if r is None else ()  # told apart by structure: a bool would be traced
+    return results["y"], (x, w, b, added, results.get(saved) if saved else None)
 
 
 def _conv_bwd(op: Op, out_dtype: np.dtype, saved: tuple, ct: Array) -> tuple[Array, Array, Array | None, Array | None]:
@@ -263,7 +264,7 @@ def _conv_bwd(op: Op, out_dtype: np.dtype, saved: tuple, ct: Array) -> tuple[Arr
     wanted = {"dx": x.dtype, "dw": w.dtype}
     if b is not None:
         wanted["db"] = b.dtype
-    if added:
+    if added is not None:
         wanted["dr"] = ct.dtype
     grads = bwd(op, {"x": x, "w": w}, a, ct, wanted.items())
     return grads["dx"], grads["dw"], grads.get("db"), grads.get("dr")

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import pallas_conv as pc
 from bench.cases import OPERANDS, Case, suite
 from bench.formulations import CPU
 from pallas_conv import formulations
 from pallas_conv.formulations.cpu import SPARE_MEMORY
-from pallas_conv.spec import Product
+from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.trilinear import Op
 
 PRODUCTS = [  # for which there is more than stock's program
@@ -140,6 +141,32 @@ def test_nothing_is_computed_twice(role):
     count = lambda op, text: len(re.findall(rf" {op}\(", text))
     assert count("sine", text) == 2
     assert count("multiply", text) == count("multiply", bare) > 0
+
+
+def test_programs_do_not_grow_with_the_stride():
+    """Of a transposed convolution, which has so many output phases a dimension."""
+    for stride, few in ((4, True), (16, False)):
+        spec = ConvSpec((1, 1), ((0, 0),) * 2, (stride, stride), (1, 1), 8, (14, 14), (4, 4))
+        product = Product("fprop", spec, 8, 8, 8, "float32", "float32")
+        assert (formulations.choose(product, CPU)[0] == "multiply_add_phases") == few
+
+
+def test_images_divided_over_devices_stay_there():
+    """A loop over blocks of them, as on one device, would gather them first."""
+    layer = pc.Conv2d(96, 96, 7, padding=3, groups=96, key=jax.random.key(0))
+    params, static = eqx.partition(layer, eqx.is_array)
+
+    def gradients(params: Any, x: jax.Array) -> Any:
+        loss = lambda params, x: jax.vmap(eqx.combine(params, static))(x).sum()
+        return jax.grad(loss, (0, 1))(params, x)
+
+    x = jax.ShapeDtypeStruct((64, 96, 56, 56), "float32")
+    assert " while(" in compiled(gradients, params, x).as_text()
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = lambda a, *axes: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+    divided = compiled(gradients, jax.tree.map(place, params), place(x, "d")).as_text()
+    assert "all-reduce" in divided
+    assert "all-gather" not in divided
 
 
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
