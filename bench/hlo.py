@@ -27,11 +27,25 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
+class Move:
+    """An array that is copied, transposed or padded.
+
+    kernel   that does it, by itself or among other things
+    opcode   "copy", "transpose" or "pad"
+    """
+
+    kernel: str
+    opcode: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled program executes: its library calls, and how many kernels it launches, these included."""
+    """What a compiled program executes: its library calls, how many kernels it launches, these included, and what they move."""
 
     calls: tuple[Call, ...]
     kernels: int
+    moves: tuple[Move, ...]
 
     @property
     def flops(self) -> float:
@@ -53,7 +67,8 @@ def read(text: str) -> Program:
     shapes = {i.name: i.shape for body in computations.values() for i in body}
     executed = list(_executed(computations, entry))
     calls = [call for i, times in executed for call in _calls(i, computations, shapes, times)]
-    return Program(tuple(calls), sum(times for _, times in executed))
+    moves = [move for i, _ in executed for move in _moves(i, computations)]
+    return Program(tuple(calls), sum(times for _, times in executed), tuple(moves))
 
 
 def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
@@ -103,6 +118,14 @@ def _calls(
     elif i.opcode == "dot":
         contracted = re.search(r"lhs_contracting_dims={([^}]*)}", i.text)
         yield Call("matmul", "", times * _matmul_flops(i, contracted[1] if contracted else "", shapes))
+
+
+def _moves(kernel: _Instruction, computations: dict[str, list[_Instruction]]) -> Iterator[Move]:
+    fused = [callee for callee in _CALLEES.findall(kernel.text) if kernel.opcode == "fusion"]
+    for i in [kernel, *(inner for callee in fused for inner in computations[callee])]:
+        opcode = i.opcode.removesuffix("-start")
+        if opcode in ("copy", "transpose", "pad"):
+            yield Move(kernel.name, opcode, i.shape)
 
 
 def _convolution_flops(kind: str, i: _Instruction, shapes: dict[str, tuple[int, ...]]) -> float:

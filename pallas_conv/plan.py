@@ -93,7 +93,8 @@ def plan(product: Product, target: Target, preferences: Sequence[str], no_kernel
             proof = _trust(product, target) if not found else trust.Verdict(False, "")
             if proof.trusted:
                 return Plan(product, target, "mosaic", proof.why, tuple(against))
-            formulation, why = formulations.choose(product, target)
+            beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
+            formulation, why = formulations.choose(product, target, beside_kernels)
             return Plan(product, target, "xla", why, (*against, *(found or [proof.why])), formulation)
         if not found:
             where = f'implementation "{name}" was asked for'
@@ -102,6 +103,14 @@ def plan(product: Product, target: Target, preferences: Sequence[str], no_kernel
     against = list(dict.fromkeys(against))
     asked = ", ".join(map(repr, preferences))
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
+
+
+def _beside_kernels(product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None) -> bool:
+    """Of a weight gradient: whether a kernel serves the input gradient of the same convolution."""
+    if product.role != "wgrad" or target.platform != "cuda":
+        return False
+    sibling = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype)
+    return plan(sibling, target, preferences, no_kernels).implementation == "mosaic"
 
 
 def _trust(product: Product, target: Target) -> trust.Verdict:

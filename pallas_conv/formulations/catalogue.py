@@ -239,6 +239,15 @@ def _depth_cost(s: Sizes) -> Cost:
     return Cost(s.useful_flops, 4 * taps + 3 * (s.w + s.y), written_out, largest + s.y)
 
 
+def _depth_to_batch_cost(s: Sizes) -> Cost:
+    taps = s.spec.kernel_spatial[0]
+    if library.taps_in_cotangent(s.spec, s.product.in_channels, s.product.out_channels):
+        repeated, whole = taps * s.y * s.spec.in_spatial[0] / s.spec.out_spatial[0], s.x
+    else:
+        repeated, whole = taps * s.x * s.spec.out_spatial[0] / s.spec.in_spatial[0], s.y
+    return Cost(s.useful_flops, 3 * repeated + whole + s.w, taps, repeated)
+
+
 FORMULATIONS: dict[str, Formulation] = {
     f.name: f
     for f in (
@@ -347,6 +356,13 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: s.correlates and s.spec.ndim == 3 and s.spec.groups == 1,
             _depth_cost,
             wgrad=library.depth_to_channels_wgrad,
+        ),
+        Formulation(
+            "depth_to_batch_wgrad",
+            lambda s: s.correlates and s.spec.ndim == 3 and s.spec.groups == 1,
+            _depth_to_batch_cost,
+            wgrad=library.depth_to_batch_wgrad,
+            library=True,
         ),
         Formulation(
             "exchanged",

@@ -6,12 +6,15 @@ from . import cpu, nvidia
 from .catalogue import STOCK
 
 
-def choose(product: Product, target: Target) -> tuple[str, str]:
-    """The formulation that `auto` takes where no kernel runs, and why."""
+def choose(product: Product, target: Target, beside_kernels: bool = False) -> tuple[str, str]:
+    """The formulation that `auto` takes where no kernel runs, and why.
+
+    beside_kernels: whether kernels serve the other products of the same convolution.
+    """
     if target.platform == "cpu":
         return cpu.choose(product)
     if target.platform == "cuda":
-        return nvidia.choose(product)
+        return nvidia.choose(product, beside_kernels)
     return STOCK, "no faster program is known here"
 
 

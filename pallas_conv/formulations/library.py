@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -164,11 +165,29 @@ def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, 
     for rows in depth_slabs(x.nbytes, spec):
         if dw is not None:
             x, ct, dw = lax.optimization_barrier((x, ct, dw))
-        images = jnp.moveaxis(ct[:, :, rows.start : rows.stop], 2, 1).reshape(-1, ct.shape[1], *ct.shape[3:])
-        part = cropped("wgrad", _depth_taps(x, spec, rows), images, flat, how)
+        part = cropped(
+            "wgrad", _depth_taps(x, spec, rows), _depth_to_batch(ct[:, :, rows.start : rows.stop]), flat, how
+        )
         dw = part if dw is None else dw + part
     assert dw is not None
     return jnp.moveaxis(dw.reshape(ct.shape[1], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)
+
+
+def depth_to_batch_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+    """The same for a GPU: all at once, with the taps of the depth in the channels of the smaller operand where that can be."""
+    if not taps_in_cotangent(spec, x.shape[1], ct.shape[1]):
+        taps = _depth_taps(x, spec, range(spec.out_spatial[0]))
+        dw = cropped("wgrad", taps, _depth_to_batch(ct), _without_depth(spec), how)
+        return jnp.moveaxis(dw.reshape(ct.shape[1], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)
+    firsts = [spec.padding[0][0] - t * spec.kernel_dilation[0] for t in range(spec.kernel_spatial[0])]
+    taps = _depth_to_batch(_shifted_along_depth(ct, firsts, x.shape[2]))
+    dw = cropped("wgrad", _depth_to_batch(x), taps, _without_depth(spec), how)
+    return jnp.moveaxis(dw.reshape(spec.kernel_spatial[0], ct.shape[1], x.shape[1], *spec.kernel_spatial[1:]), 0, 2)
+
+
+def taps_in_cotangent(spec: ConvSpec, in_channels: int, out_channels: int) -> bool:
+    """Whether the weight gradient above repeats the cotangent rather than x."""
+    return spec.strides[0] == 1 and out_channels * spec.in_spatial[0] < in_channels * spec.out_spatial[0]
 
 
 def depth_slabs(nbytes: float, spec: ConvSpec) -> list[range]:
@@ -181,16 +200,25 @@ def depth_slabs(nbytes: float, spec: ConvSpec) -> list[range]:
 
 
 def _depth_taps(x: Array, spec: ConvSpec, rows: range) -> Array:
-    """(N, C, D, H, W) -> (N len(rows), taps C, H, W)."""
-    stride, (low, _), size = spec.strides[0], spec.padding[0], spec.in_spatial[0]
-    taps = []
-    for t in range(spec.kernel_spatial[0]):
-        first = rows.start * stride + t * spec.kernel_dilation[0] - low
-        last = first + (len(rows) - 1) * stride
-        padded = pad_spatial(x, ((-first, last + 1 - size), (0, 0), (0, 0)))
-        taps.append(lax.slice_in_dim(padded, 0, None, stride, 2))
-    x = jnp.concatenate(taps, 1)
-    return jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
+    """(N, C, D, H, W) -> (N len(rows), taps C, H, W): what each tap of the depth reads for these rows of the output."""
+    stride, (low, _) = spec.strides[0], spec.padding[0]
+    firsts = [rows.start * stride + t * spec.kernel_dilation[0] - low for t in range(spec.kernel_spatial[0])]
+    return _depth_to_batch(_shifted_along_depth(x, firsts, len(rows), stride))
+
+
+def _shifted_along_depth(t: Array, firsts: Sequence[int], count: int, stride: int = 1) -> Array:
+    """(N, C, D, H, W) -> (N, len(firsts) C, count, H, W): so many slices from each of these on, zeros where there are none."""
+    shifted = []
+    for first in firsts:
+        last = first + (count - 1) * stride
+        padded = pad_spatial(t, ((-first, last + 1 - t.shape[2]), (0, 0), (0, 0)))
+        shifted.append(lax.slice_in_dim(padded, 0, None, stride, 2))
+    return jnp.concatenate(shifted, 1)
+
+
+def _depth_to_batch(t: Array) -> Array:
+    """(N, C, D, H, W) -> (N D, C, H, W)."""
+    return jnp.moveaxis(t, 2, 1).reshape(-1, t.shape[1], *t.shape[3:])
 
 
 def _without_depth(spec: ConvSpec) -> ConvSpec:

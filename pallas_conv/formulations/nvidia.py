@@ -17,12 +17,13 @@ COMPILED = ("bfloat16", "float16", "float32")  # dtypes of the programs behind t
 LEAST_FLOPS = 1e6  # below which it is the number of kernels that counts
 
 
-def choose(product: Product) -> tuple[str, str]:
-    """The formulation that `auto` takes where no kernel runs, and why."""
+def choose(product: Product, beside_kernels: bool = False) -> tuple[str, str]:
+    """The formulation that `auto` takes where no kernel runs, and why; see `choice.choose`."""
     if product.compute_dtype in COMPILED and product.models is None and product.spec.groups == 1:
         served = {f.name for f in catalogue.serving(product)}
         sizes = Sizes.of(product)
-        if served and sizes.useful_flops >= LEAST_FLOPS and (found := first(RULES, sizes, served.__contains__)):
+        rules = (*BESIDE_KERNELS, *RULES) if beside_kernels else RULES
+        if served and sizes.useful_flops >= LEAST_FLOPS and (found := first(rules, sizes, served.__contains__)):
             return found
     return STOCK, "no program is known that dominates stock's on an NVIDIA GPU"
 
@@ -78,5 +79,14 @@ RULES = (
         lambda s: s.correlates and not _batch_for_free(s),
         ("polyphase_wgrad",),
         "the library's weight gradient, where XLA would slide a window as long as the sequence",
+    ),
+)
+
+# Where kernels serve the other products of the convolution, and keep activations channels last.
+BESIDE_KERNELS = (
+    Rule(
+        lambda s: s.correlates and s.spec.ndim == 3 and s.product.compute_dtype != "float32",
+        ("depth_to_batch_wgrad",),
+        "the library's in two dimensions, channels last like the kernels; in three it is channels first",
     ),
 )

@@ -75,3 +75,13 @@ def test_loops_count_as_often_as_they_run():
 def test_what_launches_nothing_is_not_counted():
     assert program(lambda x: x.reshape(16, 4), (64,)).kernels <= 1  # at most a copy of the parameter
     assert program(lambda x: jnp.tanh(x) + 1, (64,)).kernels == 1
+
+
+def test_moves_are_found_alone_and_inside_fusions():
+    """A transposition after which something else is computed, and a pad."""
+    x = (64, 128)
+    (move,) = program(lambda x: x.T, x).moves
+    assert (move.opcode, sorted(move.shape)) == ("transpose", [64, 128])
+    moves = program(lambda x: (jnp.tanh(x).T, jnp.pad(x, 1)), x).moves
+    assert {(m.opcode, *sorted(m.shape)) for m in moves} == {("transpose", 64, 128), ("pad", 66, 130)}
+    assert not program(lambda x: jnp.tanh(x) + 1, x).moves

@@ -99,6 +99,29 @@ def test_every_rule_serves_a_layer_and_says_why(target):
     assert {why for _, why in chosen} >= {rule.why for rule in nvidia.RULES}
 
 
+@pytest.mark.parametrize("name", ["nnunet_mid", "nnunet_up"])
+def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name):
+    """Where `auto` takes no kernel, the rules above hold."""
+    layer, shapes = CASES[name].stock("fb", convert=pc.convert), CASES[name].shapes()
+
+    def plans(implementation, device, dtype="bfloat16"):
+        args = [ShapeDtypeStruct(shapes[n], dtype) for n in compiled.OPERANDS["fb"]]
+        with pc.implementation(implementation):
+            return {p.product.role: p for p in pc.explain(layer, *args, device=device)}
+
+    beside = plans(("mosaic", "auto"), "h100")
+    assert beside["dgrad"].implementation == "mosaic"
+    assert (beside["wgrad"].formulation, beside["wgrad"].source) == (
+        "depth_to_batch_wgrad",
+        nvidia.BESIDE_KERNELS[0].why,
+    )
+    usual = plans("auto", "h100")["wgrad"].formulation
+    assert usual != "depth_to_batch_wgrad"
+    assert plans(("mosaic", "auto"), "a100")["wgrad"].formulation == usual
+    assert plans(("mosaic", "auto"), "h100", "float32")["wgrad"].formulation == usual
+    assert plans(("mosaic", "xla"), "h100")["wgrad"].formulation == formulations.STOCK
+
+
 def test_dense_and_depthwise_layers_keep_stocks_program():
     for name in (
         "resnet50_c2",

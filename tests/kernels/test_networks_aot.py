@@ -1,7 +1,6 @@
 """Whole training steps for an H100 that need not be there: what the kernels cost around themselves, beside stock equinox."""
 
 import math
-import re
 from typing import Any
 
 import equinox as eqx
@@ -15,9 +14,7 @@ from bench.models import NETWORKS, resnet
 
 pytestmark = [pytest.mark.aot, pytest.mark.extended]
 
-EXCEEDS = {"resnet50": 1}  # 16 moves to stock's 15
 IMAGES = 40  # no number of channels and no size of an image: a shape with it is an activation's
-_MOVE = re.compile(r"\s+(?:ROOT )?%?\S+ = \w+\[([\d,]+)\]\S* (?:copy|copy-start|transpose|pad)\(")
 
 
 def compiled(network: Any, convert: Any, implementation: Any) -> jax.stages.Compiled:
@@ -42,10 +39,14 @@ def compiled(network: Any, convert: Any, implementation: Any) -> jax.stages.Comp
     return aot.compile_for("h100", step, *leaves)
 
 
-def moves_of_activations(text: str) -> int:
+def moves_of_activations(program: hlo.Program) -> list[hlo.Move]:
     """Transpositions, copies and paddings, by themselves or inside fusions, of arrays of at least 2^16 elements."""
-    shapes = [[int(n) for n in found[1].split(",")] for line in text.splitlines() if (found := _MOVE.match(line))]
-    return sum(IMAGES in shape and math.prod(shape) >= 2**16 for shape in shapes)
+    return [move for move in program.moves if IMAGES in move.shape and math.prod(move.shape) >= 2**16]
+
+
+def kernels(moves: list[hlo.Move]) -> int:
+    """That move something: each reads and writes its array once, in however many steps the fused program says it."""
+    return len({move.kernel for move in moves})
 
 
 @pytest.mark.timeout(280)
@@ -53,21 +54,28 @@ def moves_of_activations(text: str) -> int:
 def test_a_training_step_moves_no_more_than_stocks(network):
     stock = compiled(network, lambda model: model, "auto")
     ours = compiled(network, pc.convert, ("mosaic", "xla"))
-    calls = {call.kind for call in hlo.read(ours.as_text()).calls}
-    assert not calls & {"convForward", "convBackwardInput"}  # weight gradients are XLA's
+    program = hlo.read(ours.as_text())
+    assert not {call.kind for call in program.calls} & {
+        "convForward",
+        "convBackwardInput",
+    }  # weight gradients are XLA's
     assert ours.as_text().count("pallas_conv_dense_fprop_2d_bf16") > 10
     assert ours.as_text().count("pallas_conv_dense_dgrad_2d_bf16") > 10
-    more = EXCEEDS.get(network.name, 0)
-    assert 0 < moves_of_activations(ours.as_text()) <= moves_of_activations(stock.as_text()) + more
+    moves, stocks = moves_of_activations(program), moves_of_activations(hlo.read(stock.as_text()))
+    assert 0 < kernels(moves) <= kernels(stocks)
+    copies = lambda moves: sum(move.opcode != "pad" for move in moves)
+    assert 0 < copies(moves) <= copies(stocks)
     assert ours.memory_analysis().temp_size_in_bytes <= stock.memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.timeout(280)
-def test_a_training_step_on_volumes_needs_hardly_more_memory_than_stocks():
-    """Of moves it has more: XLA's weight gradients keep 3-D activations channels first, kernels want them channels last."""
+def test_a_training_step_on_volumes_stays_channels_last():
+    """Weight gradients too: as convolutions in two dimensions, for which XLA's library wants channels last."""
     network = NETWORKS["unet3d"]
     stock = compiled(network, lambda model: model, "auto")
-    ours = compiled(network, pc.convert, ("mosaic", "xla"))
+    ours = compiled(network, pc.convert, ("mosaic", "auto"))
     assert ours.as_text().count("pallas_conv_dense_fprop_3d_bf16") > 10
     assert ours.as_text().count("pallas_conv_dense_dgrad_3d_bf16") > 10
-    assert ours.memory_analysis().temp_size_in_bytes <= 1.01 * stock.memory_analysis().temp_size_in_bytes
+    moves = moves_of_activations(hlo.read(ours.as_text()))
+    assert sum(move.opcode != "pad" for move in moves) <= 2
+    assert ours.memory_analysis().temp_size_in_bytes <= stock.memory_analysis().temp_size_in_bytes
