@@ -41,6 +41,9 @@ MEDIUM = (
     _case("medium_up", (128, 64), (16, 16), 2, "conv_transpose", batch=4, stride=2),
     _case("medium_3d", (32, 32), (16, 16, 16), 3, padding=1),
     _case("medium_1d", (128, 128), (1024,), 11, padding=25, dilation=5),
+    _case("medium_one_image", (64, 64), (33, 33), 3, batch=1, padding=1),
+    _case("medium_one_pixel", (128, 256), (1, 1), 4, "conv_transpose", batch=70),
+    _case("medium_one_slice", (32, 48), (1, 17, 20), 3, padding=1),
     _case("medium_depthwise", (96, 96), (28, 28), 7, batch=4, padding=3, groups=96),
     _case("medium_f32", (64, 64), (28, 28), 3, batch=4, padding=1, dtype="float32"),
 )

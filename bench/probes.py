@@ -20,6 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_conv.kernels.mosaic import two_views
+
 PARAMS = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane, unsafe_no_auto_barriers=True)
 
 
@@ -178,17 +180,29 @@ def collapsed() -> list[Probe]:
     ]
 
 
+def dropped() -> list[Probe]:
+    """Axes of which array and box have one: Mosaic drops them with their index, which the kernels keep at 0.
+
+    What must read nothing is moved outside along another axis.
+    """
+    arrays = {
+        "image": ((1, 6, 9, 64), (1, 4, 8, 64)),
+        "pixels": ((9, 1, 1, 64), (8, 1, 1, 64)),
+        "depth": ((1, 1, 6, 9, 64), (1, 1, 4, 8, 64)),
+    }
+    probes = []
+    for (key, (shape, box)), low in itertools.product(arrays.items(), (True, False)):
+        free = [i for i, n in enumerate(shape[:-1]) if n > 1]
+        half = [-((b + 1) // 2) if low else n - b // 2 for n, b in zip(shape, box, strict=True)]
+        gone = [-b if low else n for n, b in zip(shape, box, strict=True)]
+        moved = [(None, half), *((i, half) for i in free), (free[-1], gone)]
+        starts = [tuple(start[i] if i == axis else 0 for i in range(len(shape))) for axis, start in moved]
+        name = f"dropped_{key}_{'before' if low else 'past'}"
+        probes.append(boxes(name, shape, box, (), starts, 128, interpretable=not low))
+    return probes
+
+
 # ------------------------------------------------------------ two views of the same bytes
-
-
-def two_views(leading, box, columns, dtype):
-    """Shared memory as TMA sees it (swizzle only, any box) and as wgmma does (tiled and swizzled)."""
-    swizzle = plgpu.SwizzleTransform(columns * jnp.dtype(dtype).itemsize)
-    tiled = (plgpu.TilingTransform((8, columns)), swizzle)
-    return plgpu.RefUnion(
-        plgpu.SMEM((*leading, *box, columns), dtype, transforms=(swizzle,)),
-        plgpu.SMEM((*leading, math.prod(box), columns), dtype, transforms=tiled),
-    )
 
 
 def identity(columns, dtype, interpret):
@@ -225,9 +239,8 @@ def view_load(box, bk_bytes, move=0) -> Probe:
 
             out_gmem[...] = pl.run_scoped(multiply, plgpu.ACC((rows, columns), jnp.float32))
 
-        plain = plgpu.SMEM((*box, columns), dtype)
-        scratch = [plain if interpret else two_views((), box, columns, dtype), identity(columns, dtype, interpret)]
-        scratch.append(plgpu.Barrier())
+        views = two_views((), box, columns, jnp.dtype(dtype), interpret=interpret)
+        scratch = [views, identity(columns, dtype, interpret), plgpu.Barrier()]
         return kernel(body, ((rows, columns), jnp.float32), scratch, interpret=interpret)
 
     expected = x.reshape(pixels, columns)[move * line :]
@@ -269,12 +282,11 @@ def view_store(box, columns, dtype=jnp.bfloat16) -> Probe:
             plgpu.copy_smem_to_gmem(tma, out_gmem.at[where])
             plgpu.wait_smem_to_gmem(0)
 
-        plain = plgpu.SMEM((*box, columns), dtype)
         a_tiles = (plgpu.TilingTransform((8, bk)), plgpu.SwizzleTransform(2 * bk))
         a_smem = plgpu.SMEM((rows, bk), jnp.bfloat16, transforms=() if interpret else a_tiles)
         eye_smem = plgpu.SMEM((columns, bk), jnp.bfloat16, transforms=() if interpret else a_tiles)
-        scratch = [a_smem, eye_smem, plain if interpret else two_views((), box, columns, dtype)]
-        scratch.append(plgpu.Barrier())
+        views = two_views((), box, columns, jnp.dtype(dtype), interpret=interpret)
+        scratch = [a_smem, eye_smem, views, plgpu.Barrier()]
         return kernel(body, ((*full, columns), dtype), scratch, grid=2 ** len(box), interpret=interpret)
 
     expected = np.full((*(2 * b for b in box), columns), np.nan, np.float32)
@@ -376,4 +388,4 @@ def store(name, shape, indexed, starts) -> Probe:
 @functools.cache
 def probes() -> tuple[Probe, ...]:
     """The most basic first."""
-    return (*out_of_bounds(), *views(), *multicast(), *collapsed(), *stores())
+    return (*out_of_bounds(), *views(), *multicast(), *collapsed(), *dropped(), *stores())

@@ -12,7 +12,7 @@ from pallas_conv.spec import Product
 from . import taps as geometry
 
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
-BARRIER_BYTES = 16  # two of each slot of the ring
+BARRIER_BYTES = 8  # two of each slot of the ring; one of each consumer that adds a residual
 MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -66,6 +66,13 @@ class Config:
         return math.prod(self.box)
 
     @property
+    def columns(self) -> int:
+        """Output channels staged at a time: with 64 and 128 accumulators a thread, the inputs of 32 erfs would not fit in
+        registers.
+        """
+        return math.gcd(self.bn, 32)
+
+    @property
     def finished_by_xla(self) -> bool:
         """The kernel stores bare float32 sums; what is left to add, the bias and the activation take another pass."""
         return self.split > 1 or self.fold > 0
@@ -74,8 +81,9 @@ class Config:
     def path(self) -> str:
         """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
         return (
-            f"bk{self.bk} taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} fold{self.fold} consumers{self.consumers} "
-            f"cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} skip{self.skip:d}"
+            f"{len(self.box) - 1}d pixels{self.pixels} images{self.box[0] > 1:d} columns{self.columns} bk{self.bk} "
+            f"taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} fold{self.fold} consumers{self.consumers} "
+            f"cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} out_bufs{self.out_bufs} skip{self.skip:d}"
         )
 
     def __str__(self) -> str:
@@ -137,7 +145,6 @@ class Tiling(NamedTuple):
     cta_box       (images, *pixels) of a thread block's tile (with a halo: of its one load, less the halo)
     load_box      (images, *pixels) of one load
     loads         loads of pixels in a step
-    columns       output channels staged at a time
     grid          tiles over (images, *rows of a phase)
     k_tiles       tiles over output channels
     c_steps       steps over channels, of all parts
@@ -151,7 +158,6 @@ class Tiling(NamedTuple):
     cta_box: tuple[int, ...]
     load_box: tuple[int, ...]
     loads: int
-    columns: int
     grid: tuple[int, ...]
     k_tiles: int
     c_steps: int
@@ -170,12 +176,11 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     cta_box = tuple(b * cfg.consumers if i == halo_dim + 1 else b for i, b in enumerate(cfg.box))
     load_box = tuple(b + reach if i == halo_dim + 1 else b for i, b in enumerate(cta_box))
     loads = 1 if cfg.halo else cfg.consumers
-    # With 64 and 128 accumulators a thread, the inputs of 32 erfs would not fit in registers.
-    columns = math.gcd(cfg.bn, 32)
     sizes = problem.N, *(d.rows for d in problem.dims)
     step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
     stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
-    staging_bytes = cfg.consumers * cfg.out_bufs * cfg.pixels * columns * problem.out_itemsize
+    staging_bytes = cfg.consumers * cfg.out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize
+    barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * problem.residual)
     grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
     k_tiles = -(-problem.K // cfg.bn)
     return Tiling(
@@ -184,13 +189,12 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
         cta_box=cta_box,
         load_box=load_box,
         loads=loads,
-        columns=columns,
         grid=grid,
         k_tiles=k_tiles,
         c_steps=-(-problem.C // cfg.bk),
         units=-(-math.prod(grid) // (cfg.cluster * loads)) * cfg.split * problem.G * k_tiles,
         stage_bytes=stage_bytes,
-        smem_bytes=cfg.stages * (stage_bytes + BARRIER_BYTES) + staging_bytes,
+        smem_bytes=cfg.stages * stage_bytes + staging_bytes + barrier_bytes,
     )
 
 
@@ -202,6 +206,10 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
     if cfg.fold and (why := _illegal_fold(problem, cfg)):
         return why
     problem = problem.under(cfg)
+    if cfg.consumers not in (1, 2) or cfg.cluster not in (1, 2) or cfg.blocks not in (1, 2):
+        return f"{cfg.consumers=}, {cfg.cluster=} and {cfg.blocks=} must be 1 or 2"
+    if cfg.taps < 1 or cfg.out_bufs < 1:
+        return f"{cfg.taps=} and {cfg.out_bufs=} must be at least 1"
     if len(box) != nd + 1 or cfg.pixels not in (64, 128):
         return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
     # Accumulators: more would leave too few registers to an epilogue that adds a residual, or places phases of volumes; or
@@ -324,15 +332,11 @@ def _steps(problem: Problem, cfg: Config) -> int:
 class Estimate(NamedTuple):
     """Modelled, unmeasured: good for ranking configurations, not for promises.
 
-    clocks        of the whole product
-    l2_per_clock  bytes that must come from L2 in a clock of the tensor cores, to keep them busy
-    busy          share of the thread blocks' waves that has work
-    macs          multiply-adds issued
+    clocks  of the whole product
+    macs    multiply-adds issued
     """
 
     clocks: float
-    l2_per_clock: float
-    busy: float
     macs: float
 
 
@@ -373,16 +377,15 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     if cfg.finished_by_xla:
         clocks += (workspace + results) / memory + PASS_CLOCKS
     executed = units * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
-    return Estimate(clocks, load / multiply, units / (waves * workers), executed)
+    return Estimate(clocks, executed)
 
 
 def _copied_bytes(problem: Problem, cfg: Config) -> int:
-    """Read and written before the kernel, to give the pixels whole 16 bytes of channels or to unfold them."""
+    """Read and written before the kernel: to unfold pixels, or to give them whole 16 bytes of channels and whole strides."""
     seen, unit = problem.under(cfg), 16 // problem.itemsize
-    if not cfg.unfold and problem.C % unit == 0:
-        return 0
-    size = lambda p, channels: p.N * p.G * channels * math.prod(d.in_size for d in p.dims)
-    return (size(problem, problem.C) + size(seen, -(-seen.C // unit) * unit)) * problem.itemsize
+    before = problem.C * math.prod(d.in_size for d in problem.dims)
+    after = -(-seen.C // unit) * unit * math.prod(d.in_rows * d.in_stride for d in seen.dims)
+    return problem.N * problem.G * (before + after) * problem.itemsize if before != after or cfg.unfold else 0
 
 
 def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
@@ -426,7 +429,7 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
                 if illegal(raw, cfg):
                     break
                 t = tiling(raw, cfg)
-                more_stages = (smem_limit(cfg) - t.smem_bytes) // (t.stage_bytes + BARRIER_BYTES)
+                more_stages = (smem_limit(cfg) - t.smem_bytes) // (t.stage_bytes + 2 * BARRIER_BYTES)
                 cfg = dataclasses.replace(cfg, stages=min(8, cfg.stages + more_stages))
                 if not illegal(raw, more := dataclasses.replace(cfg, out_bufs=2)):
                     cfg = more

@@ -180,7 +180,7 @@ class _Kernel:
         return [
             views((cfg.stages, cfg.taps, tiling.loads), self._box(tiling.load_box), cfg.bk, self.dtype),
             views((cfg.stages, cfg.taps, tiling.halo_taps), (cfg.bn,), cfg.bk, self.dtype),
-            views((cfg.consumers, cfg.out_bufs), self._box(cfg.box), tiling.columns, self.out_dtype),
+            views((cfg.consumers, cfg.out_bufs), self._box(cfg.box), cfg.columns, self.out_dtype),
             mgpu.Barrier(num_arrivals=copies, num_barriers=cfg.stages),
             empty,
             *([mgpu.Barrier(num_arrivals=1, num_barriers=cfg.consumers)] if self.problem.residual else []),
@@ -373,7 +373,7 @@ class _Kernel:
         wg_idx: Array,
     ) -> None:
         """The epilogue, in chunks of columns: few registers live, and no barrier with the producer."""
-        cfg, columns = self.cfg, self.tiling.columns
+        cfg, columns = self.cfg, self.cfg.columns
         first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
         sizes = (self.problem.N, *(d.rows for d in self.dims))
         beyond = tuple(n * extent for n, extent in zip(self.tiling.grid, self.tiling.cta_box, strict=True))
