@@ -159,8 +159,8 @@ def forced(by_role: Mapping[str, str]) -> Iterator[None]:
     """What is lowered inside takes these formulations: `plan` looks the rules up on their package, where they are patched."""
     rules = formulations.choose
 
-    def choose(product: Any, target: Any) -> tuple[str, str]:
-        return (by_role[product.role], "forced") if product.role in by_role else rules(product, target)
+    def choose(product: Any, *where: Any) -> tuple[str, str]:
+        return (by_role[product.role], "forced") if product.role in by_role else rules(product, *where)
 
     with mock.patch.object(formulations, "choose", choose):
         yield

@@ -142,9 +142,10 @@ class Tiling(NamedTuple):
 
     halo_dim      the spatial dimension whose taps one load serves, or ndim (none)
     halo_taps     how many taps that is, or 1
-    cta_box       (images, *pixels) of a thread block's tile (with a halo: of its one load, less the halo)
+    tiles         of pixels in a thread block: its consumers side by side, with a halo, else one each
+    cta_box       (images, *pixels) of one of them
     load_box      (images, *pixels) of one load
-    loads         loads of pixels in a step
+    loads         loads of pixels in a step: of each tile, or with a halo of each sheet of the one
     grid          tiles over (images, *rows of a phase)
     k_tiles       tiles over output channels
     c_steps       steps over channels, of all parts
@@ -155,6 +156,7 @@ class Tiling(NamedTuple):
 
     halo_dim: int
     halo_taps: int
+    tiles: int
     cta_box: tuple[int, ...]
     load_box: tuple[int, ...]
     loads: int
@@ -170,12 +172,12 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     """The tiling of a problem by a configuration that `illegal` has nothing against."""
     problem = problem.under(cfg)
     halo_dim = next(i for i, e in enumerate(cfg.box[1:]) if e > 1) if cfg.halo else len(problem.dims)
-    halo_taps = problem.dims[halo_dim].count[0] if cfg.halo else 1
-    reach = (halo_taps - 1) * problem.dims[halo_dim].step if cfg.halo else 0
-    # Consumers sit side by side along the halo dimension and share its one load; without a halo each has its own tile.
+    halo_taps, tiles, loads, reach = 1, cfg.consumers, cfg.consumers, 0
+    if cfg.halo:
+        d = problem.dims[halo_dim]
+        halo_taps, tiles, loads, reach = d.count[0], 1, d.sheets, d.in_sheet(d.count[0] - 1)[1]
     cta_box = tuple(b * cfg.consumers if i == halo_dim + 1 else b for i, b in enumerate(cfg.box))
     load_box = tuple(b + reach if i == halo_dim + 1 else b for i, b in enumerate(cta_box))
-    loads = 1 if cfg.halo else cfg.consumers
     sizes = problem.N, *(d.rows for d in problem.dims)
     step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
     stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
@@ -186,13 +188,14 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     return Tiling(
         halo_dim=halo_dim,
         halo_taps=halo_taps,
+        tiles=tiles,
         cta_box=cta_box,
         load_box=load_box,
         loads=loads,
         grid=grid,
         k_tiles=k_tiles,
         c_steps=-(-problem.C // cfg.bk),
-        units=-(-math.prod(grid) // (cfg.cluster * loads)) * cfg.split * problem.G * k_tiles,
+        units=-(-math.prod(grid) // (cfg.cluster * tiles)) * cfg.split * problem.G * k_tiles,
         stage_bytes=stage_bytes,
         smem_bytes=cfg.stages * stage_bytes + staging_bytes + barrier_bytes,
     )
@@ -260,9 +263,9 @@ def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
     if halo_dim >= nd - 1 or box[0] > 1 or math.prod(box[2 + halo_dim :]) % 8:
         return f"{cfg.box=} must be of one image, with multiples of 8 pixels beyond its first tiled dimension"
     d = problem.dims[halo_dim]
-    if d.in_stride > 1 or len(set(d.count)) > 1 or d.count[0] < 2:
-        return "a halo needs the same number of taps, two or more, in every phase of an unstrided dimension"
-    if box[1 + halo_dim] * cfg.consumers + (d.count[0] - 1) * d.step > 256:
+    if len(set(d.count)) > 1 or d.count[0] <= d.sheets:
+        return "a halo needs the same number of taps in every phase, and two that are whole strides apart"
+    if box[1 + halo_dim] * cfg.consumers + d.in_sheet(d.count[0] - 1)[1] > 256:
         return "a TMA box is at most 256 long"
     return None
 
@@ -313,7 +316,7 @@ def _steps(problem: Problem, cfg: Config) -> int:
     problem = problem.under(cfg)
     t = tiling(problem, cfg)
     tiles = list(itertools.product(*map(range, t.grid)))
-    together, steps = cfg.cluster * t.loads, 0
+    together, steps = cfg.cluster * t.tiles, 0
     for phase in itertools.product(*(range(d.out_stride) for d in problem.dims)):
         for start in range(0, len(tiles), together):
             unit, counts = tiles[start : start + together], []

@@ -241,7 +241,7 @@ class _Kernel:
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i)
             spans, channels = schedule.tap_spans(tile), schedule.channel_span(tile)
-            firsts = [schedule.first_pixel(tile.unit, cta, k) for k in range(self.tiling.loads)]
+            firsts = [schedule.first_pixel(tile.unit, cta, k) for k in range(self.tiling.tiles)]
 
             def per_step(taps: tuple[Array, ...], c: Array, slot: Array) -> Array:
                 mgpu.barrier_wait(shared.empty.at[slot])
@@ -286,12 +286,6 @@ class _Kernel:
             last = spans[-1].first + taps[-1] * cfg.taps + u
             taps, live = (*taps[:-1], last), last < spans[-1].last
 
-        moves, at = [], []
-        for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.lead, strict=True):
-            move = pick(d.offset, p) + tap * d.step
-            quotient = floor_div(move, d.in_stride, min(d.offset))
-            moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
-            at.append(pick(d.first, p) + tap)
         rows = tile.k_tile * cfg.bn
         if cfg.taps > 1:  # out of bounds reads zeros, in the pixels below, too, for 0 * NaN is not 0
             rows = jnp.where(live, rows, self.problem.K)
@@ -300,18 +294,30 @@ class _Kernel:
         channels = mgpu.ds(c * cfg.bk, cfg.bk)
         sizes = (self.problem.N, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
         beyond = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
-        for k, (image, *first) in enumerate(firsts):
+        of_halo = lambda r: [tap + r if i == tiling.halo_dim else tap for i, tap in enumerate(taps)]
+        for load in range(tiling.loads):
+            image, *first = firsts[0 if cfg.halo else load]
+            moves = self._moves(tile, of_halo(load))
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
             images, *pixels = self._box_at(at_pixel, tiling.load_box, sizes, beyond, live)
             window = _interleave(pixels, [remainder for _, remainder in moves])
-            copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, k])
+            copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, load])
         for r in range(tiling.halo_taps):
-            tap_at = [q + r if i == tiling.halo_dim else q for i, q in enumerate(at)]
+            tap_at = [pick(d.first, p) + tap for d, p, tap in zip(self.dims, tile.phase, of_halo(r), strict=True)]
             copy(
                 gmem.w.at[(*tap_at, tile.group, mgpu.ds(rows, cfg.bn), channels)],
                 shared.b_tma.at[slot, u, r],
                 collective_axes="cta" if cfg.cluster > 1 else None,
             )
+
+    def _moves(self, tile: Tile, taps: list[Any]) -> list[tuple[Array, tuple[Array, ...]]]:
+        """From outputs to what these taps read, in each dimension: whole strides, and the remainder where there is a stride."""
+        moves: list[tuple[Array, tuple[Array, ...]]] = []
+        for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.lead, strict=True):
+            move = pick(d.offset, p) + tap * d.step
+            quotient = floor_div(move, d.in_stride, min(d.offset))
+            moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
+        return moves
 
     def _consume(self, gmem: _Global, shared: _Shared, worker: Array, cta: Scalar, wg_idx: Array) -> None:
         """Multiply the slots of every tile, then store the tile."""
@@ -350,9 +356,9 @@ class _Kernel:
         for u, r in itertools.product(range(cfg.taps), range(tiling.halo_taps)):
             weights = shared.b_mma.at[slot, u, r].T
             load, shift, row = wg_idx, jnp.int32(0), 1
-            if cfg.halo:  # a consumer's pixels of tap r start this many rows of the one box further
-                d, extent = self.dims[tiling.halo_dim], cfg.box[tiling.halo_dim + 1]
-                load, shift = jnp.int32(0), wg_idx * extent + r * d.step
+            if cfg.halo:  # a consumer's pixels of tap r start this many rows further in its box
+                sheet, further = self.dims[tiling.halo_dim].in_sheet(r)
+                load, shift = jnp.int32(sheet), wg_idx * cfg.box[tiling.halo_dim + 1] + further
                 row = math.prod(cfg.box[tiling.halo_dim + 2 :])
             if not self.interpret:
                 mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.pixels)], weights)

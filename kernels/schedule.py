@@ -108,19 +108,19 @@ class Schedule:
 
     def first_pixel(self, unit: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
         """The first (image, *pixel) of a consumer in a block of the cluster; past the last image if it has no tile."""
-        first = self._pixel(self._load(unit, cta, consumer))
+        first = self._pixel(self._pixel_tile(unit, cta, consumer))
         if self.cfg.halo:
             first[self.tiling.halo_dim + 1] += consumer * self.cfg.box[self.tiling.halo_dim + 1]
         return first
 
-    def _load(self, unit: Array, cta: Scalar, consumer: Scalar) -> Array:
-        """Which of the loads of a phase; all consumers of a block share one if there is but one."""
-        shared = self.tiling.loads == 1
+    def _pixel_tile(self, unit: Array, cta: Scalar, consumer: Scalar) -> Array:
+        """Which of the tiles of a phase's pixels; all consumers of a block share one if there is but one."""
+        shared = self.tiling.tiles == 1
         within = cta if shared else cta * self.cfg.consumers + consumer
-        return unit * (self.cfg.cluster * self.tiling.loads) + within
+        return unit * (self.cfg.cluster * self.tiling.tiles) + within
 
-    def _pixel(self, load: Array) -> list[Array]:
-        at, over = unravel(load, self.tiling.grid)
+    def _pixel(self, tile: Array) -> list[Array]:
+        at, over = unravel(tile, self.tiling.grid)
         at[0] += over * self.tiling.grid[0]
         return [a * extent for a, extent in zip(at, self.tiling.cta_box, strict=True)]
 
@@ -128,8 +128,8 @@ class Schedule:
         """The taps of each dimension that some consumer of the cluster needs: others read padding only (Dim.span)."""
         tiling, cfg = self.tiling, self.cfg
         last = math.prod(tiling.grid) - 1  # a consumer without a tile must not ask for taps that no other needs
-        loads = [self._load(tile.unit, c, k) for c in range(cfg.cluster) for k in range(tiling.loads)]
-        firsts = [self._pixel(jnp.minimum(load, last)) for load in loads]
+        tiles = [self._pixel_tile(tile.unit, c, k) for c in range(cfg.cluster) for k in range(tiling.tiles)]
+        firsts = [self._pixel(jnp.minimum(t, last)) for t in tiles]
         spans = []
         for i, (d, p, extent) in enumerate(zip(self.problem.dims, tile.phase, tiling.cta_box[1:], strict=True)):
             count, offset = pick(d.count, p), pick(d.offset, p)

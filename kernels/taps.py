@@ -47,6 +47,15 @@ class Dim:
         """Inputs of one remainder modulo the stride."""
         return -(-self.in_size // self.in_stride)
 
+    @property
+    def sheets(self) -> int:
+        """Boxes that hold all inputs of a phase: one for each remainder modulo the stride that a tap reads."""
+        return min(self.in_stride // math.gcd(self.in_stride, self.step), max(self.count))
+
+    def in_sheet(self, i: int) -> tuple[int, int]:
+        """(sheet, rows): the box of tap i, which starts where tap `sheet` does, and how much further in it."""
+        return i % self.sheets, i // self.sheets * (self.sheets * self.step // self.in_stride)
+
     def unfolded(self) -> "Dim":
         """The same sums if the taps of the one phase are channels of the input, see `columns`."""
         if self.out_stride > 1:

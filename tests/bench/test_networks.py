@@ -151,6 +151,7 @@ def test_no_time_is_reported_where_results_disagree(toy_only, monkeypatch, tmp_p
     assert "WRONG" in capsys.readouterr().out
 
 
+@pytest.mark.extended
 def test_a_gan_learns_the_same_with_both():
     row = networks.measure(NETWORKS["dcgan"], seconds=0, divide=64, images=2, least_steps=1)
     assert row["status"] == "ok"

@@ -94,5 +94,7 @@ def test_every_formulation_can_be_chosen():
     """By the rules of some platform, or it would be dead code."""
     products = [product for path in FILES for _, product, _ in measurements(path)]
     products += [product for case in suite() for product in case.products().values()]
-    chosen = {formulations.choose(p, where)[0] for p in products for where in (CPU, target.resolve("h100"))}
+    hopper = target.resolve("h100")
+    places = ((CPU, False), (hopper, False), (hopper, True))
+    chosen = {formulations.choose(p, *place)[0] for p in products for place in places}
     assert chosen >= set(catalogue.FORMULATIONS), set(catalogue.FORMULATIONS) - chosen

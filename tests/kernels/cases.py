@@ -321,6 +321,37 @@ def small() -> list[Case]:
             p("fprop", 2, (16, 64), (11, 14), 4, 1, ((1, 2), (1, 2)), bias=True),
             c((1, 8, 8), 64, bk=16, taps=4, halo=True, stages=2, cluster=2),
         ),
+        Case(
+            "strided halo, three taps of two remainders, more tiles than blocks, cluster of two",
+            p("fprop", 2, (64, 64), (19, 33), 3, 2, 1, bias=True, activation="relu"),
+            c((1, 8, 8), 64, halo=True, stages=2, cluster=2),
+            num_sms=2,
+        ),
+        Case(
+            "strided halo, s2 7x7, taps of the other dimension as channels, odd sizes",
+            p("fprop", 1, (3, 32), (23, 19), 7, 2, (3, (2, 4)), bias=True),
+            c((1, 4, 16), 32, bk=32, halo=True, unfold=True, stages=2),
+        ),
+        Case(
+            "strided halo, s3 dilated by 2, four taps of three remainders, f16, both outputs",
+            p("fprop", 1, (24, 48), (29, 18), (4, 3), (3, 1), ((4, 1), 1), (2, 1), dtype="float16", outputs=("y", "z")),
+            c((1, 8, 8), 48, bk=32, halo=True, stages=2),
+        ),
+        Case(
+            "strided halo, dilated by the stride: one remainder",
+            p("fprop", 1, (16, 32), (21, 9), 3, (2, 1), ((1, -1), 1), (2, 1), bias=True),
+            c((1, 8, 8), 32, bk=16, taps=3, halo=True, stages=2),
+        ),
+        Case(
+            "strided halo of a volume's second dimension, input gradient of a transposed convolution",
+            p("dgrad", 1, (16, 32), (3, 5, 8), (2, 4, 3), 1, (0, 1, 1), input_dilation=(1, 2, 1)),
+            c((1, 1, 8, 8), 16, bk=32, halo=True, stages=2),
+        ),
+        Case(
+            "strided halo in every phase: strided and transposed at once",
+            p("fprop", 1, (16, 16), (15, 9), (12, 3), (2, 1), 4, input_dilation=(3, 1), bias=True),
+            c((1, 8, 8), 16, bk=16, halo=True, stages=2),
+        ),
         Case("input gradient, 3x3", p("dgrad", 2, (64, 48), (9, 10), 3, 1, 1), c((1, 8, 8), 64, stages=2)),
         Case(
             "input gradient, asymmetric padding, dilated, odd channels",
@@ -635,7 +666,7 @@ def small() -> list[Case]:
         ),
         Case(
             "inputs of one pixel, taps beyond it not skipped",
-            p("dgrad", 66, (16, 16), (4, 3), (4, 3)),
+            p("dgrad", 66, (16, 16), (2, 3), (2, 3)),
             c((64, 1, 1), 16, bk=16, stages=2, skip=False),
         ),
         Case(

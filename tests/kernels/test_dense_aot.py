@@ -126,7 +126,18 @@ def test_every_dense_layer_of_the_suite_has_a_kernel():
     assert all(p.spec.groups > 1 for p in without.values())
 
 
-@pytest.mark.parametrize("name", SUITE)
+def twin(name: str) -> bool:
+    """The same layer in another dtype."""
+    layer, _, direction = name.partition("/")
+    return any(
+        layer.endswith(f"_{dtype}") and f"{layer.removesuffix(f'_{dtype}')}/{direction}" in SUITE
+        for dtype in ("f16", "f32")
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.extended if twin(name) else ()) for name in SUITE]
+)
 def test_every_dense_layer_of_the_suite(name):
     check(SUITE[name], config.choose(SUITE[name]))
 

@@ -132,6 +132,7 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
         "transposed, dilated: phases with other taps, more tiles than blocks, both outputs",
         "input gradient of stride 3, 1x1: phases without taps are zero, odd sizes",
         "three groups, s2",
+        "strided halo, three taps of two remainders, more tiles than blocks, cluster of two",
         "stem 7x7 s2, taps as channels, odd width",
         "three output channels 5x5, taps of one dimension as output channels, both outputs",
         "3-D, several taps a step past the last image",

@@ -135,7 +135,7 @@ def test_executed_covers_what_reads_the_input(case):
     counts = 1
     for dim in problem.dims:
         counts *= max(dim.count) * dim.out_stride
-    ragged = cfg.taps * (1 + tiling.loads * cfg.cluster)  # a last group of taps, a last cluster without a tile
+    ragged = cfg.taps * (1 + tiling.tiles * cfg.cluster)  # a last group of taps, a last cluster without a tile
     assert executed <= whole * counts * ragged
 
 
