@@ -36,6 +36,7 @@ class Config:
     halo       load the pixels of all taps of the first tiled dimension once
     unfold     make the taps of the last dimension input channels beforehand (for very few of them)
     fold       make the taps of so many last dimensions output channels, which XLA adds (for very few of them)
+    resident   keep all weights in shared memory, instead of those of a step in a slot (for few channels)
     stages     slots of the ring between the producer and the consumers
     consumers  warpgroups that multiply; they share the weights of a slot
     cluster    thread blocks that share the weights of their tiles by multicast
@@ -52,6 +53,7 @@ class Config:
     halo: bool = False
     unfold: bool = False
     fold: int = 0
+    resident: bool = False
     stages: int = 4
     consumers: int = 2
     cluster: int = 1
@@ -82,8 +84,9 @@ class Config:
         """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
         return (
             f"{len(self.box) - 1}d pixels{self.pixels} images{self.box[0] > 1:d} columns{self.columns} bk{self.bk} "
-            f"taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} fold{self.fold} consumers{self.consumers} "
-            f"cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} out_bufs{self.out_bufs} skip{self.skip:d}"
+            f"taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} fold{self.fold} resident{self.resident:d} "
+            f"consumers{self.consumers} cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} "
+            f"out_bufs{self.out_bufs} skip{self.skip:d}"
         )
 
     def __str__(self) -> str:
@@ -150,6 +153,8 @@ class Tiling(NamedTuple):
     k_tiles       tiles over output channels
     c_steps       steps over channels, of all parts
     units         tiles of one phase, of a cluster's pixels each: over groups and parts, too
+    weights       rows of weights in a slot of the ring
+    kept          rows of weights that stay
     stage_bytes   of one slot of the ring
     smem_bytes    of everything
     """
@@ -164,6 +169,8 @@ class Tiling(NamedTuple):
     k_tiles: int
     c_steps: int
     units: int
+    weights: int
+    kept: int
     stage_bytes: int
     smem_bytes: int
 
@@ -179,10 +186,14 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     cta_box = tuple(b * cfg.consumers if i == halo_dim + 1 else b for i, b in enumerate(cfg.box))
     load_box = tuple(b + reach if i == halo_dim + 1 else b for i, b in enumerate(cta_box))
     sizes = problem.N, *(d.rows for d in problem.dims)
-    step_rows = loads * math.prod(load_box) + halo_taps * cfg.bn
-    stage_bytes = cfg.taps * step_rows * cfg.bk * problem.itemsize
+    c_steps = -(-problem.C // cfg.bk)
+    weights, kept = halo_taps * cfg.bn, 0
+    if cfg.resident:
+        weights, kept = 0, c_steps * math.prod(len(d.order) for d in problem.dims) * cfg.bn
+    row_bytes = cfg.bk * problem.itemsize
+    stage_bytes = cfg.taps * (loads * math.prod(load_box) + weights) * row_bytes
     staging_bytes = cfg.consumers * cfg.out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize
-    barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * problem.residual)
+    barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * problem.residual + cfg.resident)
     grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
     k_tiles = -(-problem.K // cfg.bn)
     return Tiling(
@@ -194,10 +205,12 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
         loads=loads,
         grid=grid,
         k_tiles=k_tiles,
-        c_steps=-(-problem.C // cfg.bk),
+        c_steps=c_steps,
         units=-(-math.prod(grid) // (cfg.cluster * tiles)) * cfg.split * problem.G * k_tiles,
+        weights=weights,
+        kept=kept,
         stage_bytes=stage_bytes,
-        smem_bytes=cfg.stages * stage_bytes + staging_bytes + barrier_bytes,
+        smem_bytes=cfg.stages * stage_bytes + kept * row_bytes + staging_bytes + barrier_bytes,
     )
 
 
@@ -233,6 +246,8 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return why
     if not 1 <= cfg.split <= -(-problem.C // cfg.bk):
         return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
+    if cfg.resident and (problem.G * cfg.split * cfg.taps * cfg.cluster > 1 or cfg.bn < problem.K):
+        return f"{cfg.resident=} takes one group, one part, one tap a step, no cluster, and at most {cfg.bn=} output channels"
     if cfg.finished_by_xla and (sums := result_bytes(problem) // 4) > MAX_ELEMENTS:
         return f"{sums=} stored by {cfg.split=} or {cfg.fold=} must be at most {MAX_ELEMENTS}"
     if cfg.stages < 2:  # a slot is released once the next one is multiplied
@@ -300,15 +315,20 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
     return _steps(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk * taps
 
 
-def loaded_bytes(problem: Problem, cfg: Config) -> int:
-    """What the kernel loads into shared memory; the weights that a cluster shares, once."""
+def loaded_bytes(problem: Problem, cfg: Config, num_sms: int = 132) -> int:
+    """What the kernel loads into shared memory; weights that a cluster shares, once, and those that stay, once a block."""
     t, seen = tiling(problem, cfg), problem.under(cfg)
-    rows = cfg.cluster * t.loads * math.prod(t.load_box) + t.halo_taps * cfg.bn
-    loaded = _steps(problem, cfg) * rows * cfg.taps * cfg.bk * problem.itemsize
+    rows = _steps(problem, cfg) * (cfg.cluster * t.loads * math.prod(t.load_box) + t.weights)
+    loaded = (rows * cfg.taps + t.kept * workers(cfg, num_sms)) * cfg.bk * problem.itemsize
     if seen.residual:
         tiles = t.units * math.prod(d.out_stride for d in seen.dims) * cfg.cluster * cfg.consumers
         loaded += tiles * cfg.pixels * cfg.bn * seen.out_itemsize
     return loaded
+
+
+def workers(cfg: Config, num_sms: int) -> int:
+    """Persistent clusters."""
+    return num_sms * cfg.blocks // cfg.cluster
 
 
 def _steps(problem: Problem, cfg: Config) -> int:
@@ -362,16 +382,16 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
         ]
         tiles, taps = tiles * len(spans), taps * sum(last - first for first, last in spans)
     units = t.units * math.prod(d.out_stride for d in problem.dims)
-    workers = num_sms * cfg.blocks // cfg.cluster
-    waves = -(-units // workers)
+    waves = -(-units // workers(cfg, num_sms))
 
     macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
     multiply = 2 * macs / flops_per_clock(problem)
-    rows = t.loads * math.prod(t.load_box) / t.halo_taps + cfg.bn / cfg.cluster
+    rows = t.loads * math.prod(t.load_box) / t.halo_taps + t.weights / t.halo_taps / cfg.cluster
     load = rows * cfg.bk * problem.itemsize
     steps = taps / tiles * -(-t.c_steps // cfg.split)  # of the largest part
     slowest = max(multiply, load / L2_BYTES_PER_CLOCK)
     clocks = waves * (steps * slowest * cfg.blocks + EPILOGUE_CLOCKS * (cfg.blocks == 1))
+    clocks += t.kept * cfg.bk * problem.itemsize * cfg.blocks / L2_BYTES_PER_CLOCK
 
     memory, hidden = DRAM_BYTES_PER_CLOCK * num_sms, least_bytes(problem)
     if cfg.split > 1:  # the parts end together: nothing hides that they are stored
@@ -420,11 +440,28 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
     counts, phases = problem.dims[-1].count, math.prod(d.out_stride for d in problem.dims)
     packed = max(t for t in range(1, lanes // bk + 1) if all(n % t == 0 for n in counts)) if bk >= problem.C else 1
     widths = {-(-problem.K // n // LEAST_WIDTH) * LEAST_WIDTH for n in range(1, problem.K // 64 + 2)}
-    for bn, pixels, halo, cluster, (consumers, blocks) in itertools.product(
-        sorted(n for n in widths if min(problem.K, 64) <= n <= 256), (64, 128), (False, True), (1, 2), ((2, 1), (1, 2))
+    keeping = (False, True) if problem.K <= 128 and problem.G == 1 else (False,)
+    for bn, pixels, halo, resident, cluster, (consumers, blocks) in itertools.product(
+        sorted(n for n in widths if min(problem.K, 64) <= n <= 256),
+        (64, 128),
+        (False, True),
+        keeping,
+        (1, 2),
+        ((2, 1), (1, 2)),
     ):
+        if resident and cluster > 1:
+            continue
         tile = dataclasses.replace(
-            mapping, bn=bn, bk=bk, taps=packed, halo=halo, stages=2, consumers=consumers, cluster=cluster, blocks=blocks
+            mapping,
+            bn=bn,
+            bk=bk,
+            taps=1 if resident else packed,
+            halo=halo,
+            resident=resident,
+            stages=2,
+            consumers=consumers,
+            cluster=cluster,
+            blocks=blocks,
         )
         for box in boxes(pixels, len(problem.dims)):
             for split in (1, 2, 4, 8):

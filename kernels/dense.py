@@ -17,6 +17,7 @@ too where taps are output channels (Config.fold); see remapping.py.
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from . import mosaic as mgpu
 from .config import Config, Problem, illegal, useful_macs
 from .epilogue import Epilogue
 from .remapping import finished, pad, prepared, reordered
-from .schedule import Scalar, Schedule, Span, Tile, floor_div, pick
+from .schedule import Scalar, Schedule, Span, Tile, floor_div, pick, ravel, unravel
 from .taps import Dim
 
 
@@ -111,13 +112,14 @@ class _Shared(NamedTuple):
 
     a_tma: Any  # [stages, taps, loads, *load_box, bk]
     a_mma: Any  # [stages, taps, loads, prod(load_box), bk]
-    b_tma: Any  # [stages, taps, halo_taps, bn, bk]
+    b_tma: Any  # [stages, taps, halo_taps, bn, bk], or [all taps, c_steps, bn, bk] where weights are resident
     b_mma: Any
     out_tma: Any  # [consumers, out_bufs, *box, columns]
     out_mma: Any  # [consumers, out_bufs, prod(box), columns]
     full: Any
     empty: Any
     added: Any  # of each consumer: its part of the residual is there
+    kept: Any  # resident weights are there
 
 
 class _Kernel:
@@ -173,18 +175,25 @@ class _Kernel:
     def scratch_types(self) -> list[Any]:
         cfg, tiling = self.cfg, self.tiling
         views = functools.partial(mgpu.two_views, interpret=self.interpret)
-        copies = cfg.taps * (tiling.loads + tiling.halo_taps)
+        copies = cfg.taps * (tiling.loads + (0 if cfg.resident else tiling.halo_taps))
+        weights = self._kept if cfg.resident else (cfg.stages, cfg.taps, tiling.halo_taps)
         empty: Any = mgpu.Barrier(num_arrivals=cfg.consumers, num_barriers=cfg.stages)
         if cfg.cluster > 1:  # a slot is free when both blocks have read the weights that they share
             empty = mgpu.ClusterBarrier(collective_axes=("cta",), num_arrivals=cfg.consumers, num_barriers=cfg.stages)
         return [
             views((cfg.stages, cfg.taps, tiling.loads), self._box(tiling.load_box), cfg.bk, self.dtype),
-            views((cfg.stages, cfg.taps, tiling.halo_taps), (cfg.bn,), cfg.bk, self.dtype),
+            views(weights, (cfg.bn,), cfg.bk, self.dtype),
             views((cfg.consumers, cfg.out_bufs), self._box(cfg.box), cfg.columns, self.out_dtype),
             mgpu.Barrier(num_arrivals=copies, num_barriers=cfg.stages),
             empty,
             *([mgpu.Barrier(num_arrivals=1, num_barriers=cfg.consumers)] if self.problem.residual else []),
+            *([mgpu.Barrier(num_arrivals=math.prod(self._kept))] if cfg.resident else []),
         ]
+
+    @property
+    def _kept(self) -> tuple[int, int]:
+        """(all taps, c_steps): the blocks of resident weights."""
+        return math.prod(len(d.order) for d in self.dims), self.tiling.c_steps
 
     def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
         return box[1:] if self.one_image else box
@@ -218,11 +227,13 @@ class _Kernel:
         cfg, n_in, n_out = self.cfg, len(names), len(self.epilogue.outputs)
         operands = dict.fromkeys(("bias", "residual")) | dict(zip(names, refs[:n_in], strict=True))
         gmem = _Global(**operands, outs=refs[n_in : n_in + n_out])
-        a_smem, b_smem, out_smem, full, empty, *added = refs[n_in + n_out :]
+        a_smem, b_smem, out_smem, full, empty, *others = refs[n_in + n_out :]
         views: list[Any] = []
         for smem in (a_smem, b_smem, out_smem):
             views.extend((smem, smem) if self.interpret else tuple(smem))
-        shared = _Shared._make([*views, full, empty, added[0] if added else None])
+        added = others.pop(0) if self.problem.residual else None
+        kept = others.pop(0) if cfg.resident else None
+        shared = _Shared._make([*views, full, empty, added, kept])
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
 
@@ -237,6 +248,8 @@ class _Kernel:
     def _produce(self, gmem: _Global, shared: _Shared, worker: Array, cta: Scalar) -> None:
         """Fill slots: for every tile, tap and channel step, in the order in which `_consume` counts them."""
         schedule, cfg = self.schedule, self.cfg
+        if cfg.resident:
+            self._keep(gmem, shared)
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i)
@@ -263,6 +276,22 @@ class _Kernel:
         for _ in range(cfg.stages):  # see every slot handed back before leaving
             mgpu.barrier_wait(shared.empty.at[slot])
             slot = schedule.following(slot)
+
+    def _keep(self, gmem: _Global, shared: _Shared) -> None:
+        """Load all weights, once."""
+        cfg, sizes = self.cfg, [len(d.order) for d in self.dims]
+
+        def load(i: Array, _: None) -> None:
+            (*taps, c), _rest = unravel(i, [*sizes, self._kept[1]])
+            channels = mgpu.ds(c * cfg.bk, cfg.bk)
+            mgpu.copy_gmem_to_smem(
+                gmem.w.at[(*taps, 0, mgpu.ds(0, cfg.bn), channels)],
+                shared.b_tma.at[ravel(taps, sizes), c],
+                barrier=shared.kept,
+                oob_mode=mgpu.OOBFillMode.ZEROS,
+            )
+
+        lax.fori_loop(0, math.prod(self._kept), load, None)
 
     def _load(
         self,
@@ -294,21 +323,29 @@ class _Kernel:
         channels = mgpu.ds(c * cfg.bk, cfg.bk)
         sizes = (self.problem.N, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
         beyond = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
-        of_halo = lambda r: [tap + r if i == tiling.halo_dim else tap for i, tap in enumerate(taps)]
         for load in range(tiling.loads):
             image, *first = firsts[0 if cfg.halo else load]
-            moves = self._moves(tile, of_halo(load))
+            moves = self._moves(tile, self._of_halo(taps, load))
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
             images, *pixels = self._box_at(at_pixel, tiling.load_box, sizes, beyond, live)
             window = _interleave(pixels, [remainder for _, remainder in moves])
             copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, load])
-        for r in range(tiling.halo_taps):
-            tap_at = [pick(d.first, p) + tap for d, p, tap in zip(self.dims, tile.phase, of_halo(r), strict=True)]
+        for r in range(0 if cfg.resident else tiling.halo_taps):
             copy(
-                gmem.w.at[(*tap_at, tile.group, mgpu.ds(rows, cfg.bn), channels)],
+                gmem.w.at[
+                    (*self._weights_at(tile, self._of_halo(taps, r)), tile.group, mgpu.ds(rows, cfg.bn), channels)
+                ],
                 shared.b_tma.at[slot, u, r],
                 collective_axes="cta" if cfg.cluster > 1 else None,
             )
+
+    def _of_halo(self, taps: Sequence[Array], r: int) -> list[Array]:
+        """The r-th of the taps that a step serves."""
+        return [tap + r if i == self.tiling.halo_dim else tap for i, tap in enumerate(taps)]
+
+    def _weights_at(self, tile: Tile, taps: list[Any]) -> list[Array]:
+        """Where these taps of a phase are among all."""
+        return [pick(d.first, p) + tap for d, p, tap in zip(self.dims, tile.phase, taps, strict=True)]
 
     def _moves(self, tile: Tile, taps: list[Any]) -> list[tuple[Array, tuple[Array, ...]]]:
         """From outputs to what these taps read, in each dimension: whole strides, and the remainder where there is a stride."""
@@ -328,12 +365,14 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i)
-            steps = schedule.steps(tile)
+            spans = schedule.tap_spans(tile)
+            steps = schedule.steps(tile, spans)
 
             def accumulate(acc: Any) -> tuple[Array, Array]:
                 def per_step(step: Array, slot: Array) -> Array:
                     mgpu.barrier_wait(shared.full.at[slot])
-                    self._multiply(acc, shared, slot, wg_idx)
+                    weights = self._resident_at(tile, spans, step) if cfg.resident else []
+                    self._multiply(acc, shared, slot, weights, wg_idx)
                     mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)  # all but this step's: the slot before is free
                     mgpu.when(step > 0)(lambda: release(slot))
                     return schedule.following(slot)
@@ -347,14 +386,29 @@ class _Kernel:
             self._store(acc, gmem, shared, tile, i, cta, wg_idx)
             return slot
 
+        if cfg.resident:
+            mgpu.barrier_wait(shared.kept)
         lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
         mgpu.wait_smem_to_gmem(0)
 
-    def _multiply(self, acc: Any, shared: _Shared, slot: Array, wg_idx: Array) -> None:
-        """acc[pixels, bn] += a[pixels, bk] @ b[bn, bk].T for every tap of the slot."""
+    def _resident_at(self, tile: Tile, spans: list[Span], step: Array) -> list[tuple[Array, Array]]:
+        """Where the weights of a step lie, of each tap of its halo: the producer's walk, unravelled."""
+        (c,), index = unravel(step, [self.tiling.c_steps])
+        taps: list[Array] = []
+        for span in spans[::-1]:
+            taps.insert(0, span.first + lax.rem(index, span.count))
+            index = lax.div(index, span.count)
+        sizes = [len(d.order) for d in self.dims]
+        return [(ravel(self._weights_at(tile, self._of_halo(taps, r)), sizes), c) for r in range(self.tiling.halo_taps)]
+
+    def _multiply(self, acc: Any, shared: _Shared, slot: Array, weights_at: list[Any], wg_idx: Array) -> None:
+        """acc[pixels, bn] += a[pixels, bk] @ b[bn, bk].T for every tap of the slot.
+
+        weights_at: where those of each tap lie if they are resident.
+        """
         cfg, tiling = self.cfg, self.tiling
         for u, r in itertools.product(range(cfg.taps), range(tiling.halo_taps)):
-            weights = shared.b_mma.at[slot, u, r].T
+            weights = shared.b_mma.at[weights_at[r] if cfg.resident else (slot, u, r)].T
             load, shift, row = wg_idx, jnp.int32(0), 1
             if cfg.halo:  # a consumer's pixels of tap r start this many rows further in its box
                 sheet, further = self.dims[tiling.halo_dim].in_sheet(r)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .config import Config, Problem, Tiling, tiling
+from .config import Config, Problem, Tiling, tiling, workers
 
 type Scalar = Array | int
 
@@ -26,6 +26,11 @@ def unravel(index: Array, sizes: Sequence[int]) -> tuple[list[Array], Array]:
         digits.append(lax.rem(index, jnp.int32(n)) if n > 1 else jnp.int32(0))
         index = lax.div(index, jnp.int32(n)) if n > 1 else index
     return digits[::-1], index
+
+
+def ravel(digits: Sequence[Array], sizes: Sequence[int]) -> Array:
+    """The inverse of `unravel`."""
+    return functools.reduce(lambda index, at: index * at[1] + at[0], zip(digits, sizes, strict=True), jnp.int32(0))
 
 
 def pick(values: tuple[int, ...], i: Array) -> Array:
@@ -79,7 +84,7 @@ class Schedule:
     @property
     def workers(self) -> int:
         """Persistent clusters."""
-        return self.num_sms * self.cfg.blocks // self.cfg.cluster
+        return workers(self.cfg, self.num_sms)
 
     @property
     def phases(self) -> int:
@@ -155,11 +160,11 @@ class Schedule:
         first = lambda part: floor_div(part * self.tiling.c_steps, self.cfg.split)
         return Span(first(tile.part), first(tile.part + 1))
 
-    def steps(self, tile: Tile) -> Array:
-        """Steps of a tile: taps of all dimensions times channels."""
-        *spans, last = self.tap_spans(tile)
+    def steps(self, tile: Tile, spans: Sequence[Span]) -> Array:
+        """Steps of a tile of these taps: of all dimensions times channels."""
+        *others, last = spans
         steps = self.tap_groups(last) * self.channel_span(tile).count
-        return functools.reduce(lambda n, span: n * span.count, spans, steps)
+        return functools.reduce(lambda n, span: n * span.count, others, steps)
 
     def following(self, slot: Array) -> Array:
         """The next slot of the ring."""

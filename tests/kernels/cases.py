@@ -352,6 +352,27 @@ def small() -> list[Case]:
             p("fprop", 1, (16, 16), (15, 9), (12, 3), (2, 1), 4, input_dilation=(3, 1), bias=True),
             c((1, 8, 8), 16, bk=16, halo=True, stages=2),
         ),
+        Case(
+            "resident weights, halo, two blocks on an SM, two channel steps, more tiles than blocks",
+            p("fprop", 2, (48, 48), (11, 14), 3, 1, 1, bias=True, activation="relu"),
+            c((1, 8, 8), 48, bk=32, halo=True, resident=True, stages=2, consumers=1, blocks=2),
+            num_sms=2,
+        ),
+        Case(
+            "resident weights of all phases, taps skipped, ragged channels, two tiles a block",
+            p("fprop", 1, (20, 24), (5, 9), (4, 3), 1, 2, (1, 2), input_dilation=2, bias=True),
+            c((1, 8, 8), 32, bk=16, resident=True, stages=2),
+        ),
+        Case(
+            "resident weights of a volume, residual, input stride, taps as channels",
+            p("fprop", 1, (2, 32), (5, 9, 9), 3, (1, 2, 1), 1, residual=True, outputs=("y", "z"), activation="silu"),
+            c((1, 1, 8, 8), 32, bk=16, halo=True, unfold=True, resident=True, stages=2),
+        ),
+        Case(
+            "resident weights of a folded dimension",
+            p("fprop", 2, (32, 3), (9, 10), 3, 1, 1, bias=True),
+            c((1, 8, 8), 16, bk=16, halo=True, fold=1, resident=True, stages=3),
+        ),
         Case("input gradient, 3x3", p("dgrad", 2, (64, 48), (9, 10), 3, 1, 1), c((1, 8, 8), 64, stages=2)),
         Case(
             "input gradient, asymmetric padding, dilated, odd channels",

@@ -97,7 +97,7 @@ def test_right_and_executed_as_planned(case, count):
     prove(case)
     problem, cfg = config.Problem.of(case.product), case.config
     assert useful(case.product) <= count["macs"] == config.executed_macs(problem, cfg)
-    assert count["bytes"] == config.loaded_bytes(problem, cfg)
+    assert count["bytes"] == config.loaded_bytes(problem, cfg, case.num_sms)
 
 
 p = cases.product

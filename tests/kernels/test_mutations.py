@@ -39,7 +39,10 @@ ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.r
 REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
-@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING], ids=str)
+KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
+
+
+@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, KEEPING], ids=str)
 def test_unbroken(case):
     prove(case)
 
@@ -67,6 +70,29 @@ def test_consumers_that_do_not_wait_for_their_loads(monkeypatch):
         prove(MUTANT)
 
 
+def test_resident_weights_are_waited_for(monkeypatch):
+    """In the program: the interpreter loads at once, so that it would not show that the wait is missing."""
+    wait, waited = mosaic.barrier_wait, []
+
+    def listed(barrier):
+        waited.append(barrier)
+        wait(barrier)
+
+    within(monkeypatch, "_consume", barrier_wait=listed)
+    for case, count in ((MUTANT, 0), (KEEPING, 1)):
+        waited.clear()
+        prove(case)
+        assert sum(not hasattr(barrier, "transforms") for barrier in waited) == count  # the one that is no slot's
+
+
+def test_resident_weights_of_another_tap(monkeypatch):
+    weights_at = dense._Kernel._weights_at
+    first_tap = lambda self, tile, taps: [jnp.int32(0), *weights_at(self, tile, taps)[1:]]
+    monkeypatch.setattr(dense._Kernel, "_weights_at", first_tap)
+    with pytest.raises(AssertionError, match="right=False"):
+        prove(KEEPING)
+
+
 def test_a_producer_that_does_not_wait_for_free_slots(monkeypatch):
     within(monkeypatch, "_produce", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
@@ -81,9 +107,9 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
         if next(initial, None) is not None:
             arrive(barrier)
 
-    def too_early(self, acc, shared, slot, wg_idx):
+    def too_early(self, acc, shared, slot, *rest):
         arrive(shared.empty.at[slot])
-        multiply(self, acc, shared, slot, wg_idx)
+        multiply(self, acc, shared, slot, *rest)
 
     within(monkeypatch, "_consume", barrier_arrive=only_initially)
     monkeypatch.setattr(dense._Kernel, "_multiply", too_early)
