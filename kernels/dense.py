@@ -7,7 +7,8 @@ For a `taps.Dim` per spatial dimension, channels last,
 
 One producer warpgroup walks tiles, taps and channels and loads boxes of pixels and rows of weights by TMA into a ring
 of slots; what lies outside reads as zero, so padding costs nothing. The consumer warpgroups multiply every slot: each
-its own box of pixels with the weights that all share. TMA stores clip what lies outside the output.
+its own box of pixels with the weights that all share. TMA stores clip what lies outside the output. Weights of few
+channels are loaded once, and stay (Config.resident).
 
 If the output has too few tiles for the chip, several blocks share the channels of one (Config.split): the kernel then
 stores bare float32 sums, side by side like groups, and XLA adds them, always in the same order, in one pass. It does so
@@ -28,7 +29,7 @@ from . import mosaic as mgpu
 from .config import Config, Problem, illegal, useful_macs
 from .epilogue import Epilogue
 from .remapping import finished, pad, prepared, reordered
-from .schedule import Scalar, Schedule, Span, Tile, floor_div, pick, ravel, unravel
+from .schedule import Scalar, Schedule, Span, Tile, floor_div, next_step, pick, ravel, unravel
 from .taps import Dim
 
 
@@ -285,7 +286,7 @@ class _Kernel:
             (*taps, c), _rest = unravel(i, [*sizes, self._kept[1]])
             channels = mgpu.ds(c * cfg.bk, cfg.bk)
             mgpu.copy_gmem_to_smem(
-                gmem.w.at[(*taps, 0, mgpu.ds(0, cfg.bn), channels)],
+                gmem.w.at[(*taps, 0, mgpu.ds(jnp.int32(0), cfg.bn), channels)],  # which may be more than there are
                 shared.b_tma.at[ravel(taps, sizes), c],
                 barrier=shared.kept,
                 oob_mode=mgpu.OOBFillMode.ZEROS,
@@ -369,15 +370,17 @@ class _Kernel:
             steps = schedule.steps(tile, spans)
 
             def accumulate(acc: Any) -> tuple[Array, Array]:
-                def per_step(step: Array, slot: Array) -> Array:
+                def per_step(step: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
+                    slot, at = carry
                     mgpu.barrier_wait(shared.full.at[slot])
-                    weights = self._resident_at(tile, spans, step) if cfg.resident else []
+                    weights = self._resident_at(tile, at) if cfg.resident else []
                     self._multiply(acc, shared, slot, weights, wg_idx)
                     mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)  # all but this step's: the slot before is free
                     mgpu.when(step > 0)(lambda: release(slot))
-                    return schedule.following(slot)
+                    return schedule.following(slot), next_step(walk, at)
 
-                end = lax.fori_loop(0, steps, per_step, slot)
+                walk = [*spans, schedule.channel_span(tile)] if cfg.resident else []
+                end, _ = lax.fori_loop(0, steps, per_step, (slot, [span.first for span in walk]))
                 mgpu.wgmma_wait(0)
                 mgpu.when(steps > 0)(lambda: release(end))
                 return acc[...], end
@@ -391,13 +394,9 @@ class _Kernel:
         lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
         mgpu.wait_smem_to_gmem(0)
 
-    def _resident_at(self, tile: Tile, spans: list[Span], step: Array) -> list[tuple[Array, Array]]:
-        """Where the weights of a step lie, of each tap of its halo: the producer's walk, unravelled."""
-        (c,), index = unravel(step, [self.tiling.c_steps])
-        taps: list[Array] = []
-        for span in spans[::-1]:
-            taps.insert(0, span.first + lax.rem(index, span.count))
-            index = lax.div(index, span.count)
+    def _resident_at(self, tile: Tile, at: list[Array]) -> list[tuple[Array, Array]]:
+        """Where the weights of a step at these taps and channels lie, of each tap of its halo."""
+        *taps, c = at
         sizes = [len(d.order) for d in self.dims]
         return [(ravel(self._weights_at(tile, self._of_halo(taps, r)), sizes), c) for r in range(self.tiling.halo_taps)]
 

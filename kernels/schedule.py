@@ -69,6 +69,17 @@ class Span:
         return self.last - self.first
 
 
+def next_step(walk: Sequence[Span], at: Sequence[Array]) -> list[Array]:
+    """The indices after these, the last of them first: the order in which slots are filled, without a division."""
+    found: list[Array] = []
+    carry: Scalar = 1
+    for span, index in zip(reversed(walk), reversed(at), strict=True):
+        ends = index + carry == span.last
+        found.insert(0, jnp.where(ends, span.first, index + carry))
+        carry = ends.astype(jnp.int32)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """The tiles of a problem under a configuration, on so many SMs."""

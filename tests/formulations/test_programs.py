@@ -178,7 +178,7 @@ def _inputs(problem: Problem, role: str, kind: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", ["normal", pytest.param("dynamic range", marks=pytest.mark.extended)])
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_errors_are_at_most_twice_stocks(layer, role, kind, dtype):
     """Against float64, in the max norm of the output; one unit in the last place of its largest value more."""
     problem = LAYERS[layer]
