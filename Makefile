@@ -22,7 +22,7 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-test: lint ## lint, type-check, and run the tests (CPU only, about ten minutes on two cores)
+test: lint ## lint, type-check, and run the tests (CPU only, about 17 minutes on two cores)
 	$(PY) -m pytest -n 2 --dist worksteal -m "not extended"
 
 test-all: test ## the long test matrices too, and the GPU compile tests again with CUDA 13 and with the newest JAX

@@ -12,7 +12,7 @@ from pallas_conv.spec import Product
 from . import taps as geometry
 
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
-BARRIER_BYTES = 8  # two of each slot of the ring; one of each consumer that adds a residual
+BARRIER_BYTES = 8  # two of each slot of the ring; one of each consumer that adds a residual; one of resident weights
 MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -486,8 +486,13 @@ def choose(product: Product, num_sms: int = 132) -> Config:
 
 
 def best(problem: Problem, num_sms: int = 132) -> Config:
-    """`choose` for the kernel's own description of a product."""
+    """`choose` for the kernel's own description of a product.
+
+    What multiplies half as much again as it need is left out, however fast the model, which is unmeasured, would have it.
+    """
     found = [(estimate(problem, cfg, num_sms), cfg) for cfg in candidates(problem, num_sms)]
+    fewest = min(modelled.macs for modelled, _ in found)
+    found = [(modelled, cfg) for modelled, cfg in found if modelled.macs <= 1.5 * fewest]
     least = min(modelled.clocks for modelled, _ in found)
     close = [(modelled.macs, cfg) for modelled, cfg in found if modelled.clocks <= 1.02 * least]
     plain = lambda macs, cfg: (cfg.split, cfg.cluster, macs, cfg.box[0], *(-e for e in reversed(cfg.box)))

@@ -37,9 +37,8 @@ def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     local = _local(target)
     if not mesh.empty and mesh.explicit_axes:
         return partitioning.on_explicit_mesh(equation, local, ctx.avals_in)
-    if not any(
-        p.implementation == "mosaic" for p in chosen
-    ):  # XLA partitions lax programs, and calls of the interpreter
+    # XLA partitions lax programs, and calls of the interpreter.
+    if not any(p.implementation == "mosaic" for p in chosen):
         return functools.partial(local, dataclasses.replace(equation, divided=_several_devices(context)))
     if _cannot_partition(ctx, context):
         reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"

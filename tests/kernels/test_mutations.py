@@ -36,10 +36,8 @@ FLIPPED = Case(
     num_sms=2,
 )
 ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.replace(MUTANT.product, residual=True))
-REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
-
-
 KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
+REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
 @pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, KEEPING], ids=str)

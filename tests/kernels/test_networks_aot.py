@@ -14,6 +14,7 @@ from bench.models import NETWORKS, resnet
 
 pytestmark = [pytest.mark.aot, pytest.mark.extended]
 
+EXCEEDS = {"resnet50": 1}  # 16 moves to stock's 15: two of its stem's lie in one kernel
 IMAGES = 40  # no number of channels and no size of an image: a shape with it is an activation's
 
 
@@ -55,13 +56,12 @@ def test_a_training_step_moves_no_more_than_stocks(network):
     stock = compiled(network, lambda model: model, "auto")
     ours = compiled(network, pc.convert, ("mosaic", "xla"))
     program = hlo.read(ours.as_text())
-    assert not {call.kind for call in program.calls} & {
-        "convForward",
-        "convBackwardInput",
-    }  # weight gradients are XLA's
+    # Of XLA's library, weight gradients alone.
+    assert not {call.kind for call in program.calls} & {"convForward", "convBackwardInput"}
     assert ours.as_text().count("pallas_conv_dense_fprop_2d_bf16") > 10
     assert ours.as_text().count("pallas_conv_dense_dgrad_2d_bf16") > 10
     moves, stocks = moves_of_activations(program), moves_of_activations(hlo.read(stock.as_text()))
+    assert 0 < len(moves) <= len(stocks) + EXCEEDS.get(network.name, 0)
     assert 0 < kernels(moves) <= kernels(stocks)
     copies = lambda moves: sum(move.opcode != "pad" for move in moves)
     assert 0 < copies(moves) <= copies(stocks)
