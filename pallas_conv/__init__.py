@@ -1,23 +1,36 @@
 """Convolutions for JAX: equinox- and inox-compatible layers over hand-tiled kernels, with the best lax program elsewhere."""
 
-from . import nn as nn
-from .errors import UnsupportedError as UnsupportedError
-from .explain import explain as explain
-from .functional import conv as conv
-from .functional import conv_transpose as conv_transpose
-from .functional import transpose_weight as transpose_weight
-from .implementation import implementation as implementation
-from .nn.convert import convert as convert
-from .nn.convert import convert_report as convert_report
-from .nn.equinox import Conv as Conv
-from .nn.equinox import Conv1d as Conv1d
-from .nn.equinox import Conv2d as Conv2d
-from .nn.equinox import Conv3d as Conv3d
-from .nn.equinox import ConvTranspose as ConvTranspose
-from .nn.equinox import ConvTranspose1d as ConvTranspose1d
-from .nn.equinox import ConvTranspose2d as ConvTranspose2d
-from .nn.equinox import ConvTranspose3d as ConvTranspose3d
-from .primitives import dots_saveable as dots_saveable
+from . import nn
+from .errors import UnsupportedError
+from .explain import explain
+from .functional import conv, conv_transpose, transpose_weight
+from .implementation import implementation
+from .nn.convert import convert, convert_report
+from .nn.equinox import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from .primitives import dots_saveable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conv",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "UnsupportedError",
+    "conv",
+    "conv_transpose",
+    "convert",
+    "convert_report",
+    "dots_saveable",
+    "explain",
+    "implementation",
+    "nn",
+    "transpose_weight",
+]
 
 
 def __getattr__(name: str):

@@ -1,5 +1,6 @@
 """Checks of what callers pass, before any tracing error: each names the argument, its value and the fix."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,9 +46,7 @@ def residual(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     if r.shape != shape:
         raise ValueError(f"residual must have the shape of the result, {shape}; got {r.shape}")
     if r.dtype != dtype:
-        raise TypeError(
-            f"residual must have the dtype of the result, {dtype}; got {r.dtype}. Cast it, or set out_dtype"
-        )
+        raise TypeError(f"residual must have the dtype of the result, {dtype}; got {r.dtype}. Cast it")
     return r
 
 
@@ -114,7 +113,14 @@ def dtype(name: str, value: Any) -> np.dtype | None:
         raise ValueError(f"{name} must be a dtype such as jnp.bfloat16, or None; got {value!r}") from None
     if not jnp.issubdtype(found, jnp.inexact):
         raise ValueError(f"{name} must be a floating-point or complex dtype; got {found.name}")
-    return jax.dtypes.canonicalize_dtype(found)
+    held = jax.dtypes.canonicalize_dtype(found)
+    if held != found:
+        warnings.warn(
+            f"{name} {found.name} is truncated to {held.name}: for 64 bits, set jax_enable_x64",
+            UserWarning,
+            stacklevel=3,
+        )
+    return held
 
 
 def precision(value: Any) -> Any:

@@ -22,11 +22,13 @@ class Explanation:
     """The plans of a function's products, in the order of its program; iterable and printable.
 
     borders: of every copy that borders other than zeros take.
+    unconverted: the number of convolutions in it that are lax's own, hence none of this package's products.
     """
 
     target: Target
     plans: tuple[Plan, ...]
     borders: tuple[str, ...] = ()
+    unconverted: int = 0
 
     def __iter__(self) -> Iterator[Plan]:
         return iter(self.plans)
@@ -39,7 +41,13 @@ class Explanation:
 
     def __str__(self) -> str:
         count = f"{len(self.plans)} product{'s' * (len(self.plans) != 1)}"
-        return "\n".join([f"{count} of convolutions on {self.target}", *map(describe, self.plans), *self.borders])
+        lines = [f"{count} of convolutions on {self.target}", *map(describe, self.plans), *self.borders]
+        if self.unconverted:
+            lines.append(
+                f"{self.unconverted} of jax.lax's own convolutions besides, which this package does not serve: see "
+                f"pallas_conv.convert"
+            )
+        return "\n".join(lines)
 
 
 def describe(plan: Plan) -> str:
@@ -67,13 +75,13 @@ def describe(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def explain(f: Callable[..., Any], *args: Any, device: Any = None) -> Explanation:
-    """The plan of every product that `f(*args)` needs on a device, decided as its compilation would.
+def explain(f: Callable[..., Any], *args: Any, device: Any = None, **kwargs: Any) -> Explanation:
+    """The plan of every product that `f(*args, **kwargs)` needs on a device, decided as its compilation would.
 
     **Arguments:**
 
     - `f`: a layer, a model, or a function, jitted or not; for the backward pass, one that calls `jax.grad` or the like.
-    - `args`: arrays, `jax.ShapeDtypeStruct`s, or pytrees of them (and of anything static, as in `equinox.filter_jit`).
+    - `args`, `kwargs`: arrays, `jax.ShapeDtypeStruct`s, or pytrees of them and of anything static, as in `equinox.filter_jit`.
     - `device`: a `jax.Device`, or "cpu", "tpu", "h100", "h200", "a100", "b200"; None: the default device. It need not be here.
 
     **Returns:** an `Explanation`: iterable over `Plan`s, printable. It describes one device: under sharding, its block.
@@ -81,21 +89,25 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None) -> Explanatio
     **Raises:** `ValueError` for an unknown device, `UnsupportedError` where a strict implementation does not serve a product.
     """
     target = resolve(device)
-    arrays, static = eqx.partition((f, args), lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
+    arrays, static = eqx.partition(
+        (f, args, kwargs), lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    )
 
     def run(arrays: Any) -> Any:
-        g, operands = eqx.combine(arrays, static)
-        return eqx.filter(g(*operands), eqx.is_array)
+        g, operands, named = eqx.combine(arrays, static)
+        return eqx.filter(g(*operands, **named), eqx.is_array)
 
     found: list[Plan] = []
     errors: list[UnsupportedError] = []
     borders: list[str] = []
+    unconverted = 0
     for eqn in _equations(jax.make_jaxpr(run)(arrays).jaxpr):
         if str(eqn.params.get("name", "")).startswith(BORDERS):
             before, after = (v.aval.str_short() for v in (eqn.invars[0], eqn.outvars[0]))
             borders.append(
                 f"{eqn.params['name'].removeprefix(BORDERS)} borders: a copy of {before} as {after}, as in stock"
             )
+        unconverted += eqn.primitive is jax.lax.conv_general_dilated_p
         if eqn.primitive not in NAME_OF:
             continue
         params = {name: eqn.params[name] for name in ("op", "names", "outs")}
@@ -105,7 +117,7 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None) -> Explanatio
             errors.append(error)
     if errors:
         raise UnsupportedError.together(errors)
-    return Explanation(target, tuple(found), tuple(borders))
+    return Explanation(target, tuple(found), tuple(borders), unconverted)
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

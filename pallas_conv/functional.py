@@ -6,19 +6,20 @@ functions over the same primitives: their backward is one fused equation, whose 
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from . import arguments, batching, compat, lowering
 from . import padding as paddings
 from .activations import saved_by
 from .implementation import Implementation, preferences
-from .primitives import bind, bwd, contract
+from .primitives import bind, bwd, contract, placed_like
 from .spec import ConvSpec, dilated
 from .trilinear import Op, wider
 
@@ -34,6 +35,10 @@ def apply(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtyp
 
     x: (*N, C, *in), w: (O, C // groups, *kernel), b: (O,), r: (*N, O, *out) -> (*N, O, *out).
     """
+    return _with_whole_images(_apply, [x, w, b, r], op, out_dtype)
+
+
+def _apply(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
     if b is None and r is None and op.activation is None:
         return contract("fprop", x, w, op, out_dtype)  # bilinear: jax.linear_transpose works
     return bind("affine", op, _operands(x, w, b, r), (("y", out_dtype),))["y"]
@@ -104,6 +109,9 @@ def conv(
 ) -> Array:
     """activation(conv(x, w) + b + residual). As in deep learning, the kernel is not flipped: a cross-correlation.
 
+    Batches are axes of x: under `jax.vmap` and then `jax.grad`, JAX forms this function's gradient of w once an example and
+    sums afterwards, in as much memory (layers, which are made for `jax.vmap`, do not).
+
     **Arguments:**
 
     - `x`: `(*N, C, *S)`, or `(*N, *S, C)` for `layout="channels_last"`, with any number of batch axes N and spatial axes S.
@@ -152,7 +160,7 @@ def conv(
         implementation=implementation,
     )
     r = None if residual is None else _residual(residual, op, w, batch, layout, out)
-    y = _conv(*_alike(x, w, b, r), op, out)
+    y = _with_whole_images(_conv, _alike(x, w, b, r), op, out)
     return channels_last(y, batch) if layout == "channels_last" else y
 
 
@@ -179,7 +187,8 @@ def conv_transpose(
 
     `stride`, `padding` and `dilation` are those of the convolution that it goes against. The kernel is **not** flipped and
     its channels are not exchanged: `w` is `(O, C // groups, *K)`, or `(*K, C // groups, O)`, with C the channels of x. For
-    the exact transpose of a convolution with weights `w`, pass `transpose_weight(w, groups)`.
+    the exact transpose of a convolution with weights `w`, pass `transpose_weight(w, groups)`, the convolution's settings (of
+    CAUSAL padding, the pairs), and the `output_padding` that makes up for what its stride left over.
 
     **Arguments:** as `conv`, and
 
@@ -218,12 +227,15 @@ def conv_transpose(
         implementation=implementation,
     )
     r = None if residual is None else _residual(residual, op, w, batch, layout, out)
-    y = _conv(*_alike(x, w, b, r), op, out)
+    y = _with_whole_images(_conv, _alike(x, w, b, r), op, out)
     return channels_last(y, batch) if layout == "channels_last" else y
 
 
 def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") -> Array:
     """The weight with which `conv_transpose` is the exact linear transpose of `conv` with `w`, and the other way round.
+
+    With the same stride, padding, dilation and groups, and the `output_padding` that restores the shape; but CAUSAL, which is
+    causal both ways, has to be spelled out for one of them: `((dilation * (kernel - 1), 0),)`.
 
     Taps are reversed, and input and output channels exchanged within each group: `(O, C // groups, *K)` becomes
     `(C, O // groups, *K)`; `(*K, C // groups, O)` becomes `(*K, O // groups, C)`. Of an equinox layer:
@@ -246,7 +258,7 @@ def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _conv(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
-    return apply(x, w, b, r, op, out_dtype)
+    return _apply(x, w, b, r, op, out_dtype)
 
 
 def _conv_fwd(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> tuple[Array, tuple]:
@@ -267,10 +279,33 @@ def _conv_bwd(op: Op, out_dtype: np.dtype, saved: tuple, ct: Array) -> tuple[Arr
     if added is not None:
         wanted["dr"] = ct.dtype
     grads = bwd(op, {"x": x, "w": w}, a, ct, wanted.items())
-    return grads["dx"], grads["dw"], grads.get("db"), grads.get("dr")
+    dx, dw = (placed_like(grads[f"d{n}"], jax.typeof(t)) for n, t in (("x", x), ("w", w)))
+    return dx, dw, grads.get("db"), grads.get("dr")
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def _with_whole_images(f: Callable[..., Array], operands: list[Array | None], op: Op, out_dtype: np.dtype) -> Array:
+    """f(x, w, b, r, ...), on an explicit mesh with spatial axes gathered before and sharded after as those of x, as by lax."""
+    x, w, b, r = operands
+    ndim, sharding = op.spec.ndim, jax.typeof(x).sharding
+    if sharding.mesh.empty or not any(spatial := _partitions(x)[-ndim:]):
+        return f(x, w, b, r, op, out_dtype)
+
+    def along_images(t: Array, axes: Sequence[Any]) -> Array:
+        return jax.reshard(t, sharding.update(spec=PartitionSpec(*_partitions(t)[:-ndim], *axes)))
+
+    x, r = (None if t is None else along_images(t, (None,) * ndim) for t in (x, r))
+    y = f(x, w, b, r, op, out_dtype)
+    parts = [math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(axes)) for axes in spatial]
+    divisible = [n % k == 0 for n, k in zip(y.shape[-ndim:], parts, strict=True)]
+    return along_images(y, [axes if fits else None for axes, fits in zip(spatial, divisible, strict=True)])
+
+
+def _partitions(t: Any) -> tuple[Any, ...]:
+    """The mesh axes of each axis, or None."""
+    return (*jax.typeof(t).sharding.spec, *[None] * t.ndim)[: t.ndim]
 
 
 def _alike(*operands: Array | None) -> list[Array | None]:

@@ -1,7 +1,9 @@
 """Which implementation may serve a product: names, preferences, and the context that holds the default."""
 
 import contextlib
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -37,8 +39,25 @@ def implementation(name: str | Sequence[str]) -> contextlib.AbstractContextManag
         - `"mosaic"`: the kernels. Alone it is strict: `UnsupportedError` where a product has none.
         - `"interpret"`: the kernels in Mosaic's interpreter, on any machine, slowly. Alone it is strict, too.
 
-    Functions under `jax.jit` are retraced when the context changes. Per thread; nests. Raises `ValueError` for other names.
+    Functions under `jax.jit` are retraced when the context changes. Per thread; nests; one object may be entered many times.
+    Raises `ValueError` for other names.
     """
     if name is None:
         raise ValueError(f"implementation must be one of {', '.join(map(repr, NAMES))} or a tuple of them; got None")
-    return _context(preferences(name))
+    return _Preferred(preferences(name))
+
+
+class _Preferred(threading.local, contextlib.ContextDecorator):
+    """JAX's own contexts remember one entry, whichever thread's; of this, every thread has its own stack of them."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self._names = names
+        self._entered: list[contextlib.AbstractContextManager] = []
+
+    def __enter__(self) -> None:
+        context = _context(self._names)
+        context.__enter__()
+        self._entered.append(context)
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)

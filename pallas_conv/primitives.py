@@ -134,7 +134,14 @@ def _abstract(*avals: Any, op: Op, names: Names, outs: Outs) -> list[Any]:
     def result(shape: tuple[int, ...], dtype: Any, fs: list[str]) -> Any:
         changes: dict[str, Any] = {"shape": shape, "dtype": dtype, "weak_type": False}
         if not avals[0].sharding.mesh.empty:
-            changes["sharding"] = avals[0].sharding.update(spec=PartitionSpec(*[mesh_axes.get(f) for f in fs]))
+            spec = PartitionSpec(*[mesh_axes.get(f) for f in fs])
+            used = jax.tree.leaves(tuple(spec))
+            if len(set(used)) < len(used):
+                raise TypeError(
+                    f"convolution: the result would be sharded as {spec}, two of its axes over the same mesh axis; jax.reshard "
+                    f"one of the operands {', '.join(names)} first"
+                )
+            changes["sharding"] = avals[0].sharding.update(spec=spec)
         return avals[0].update(**changes)  # keeps the axes over which it varies
 
     result_shapes = out_shapes(op, names, outs, shapes)
@@ -150,6 +157,12 @@ def _nonzero(names: Iterable[str], ts: Iterable[Any]) -> dict[str, Any]:
 
 def _zero(t: Array) -> Any:
     return ad.Zero(jax.typeof(t).to_tangent_aval())
+
+
+def placed_like(grad: Array, operand: Any) -> Array:
+    """A cotangent with the sharding of its operand, which the types of explicit meshes ask for."""
+    sharding = operand.sharding
+    return grad if sharding.mesh.empty or jax.typeof(grad).sharding == sharding else jax.reshard(grad, sharding)
 
 
 def _sum(*terms: Array | None) -> Array:
@@ -230,7 +243,7 @@ def _transpose_rule(rule: Callable[[Op, Arrays, Arrays, dict[str, Any]], Arrays]
         want = {n: t.aval for n, t in v.items() if ad.is_undefined_primal(t)}
         known = {n: t for n, t in v.items() if n not in want}
         grads = rule(op, known, nonzero, want) if nonzero else {}
-        return [grads.get(n) for n in names]
+        return [placed_like(grads[n], want[n]) if n in grads else None for n in names]
 
     return transpose
 
@@ -282,9 +295,9 @@ def _bilinear_transpose(role: str, cts: Any, a: Any, b: Any, *, op: Op, names: N
     of_first, of_second = _BILINEAR_TRANSPOSES[role]
     if ad.is_undefined_primal(a):
         role, first, second = of_first(ct, b)
-        return [contract(role, first, second, op, a.aval.dtype), None]
+        return [placed_like(contract(role, first, second, op, a.aval.dtype), a.aval), None]
     role, first, second = of_second(a, ct)
-    return [None, contract(role, first, second, op, b.aval.dtype)]
+    return [None, placed_like(contract(role, first, second, op, b.aval.dtype), b.aval)]
 
 
 def _taylor(primitive: str, primals: Any, series: Any, *, op: Op, names: Names, outs: Outs) -> tuple[list, list]:

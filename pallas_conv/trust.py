@@ -64,7 +64,9 @@ def verdict(product: Product, target: Target, path: Callable[[], str]) -> Verdic
     ]
     entries = [(file, record["variants"][variant]) for file, record in here if variant in record["variants"]]
     if not entries:
-        advice = "doctor does not check this variant" if here else "run `python -m pallas_conv doctor`"
+        advice = (
+            "doctor does not check this variant" if here else "`python -m pallas_conv doctor` checks the common ones"
+        )
         if not here:
             _suggest_doctor(str(target.device_kind))
         return Verdict(

@@ -52,6 +52,23 @@ def test_a_training_step_lists_only_the_products_somebody_needs():
     assert transposed == [False, True, True, True, False]
 
 
+def test_it_says_what_is_not_converted():
+    key, x = jax.random.key(0), images(2, 16, 8, 8, dtype=jnp.float32)
+    model = eqx.nn.Sequential([eqx.nn.Conv2d(16, 16, 3, key=key), pc.Conv2d(16, 16, 3, key=key)])
+    found = pc.explain(jax.vmap(model), x, device="h100")
+    assert (len(found), found.unconverted) == (1, 1)
+    assert "1 of jax.lax's own convolutions besides, which this package does not serve: see pallas_conv.convert" in str(
+        found
+    )
+    assert "lax's own" not in str(pc.explain(jax.vmap(pc.convert(model)), x, device="h100"))
+
+
+def test_keyword_arguments_are_passed_on():
+    layer, x = pc.Conv2d(16, 16, 3, padding=1, key=jax.random.key(0)), images(16, 8, 8, dtype=jnp.float32)
+    (found,) = pc.explain(layer, x, residual=x, device="h100")
+    assert found.product.epilogue == "bias_residual"
+
+
 def test_it_walks_into_control_flow():
     layer = pc.Conv1d(4, 4, 3, padding=1, key=jax.random.key(0))
 

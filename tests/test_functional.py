@@ -193,6 +193,12 @@ def test_compute_dtype():
         assert_close(got, exact, eps=2**-8)
 
 
+@pytest.mark.parametrize("name", ["compute_dtype", "out_dtype"])
+def test_64_bits_that_jax_is_not_set_to_are_not_dropped_in_silence(name):
+    with pytest.warns(UserWarning, match=f"{name} float64 is truncated to float32: for 64 bits, set jax_enable_x64"):
+        assert pc.conv(normal(2, 4, 9), normal(3, 4, 3), **{name: jnp.float64}).dtype == jnp.float32
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
 @pytest.mark.parametrize("f", [pc.conv, pc.conv_transpose])
 def test_result_dtype(f, dtype):

@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+import pallas_conv
+
 ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
@@ -57,6 +59,7 @@ def test_wheel(tmp_path):
     build = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True, timeout=200)
     (wheel,) = out.glob("*.whl")
+    assert wheel.name.split("-")[:2] == ["pallas_conv", pallas_conv.__version__]
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert len(names) == len(set(names))
     assert set(names) == files_of_the_tree()

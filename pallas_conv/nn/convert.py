@@ -27,7 +27,10 @@ def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation
     """The model with every convolution layer of equinox swapped for the layer of the same name in this package, or back.
 
     The same function of the same parameters: the leaves of the result are the very objects of `model`, in the same order, so
-    checkpoints and optimiser states made for one fit the other. Layers keep their place in whatever holds them: modules,
+    checkpoints of leaves (`equinox.tree_serialise_leaves`) made for one fit the other. What repeats the model's structure,
+    such as an optimiser's state, a moving average or a filter, is converted with it: `state = convert(state)`. Under
+    `jax.checkpoint`, pass `pallas_conv.dots_saveable` for the policy of that name, which knows JAX's own convolutions only.
+    Layers keep their place in whatever holds them: modules,
     containers, `equinox.nn.Shared`, `WeightNorm`, `SpectralNorm`, ensembles made by `equinox.filter_vmap`. An object that
     occurs twice is still one object that occurs twice, and what holds no layer is passed on as it is.
 

@@ -24,6 +24,19 @@ from .. import arguments, functional
 from .. import padding as paddings
 from ..implementation import Implementation, preferences
 
+_EXTRAS = """
+**And, keyword-only and static:**
+
+- `activation`: applied to the result, fused. None, `"relu"`, `"leaky_relu"` (slope 0.01), `"gelu"` (exact), `"gelu_tanh"`,
+    `"silu"`, `"tanh"` or `"sigmoid"`.
+- `compute_dtype`: what input and weight are cast to and multiplied in, and the dtype of the result; sums are at least
+    float32; parameters and their gradients keep their own dtype. None: input and weight must agree.
+- `implementation`: a name or a tuple of names, see `pallas_conv.implementation`. None follows that context.
+
+**Raises:** `ValueError` for values that do not fit, `TypeError` for arguments that the layer does not have,
+`NotImplementedError` for a `padding_mode` that transposed convolutions do not have.
+"""
+
 
 def _constructor(stock: Any) -> Callable[..., None]:
     """The constructor of an equinox layer, with the extras, which are kept as static fields."""
@@ -45,7 +58,7 @@ def _constructor(stock: Any) -> Callable[..., None]:
     own, ours = inspect.signature(stock.__init__), inspect.signature(__init__).parameters
     extras = [ours[name] for name in ("implementation", "activation", "compute_dtype")]
     __init__.__signature__ = own.replace(parameters=[*own.parameters.values(), *extras])  # type: ignore[attr-defined]
-    __init__.__doc__ = stock.__init__.__doc__
+    __init__.__doc__ = inspect.cleandoc(stock.__init__.__doc__ or stock.__doc__) + "\n" + _EXTRAS
     return __init__
 
 

@@ -61,12 +61,13 @@ class Conv(stock.Conv):
         groups: int = 1,
         key: Array | None = None,
     ):
-        if not isinstance(kernel_size, Sequence):
+        sizes = _concrete("kernel_size", kernel_size)  # inox keeps what it is given
+        if not isinstance(sizes, Sequence):
             raise TypeError(
                 f"kernel_size must be a sequence, one int a spatial dimension, such as (3, 3); got {kernel_size!r}"
             )
-        arguments.per_dimension("kernel_size", kernel_size, len(kernel_size), 1)
-        _configuration(len(kernel_size), stride, dilation, padding, groups, self._transposed)
+        arguments.per_dimension("kernel_size", sizes, len(sizes), 1)
+        _configuration(len(sizes), stride, dilation, padding, groups, self._transposed)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             arguments.count(name, channels, 1)
             if channels % groups:

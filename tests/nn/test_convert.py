@@ -156,6 +156,16 @@ def test_serialised_models_cross(unet):
         assert_close(*(eqx.filter(jax.tree.leaves(m), eqx.is_array) for m in (loaded, unet)))
 
 
+def test_optimiser_states_are_converted_with_the_model(unet):
+    """One step of momentum, from a state made for the stock model."""
+    arrays = lambda tree: eqx.filter(tree, eqx.is_inexact_array)
+    moments = {"momentum": jax.tree.map(lambda p: 0.5 * p, arrays(unet)), "count": jnp.ones(())}
+    model, converted = pc.convert(unet), pc.convert(moments)
+    assert_same_leaves(moments, converted)
+    stepped = jax.tree.map(jnp.add, arrays(model), converted["momentum"])
+    assert_close(*(jax.tree.leaves(t) for t in (stepped, jax.tree.map(jnp.add, arrays(unet), moments["momentum"]))))
+
+
 def test_already_converted_is_left_as_it_is(unet):
     model = pc.convert(unet)
     assert pc.convert(model) is model

@@ -149,7 +149,7 @@ def test_types_and_signature(name):
     own, extended = (list(inspect.signature(cls.__call__).parameters) for cls in (stock, ours))
     assert extended == [*own, "residual"]
     assert ours.__name__ == name
-    assert all(extra in ours.__doc__ for extra in EXTRAS)
+    assert all(extra in ours.__doc__ and f"- `{extra}`: " in ours.__init__.__doc__ for extra in EXTRAS)
     layer = small(name)[1]
     assert isinstance(layer, stock)
     assert re.fullmatch(rf"{name}\(.*kernel_size=\(3.*activation=None.*\)", repr(layer), re.DOTALL)

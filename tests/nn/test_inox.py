@@ -25,6 +25,7 @@ NAMES = ("Conv", "ConvTransposed")
 CASES = {
     "plain": ({"kernel_size": (3, 3)}, (7, 6)),
     "no bias": ({"kernel_size": (3, 3), "bias": False}, (7, 6)),
+    "array": ({"kernel_size": np.array([3, 2]), "stride": 2}, (7, 6)),
     "1d": ({"kernel_size": (5,), "stride": 2, "padding": 1}, (11,)),
     "3d": ({"kernel_size": (3, 2, 1), "stride": (1, 2, 1), "padding": 1}, (4, 5, 3)),
     "strided": ({"kernel_size": [4, 3], "stride": [3, 2], "padding": [(1, 2), (0, 1)]}, (9, 8)),

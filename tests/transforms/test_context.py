@@ -120,6 +120,38 @@ def test_threads_have_their_own():
     assert here == [("mosaic", "xla")]
 
 
+def test_one_object_may_be_entered_again():
+    xla, f = pc.implementation("xla"), lambda x: pc.conv(x, W)
+    with xla, pc.implementation("interpret"), xla:
+        assert implementations(f, X) == [("xla",)]
+    assert implementations(f, X) == [("auto",)]
+    assert implementations(xla(f), X) == [("xla",)]  # as a decorator
+
+
+def test_one_object_in_two_threads():
+    """The other thread enters inside another context, and leaves last."""
+    xla, f, steps = pc.implementation("xla"), lambda x: pc.conv(x, W), threading.Barrier(2)
+    found = []
+
+    def other():
+        with pc.implementation(("mosaic", "xla")):
+            with xla:
+                steps.wait(60)
+                steps.wait(60)
+                found.append(implementations(f, X))
+            found.append(implementations(f, X))
+
+    thread = threading.Thread(target=other)
+    with xla:
+        thread.start()
+        steps.wait(60)
+    assert implementations(f, X) == [("auto",)]
+    steps.wait(60)
+    thread.join()
+    assert found == [[("xla",)], [("mosaic", "xla")]]
+    assert implementations(f, X) == [("auto",)]
+
+
 def test_one_jitted_function_in_many_threads():
     """Never another thread's program, whoever traced first."""
     number = {("auto",): 0, ("xla",): 1, ("mosaic", "xla"): 2}

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +89,7 @@ def ensemble(s, *at):
 
 
 N_ALL, OUT_Y, IN_Y = {"x": P(("x", "y"))}, {"w": P("y"), "b": P("y")}, {"w": P(None, "y")}
-N_X, NC = {"x": P("x")}, {"x": P("x", "y")}
+N_X, NC, ROWS = {"x": P("x")}, {"x": P("x", "y")}, {"x": P("x", None, "y")}
 CASES = {
     "forward, n@x": Case(Setting.images, **N_X),
     "forward, n@x o@y": Case(Setting.images, **N_X, **OUT_Y),
@@ -106,10 +107,22 @@ CASES = {
     "per-example gradients, n@x": Case(per_example, **N_X),
     "grad(b), n@x": Case(lambda s, *at: jax.grad(s.loss, 2)(*at), **N_X),
     "ensemble, e@x n@y": Case(ensemble, P("x", "y"), P("x"), P("x"), "xe we be"),
-    "forward, rows@y": Case(Setting.images, P("x", None, "y"), only="auto"),
+    "forward, rows@y": Case(Setting.images, **ROWS),
+    "gradient, rows@y": Case(gradient, **ROWS),
+    "function's gradient, rows@y": Case(function_gradient, **ROWS),
+    "hvp, rows@y": Case(hvp, **ROWS),
+    "gradient, c@y of x": Case(gradient, **NC),
+    "function's gradient, c@y of w": Case(function_gradient, **N_X, **IN_Y),
     "FSDP gradient, n@x o@x": Case(gradient, P("x"), P("x"), P("x"), only="auto"),
 }
-GROUPED = ("forward, n@x", "gradient, n@xy", "hvp, n@x", "per-example gradients, n@x", "ensemble, e@x n@y")
+GROUPED = (
+    "forward, n@x",
+    "gradient, rows@y",
+    "gradient, n@xy",
+    "hvp, n@x",
+    "per-example gradients, n@x",
+    "ensemble, e@x n@y",
+)
 DEFAULT = (Setting("Conv2d", "silu"), Setting("ConvTranspose2d", "relu"))
 
 
@@ -157,6 +170,30 @@ def count_calls(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(partitioning, "one_device", noted)
     return seen
+
+
+def test_an_explicit_mesh_keeps_images_sharded_as_lax_does():
+    """Also next to what lax's result is: along an axis that the mesh does not divide, ours is whole."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.ones((2, 8, 12, 8)), NamedSharding(mesh, P("y", None, "x")))
+        spec = lambda conv: jax.eval_shape(jax.vmap(conv), x).sharding.spec
+        settings = {"padding": 1, "key": jax.random.key(0)}
+        assert (
+            spec(pc.Conv2d(8, 16, 3, **settings))
+            == spec(eqx.nn.Conv2d(8, 16, 3, **settings))
+            == P("y", None, "x", None)
+        )
+        assert spec(pc.Conv2d(8, 16, 3, stride=2, **settings)) == P("y", None, None, None)
+
+
+def test_two_axes_of_a_result_may_not_share_a_mesh_axis():
+    operands = Setting("Conv2d", None).operands()
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        x, w = (jax.device_put(operands[n], NamedSharding(mesh, P("y"))) for n in "xw")
+        with pytest.raises(TypeError, match=r"over the same mesh axis; jax\.reshard one of the operands x, w first"):
+            pc.conv(x, w)
 
 
 def test_grouped_channels_may_not_be_sharded_on_an_explicit_mesh():
