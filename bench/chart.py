@@ -25,6 +25,8 @@ PROGRAMS = {"ours": "ours", "best": "best", "torch": "PyTorch"}  # best: of all 
 
 
 def family(case: Case) -> str:
+    if len(case.directions) == 1:
+        return {"f": "forward", "d": "input gradient", "w": "weight gradient"}[case.directions[0]] + " alone"
     if case.transposed:
         return f"transposed {case.ndim}-D"
     if case.groups == case.in_channels > 1:
@@ -139,12 +141,13 @@ def draw(results: Row, out: pathlib.Path) -> None:
     where += [f"PyTorch {machine['torch']}"] if machine["torch"] else []
     figure.suptitle("A training step of one layer on a CPU (forward and backward), stock equinox = 1x", fontsize=13)
     axes.set_title(f"{', '.join(where)}; float32, channels first, interleaved in one process", fontsize=9)
-    means = lambda of: ", ".join(f"{name} {number(mean(of, p))}" for p, name in shown.items())
+    steps = lambda of: [r for r in of if r["direction"] == "fb"]
+    means = lambda of: ", ".join(f"{name} {number(mean(steps(of), p))}" for p, name in shown.items())
     key: list[Any] = [(Patch(color=COLOURS[g]), f"{g}: {means(members[g])}") for g in groups]
     key += [(Line2D([], [], **best), "best of all formulations")]
     key += [(Line2D([], [], **torch), "PyTorch")] if "torch" in shown else []
     place: dict[str, Any] = {"loc": "lower right", "fontsize": 8, "framealpha": 1, "title_fontsize": 8}
-    axes.legend(*zip(*key, strict=True), title="bars: ours; geometric means", **place).set_zorder(5)
+    axes.legend(*zip(*key, strict=True), title="bars: ours; geometric means of training steps", **place).set_zorder(5)
     axes.set_zorder(numbers.get_zorder() + 1)
     axes.patch.set_visible(False)
     out.parent.mkdir(parents=True, exist_ok=True)
