@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 # Mosaic's interpreter blocks threads of XLA's pool: on few cores it starves without more of them.
 export NPROC ?= 16
 # Where there is no GPU, JAX's CUDA plugin need not look for one, and say so at length.
-export JAX_PLATFORMS ?= $(if $(wildcard /dev/nvidia0 /dev/dxg /dev/kfd),,cpu)
+export JAX_PLATFORMS ?= $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg /dev/kfd),,cpu)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12

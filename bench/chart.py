@@ -21,12 +21,11 @@ COLOURS = {
     "dense 1-D and 2-D": "#8a8f98",
 }
 HEAVY = ("transposed", "depthwise", "grouped", "dense 3-D")  # the families that XLA's CPU compiler is slow at
+ALONE = {"f": "forward alone", "d": "input gradient alone", "w": "weight gradient alone"}
 PROGRAMS = {"ours": "ours", "best": "best", "torch": "PyTorch"}  # best: of all formulations
 
 
 def family(case: Case) -> str:
-    if len(case.directions) == 1:
-        return {"f": "forward", "d": "input gradient", "w": "weight gradient"}[case.directions[0]] + " alone"
     if case.transposed:
         return f"transposed {case.ndim}-D"
     if case.groups == case.in_channels > 1:
@@ -47,7 +46,11 @@ def rows(results: Row) -> list[Row]:
     """A training step of every layer in float32, by family; what was measured alone of a layer stands in for it."""
     found = [b["extra_info"] for b in results["benchmarks"] if b["extra_info"]["dtype"] == "float32"]
     measured = collections.Counter(r["layer"] for r in found)
-    found = [r for r in found if r["direction"] == "fb" or measured[r["layer"]] == 1]
+    found = [
+        r if r["direction"] == "fb" else r | {"family": ALONE[r["direction"]]}
+        for r in found
+        if r["direction"] == "fb" or measured[r["layer"]] == 1
+    ]
     return sorted(found, key=lambda r: (list(COLOURS).index(group(r["family"])), -ratio(r, "ours")))
 
 

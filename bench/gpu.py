@@ -3,7 +3,8 @@
 It needs JAX, equinox and NumPy, no network and no installation. One process does the work and another watches it, so that a
 kernel that hangs or takes the CUDA context down costs one result: the work goes on in a fresh process with the next one.
 Each result is appended to a file of JSON lines at once (--out, else $OUT, else bench/results/); a table comes last. The
-exit status is 1 if anything was wrong, failed, hung or crashed, 2 if there is no GPU.
+exit status is 1 if anything was wrong, failed, hung or crashed, 2 if there is no GPU, 3 if time was too short or no kernel
+was checked.
 
 Without a GPU, --dry-run takes the same steps on the CPU: interpreted kernels on tiny problems, stock layers at CPU sizes.
 
@@ -15,17 +16,22 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     probe        name of a bench.probes.Probe, detail
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, deterministic, config, variant
     peak         "copy": gbps. "gemm_<dtype>": tflops
-    time         "<case>/<f|d|w|fb>", impl "stock" or "ours": ms and the rest of verify.timing.Timing, compile_s, tflops
-                 (useful ones), gbps (of the least traffic), floor_ms, fraction (of the floor: 1 is perfect); and of ours
-                 ratio (stock / ours, device times of the same run), difference (from stock, a part of the largest)
+    time         "<case>/<f|d|w|fb>", impl "stock", "best" (the converted layer without kernels, where its lax program is
+                 not stock's) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest
+                 of verify.timing.Timing, compile_s, tflops (useful ones), gbps (of the least traffic), floor_ms, fraction
+                 (of the floor: 1 is perfect); of best and ours ratio (stock's time by theirs), difference (from stock, a
+                 part of the largest), and of one product error and bound at some pixels; of ours ratio_best (of the
+                 faster of the others)
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -44,6 +50,8 @@ BAD = ("wrong", "error", "hung", "crashed")
 OUT_OF_TIME = "skipped: out of time"
 BEGIN = "@begin"  # "@begin <index> <kind> <name>": the worker says what it starts
 NO_GPU, FOUND_BAD, LOST = 2, 3, 70  # exit statuses of a worker; LOST: the device no longer answers
+INCOMPLETE = 3  # of the whole
+PIXELS = 64  # of a product at full size that float64 judges
 SPARE_SECONDS = 4  # no step starts with less time than this
 STEP_SECONDS = 60  # a step that takes longer hangs
 GRACE_SECONDS = 25  # so does one that is not done this long after the end
@@ -165,7 +173,6 @@ def probe(context: Context, name: str) -> Iterator[Row]:
 
 def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from pallas_conv.verify.verdict import judge
@@ -177,11 +184,11 @@ def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
     seed = int.from_bytes(os.urandom(3))
     operands = case.arrays(direction, seed)
     baseline = jax.jit(case.stock(direction))(*operands)
-    ours = jax.jit(case.ours(direction, context.launch))
-    poison = jnp.full(baseline.shape, jnp.nan, baseline.dtype)
-    jax.block_until_ready(poison)
-    del poison  # its memory is the likeliest place for the result
-    results = [np.asarray(ours(*operands)) for _ in range(1 if context.dry else 2)]
+    ours = jax.jit(case.ours(direction, context.launch)).lower(*operands).compile()
+    results = []
+    for _ in range(1 if context.dry else 2):
+        poison(context.device)
+        results.append(np.asarray(ours(*operands)))
     verdict = judge(product, operands, results[0], baseline)
     same = all((results[0] == other).all() for other in results[1:])
     yield {
@@ -191,6 +198,21 @@ def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
         **dataclasses.asdict(verdict),
         **_choice(context, product),
     }
+
+
+def poison(device: Any) -> None:
+    """NaN in almost all free memory of a GPU: what a kernel leaves out of its result is then no right value from before."""
+    import jax
+    import jax.numpy as jnp
+
+    stats = device.memory_stats() or {}
+    size = int(0.9 * (stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)))
+    while size >= 2**20:
+        try:
+            jax.block_until_ready(jnp.full(size // 4, jnp.nan, "float32", device=device))
+            return
+        except jax.errors.JaxRuntimeError:  # no hole as large as that
+            size //= 2
 
 
 def _reasons(context: Context, case: Any, direction: str) -> list[str]:
@@ -227,57 +249,81 @@ def peak(context: Context, name: str) -> Iterator[Row]:
 
 
 def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
-    """Stock, and ours beside it where a kernel serves the product."""
+    """Stock, the best lax program where that is another, and ours where a kernel serves the product, in turns."""
     import jax
 
+    import pallas_conv as pc
+    from pallas_conv import formulations
     from pallas_conv.verify import timing
-    from pallas_conv.verify.verdict import agree
 
     case = case.on_cpu() if context.dry else case
     nbytes = case.nbytes(direction)
     count = 2 if context.dry else timing.copies(nbytes)
     operands = [jax.block_until_ready(case.arrays(direction, seed)) for seed in range(count)]
-    programs, extra = {}, {"stock": {}, "ours": {}}
-
-    def compiled(impl, f):
-        start = time.perf_counter()
-        programs[impl] = jax.jit(f).lower(*operands[0]).compile()
-        extra[impl]["compile_s"] = time.perf_counter() - start
-
-    compiled("stock", case.stock(direction))
-    trouble: Row | None = None
+    stock, converted = case.stock(direction), case.stock(direction, convert=pc.convert)
+    wanted: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {"stock": (stock, ("xla",))}
+    rows: dict[str, Row] = {}
+    plans = list(pc.explain(converted, *operands[0], device=context.device))
+    if any(p.formulation != formulations.STOCK for p in plans) and all(p.formulation for p in plans):
+        wanted["best"] = (converted, ("auto",))
     if direction == "fb":
-        pass  # a training step is not one product
+        if any(d in case.directions and not _reasons(context, case, d) for d in "fd"):
+            wanted["ours"] = (converted, ("mosaic", "auto"))
     elif reasons := _reasons(context, case, direction):
-        trouble = {"status": "unsupported", "reasons": reasons}
+        rows["ours"] = {"status": "unsupported", "reasons": reasons}
     elif context.dry:
-        trouble = {"status": "skipped: an interpreted kernel has no time"}
+        rows["ours"] = {"status": "skipped: an interpreted kernel has no time"}
     else:
+        wanted["ours"] = (case.ours(direction, context.launch), ("mosaic",))
+
+    programs: dict[str, Any] = {}
+    for impl, (f, names) in wanted.items():
+        start, row = time.perf_counter(), rows.setdefault(impl, {})
         try:
-            extra["ours"] |= _choice(context, case.products()[direction])
-            compiled("ours", case.ours(direction, context.launch))
-            right, part = agree(programs["ours"](*operands[0]), programs["stock"](*operands[0]), case.dtype)
-            extra["ours"]["difference"] = part
-            if not right:  # no time is reported for a wrong result
-                del programs["ours"]
-                trouble = {"status": "wrong", **extra["ours"]}
+            if impl == "ours" and direction != "fb":
+                row |= _choice(context, case.products()[direction])
+            with pc.implementation(names):
+                programs[impl] = jax.jit(f).lower(*operands[0]).compile()
+            row["compile_s"] = time.perf_counter() - start
+            if impl != "stock":
+                row |= _compared(case, direction, operands[0], programs[impl], programs["stock"])
         except Exception as error:
-            programs.pop("ours", None)
-            trouble = _error(error) | extra["ours"]
+            if impl == "stock":
+                raise
+            row |= _error(error)
+        if row.get("status", "ok") in BAD:  # no time is reported for a wrong result
+            programs.pop(impl, None)
     times = timing.measure(programs, operands)
     floor = _floor(context, case, direction)
+    least = min(times[impl].ms for impl in ("stock", "best") if impl in times)
     for impl, found in times.items():
-        yield {
-            "impl": impl,
+        rows[impl] |= {
             **dataclasses.asdict(found),
             "tflops": case.flops(direction) / found.ms / 1e9,
             "gbps": nbytes / found.ms / 1e6,
             **({"floor_ms": floor, "fraction": floor / found.ms} if floor else {}),
-            **({"ratio": times["stock"].ms / found.ms} if impl == "ours" else {}),
-            **extra[impl],
+            **({"ratio": times["stock"].ms / found.ms} if impl != "stock" else {}),
+            **({"ratio_best": least / found.ms} if impl == "ours" else {}),
         }
-    if trouble:
-        yield {"impl": "ours"} | trouble
+    for impl, row in rows.items():
+        yield {"impl": impl} | row
+
+
+def _compared(case: Any, direction: str, operands: tuple[Any, ...], program: Any, stock: Any) -> Row:
+    """Every result against stock's, coarsely; of one product some pixels against float64, too."""
+    import jax
+
+    from pallas_conv.verify.verdict import agree, judge_at, some_pixels
+
+    got, baseline = program(*operands), stock(*operands)
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
+    agreed, parts = zip(*(agree(a, b, case.dtype) for a, b in pairs), strict=True)
+    row, right = {"difference": max(parts)}, all(agreed)
+    if direction in "fd" and not case.per_example and not any(map(any, case.border)):
+        at = some_pixels(got.shape, PIXELS, int.from_bytes(os.urandom(3)))
+        verdict = judge_at(case.products()[direction], at, operands, got, baseline)
+        row, right = row | dataclasses.asdict(verdict), right and verdict.right
+    return row | ({} if right else {"status": "wrong"})
 
 
 def _floor(context: Context, case: Any, direction: str) -> float | None:
@@ -332,14 +378,23 @@ class Log:
     def __call__(self, kind: str, name: str, row: Row) -> Row:
         row = {"kind": kind, "name": name, "status": "ok", "t": round(time.time() - self.started, 2)} | row
         with self.path.open("a") as file:
-            file.write(json.dumps(row, default=str) + "\n")
+            file.write(json.dumps(_strict(row), default=str, allow_nan=False) + "\n")
         parts = (f"{k}={v:.4g}" for k in SAID if isinstance(v := row.get(k), (int, float)))
         told = [f"{row['t']:7.1f} s", kind, name, row.get("impl", ""), row["status"], *parts, row.get("exception", "")]
         print(*(str(word) for word in told if word), flush=True)
         return row
 
 
-SAID = ("ms", "ratio", "fraction", "tflops", "gbps", "error", "bound", "difference")
+def _strict(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+SAID = ("ms", "ratio", "ratio_best", "fraction", "tflops", "gbps", "error", "bound", "difference")
 
 
 def _error(error: BaseException) -> Row:
@@ -381,7 +436,20 @@ def _peaks(path: pathlib.Path) -> dict[str, float]:
 
 
 def _rows(path: pathlib.Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Of a run so far; what a worker was killed in the middle of is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def incomplete(rows: list[Row]) -> str:
+    """What is missing, or ""."""
+    late = sum(r["status"] == OUT_OF_TIME for r in rows)
+    checks = [r["status"] for r in rows if r["kind"] == "correctness"]
+    unchecked = bool(checks) and not {"ok", *BAD} & set(checks)
+    return "; ".join([f"no time for {late} steps"] * bool(late) + ["no kernel was checked"] * unchecked)
 
 
 # ------------------------------------------------------------ the watching process
@@ -450,16 +518,17 @@ def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[
     finally:
         if worker.poll() is None:
             worker.kill()
-        worker.wait()
-        reader.join()
-        worker.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold on to a dead process
+            worker.wait(timeout=10)
+            reader.join()
+            worker.stdout.close()
 
 
 # ------------------------------------------------------------ the table
 
 
 def table(rows: list[Row]) -> str:
-    """What a reader wants first: where it ran, what was wrong, and ours beside stock."""
+    """What a reader wants first: where it ran, what was wrong, and ours beside the rest; ratio: to the faster of those."""
     lines = []
     for r in rows:
         if r["kind"] == "device" and r.get("platform") != "gpu":
@@ -484,14 +553,14 @@ def table(rows: list[Row]) -> str:
             times.setdefault(r["name"], {})[r["impl"]] = r
     if times:
         lines.append(
-            f"{'case':24} {'stock ms':>10} {'ours ms':>10} {'ratio':>6} {'TFLOP/s':>8} {'GB/s':>7} {'of floor':>8}"
+            f"{'case':24} {'stock ms':>10} {'best ms':>10} {'ours ms':>10} {'ratio':>6} {'TFLOP/s':>8} {'GB/s':>7} "
+            f"{'of floor':>8}"
         )
     for name, by in times.items():
-        best = by.get("ours") or by["stock"]
-        ours = f"{by['ours']['ms']:10.4f} {by['ours']['ratio']:6.2f}" if "ours" in by else f"{'-':>10} {'-':>6}"
-        part = f"{best['fraction']:8.1%}" if "fraction" in best else f"{'-':>8}"
-        stock = f"{by['stock']['ms']:10.4f}" if "stock" in by else f"{'-':>10}"
-        lines.append(f"{name:24} {stock} {ours} {best['tflops']:8.1f} {best['gbps']:7.0f} {part}")
+        last = by.get("ours") or by.get("best") or by["stock"]
+        ms = " ".join(f"{by[impl]['ms']:10.4f}" if impl in by else f"{'-':>10}" for impl in ("stock", "best", "ours"))
+        ratio, part = (f"{last[k]:{f}}" if k in last else "-" for k, f in (("ratio_best", ".2f"), ("fraction", ".1%")))
+        lines.append(f"{name:24} {ms} {ratio:>6} {last['tflops']:8.1f} {last['gbps']:7.0f} {part:>8}")
     return "\n".join(lines)
 
 
@@ -545,8 +614,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     Log(options)("run", "arguments", {"arguments": options.arguments})
     status = (1 if work(options) else 0) if options.in_process else watch(options)
-    print(table(_rows(options.file)), f"\nresults: {options.file}", sep="\n")
-    return status
+    rows = _rows(options.file)
+    print(table(rows), f"\nresults: {options.file}", sep="\n")
+    if missing := incomplete(rows):
+        print(f"INCOMPLETE: {missing}")
+    return status or (INCOMPLETE if missing else 0)
 
 
 if __name__ == "__main__":

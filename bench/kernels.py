@@ -63,13 +63,14 @@ def plan(product: Product) -> dict[str, Any]:
     }
 
 
-def compiled(product: Product) -> dict[str, int]:
-    """What ptxas made of the kernel."""
+@functools.cache  # JAX 0.12 compiles a kernel once a process, and has nothing to say of it the second time
+def compiled(product: Product, cfg: config.Config) -> tuple[jax.stages.Compiled, aot.Resources]:
+    """The kernel by itself, compiled for an H100."""
     from pallas_conv.kernels.launch import launch
 
-    args = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
-    _, used = aot.resources("h100", functools.partial(launch, product, config.choose(product, SMS)), *args)
-    return {"registers": used.registers, "spills": used.spills, "smem_bytes": used.smem_bytes}
+    dtypes = [product.compute_dtype] * (2 + product.bias) + [product.out_dtype] * product.residual
+    args = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
+    return aot.resources("h100", functools.partial(launch, product, cfg), *args)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         why = support.reasons(product, support.CAPABILITY)
         found = {"reasons": why} if why else plan(product)
         if args.compile and not why:
-            found |= compiled(product)
+            _, used = compiled(product, config.choose(product, SMS))
+            found |= {"registers": used.registers, "spills": used.spills, "smem_bytes": used.smem_bytes}
         rows.append({"name": name, **found})
     print(_table(rows))
     if args.out:

@@ -86,6 +86,31 @@ def reference(product: Product, *operands) -> np.ndarray:
     return np.stack([_one(product, *(a[m] for a in exact)) for m in range(product.models)])
 
 
+def reference_at(product: Product, at: np.ndarray, *operands) -> np.ndarray:
+    """`reference` of a forward product or an input gradient at some pixels, where all would take too long.
+
+    at: (pixels, 1 + spatial axes), the image and the position of each. Returns (pixels, channels).
+    """
+    spec, (source, w, *added) = product.spec, map(np.asarray, operands)
+    forward, image, position, g = product.role == "fprop", at[:, 0], at[:, 1:], spec.groups
+    low, dilation = np.array(spec.padding)[:, 0], np.array(spec.kernel_dilation)
+    to_grid, from_grid = (spec.strides, spec.input_dilation) if forward else (spec.input_dilation, spec.strides)
+    size = spec.in_spatial if forward else spec.out_spatial
+    out = np.zeros((len(at), product.out_channels if forward else product.in_channels))
+    for tap in itertools.product(*map(range, spec.kernel_spatial)):
+        offset = tap * dilation - low
+        read, rest = np.divmod(position * to_grid + (offset if forward else -offset), from_grid)
+        reads = ((rest == 0) & (read >= 0) & (read < size)).all(1)
+        pixels = source[image[reads], :, *read[reads].T].astype(np.float64).reshape(reads.sum(), g, -1)
+        weight = w[:, :, *tap].astype(np.float64).reshape(g, product.out_channels // g, -1)
+        out[reads] += np.einsum("pgc,goc->pgo" if forward else "pgo,goc->pgc", pixels, weight, optimize=True).reshape(
+            reads.sum(), -1
+        )
+    out += added[0].astype(np.float64) if product.bias else 0
+    out += added[-1][image, :, *position.T].astype(np.float64) if product.residual else 0
+    return out if product.outputs == ("z",) else ACTIVATIONS[product.activation](out)
+
+
 def rounded_to_tf32(a) -> np.ndarray:
     """float32 with the ten mantissa bits that a tensor core keeps, ties to even."""
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..spec import Product
-from .reference import reference, rounded_to_tf32
+from .reference import reference, reference_at, rounded_to_tf32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +29,34 @@ def judge(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) 
 
     Where float32 operands may be multiplied as TF32, a baseline that did not is no measure: rounding the operands is.
     """
-    want = reference(product, *operands)
+    return _judged(product, lambda *v: reference(product, *v), operands, got, baseline)
+
+
+def judge_at(product: Product, at: np.ndarray, operands: tuple[Any, ...], got: Any, baseline: Any) -> Verdict:
+    """`judge` by some pixels, see `reference_at`, at sizes where float64 is too slow for all of them."""
+    got, baseline = (np.asarray(a)[at[:, 0], :, *at[:, 1:].T] for a in (got, baseline))
+    return _judged(product, lambda *v: reference_at(product, at, *v), operands, got, baseline)
+
+
+def some_pixels(shape: tuple[int, ...], count: int, seed: int) -> np.ndarray:
+    """(count, 1 + spatial axes) images and positions of (N, channels, *spatial): random ones, among them both far corners."""
+    sizes = np.array([shape[0], *shape[2:]])
+    at = np.random.default_rng(seed).integers(sizes, size=(count, len(sizes)))
+    at[0], at[-1] = 0, sizes - 1
+    return at
+
+
+def _judged(
+    product: Product, exact: Callable[..., np.ndarray], operands: tuple[Any, ...], got: Any, baseline: Any
+) -> Verdict:
+    want = exact(*operands)
     got, baseline = (np.asarray(a).astype(np.float64) for a in (got, baseline))
     if got.shape != want.shape:
         raise ValueError(f"{product.role} has shape {got.shape}, not {want.shape}")
     fair = _largest(baseline - want)
     if product.compute_dtype == "float32" and product.precision in (None, "default"):
-        fair = max(fair, _largest(reference(product, *map(rounded_to_tf32, operands)) - want))
+        multiplied = map(rounded_to_tf32, operands[:2])
+        fair = max(fair, _largest(exact(*multiplied, *operands[2:]) - want))
     largest = _largest(want)
     error, bound = _largest(got - want), 2 * fair + _ulp(largest, product.out_dtype)
     finite = bool(np.isfinite(got).all())
@@ -42,7 +64,7 @@ def judge(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) 
 
 
 def agree(got: Any, baseline: Any, dtype: str) -> tuple[bool, float]:
-    """A coarse check at full size, where float64 is too slow: the difference from XLA's result as a part of its largest."""
+    """A coarse check of all pixels at full size, beside `judge_at`: the difference from XLA's, as a part of its largest."""
     got, baseline = (a.astype(jnp.float32) for a in (got, baseline))
     part = float(jnp.max(jnp.abs(got - baseline)) / jnp.max(jnp.abs(baseline)))
     unit = 2.0**-10 if dtype == "float32" else float(jnp.finfo(dtype).eps)  # float32 may have been multiplied as TF32

@@ -1,13 +1,15 @@
 """The correctness gate opens for rounding and closes for anything else."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bench.correctness import MEDIUM, SMALL
-from pallas_conv.verify.reference import reference
-from pallas_conv.verify.verdict import agree, judge
+from pallas_conv.verify.reference import reference, reference_at
+from pallas_conv.verify.verdict import agree, judge, judge_at, some_pixels
 
 CASES = {c.name: c for c in SMALL + MEDIUM}
 
@@ -49,6 +51,51 @@ def test_a_wrong_shape_is_no_result():
     product, operands, baseline = posed("small_3x3", "f")
     with pytest.raises(ValueError, match="shape"):
         judge(product, operands, baseline[:1], baseline)
+
+
+PIXELS = [
+    "small_3x3",
+    "small_stride_2",
+    "small_crop",
+    "small_1d_causal",
+    "small_3d",
+    "small_transposed",
+    "small_grouped",
+]
+
+
+@pytest.mark.parametrize("name", [*PIXELS, "small_dilated", "small_no_bias"])
+@pytest.mark.parametrize("direction", "fd")
+def test_float64_at_some_pixels_is_that_of_all(name, direction):
+    product, operands, baseline = posed(name, direction)
+    at = some_pixels(baseline.shape, 40, seed=1)
+    whole = reference(product, *operands)
+    np.testing.assert_allclose(
+        reference_at(product, at, *operands), whole[at[:, 0], :, *at[:, 1:].T], rtol=1e-12, atol=1e-12
+    )
+    assert (at[0] == 0).all()
+    assert (at[-1] == np.delete(baseline.shape, 1) - 1).all()
+
+
+def test_float64_at_some_pixels_adds_bias_and_residual_before_the_activation():
+    rng = np.random.default_rng(0)
+    product = dataclasses.replace(CASES["small_dilated"].products()["f"], residual=True)
+    operands = [rng.standard_normal(shape).astype(np.float32) for shape in product.operand_shapes]
+    whole = reference(product, *operands)
+    at = some_pixels(whole.shape, 20, seed=1)
+    np.testing.assert_allclose(
+        reference_at(product, at, *operands), whole[at[:, 0], :, *at[:, 1:].T], rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["small_3x3", "small_f16", "small_f32"])
+def test_some_pixels_are_held_to_the_bound_of_all(name):
+    product, operands, baseline = posed(name, "d")
+    at = some_pixels(baseline.shape, 40, seed=1)
+    exact = reference(product, *operands).astype(baseline.dtype)
+    assert judge_at(product, at, operands, exact, baseline).right
+    for fault in (1.03 * exact.astype(np.float32), exact + np.where(np.arange(exact.shape[-1]) == 0, 0.1, 0)):
+        assert not judge_at(product, at, operands, fault, baseline).right
 
 
 def test_tf32_is_allowed_its_rounding_where_float32_may_be_rounded():

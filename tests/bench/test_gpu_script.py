@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import pallas_conv as pc
 from bench import gpu
-from bench.correctness import SMALL
+from bench.cases import suite
+from bench.correctness import MEDIUM, SMALL
 from pallas_conv.kernels import launch as launch_module
 
 ROOT = pathlib.Path(gpu.__file__).resolve().parents[1]
@@ -92,9 +94,15 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
     assert "BAD  correctness small_odd_channels/f : error RuntimeError: no such kernel" in capsys.readouterr().out
 
 
-def test_what_does_not_fit_is_said_to_be_skipped(tmp_path):
-    assert in_process(tmp_path, "--minutes=0", "--cases=c2") == 0
+def test_what_does_not_fit_is_said_to_be_skipped(tmp_path, capsys):
+    assert in_process(tmp_path, "--minutes=0", "--cases=c2") == gpu.INCOMPLETE
     assert {r["status"] for r in rows_in(tmp_path)[1:]} == {gpu.OUT_OF_TIME}
+    assert f"INCOMPLETE: no time for {len(rows_in(tmp_path)) - 1} steps" in capsys.readouterr().out
+
+
+def test_to_check_no_kernel_is_no_success(tmp_path, capsys):
+    assert in_process(tmp_path, "--only=correctness", "--problems=small_depthwise") == gpu.INCOMPLETE
+    assert "INCOMPLETE: no kernel was checked" in capsys.readouterr().out
 
 
 WORKER = """
@@ -135,8 +143,11 @@ def test_steps_are_the_same_list_every_time_and_served_layers_come_first():
 
 def test_a_table_shows_ours_beside_stock():
     timed = {"kind": "time", "name": "a/f", "status": "ok", "tflops": 500.0, "gbps": 900.0, "fraction": 0.75}
-    rows = [timed | {"impl": "stock", "ms": 2.0}, timed | {"impl": "ours", "ms": 1.0, "ratio": 2.0}]
-    assert gpu.table(rows).splitlines()[-1].split() == ["a/f", "2.0000", "1.0000", "2.00", "500.0", "900", "75.0%"]
+    rows = [timed | {"impl": "stock", "ms": 2.0}, timed | {"impl": "ours", "ms": 1.0, "ratio": 2.0, "ratio_best": 1.5}]
+    numbers = ["500.0", "900", "75.0%"]
+    assert gpu.table(rows).splitlines()[-1].split() == ["a/f", "2.0000", "-", "1.0000", "1.50", *numbers]
+    rows.insert(1, timed | {"impl": "best", "ms": 1.5, "ratio": 1.33})
+    assert gpu.table(rows).splitlines()[-1].split() == ["a/f", "2.0000", "1.5000", "1.0000", "1.50", *numbers]
 
 
 # ------------------------------------------------------------ what happens on a GPU, with stand-ins for it and its kernel
@@ -145,14 +156,16 @@ CASE = SMALL[0]
 PEAKS = {"copy": 3e12, "gemm_bf16": 8e14}
 
 
-def compared(tmp_path, monkeypatch, kernel):
-    """The rows of CASE's forward as if a Hopper were here and `kernel` made our result of stock's."""
+def compared(tmp_path, monkeypatch, kernel, case=CASE):
+    """The rows of a case's forward as if a Hopper were here and `kernel` made our result of stock's."""
     device = types.SimpleNamespace(compute_capability="9.0", core_count=132)
     monkeypatch.setattr(gpu.Context, "device", device)
-    stock = CASE.stock("f")
+    explain = pc.explain
+    monkeypatch.setattr(pc, "explain", lambda f, *args, device: explain(f, *args, device="h100"))
+    stock = case.stock("f")
     monkeypatch.setattr(launch_module, "launch", lambda product, config, *operands, **how: [kernel(stock(*operands))])
     context = gpu.Context(gpu.parse([f"--out={tmp_path}"]), dict(PEAKS))
-    return {row["impl"]: row for row in gpu.compare(context, CASE, "f")}
+    return {row["impl"]: row for row in gpu.compare(context, case, "f")}
 
 
 def test_ours_is_timed_beside_stock(tmp_path, monkeypatch):
@@ -167,7 +180,54 @@ def test_ours_is_timed_beside_stock(tmp_path, monkeypatch):
     assert ours["fraction"] == pytest.approx(ours["floor_ms"] / ours["ms"])
 
 
-@pytest.mark.parametrize("fault", [lambda y: 1.05 * y, lambda y: y.at[1, 2, 3, 4].set(jnp.nan)])
+def test_the_best_lax_program_is_timed_where_it_is_not_stocks(tmp_path, monkeypatch):
+    (case,) = (c for c in MEDIUM if c.name == "medium_up")
+    rows = compared(tmp_path, monkeypatch, lambda y: y, case)
+    assert set(rows) == {"stock", "best", "ours"}
+    assert rows["best"]["ratio"] == rows["stock"]["ms"] / rows["best"]["ms"]
+    least = min(rows[impl]["ms"] for impl in ("stock", "best"))
+    assert rows["ours"]["ratio_best"] == least / rows["ours"]["ms"]
+
+
+def test_a_training_step_is_that_of_the_converted_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.Context, "capability", gpu.HOPPER)
+    context = gpu.Context(gpu.parse([f"--out={tmp_path}", "--dry-run"]), dict(PEAKS))
+    (case,) = (c for c in suite() if c.name == "dcgan_t_last")
+    rows = {row["impl"]: row for row in gpu.compare(context, case, "fb")}
+    assert rows["ours"]["ms"] > 0
+    assert 0 <= rows["ours"]["difference"] < 0.1
+
+
+def test_a_row_is_json_whatever_is_in_it(tmp_path):
+    log = gpu.Log(gpu.parse([f"--file={tmp_path / 'rows.jsonl'}"]))
+    log("correctness", "a/f", {"status": "wrong", "error": float("nan"), "longest": [("k", float("inf"))]})
+    refuse = lambda name: pytest.fail(f"{name} is no JSON")
+    (row,) = (json.loads(line, parse_constant=refuse) for line in log.path.read_text().splitlines())
+    assert (row["error"], row["longest"]) == ("nan", [["k", "inf"]])
+
+
+def test_half_a_row_is_left_out(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"kind": "probe", "name": "a"}\n{"kind": "probe", "na')
+    assert gpu._rows(file) == [{"kind": "probe", "name": "a"}]
+
+
+def test_poison_fills_what_is_free_in_the_largest_piece_there_is(monkeypatch):
+    made, full = [], jnp.full
+    device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100 * 2**20, "bytes_in_use": 60 * 2**20})
+
+    def fragmented(count, *value, device):
+        made.append(4 * count)
+        if 4 * count > 20 * 2**20:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+        return full(count, *value)
+
+    monkeypatch.setattr(jnp, "full", fragmented)
+    gpu.poison(device)
+    assert made == [36 * 2**20, 18 * 2**20]
+
+
+@pytest.mark.parametrize("fault", [lambda y: 1.05 * y, lambda y: 1.03 * y, lambda y: y.at[1, 2, 3, 4].set(jnp.nan)])
 def test_no_time_is_reported_for_a_wrong_result(tmp_path, monkeypatch, fault):
     rows = compared(tmp_path, monkeypatch, fault)
     assert rows["ours"]["status"] == "wrong"

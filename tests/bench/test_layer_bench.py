@@ -21,7 +21,7 @@ ROOT = pathlib.Path(chart.__file__).resolve().parents[1]
 FAMILIES = {
     "transposed 1-D": 1, "transposed 2-D": 4, "transposed 3-D": 2, "depthwise 1-D": 2, "depthwise 3-D": 1,
     "depthwise 3x3": 1, "depthwise 7x7": 2, "depthwise 31x31": 1, "depthwise strided": 1, "grouped": 1,
-    "dense 1-D": 2, "dense 1x1": 1, "dense 2-D": 14, "dense 3-D": 3, "weight gradient alone": 1,
+    "dense 1-D": 2, "dense 1x1": 1, "dense 2-D": 15, "dense 3-D": 3,
 }  # fmt: skip
 
 
@@ -176,6 +176,7 @@ def test_the_chart_shows_every_layer(tmp_path, capsys, torch):
     assert (tmp_path / "made" / "cpu.png").read_bytes()[1:4] == b"PNG"
     printed = capsys.readouterr().out
     rows = chart.rows(results(torch))
+    assert [r["layer"] for r in rows if r["family"] == "weight gradient alone"] == ["per_example_wgrad"]
     assert sorted(r["layer"] for r in rows) == sorted(c.name for c in suite() if c.on_cpu())
     for name in [r["layer"] for r in rows] + list(FAMILIES):
         assert name in printed

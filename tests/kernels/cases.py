@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import zlib
 from typing import Any
@@ -62,6 +63,18 @@ class Case:
             jnp.asarray(rng.standard_normal(shape) * scale, dtype)
             for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
         ]
+
+
+def useful(product: Product) -> int:
+    """Multiply-adds that read the input, straight from the definition: of every dimension, every output and tap."""
+    spec, total = product.spec, product.batch * (product.models or 1)
+    for size, out, kernel, stride, up, dilation, (low, _) in zip(
+        spec.in_spatial, spec.out_spatial, spec.kernel_spatial, spec.strides, spec.input_dilation, spec.kernel_dilation,
+        spec.padding, strict=True,
+    ):  # fmt: skip
+        reads = [divmod(o * stride + t * dilation - low, up) for o, t in itertools.product(range(out), range(kernel))]
+        total *= sum(rest == 0 and 0 <= j < size for j, rest in reads)
+    return total * product.in_channels * product.out_channels // spec.groups
 
 
 @jax.jit(static_argnums=0)

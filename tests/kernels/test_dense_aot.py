@@ -1,18 +1,15 @@
 """The dense kernel at full size, compiled for an H100 that need not be there: what ptxas made of it."""
 
 import dataclasses
-import functools
 import math
 import random
 import re
 from typing import Any
 
-import jax
 import pytest
 
-from bench import aot, kernels
+from bench import kernels
 from pallas_conv.kernels import config, support
-from pallas_conv.kernels.launch import launch
 from pallas_conv.spec import Product
 from tests.kernels import cases
 
@@ -55,15 +52,8 @@ FEW_TILES = {
 }
 
 
-@functools.cache  # JAX 0.12 compiles a kernel once a process, and has nothing to say of it the second time
-def compiled_kernel(product, cfg):
-    dtypes = [product.compute_dtype] * (2 + product.bias) + [product.out_dtype] * product.residual
-    args = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
-    return aot.resources("h100", functools.partial(launch, product, cfg), *args)
-
-
 def check(product, cfg):
-    compiled, used = compiled_kernel(product, cfg)
+    compiled, used = kernels.compiled(product, cfg)
     name = support.kernel_name(product)
     assert used.kernels == 1
     assert name in compiled.as_text()

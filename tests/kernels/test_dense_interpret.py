@@ -6,7 +6,6 @@ loaded is counted on the way, and held against the plan and against the definiti
 
 import collections
 import dataclasses
-import itertools
 import math
 import random
 
@@ -78,26 +77,18 @@ def count(monkeypatch, dropped_axes) -> collections.Counter:
     return count
 
 
-def useful(product) -> int:
-    """Multiply-adds that read the input, straight from the definition: of every dimension, every output and tap."""
-    spec, total = product.spec, product.batch * (product.models or 1)
-    for size, out, kernel, stride, up, dilation, (low, _) in zip(
-        spec.in_spatial, spec.out_spatial, spec.kernel_spatial, spec.strides, spec.input_dilation, spec.kernel_dilation,
-        spec.padding, strict=True,
-    ):  # fmt: skip
-        reads = [divmod(o * stride + t * dilation - low, up) for o, t in itertools.product(range(out), range(kernel))]
-        total *= sum(rest == 0 and 0 <= j < size for j, rest in reads)
-    return total * product.in_channels * product.out_channels // spec.groups
+def prove_as_planned(case, count):
+    prove(case)
+    problem, cfg = config.Problem.of(case.product), case.config
+    assert cases.useful(case.product) <= count["macs"] == config.executed_macs(problem, cfg)
+    assert count["bytes"] == config.loaded_bytes(problem, cfg, case.num_sms)
 
 
 @pytest.mark.parametrize("case", cases.small(), ids=str)
 def test_right_and_executed_as_planned(case, count):
     """Both at once, since interpretation takes seconds."""
     assert support.reasons(case.product, support.CAPABILITY) == ()
-    prove(case)
-    problem, cfg = config.Problem.of(case.product), case.config
-    assert useful(case.product) <= count["macs"] == config.executed_macs(problem, cfg)
-    assert count["bytes"] == config.loaded_bytes(problem, cfg, case.num_sms)
+    prove_as_planned(case, count)
 
 
 p = cases.product
@@ -119,7 +110,7 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
     box = {1: (1, 64), 2: (1, 4, 16), 3: (1, 1, 8, 8)}[WHOLE[name].spec.ndim]
     case = Case(f"whole {name}", WHOLE[name], config.Config(box, 64, stages=2))
     run(case, case.operands())
-    assert count["macs"] == useful(case.product)
+    assert count["macs"] == cases.useful(case.product)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's NumPy
@@ -204,11 +195,11 @@ SUITE = {name: p for name, p in kernels.products() if not support.reasons(p, sup
 @pytest.mark.extended
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("name", SUITE)
-def test_what_is_chosen_for_the_suite(name):
+def test_what_is_chosen_for_the_suite(name, count):
     """The very tiles, taps and stages of the benchmarks, on fewer pixels and channels."""
     case = shrunk(SUITE[name])
     assert config.illegal(config.Problem.of(case.product), case.config) is None
-    prove(case)
+    prove_as_planned(case, count)
 
 
 def test_plain_launch_needs_no_context_and_jits():

@@ -6,19 +6,16 @@ interpreter cannot show it, so here both address maps are written down from the 
 compared byte for byte; and the compiled program is checked to use the mode and the strides assumed.
 """
 
-import functools
 import itertools
 import math
 import re
 
-import jax
 import numpy as np
 import pytest
 
-from bench import aot
+from bench import kernels
 from pallas_conv.kernels import config
 from pallas_conv.kernels.config import Config
-from pallas_conv.kernels.launch import launch
 from tests.kernels import cases
 
 
@@ -93,8 +90,7 @@ def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
 def test_the_compiled_program_assumes_the_same(bk):
     """wgmma's descriptors in the PTX: this swizzle mode, and 8 rows from one tile to the next."""
     p = cases.product("fprop", 2, (bk, 64), (16, 16), 3, 1, 1)
-    args = [jax.ShapeDtypeStruct(shape, p.compute_dtype) for shape in p.operand_shapes]
-    _, used = aot.resources("h100", functools.partial(launch, p, Config((1, 8, 8), 64, bk=bk, stages=2)), *args)
+    _, used = kernels.compiled(p, Config((1, 8, 8), 64, bk=bk, stages=2))
     descriptors = _descriptors(used.ptx)
     assert descriptors
     mode = {128: 1, 64: 2, 32: 3}[bk * 2]
