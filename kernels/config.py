@@ -12,8 +12,10 @@ from pallas_conv.spec import Product
 from . import taps as geometry
 
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
+SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
 BARRIER_BYTES = 8  # two of each slot of the ring; one of each consumer that adds a residual; one of resident weights
 MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
+MOST_STAGES = 32  # barriers of one kind that Mosaic takes
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -155,7 +157,7 @@ class Tiling(NamedTuple):
     units         tiles of one phase, of a cluster's pixels each: over groups and parts, too
     weights       rows of weights in a slot of the ring
     kept          rows of weights that stay
-    stage_bytes   of one slot of the ring
+    barrier_bytes of the ring's barriers and the others
     smem_bytes    of everything
     """
 
@@ -171,7 +173,7 @@ class Tiling(NamedTuple):
     units: int
     weights: int
     kept: int
-    stage_bytes: int
+    barrier_bytes: int
     smem_bytes: int
 
 
@@ -191,8 +193,12 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     if cfg.resident:
         weights, kept = 0, c_steps * math.prod(len(d.order) for d in problem.dims) * cfg.bn
     row_bytes = cfg.bk * problem.itemsize
-    stage_bytes = cfg.taps * (loads * math.prod(load_box) + weights) * row_bytes
-    staging_bytes = cfg.consumers * cfg.out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize
+    slots = cfg.stages * cfg.taps
+    buffers = (
+        slots * loads * math.prod(load_box) * row_bytes,
+        (slots * weights + kept) * row_bytes,
+        cfg.consumers * cfg.out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize,
+    )
     barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * problem.residual + cfg.resident)
     grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
     k_tiles = -(-problem.K // cfg.bn)
@@ -209,8 +215,8 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
         units=-(-math.prod(grid) // (cfg.cluster * tiles)) * cfg.split * problem.G * k_tiles,
         weights=weights,
         kept=kept,
-        stage_bytes=stage_bytes,
-        smem_bytes=cfg.stages * stage_bytes + kept * row_bytes + staging_bytes + barrier_bytes,
+        barrier_bytes=barrier_bytes,
+        smem_bytes=sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + barrier_bytes,
     )
 
 
@@ -248,10 +254,15 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
     if cfg.resident and (problem.G * cfg.split * cfg.taps * cfg.cluster > 1 or cfg.bn < problem.K):
         return f"{cfg.resident=} takes one group, one part, one tap a step, no cluster, and at most {cfg.bn=} output channels"
-    if cfg.finished_by_xla and (sums := result_bytes(problem) // 4) > MAX_ELEMENTS:
+    channels = -(-problem.C // (16 // problem.itemsize)) * (16 // problem.itemsize)
+    pixels = problem.N * problem.G * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)
+    if cfg.unfold and pixels > MAX_ELEMENTS:
+        return f"{pixels=} unfolded by {cfg.unfold=} must be at most {MAX_ELEMENTS}"
+    stored = math.prod(d.rows * d.out_stride for d in problem.dims) * problem.outputs * problem.G
+    if cfg.finished_by_xla and (sums := problem.N * stored * (-(-problem.K // 4) * 4)) > MAX_ELEMENTS:
         return f"{sums=} stored by {cfg.split=} or {cfg.fold=} must be at most {MAX_ELEMENTS}"
-    if cfg.stages < 2:  # a slot is released once the next one is multiplied
-        return f"{cfg.stages=} must be at least 2"
+    if not 2 <= cfg.stages <= MOST_STAGES:  # a slot is released once the next one is multiplied
+        return f"{cfg.stages=} must be 2 to {MOST_STAGES}"
     if (smem_bytes := tiling(problem, cfg).smem_bytes) > smem_limit(cfg):
         return f"{smem_bytes=} must be at most {smem_limit(cfg)}"
     return None
@@ -374,13 +385,11 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     problem = problem.under(cfg)
     t = tiling(problem, cfg)
     tiles = taps = math.ceil(problem.N / t.cta_box[0])
-    for i, (d, extent) in enumerate(zip(problem.dims, t.cta_box[1:], strict=True)):
-        spans = [
-            d.span(p, q, q + extent - 1) if i != t.halo_dim else (0, d.count[p])
-            for p in range(d.out_stride)
-            for q in range(0, d.rows, extent)
-        ]
-        tiles, taps = tiles * len(spans), taps * sum(last - first for first, last in spans)
+    for i, (d, n, extent) in enumerate(zip(problem.dims, t.grid[1:], t.cta_box[1:], strict=True)):
+        tiles, taps = (
+            tiles * n * d.out_stride,
+            taps * (n * sum(d.count) - (0 if i == t.halo_dim else _skipped(d, extent))),
+        )
     units = t.units * math.prod(d.out_stride for d in problem.dims)
     waves = -(-units // workers(cfg, num_sms))
 
@@ -401,6 +410,16 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
         clocks += (workspace + results) / memory + PASS_CLOCKS
     executed = units * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
     return Estimate(clocks, executed)
+
+
+def _skipped(d: geometry.Dim, extent: int) -> int:
+    """Taps over padding alone, of all tiles of so many outputs: only tiles near either end have any."""
+    starts, skipped = range(0, d.rows, extent), 0
+    for p in range(d.out_stride):
+        before = (d.span(p, q, q + extent - 1)[0] for q in starts)
+        after = (d.count[p] - d.span(p, q, q + extent - 1)[1] for q in reversed(starts))
+        skipped += sum(itertools.takewhile(bool, before)) + sum(itertools.takewhile(bool, after))
+    return skipped
 
 
 def _copied_bytes(problem: Problem, cfg: Config) -> int:
@@ -469,8 +488,8 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
                 if illegal(raw, cfg):
                     break
                 t = tiling(raw, cfg)
-                more_stages = (smem_limit(cfg) - t.smem_bytes) // (t.stage_bytes + 2 * BARRIER_BYTES)
-                cfg = dataclasses.replace(cfg, stages=min(8, cfg.stages + more_stages))
+                staged = (dataclasses.replace(cfg, stages=stages) for stages in range(8, 1, -1))
+                cfg = next(c for c in staged if tiling(raw, c).smem_bytes <= smem_limit(c))
                 if not illegal(raw, more := dataclasses.replace(cfg, out_bufs=2)):
                     cfg = more
                 if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps

@@ -91,18 +91,19 @@ def reference_at(product: Product, at: np.ndarray, *operands) -> np.ndarray:
 
     at: (pixels, 1 + spatial axes), the image and the position of each. Returns (pixels, channels).
     """
-    spec, (source, w, *added) = product.spec, map(np.asarray, operands)
-    forward, image, position, g = product.role == "fprop", at[:, 0], at[:, 1:], spec.groups
+    spec, g = product.spec, product.spec.groups
+    source, w, *added = (np.asarray(a) for a in operands)
+    forward, image, position = product.role == "fprop", at[:, 0], at[:, 1:]
     low, dilation = np.array(spec.padding)[:, 0], np.array(spec.kernel_dilation)
     to_grid, from_grid = (spec.strides, spec.input_dilation) if forward else (spec.input_dilation, spec.strides)
     size = spec.in_spatial if forward else spec.out_spatial
     out = np.zeros((len(at), product.out_channels if forward else product.in_channels))
-    for tap in itertools.product(*map(range, spec.kernel_spatial)):
+    for tap in np.ndindex(spec.kernel_spatial):
         offset = tap * dilation - low
         read, rest = np.divmod(position * to_grid + (offset if forward else -offset), from_grid)
         reads = ((rest == 0) & (read >= 0) & (read < size)).all(1)
         pixels = source[image[reads], :, *read[reads].T].astype(np.float64).reshape(reads.sum(), g, -1)
-        weight = w[:, :, *tap].astype(np.float64).reshape(g, product.out_channels // g, -1)
+        weight = w[(..., *tap)].astype(np.float64).reshape(g, product.out_channels // g, -1)
         out[reads] += np.einsum("pgc,goc->pgo" if forward else "pgo,goc->pgc", pixels, weight, optimize=True).reshape(
             reads.sum(), -1
         )

@@ -40,6 +40,8 @@ LAYERS = {
     "residual_volume": p("fprop", 2, (64, 64), (64, 64, 64), 3, 1, 1, bias=True, residual=True, out_dtype="float32"),
     "to_rgb": p("fprop", 16, (64, 3), (256, 256), 3, 1, 1, bias=True, activation="tanh"),
     "many_small_volumes": p("fprop", 40, (256, 256), (4, 4, 4), 3, 1, 1, bias=True),
+    "odd_buffers": p("fprop", 32, (80, 16), (112, 56), 7, 2, 2),  # no whole KiB of pixels or weights a slot
+    "odd_buffers_of_volumes": p("fprop", 8, (48, 48), (8, 40, 40), (5, 3, 3), 1, 1),
     "float32_result": p("fprop", 16, (320, 320), (64, 64), 3, 1, 1, out_dtype="float32", bias=True, activation="tanh"),
 }
 
@@ -64,10 +66,9 @@ def check(product, cfg):
     assert used.spills == 0, used.log
     assert used.registers <= 168, used.log
     assert used.registers * 128 * (cfg.consumers + 1) * cfg.blocks <= 65536, used.log  # so many blocks are resident
-    assert used.smem_bytes <= config.SMEM_BYTES // cfg.blocks
-    assert (
-        abs(used.smem_bytes - config.tiling(config.Problem.of(product), cfg).smem_bytes) <= 1024
-    )  # the budget is right
+    tiling = config.tiling(config.Problem.of(product), cfg)
+    assert used.smem_bytes == tiling.smem_bytes - tiling.barrier_bytes  # the budget is right
+    assert tiling.smem_bytes <= config.SMEM_BYTES // cfg.blocks
     assert "serializ" not in used.log, used.log
     assert "setmaxnreg" not in used.log, used.log
     if not support.copies(product, cfg):
@@ -110,15 +111,21 @@ def test_parts_of_the_largest_tiles_fit_in_registers(split):
     check(product, config.Config((1, 4, 32), 128, stages=2, halo=True, split=split))
 
 
+UNSERVED = {
+    "depthwise: one channel of the 16 that a tensor core takes": (
+        "convnext_s1", "convnext_s3", "convnext_s1_f32", "effnet_dw3", "effnet_dw3_f16", "effnet_dw5_s2", "replknet_31",
+        "x3d_dw", "mamba_k4", "mamba_k4_f32", "conformer_k31",
+    ),
+    "groups of four channels": ("resnext_g32",),
+}  # fmt: skip
+
 SUITE = {name: product for name, product in kernels.products() if not support.reasons(product, support.CAPABILITY)}
 
 
 def test_every_dense_layer_of_the_suite_has_a_kernel():
     """All but those of too few channels a group, for which tensor cores multiply mostly padding."""
-    without = {name: product for name, product in kernels.products() if name not in SUITE}
-    assert len(SUITE) > 70
-    assert all(min(p.in_channels, p.out_channels) // p.spec.groups < support.LEAST_CHANNELS for p in without.values())
-    assert all(p.spec.groups > 1 for p in without.values())
+    without = {name for name, _ in kernels.products() if name not in SUITE}
+    assert without == {f"{name}/{direction}" for names in UNSERVED.values() for name in names for direction in "fd"}
 
 
 def twin(name: str) -> bool:

@@ -1,6 +1,8 @@
 """What is served, what is not and why, and what things are called."""
 
+import collections
 import dataclasses
+import random
 import subprocess
 import sys
 
@@ -112,7 +114,15 @@ def test_what_is_chosen_is_legal(case):
         ({"bn": 24}, "bn"),
         ({"box": (1, 8, 16), "bn": 144}, "bn"),
         ({"bk": 128}, "bk"),
-        ({"stages": 40}, "smem_bytes"),
+        ({"stages": 30}, "smem_bytes"),
+        ({"stages": 33, "bn": 16, "bk": 16, "consumers": 1}, "stages"),
+        (
+            {
+                "unfold": True,
+                "problem": {"channels": (1, 64), "kernel": 31, "padding": 15, "batch": 64, "size": (1024, 1024)},
+            },
+            "unfolded",
+        ),
         ({"split": 2}, "steps over 64 channels"),
         ({"split": 0}, "split"),
         ({"stages": 1}, "stages"),
@@ -140,6 +150,23 @@ def test_illegal_configurations_say_why(changes, words):
     problem = config.Problem.of(product(**changes.pop("problem", {})))
     cfg = config.Config(**{"box": (1, 8, 8), "bn": 64, **changes})
     assert words in config.illegal(problem, cfg)
+
+
+def test_skipped_taps_are_counted_at_the_ends_alone():
+    """As by every tile's span, in the time of a few."""
+    random_, found = random.Random(0), collections.Counter()
+    pick = random_.randint
+    for _ in range(500):
+        kernel, dilation = pick(1, 7), pick(1, 20)
+        changes = {"kernel": kernel, "dilation": dilation, "stride": pick(1, 3), "input_dilation": pick(1, 3)}
+        size, padding = (pick(5, 90) + dilation * (kernel - 1),), ((pick(-2, 30), pick(-2, 30)),)
+        p = cases.product(random_.choice(("fprop", "dgrad")), 1, (16, 16), size, padding=padding, **changes)
+        (d,), extent = config.Problem.of(p).dims, 2 ** pick(0, 7)
+        spans = [(n, d.span(i, q, q + extent - 1)) for i, n in enumerate(d.count) for q in range(0, d.rows, extent)]
+        skipped = sum(n - (last - first) for n, (first, last) in spans)
+        assert config._skipped(d, extent) == skipped
+        found[skipped > 0] += 1
+    assert min(found[True], found[False]) > 50
 
 
 def test_few_tiles_are_split():
