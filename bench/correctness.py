@@ -24,7 +24,7 @@ SMALL = (
     _case("small_1d_causal", (8, 8), (20,), 3, padding=((8, 0),), dilation=4),
     _case("small_3d", (8, 8), (5, 4, 6), 3, padding=1),
     _case("small_transposed", (8, 8), (5, 4), 3, "conv_transpose", padding=1, stride=2, output_padding=(1, 1)),
-    _case("small_grouped", (16, 16), (6, 6), 3, padding=1, groups=2),
+    _case("small_grouped", (32, 32), (6, 6), 3, padding=1, groups=2),
     _case("small_depthwise", (16, 16), (9, 8), 3, padding=1, groups=16),
     _case("small_f32", (8, 8), (6, 6), 3, padding=1, dtype="float32"),
 )
@@ -44,6 +44,7 @@ MEDIUM = (
     _case("medium_one_image", (64, 64), (33, 33), 3, batch=1, padding=1),
     _case("medium_one_pixel", (128, 256), (1, 1), 4, "conv_transpose", batch=70),
     _case("medium_one_slice", (32, 48), (1, 17, 20), 3, padding=1),
+    _case("medium_grouped", (96, 160), (19, 30), 3, batch=3, padding=1, groups=2, epilogue="bias+silu"),
     _case("medium_depthwise", (96, 96), (28, 28), 7, batch=4, padding=3, groups=96),
     _case("medium_f32", (64, 64), (28, 28), 3, batch=4, padding=1, dtype="float32"),
 )

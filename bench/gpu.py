@@ -20,8 +20,8 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
                  not stock's) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest
                  of verify.timing.Timing, compile_s, tflops (useful ones), gbps (of the least traffic), floor_ms, fraction
                  (of the floor: 1 is perfect); of best and ours ratio (stock's time by theirs), difference (from stock, a
-                 part of the largest), and of one product error and bound at some pixels; of ours ratio_best (of the
-                 faster of the others)
+                 part of the largest; of fb gradient_difference, too), and of one product error and bound at some pixels; of
+                 ours ratio_best (of the faster of the others)
 """
 
 import argparse
@@ -53,6 +53,7 @@ NO_GPU, FOUND_BAD, LOST = 2, 3, 70  # exit statuses of a worker; LOST: the devic
 INCOMPLETE = 3  # of the whole
 PIXELS = 64  # of a product at full size that float64 judges
 SPARE_SECONDS = 4  # no step starts with less time than this
+START_SECONDS = 150  # from a worker's start to its first step
 STEP_SECONDS = 60  # a step that takes longer hangs
 GRACE_SECONDS = 25  # so does one that is not done this long after the end
 LEAST_SECONDS = 20  # but a worker has this long to start and say what is skipped
@@ -209,7 +210,7 @@ def poison(device: Any) -> None:
     size = int(0.9 * (stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)))
     while size >= 2**20:
         try:
-            jax.block_until_ready(jnp.full(size // 4, jnp.nan, "float32", device=device))
+            jax.block_until_ready(jnp.full(size // 4, 0x7FFF7FFF, "uint32", device=device))  # NaN as 16 bits, too
             return
         except jax.errors.JaxRuntimeError:  # no hole as large as that
             size //= 2
@@ -286,11 +287,14 @@ def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
                 programs[impl] = jax.jit(f).lower(*operands[0]).compile()
             row["compile_s"] = time.perf_counter() - start
             if impl != "stock":
-                row |= _compared(case, direction, operands[0], programs[impl], programs["stock"])
+                row |= _compared(context, case, direction, operands[0], programs[impl], programs["stock"])
         except Exception as error:
             if impl == "stock":
                 raise
             row |= _error(error)
+            if _lost():  # nothing can be timed after that
+                yield {"impl": impl} | row
+                raise
         if row.get("status", "ok") in BAD:  # no time is reported for a wrong result
             programs.pop(impl, None)
     times = timing.measure(programs, operands)
@@ -309,16 +313,21 @@ def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
         yield {"impl": impl} | row
 
 
-def _compared(case: Any, direction: str, operands: tuple[Any, ...], program: Any, stock: Any) -> Row:
-    """Every result against stock's, coarsely; of one product some pixels against float64, too."""
+def _compared(context: Context, case: Any, direction: str, operands: tuple[Any, ...], program: Any, stock: Any) -> Row:
+    """Every result against stock's, coarsely; of one product some pixels against float64, too.
+
+    Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
+    """
     import jax
 
     from pallas_conv.verify.verdict import agree, judge_at, some_pixels
 
-    got, baseline = program(*operands), stock(*operands)
+    baseline = jax.block_until_ready(stock(*operands))
+    poison(context.device)
+    got = program(*operands)
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
-    agreed, parts = zip(*(agree(a, b, case.dtype) for a, b in pairs), strict=True)
-    row, right = {"difference": max(parts)}, all(agreed)
+    (right, part), *others = (agree(a, b, case.dtype) for a, b in pairs)
+    row: Row = {"difference": part} | ({"gradient_difference": max(p for _, p in others)} if others else {})
     if direction in "fd" and not case.per_example and not any(map(any, case.border)):
         at = some_pixels(got.shape, PIXELS, int.from_bytes(os.urandom(3)))
         verdict = judge_at(case.products()[direction], at, operands, got, baseline)
@@ -359,9 +368,15 @@ def steps(options: argparse.Namespace) -> list[Step]:
     found += [Step("probe", p.name, functools.partial(probe, name=p.name)) for p in asked]
     checks = [(c, d) for c in problems for d in c.directions]
     checks.sort(key=lambda job: not served(*job))
-    found += [Step("correctness", f"{c.name}/{d}", do(correct, c, d)) for c, d in checks]
+    correctness_of = lambda some: [Step("correctness", f"{c.name}/{d}", do(correct, c, d)) for c, d in some]
+    time_of = lambda some: [Step("time", f"{c.name}/{d}", do(compare, c, d)) for c, d in some]
+    small, first = [c for c in checks if c[0] in correctness.SMALL], [job for job in wanted if served(*job)]
+    found += correctness_of(small)
     found += [Step("peak", n, functools.partial(peak, name=n)) for n in ("copy", "gemm_bf16", "gemm_f16", "gemm_tf32")]
-    found += [Step("time", f"{c.name}/{d}", do(compare, c, d)) for c, d in wanted]
+    found += time_of(first)  # which are held against float64 at their own size, too
+    found += correctness_of([c for c in checks if c not in small]) + time_of(
+        [job for job in wanted if job not in first]
+    )
     kinds = ["device", *options.only.split(",")] if options.only else []
     return [s for s in found if not kinds or s.kind in kinds]
 
@@ -404,7 +419,6 @@ def _error(error: BaseException) -> Row:
 
 def work(options: argparse.Namespace, first: int = 0) -> int:
     """Take the steps from the first on; 0, FOUND_BAD or LOST."""
-    import jax
 
     log, context, status = Log(options), Context(options, _peaks(options.file)), 0
     for i, step in enumerate(steps(options)):
@@ -421,12 +435,21 @@ def work(options: argparse.Namespace, first: int = 0) -> int:
         except Exception as error:
             status = FOUND_BAD
             log(step.kind, step.name, _error(error))
-            try:
-                jax.block_until_ready(jax.device_put(0.0) + 1)
-            except Exception as lost:
+            if lost := _lost():
                 log("run", "device lost", _error(lost))
                 return LOST
     return status
+
+
+def _lost() -> Exception | None:
+    """What the device answers if it no longer does anything else: a kernel took the CUDA context down."""
+    import jax
+
+    try:
+        jax.block_until_ready(jax.device_put(0.0) + 1)
+    except Exception as error:
+        return error
+    return None
 
 
 def _peaks(path: pathlib.Path) -> dict[str, float]:
@@ -487,8 +510,8 @@ def _command(options: argparse.Namespace, first: int) -> list[str]:
 def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[int, str, str] | None, int | None]:
     """Run a worker: the last step it began, and its exit status, None if it hung and was killed."""
 
-    def deadline() -> float:
-        return time.time() + max(LEAST_SECONDS, min(STEP_SECONDS, end - time.time()))
+    def deadline(allowed: float) -> float:
+        return time.time() + max(LEAST_SECONDS, min(allowed, end - time.time()))
 
     worker = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     assert worker.stdout
@@ -501,7 +524,7 @@ def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    at, began, until = None, time.time(), deadline()
+    at, began, until = None, time.time(), deadline(START_SECONDS)
     try:
         while True:
             line = lines.get(timeout=max(0.01, until - time.time()))
@@ -509,7 +532,7 @@ def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[
                 return at, worker.wait()
             if line.startswith(BEGIN + " "):
                 _, index, kind, name = line.split()
-                at, began, until = (int(index), kind, name), time.time(), deadline()
+                at, began, until = (int(index), kind, name), time.time(), deadline(STEP_SECONDS)
             else:
                 print(line, end="", flush=True)
     except queue.Empty:

@@ -157,7 +157,7 @@ class Tiling(NamedTuple):
     units         tiles of one phase, of a cluster's pixels each: over groups and parts, too
     weights       rows of weights in a slot of the ring
     kept          rows of weights that stay
-    barrier_bytes of the ring's barriers and the others
+    barrier_bytes  of the ring's barriers and the others
     smem_bytes    of everything
     """
 
@@ -386,10 +386,8 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     t = tiling(problem, cfg)
     tiles = taps = math.ceil(problem.N / t.cta_box[0])
     for i, (d, n, extent) in enumerate(zip(problem.dims, t.grid[1:], t.cta_box[1:], strict=True)):
-        tiles, taps = (
-            tiles * n * d.out_stride,
-            taps * (n * sum(d.count) - (0 if i == t.halo_dim else _skipped(d, extent))),
-        )
+        tiles *= n * d.out_stride
+        taps *= n * sum(d.count) - (0 if i == t.halo_dim else _skipped(d, extent))
     units = t.units * math.prod(d.out_stride for d in problem.dims)
     waves = -(-units // workers(cfg, num_sms))
 

@@ -139,6 +139,7 @@ def test_steps_are_the_same_list_every_time_and_served_layers_come_first():
     kinds = [kind for kind, _ in names]
     assert sorted(set(kinds), key=kinds.index) == ["device", "probe", "correctness", "peak", "time"]
     assert names.index(("time", "resnet50_c2/f")) < names.index(("time", "convnext_s1/f"))
+    assert names.index(("time", "resnet50_c2/d")) < names.index(("correctness", "medium_3x3/f"))
 
 
 def test_a_table_shows_ours_beside_stock():
@@ -156,16 +157,18 @@ CASE = SMALL[0]
 PEAKS = {"copy": 3e12, "gemm_bf16": 8e14}
 
 
-def compared(tmp_path, monkeypatch, kernel, case=CASE):
+def compared(tmp_path, monkeypatch, kernel, case=CASE, into=None):
     """The rows of a case's forward as if a Hopper were here and `kernel` made our result of stock's."""
-    device = types.SimpleNamespace(compute_capability="9.0", core_count=132)
+    device = types.SimpleNamespace(compute_capability="9.0", core_count=132, memory_stats=lambda: None)
     monkeypatch.setattr(gpu.Context, "device", device)
     explain = pc.explain
     monkeypatch.setattr(pc, "explain", lambda f, *args, device: explain(f, *args, device="h100"))
     stock = case.stock("f")
     monkeypatch.setattr(launch_module, "launch", lambda product, config, *operands, **how: [kernel(stock(*operands))])
     context = gpu.Context(gpu.parse([f"--out={tmp_path}"]), dict(PEAKS))
-    return {row["impl"]: row for row in gpu.compare(context, case, "f")}
+    found = [] if into is None else into
+    found.extend(gpu.compare(context, case, "f"))  # up to an exception
+    return {row["impl"]: row for row in found}
 
 
 def test_ours_is_timed_beside_stock(tmp_path, monkeypatch):
@@ -196,6 +199,7 @@ def test_a_training_step_is_that_of_the_converted_layer(tmp_path, monkeypatch):
     rows = {row["impl"]: row for row in gpu.compare(context, case, "fb")}
     assert rows["ours"]["ms"] > 0
     assert 0 <= rows["ours"]["difference"] < 0.1
+    assert 0 <= rows["ours"]["gradient_difference"] < 0.1
 
 
 def test_a_row_is_json_whatever_is_in_it(tmp_path):
@@ -243,6 +247,19 @@ def test_stock_is_timed_where_ours_fails(tmp_path, monkeypatch):
     assert rows["ours"]["status"] == "error"
     assert rows["ours"]["exception"] == "RuntimeError: ptxas"
     assert rows["stock"]["ms"] > 0
+
+
+def test_what_took_the_device_down_is_told(tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(gpu, "_lost", lambda: RuntimeError("lost"))
+    found = []
+    with pytest.raises(RuntimeError, match="ILLEGAL_ADDRESS"):
+        compared(tmp_path, monkeypatch, fails, into=found)
+    (row,) = found
+    assert (row["impl"], row["status"], row["variant"]) == ("ours", "error", "dense_fprop_2d_bf16_s1_bias")
+    assert "fails" in row["traceback"]
 
 
 def test_a_worker_stops_when_its_device_is_lost(tmp_path, monkeypatch):
