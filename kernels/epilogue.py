@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from pallas_conv.activations import LEAKY_RELU_SLOPE
+
 
 def _relu(z: Array) -> Array:
     # Not jax.nn.relu: Mosaic refuses its custom_jvp. A NaN stays one.
@@ -24,7 +26,7 @@ def _gelu_tanh(z: Array) -> Array:
 
 
 def _leaky_relu(z: Array) -> Array:
-    return jnp.where(z >= 0, z, 0.01 * z)
+    return jnp.where(z >= 0, z, LEAKY_RELU_SLOPE * z)
 
 
 ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
