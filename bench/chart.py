@@ -46,11 +46,8 @@ def rows(results: Row) -> list[Row]:
     """A training step of every layer in float32, by family; what was measured alone of a layer stands in for it."""
     found = [b["extra_info"] for b in results["benchmarks"] if b["extra_info"]["dtype"] == "float32"]
     measured = collections.Counter(r["layer"] for r in found)
-    found = [
-        r if r["direction"] == "fb" else r | {"family": ALONE[r["direction"]]}
-        for r in found
-        if r["direction"] == "fb" or measured[r["layer"]] == 1
-    ]
+    found = [r for r in found if r["direction"] == "fb" or measured[r["layer"]] == 1]
+    found = [r if r["direction"] == "fb" else r | {"family": ALONE[r["direction"]]} for r in found]
     return sorted(found, key=lambda r: (list(COLOURS).index(group(r["family"])), -ratio(r, "ours")))
 
 

@@ -254,9 +254,7 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
     if cfg.resident and (problem.G * cfg.split * cfg.taps * cfg.cluster > 1 or cfg.bn < problem.K):
         return f"{cfg.resident=} takes one group, one part, one tap a step, no cluster, and at most {cfg.bn=} output channels"
-    channels = -(-problem.C // (16 // problem.itemsize)) * (16 // problem.itemsize)
-    pixels = problem.N * problem.G * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)
-    if cfg.unfold and pixels > MAX_ELEMENTS:
+    if cfg.unfold and (pixels := _pixels_as_read(problem)) > MAX_ELEMENTS:
         return f"{pixels=} unfolded by {cfg.unfold=} must be at most {MAX_ELEMENTS}"
     stored = math.prod(d.rows * d.out_stride for d in problem.dims) * problem.outputs * problem.G
     if cfg.finished_by_xla and (sums := problem.N * stored * (-(-problem.K // 4) * 4)) > MAX_ELEMENTS:
@@ -422,10 +420,16 @@ def _skipped(d: geometry.Dim, extent: int) -> int:
 
 def _copied_bytes(problem: Problem, cfg: Config) -> int:
     """Read and written before the kernel: to unfold pixels, or to give them whole 16 bytes of channels and whole strides."""
-    seen, unit = problem.under(cfg), 16 // problem.itemsize
-    before = problem.C * math.prod(d.in_size for d in problem.dims)
-    after = -(-seen.C // unit) * unit * math.prod(d.in_rows * d.in_stride for d in seen.dims)
-    return problem.N * problem.G * (before + after) * problem.itemsize if before != after or cfg.unfold else 0
+    before = problem.N * problem.G * problem.C * math.prod(d.in_size for d in problem.dims)
+    after = _pixels_as_read(problem.under(cfg))
+    return (before + after) * problem.itemsize if before != after or cfg.unfold else 0
+
+
+def _pixels_as_read(problem: Problem) -> int:
+    """Elements of the pixels in whole 16 bytes of channels and whole strides."""
+    unit = 16 // problem.itemsize
+    channels = -(-problem.C // unit) * unit
+    return problem.N * problem.G * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)
 
 
 def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:

@@ -19,7 +19,7 @@ from . import arguments, batching, compat, lowering
 from . import padding as paddings
 from .activations import saved_by
 from .implementation import Implementation, preferences
-from .primitives import bind, bwd, contract, placed_like
+from .primitives import bind, bwd, contract, partitions, placed_like
 from .spec import ConvSpec, dilated
 from .trilinear import Op, wider
 
@@ -290,22 +290,17 @@ def _with_whole_images(f: Callable[..., Array], operands: list[Array | None], op
     """f(x, w, b, r, ...), on an explicit mesh with spatial axes gathered before and sharded after as those of x, as by lax."""
     x, w, b, r = operands
     ndim, sharding = op.spec.ndim, jax.typeof(x).sharding
-    if sharding.mesh.empty or not any(spatial := _partitions(x)[-ndim:]):
+    if sharding.mesh.empty or not any(spatial := partitions(jax.typeof(x))[-ndim:]):
         return f(x, w, b, r, op, out_dtype)
 
     def along_images(t: Array, axes: Sequence[Any]) -> Array:
-        return jax.reshard(t, sharding.update(spec=PartitionSpec(*_partitions(t)[:-ndim], *axes)))
+        return jax.reshard(t, sharding.update(spec=PartitionSpec(*partitions(jax.typeof(t))[:-ndim], *axes)))
 
     x, r = (None if t is None else along_images(t, (None,) * ndim) for t in (x, r))
     y = f(x, w, b, r, op, out_dtype)
     parts = [math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(axes)) for axes in spatial]
     divisible = [n % k == 0 for n, k in zip(y.shape[-ndim:], parts, strict=True)]
     return along_images(y, [axes if fits else None for axes, fits in zip(spatial, divisible, strict=True)])
-
-
-def _partitions(t: Any) -> tuple[Any, ...]:
-    """The mesh axes of each axis, or None."""
-    return (*jax.typeof(t).sharding.spec, *[None] * t.ndim)[: t.ndim]
 
 
 def _alike(*operands: Array | None) -> list[Array | None]:

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from . import trilinear
 from .execution import Equation
-from .primitives import must_replicate
+from .primitives import must_replicate, partitions
 from .trilinear import SOURCES, Op, kind, wider
 
 type MeshAxes = dict[str, tuple[str, ...]]  # of each sharded factor
@@ -30,7 +30,7 @@ def mesh_axes(equation: Equation, tensors: Sequence[Any]) -> tuple[MeshAxes, lis
     axes: MeshAxes = {}
     taken: set[str] = set()
     for t, fs in zip(tensors, operand_factors + result_factors, strict=False):
-        for f, names in zip(fs, (*t.sharding.spec, *[None] * len(fs)), strict=False):
+        for f, names in zip(fs, partitions(t), strict=True):
             names = () if names is None else names if isinstance(names, tuple) else (names,)
             if names and f not in axes and not must_replicate(equation.op, f) and not taken & set(names):
                 axes[f] = names

@@ -110,6 +110,11 @@ def _impl(primitive: Primitive) -> Callable[..., Any]:
     return impl
 
 
+def partitions(aval: Any) -> tuple[Any, ...]:
+    """The mesh axes of each axis of an array, None for those that are whole; its spec may be shorter."""
+    return (*aval.sharding.spec, *[None] * aval.ndim)[: aval.ndim]
+
+
 def must_replicate(op: Op, factor: str) -> bool:
     """Spatial axes, and the channels of grouped convolutions, are not split over devices."""
     return factor[0] in "pqr" or (op.spec.groups > 1 and factor in "cdo")
@@ -122,7 +127,7 @@ def _abstract(*avals: Any, op: Op, names: Names, outs: Outs) -> list[Any]:
     for aval, fs, name in zip(avals, operand_factors, names, strict=True):
         if aval.sharding.mesh.empty:
             continue
-        for f, axes in zip(fs, (*aval.sharding.spec, *[None] * aval.ndim), strict=False):
+        for f, axes in zip(fs, partitions(aval), strict=True):
             if axes is None:
                 continue
             if must_replicate(op, f) or mesh_axes.setdefault(f, axes) != axes:

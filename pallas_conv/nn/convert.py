@@ -30,9 +30,10 @@ def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation
     checkpoints of leaves (`equinox.tree_serialise_leaves`) made for one fit the other. What repeats the model's structure,
     such as an optimiser's state, a moving average or a filter, is converted with it: `state = convert(state)`. Under
     `jax.checkpoint`, pass `pallas_conv.dots_saveable` for the policy of that name, which knows JAX's own convolutions only.
-    Layers keep their place in whatever holds them: modules,
-    containers, `equinox.nn.Shared`, `WeightNorm`, `SpectralNorm`, ensembles made by `equinox.filter_vmap`. An object that
-    occurs twice is still one object that occurs twice, and what holds no layer is passed on as it is.
+
+    Layers keep their place in whatever holds them: modules, containers, `equinox.nn.Shared`, `WeightNorm`, `SpectralNorm`,
+    ensembles made by `equinox.filter_vmap`. An object that occurs twice is still one object that occurs twice, and what
+    holds no layer is passed on as it is.
 
     Left alone (`pallas_conv.convert_report` says so): subclasses other than equinox's and this package's own, which may
     compute something else; layers with an `activation` or `compute_dtype` on the way to equinox, which has neither. Layers

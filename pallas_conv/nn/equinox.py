@@ -1,13 +1,8 @@
 """`equinox.nn.Conv*` and `ConvTranspose*` over this package's primitives.
 
 Subclasses of the equinox layers (https://docs.kidger.site/equinox/api/nn/conv/): same constructor arguments in the same order,
-bit-identical parameters for the same key, same leaves, same results; and three keyword-only, static extras:
-
-- `activation`: applied to the result, fused. None, or a name as in `pallas_conv.conv`.
-- `compute_dtype`: what input and weight are cast to and multiplied in, and the dtype of the result. None: as they are.
-- `implementation`: a name or a tuple of names, see `pallas_conv.implementation`. None follows that context.
-
-A call takes a `residual` too, which is added before the activation.
+bit-identical parameters for the same key, same leaves, same results; and three keyword-only, static extras, `_EXTRAS` below. A
+call takes a `residual` too, which is added before the activation.
 """
 
 import inspect

@@ -1,12 +1,16 @@
 """What the committed measurements on a CPU say, and what the README may therefore claim. Nothing is timed here."""
 
+import functools
 import json
 import pathlib
 
+import jax
 import pytest
 
+import pallas_conv as pc
 from bench import chart
 from bench.models import NETWORKS
+from bench.test_layers import layers
 
 RESULTS = pathlib.Path(chart.__file__).parent / "results"
 LAYERS = json.loads((RESULTS / "layers_cpu.json").read_text())
@@ -22,6 +26,19 @@ def test_every_layer_was_measured_in_every_direction():
     assert len(ROWS) == 207
     assert len(STEPS) == 37
     assert LAYERS["machine_info"]["threads"] == 2
+
+
+CASES = {c.name: c for c in layers()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_rules_choose_today_what_was_measured(name):
+    """Names of programs, not every detail of them."""
+    for row in (r for r in ROWS if r["layer"] == name):
+        case, direction = CASES[name], row["direction"]
+        operands = jax.eval_shape(functools.partial(case.arrays, direction))
+        plans = pc.explain(case.stock(direction, convert=pc.convert), *operands, device="cpu")
+        assert [f"{p.product.role}: {p.formulation}" for p in plans] == row["products"]
 
 
 @pytest.mark.parametrize("family", LEAST)
