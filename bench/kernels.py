@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from pallas_conv.kernels import config, schedule, support
+from pallas_conv.kernels import config, support
 from pallas_conv.spec import Product
 
 from . import aot
@@ -45,7 +45,6 @@ def plan(product: Product) -> dict[str, Any]:
     """What the model says of a product that is served."""
     problem, cfg = config.Problem.of(product), config.choose(product, SMS)
     tiles, modelled = config.tiling(problem, cfg), config.estimate(problem, cfg, SMS)
-    ring = schedule.Schedule(problem.under(cfg), cfg, SMS)
     useful, executed = config.useful_macs(problem), config.executed_macs(problem, cfg)
     nbytes = config.least_bytes(problem)
     floor = max(2 * useful / config.flops_per_clock(problem), nbytes / config.DRAM_BYTES_PER_CLOCK) / SMS
@@ -54,7 +53,7 @@ def plan(product: Product) -> dict[str, Any]:
         "config": str(cfg),
         "stages": cfg.stages,
         "smem_bytes": tiles.smem_bytes,
-        "waves": ring.units * ring.phases / ring.workers,
+        "waves": config.units(problem, cfg) * cfg.cluster / (SMS * cfg.blocks),
         "useful_gflop": 2e-9 * useful,
         "executed_by_useful": executed / useful,
         "mbytes": 1e-6 * nbytes,

@@ -13,9 +13,9 @@ from . import taps as geometry
 
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
 SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
-BARRIER_BYTES = 8  # two of each slot of the ring; one of each consumer that adds a residual; one of resident weights
+BARRIER_BYTES = 8  # two of each slot of the ring; one of each staging buffer of a residual; one of resident weights
 MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
-MOST_STAGES = 32  # barriers of one kind that Mosaic takes
+MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -127,6 +127,11 @@ class Problem:
         outputs = len(product.outputs)
         return cls(product.batch, models * groups, c, k, geometry.dims(product), *itemsizes, outputs, product.residual)
 
+    @property
+    def phases(self) -> int:
+        """Of the output, each with taps of its own."""
+        return math.prod(d.out_stride for d in self.dims)
+
     def under(self, cfg: Config) -> "Problem":
         """What is left to the kernel if its operands are prepared, and its results finished, as a configuration wants."""
         problem = self
@@ -199,7 +204,7 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
         (slots * weights + kept) * row_bytes,
         cfg.consumers * cfg.out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize,
     )
-    barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * problem.residual + cfg.resident)
+    barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * cfg.out_bufs * problem.residual + cfg.resident)
     grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
     k_tiles = -(-problem.K // cfg.bn)
     return Tiling(
@@ -236,8 +241,7 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return f"{cfg.box=} must be (images, *pixels) with a product of 64 or 128"
     # Accumulators: more would leave too few registers to an epilogue that adds a residual, or places phases of volumes; or
     # to a second block on the SM.
-    phases = math.prod(d.out_stride for d in problem.dims)
-    most = 128 * (96 if problem.residual or (nd == 3 and phases > 1) else 128) // cfg.blocks
+    most = 128 * (96 if problem.residual or (nd == 3 and problem.phases > 1) else 128) // cfg.blocks
     if cfg.bn % LEAST_WIDTH or not LEAST_WIDTH <= cfg.bn <= 256 or cfg.pixels * cfg.bn > most:
         return f"{cfg.bn=} must be a multiple of {LEAST_WIDTH} up to 256, and {cfg.pixels=} * bn at most {most}"
     if cfg.bk * problem.itemsize not in (32, 64, 128):
@@ -259,8 +263,10 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
     stored = math.prod(d.rows * d.out_stride for d in problem.dims) * problem.outputs * problem.G
     if cfg.finished_by_xla and (sums := problem.N * stored * (-(-problem.K // 4) * 4)) > MAX_ELEMENTS:
         return f"{sums=} stored by {cfg.split=} or {cfg.fold=} must be at most {MAX_ELEMENTS}"
-    if not 2 <= cfg.stages <= MOST_STAGES:  # a slot is released once the next one is multiplied
-        return f"{cfg.stages=} must be 2 to {MOST_STAGES}"
+    if not 2 <= cfg.stages <= MOST_BARRIERS:  # a slot is released once the next one is multiplied
+        return f"{cfg.stages=} must be 2 to {MOST_BARRIERS}"
+    if problem.residual and cfg.consumers * cfg.out_bufs > MOST_BARRIERS:
+        return f"{cfg.consumers=} * {cfg.out_bufs=} must be at most {MOST_BARRIERS}: a residual needs so many barriers"
     if (smem_bytes := tiling(problem, cfg).smem_bytes) > smem_limit(cfg):
         return f"{smem_bytes=} must be at most {smem_limit(cfg)}"
     return None
@@ -328,16 +334,20 @@ def loaded_bytes(problem: Problem, cfg: Config, num_sms: int = 132) -> int:
     """What the kernel loads into shared memory; weights that a cluster shares, once, and those that stay, once a block."""
     t, seen = tiling(problem, cfg), problem.under(cfg)
     rows = _steps(problem, cfg) * (cfg.cluster * t.loads * math.prod(t.load_box) + t.weights)
-    loaded = (rows * cfg.taps + t.kept * workers(cfg, num_sms)) * cfg.bk * problem.itemsize
+    loaded = (rows * cfg.taps + t.kept * workers(problem, cfg, num_sms)) * cfg.bk * problem.itemsize
     if seen.residual:
-        tiles = t.units * math.prod(d.out_stride for d in seen.dims) * cfg.cluster * cfg.consumers
-        loaded += tiles * cfg.pixels * cfg.bn * seen.out_itemsize
+        loaded += units(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * seen.out_itemsize
     return loaded
 
 
-def workers(cfg: Config, num_sms: int) -> int:
-    """Persistent clusters."""
-    return num_sms * cfg.blocks // cfg.cluster
+def units(problem: Problem, cfg: Config) -> int:
+    """Of all phases."""
+    return tiling(problem, cfg).units * problem.under(cfg).phases
+
+
+def workers(problem: Problem, cfg: Config, num_sms: int) -> int:
+    """Persistent clusters: as many as the chip holds, if there is work for so many."""
+    return min(num_sms * cfg.blocks // cfg.cluster, units(problem, cfg))
 
 
 def _steps(problem: Problem, cfg: Config) -> int:
@@ -386,8 +396,8 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     for i, (d, n, extent) in enumerate(zip(problem.dims, t.grid[1:], t.cta_box[1:], strict=True)):
         tiles *= n * d.out_stride
         taps *= n * sum(d.count) - (0 if i == t.halo_dim else _skipped(d, extent))
-    units = t.units * math.prod(d.out_stride for d in problem.dims)
-    waves = -(-units // workers(cfg, num_sms))
+    count = units(problem, cfg)
+    waves = -(-count // workers(problem, cfg, num_sms))
 
     macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
     multiply = 2 * macs / flops_per_clock(problem)
@@ -404,7 +414,7 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
     clocks = max(clocks, hidden / memory) + copied / memory
     if cfg.finished_by_xla:
         clocks += (workspace + results) / memory + PASS_CLOCKS
-    executed = units * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
+    executed = count * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
     return Estimate(clocks, executed)
 
 
@@ -458,7 +468,7 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
     problem = raw.under(mapping)
     lanes = 128 // problem.itemsize
     bk = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.C // b) * b, -b))
-    counts, phases = problem.dims[-1].count, math.prod(d.out_stride for d in problem.dims)
+    counts = problem.dims[-1].count
     packed = max(t for t in range(1, lanes // bk + 1) if all(n % t == 0 for n in counts)) if bk >= problem.C else 1
     widths = {-(-problem.K // n // LEAST_WIDTH) * LEAST_WIDTH for n in range(1, problem.K // 64 + 2)}
     keeping = (False, True) if problem.K <= 128 and problem.G == 1 else (False,)
@@ -470,7 +480,7 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
         (1, 2),
         ((2, 1), (1, 2)),
     ):
-        if resident and cluster > 1:
+        if (resident and cluster > 1) or cluster > num_sms:
             continue
         tile = dataclasses.replace(
             mapping,
@@ -489,15 +499,21 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
                 cfg = dataclasses.replace(tile, box=box, split=split)
                 if illegal(raw, cfg):
                     break
-                t = tiling(raw, cfg)
-                staged = (dataclasses.replace(cfg, stages=stages) for stages in range(8, 1, -1))
-                cfg = next(c for c in staged if tiling(raw, c).smem_bytes <= smem_limit(c))
-                if not illegal(raw, more := dataclasses.replace(cfg, out_bufs=2)):
-                    cfg = more
+                deep = (
+                    dataclasses.replace(cfg, stages=stages, out_bufs=bufs) for stages, bufs in _depths(raw.residual)
+                )
+                cfg = next(c for c in deep if tiling(raw, c).smem_bytes <= smem_limit(c))
                 if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
                     yield cfg
-                if 2 * t.units * phases * cluster > split * num_sms * blocks:
+                if 2 * units(raw, cfg) * cluster > split * num_sms * blocks:
                     break  # undivided tiles fill half of the chip
+
+
+def _depths(residual: bool) -> Iterator[tuple[int, int]]:
+    """(stages, out_bufs), the best first: as many stages as fit, but four are enough where a residual is loaded ahead."""
+    if residual:
+        yield from itertools.product((8, 7, 6, 5, 4), (4, 3))
+    yield from itertools.product(range(8, 1, -1), (2, 1))
 
 
 @functools.cache

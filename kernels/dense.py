@@ -119,7 +119,7 @@ class _Shared(NamedTuple):
     out_mma: Any  # [consumers, out_bufs, prod(box), columns]
     full: Any
     empty: Any
-    added: Any  # of each consumer: its part of the residual is there
+    added: Any  # [consumers * out_bufs]: a staging buffer's part of the residual is there
     kept: Any  # resident weights are there
 
 
@@ -187,7 +187,7 @@ class _Kernel:
             views((cfg.consumers, cfg.out_bufs), self._box(cfg.box), cfg.columns, self.out_dtype),
             mgpu.Barrier(num_arrivals=copies, num_barriers=cfg.stages),
             empty,
-            *([mgpu.Barrier(num_arrivals=1, num_barriers=cfg.consumers)] if self.problem.residual else []),
+            *([mgpu.Barrier(num_barriers=cfg.consumers * cfg.out_bufs)] if self.problem.residual else []),
             *([mgpu.Barrier(num_arrivals=math.prod(self._kept))] if cfg.resident else []),
         ]
 
@@ -368,6 +368,8 @@ class _Kernel:
             tile = schedule.tile(worker, i)
             spans = schedule.tap_spans(tile)
             steps = schedule.steps(tile, spans)
+            leave = _Departure(self, gmem, shared, tile, i, cta, wg_idx)
+            leave.ask_ahead()
 
             def accumulate(acc: Any) -> tuple[Array, Array]:
                 def per_step(step: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
@@ -386,7 +388,7 @@ class _Kernel:
                 return acc[...], end
 
             acc, slot = mgpu.run_scoped(accumulate, mgpu.ACC((cfg.pixels, cfg.bn), jnp.float32))
-            self._store(acc, gmem, shared, tile, i, cta, wg_idx)
+            leave.store(acc)
             return slot
 
         if cfg.resident:
@@ -421,67 +423,100 @@ class _Kernel:
                 at = tuple(j + shift if axis == halo_axis else j for axis, j in enumerate(index))
                 mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.box[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)
 
-    def _store(
-        self,
-        acc: Array,
-        gmem: _Global,
-        shared: _Shared,
-        tile: Tile,
-        i: Array,
-        cta: Scalar,
-        wg_idx: Array,
-    ) -> None:
-        """The epilogue, in chunks of columns: few registers live, and no barrier with the producer."""
-        cfg, columns = self.cfg, self.cfg.columns
-        first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
-        sizes = (self.problem.N, *(d.rows for d in self.dims))
-        beyond = tuple(n * extent for n, extent in zip(self.tiling.grid, self.tiling.cta_box, strict=True))
-        images, *rows = self._box_at(first, cfg.box, sizes, beyond)
-        phase = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, tile.phase, strict=True)]
-        window = (images, *_interleave(rows, phase))
-        group = tile.part * self.problem.G + tile.group  # of the output; the bias is fused if there is one part
-        chunks = cfg.bn // columns
-        per_tile = chunks * len(self.epilogue.outputs)
-        stores = itertools.count()  # of this tile
 
-        def free_buffer(store: int) -> Any:
-            """The staging buffer of a store of this tile, once it is free."""
-            buf: Any = store % cfg.out_bufs
-            if per_tile % cfg.out_bufs:  # else every tile starts with the first buffer
-                buf = lax.rem(i * per_tile + buf, jnp.int32(cfg.out_bufs))
-            mgpu.wait_smem_to_gmem(cfg.out_bufs - 1, wait_read_only=True)
-            return buf
+class _Departure:
+    """A tile's way out: chunks of columns, so that few registers live, by way of the staging buffers of its consumer.
 
-        for chunk in range(chunks):
-            at = (*window, group, mgpu.ds(tile.k_tile * cfg.bn + chunk * columns, columns))
+    The residual comes the same way in, as many chunks ahead as there are buffers for: a chunk's into the buffer that its
+    first output will take. No barrier with the producer.
+    """
+
+    def __init__(
+        self, kernel: _Kernel, gmem: _Global, shared: _Shared, tile: Tile, i: Array, cta: Scalar, wg_idx: Array
+    ):
+        """i: the tile is its consumer's i-th."""
+        self.kernel, self.gmem, self.shared, self.tile, self.i, self.wg_idx = kernel, gmem, shared, tile, i, wg_idx
+        cfg, problem, tiling = kernel.cfg, kernel.problem, kernel.tiling
+        self.cfg, self.lines = cfg, _lines(kernel._box(cfg.box))
+        self.chunks, self.outputs = cfg.bn // cfg.columns, len(kernel.epilogue.outputs)
+        self.ahead = min((cfg.out_bufs - 1) // self.outputs, self.chunks)
+        first = kernel.schedule.first_pixel(tile.unit, cta, wg_idx)
+        sizes = (problem.N, *(d.rows for d in problem.dims))
+        beyond = tuple(n * extent for n, extent in zip(tiling.grid, tiling.cta_box, strict=True))
+        images, *rows = kernel._box_at(first, cfg.box, sizes, beyond)
+        phase = [(p,) if d.out_stride > 1 else () for d, p in zip(problem.dims, tile.phase, strict=True)]
+        # The group is one of the output; the bias is fused if there is one part.
+        self.window = (images, *_interleave(rows, phase), tile.part * problem.G + tile.group)
+
+    def ask_ahead(self) -> None:
+        """Ask for what the residual adds to the first chunks, before the tile is multiplied."""
+        if self.gmem.residual is not None:
+            for chunk in range(self.ahead):
+                self._ask(chunk, stored=0)
+
+    def store(self, acc: Array) -> None:
+        """The epilogue."""
+        columns, stores = self.cfg.columns, itertools.count()
+        for chunk in range(self.chunks):
+            at = self._at(chunk)
             z = acc[:, chunk * columns : (chunk + 1) * columns]
-            if gmem.bias is not None:
-                row = mgpu.load(gmem.bias.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
+            if self.gmem.bias is not None:
+                row = mgpu.load(self.gmem.bias.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
                 z = z + lax.broadcast_in_dim(row, z.shape, (1,))
-            if gmem.residual is not None:  # by way of the buffer that the first output of this chunk will take
-                staged = (wg_idx, free_buffer(chunk * len(self.epilogue.outputs)))
-                barrier, zeros = shared.added.at[wg_idx], mgpu.OOBFillMode.ZEROS
-                mgpu.copy_gmem_to_smem(gmem.residual.at[at], shared.out_tma.at[staged], barrier=barrier, oob_mode=zeros)
-                mgpu.barrier_wait(barrier)
-                z = z + self._staged(shared, staged).astype(z.dtype)
-            for output, value in self.epilogue(z, self.out_dtype):
-                staged = (wg_idx, free_buffer(next(stores)))
-                self._stage(shared, staged, value)
+            if self.gmem.residual is not None:
+                if chunk + self.ahead < self.chunks:
+                    self._ask(chunk + self.ahead, stored=chunk * self.outputs)
+                staged = self._buffer(chunk * self.outputs)
+                mgpu.barrier_wait(self._added(staged))
+                z = z + self._staged(staged).astype(z.dtype)
+            for output, value in self.kernel.epilogue(z, self.kernel.out_dtype):
+                staged = self._free_buffer(store := next(stores), stored=store)
+                self._stage(staged, value)
                 mgpu.commit_smem()
-                mgpu.copy_smem_to_gmem(shared.out_tma.at[staged], gmem.outs[output].at[at])
+                mgpu.copy_smem_to_gmem(self.shared.out_tma.at[staged], self.gmem.outs[output].at[at])
 
-    def _staged(self, shared: _Shared, at: tuple[Any, Any]) -> Array:
+    def _at(self, chunk: int) -> tuple[Any, ...]:
+        """Where a chunk lies in an output, or in the residual."""
+        first = self.tile.k_tile * self.cfg.bn + chunk * self.cfg.columns
+        return (*self.window, mgpu.ds(first, self.cfg.columns))
+
+    def _ask(self, chunk: int, stored: int) -> None:
+        staged = self._free_buffer(chunk * self.outputs, stored)
+        mgpu.copy_gmem_to_smem(
+            self.gmem.residual.at[self._at(chunk)],
+            self.shared.out_tma.at[staged],
+            barrier=self._added(staged),
+            oob_mode=mgpu.OOBFillMode.ZEROS,
+        )
+
+    def _added(self, staged: tuple[Any, Any]) -> Any:
+        wg_idx, buffer = staged
+        return self.shared.added.at[wg_idx * self.cfg.out_bufs + buffer]
+
+    def _buffer(self, store: int) -> tuple[Array, Any]:
+        """The staging buffer of a store of this tile: all stores of all tiles take them in turn."""
+        bufs, per_tile = self.cfg.out_bufs, self.chunks * self.outputs
+        if per_tile % bufs == 0:  # every tile starts with the first buffer
+            return self.wg_idx, store % bufs
+        return self.wg_idx, lax.rem(self.i * per_tile + store % bufs, jnp.int32(bufs))
+
+    def _free_buffer(self, store: int, stored: int) -> tuple[Array, Any]:
+        """That buffer, once it is free; so many stores of this tile have begun."""
+        mgpu.wait_smem_to_gmem(self.cfg.out_bufs - 1 - (store - stored), wait_read_only=True)
+        return self._buffer(store)
+
+    def _staged(self, at: tuple[Any, Any]) -> Array:
         """What lies in a staging buffer."""
-        if self.interpret:
-            return jnp.concatenate([shared.out_tma[(*at, *index)] for _, index in _lines(self._box(self.cfg.box))])
-        return mgpu.load(shared.out_mma.at[at], layout=mgpu.Layout.WGMMA)
+        if self.kernel.interpret:
+            return jnp.concatenate([self.shared.out_tma[(*at, *index)] for _, index in self.lines])
+        return mgpu.load(self.shared.out_mma.at[at], layout=mgpu.Layout.WGMMA)
 
-    def _stage(self, shared: _Shared, at: tuple[Any, Any], value: Array) -> None:
-        if self.interpret:
-            for pixel, index in _lines(self._box(self.cfg.box)):
-                shared.out_tma[(*at, *index)] = value[pixel : pixel + self.cfg.box[-1]]
+    def _stage(self, at: tuple[Any, Any], value: Array) -> None:
+        if self.kernel.interpret:
+            for pixel, index in self.lines:
+                self.shared.out_tma[(*at, *index)] = value[pixel : pixel + self.cfg.box[-1]]
         else:
-            shared.out_mma[at] = value
+            self.shared.out_mma[at] = value
 
 
 def _interleave(rows: list[Any], remainders: list[tuple[Any, ...]]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Run a kernel: channels-first arrays in, channels-first arrays out."""
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from pallas_conv.spec import Product
 
@@ -33,6 +33,10 @@ def launch(
     w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
     summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
     w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
+    if (
+        w.dtype == jnp.float32
+    ):  # as TF32: wgmma drops the bits too many of its operands, but these can be rounded on the way
+        w = lax.reduce_precision(w, exponent_bits=8, mantissa_bits=10)
     outs = dense(
         _channels_last(source, groups),
         w,

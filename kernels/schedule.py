@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .config import Config, Problem, Tiling, tiling, workers
+from .config import Config, Problem, Tiling, tiling, units, workers
 
 type Scalar = Array | int
 
@@ -95,28 +95,19 @@ class Schedule:
     @property
     def workers(self) -> int:
         """Persistent clusters."""
-        return workers(self.cfg, self.num_sms)
-
-    @property
-    def phases(self) -> int:
-        return math.prod(d.out_stride for d in self.problem.dims)
-
-    @property
-    def units(self) -> int:
-        """Tiles of one phase."""
-        return self.tiling.units
+        return workers(self.problem, self.cfg, self.num_sms)
 
     def tiles_of(self, worker: Scalar) -> Array:
         """How many tiles a worker takes."""
-        return lax.div(self.units * self.phases - worker + self.workers - 1, jnp.int32(self.workers))
+        return lax.div(units(self.problem, self.cfg) - worker + self.workers - 1, jnp.int32(self.workers))
 
     def tile(self, worker: Scalar, i: Array) -> Tile:
         """The i-th tile of a worker."""
         t, p = worker + i * self.workers, jnp.int32(0)
-        if self.phases > 1:
-            wave = lax.div(t, jnp.int32(self.workers * self.phases))
-            t = t - wave * (self.workers * self.phases)
-            width = jnp.minimum(self.units - wave * self.workers, self.workers)
+        if (phases := self.problem.phases) > 1:
+            wave = lax.div(t, jnp.int32(self.workers * phases))
+            t = t - wave * (self.workers * phases)
+            width = jnp.minimum(self.tiling.units - wave * self.workers, self.workers)
             p, t = lax.div(t, width), wave * self.workers + lax.rem(t, width)
         (part, group, k_tile), unit = unravel(t, [self.cfg.split, self.problem.G, self.tiling.k_tiles])
         phase, _ = unravel(p, [d.out_stride for d in self.problem.dims])

@@ -113,6 +113,6 @@ def reference_at(product: Product, at: np.ndarray, *operands) -> np.ndarray:
 
 
 def rounded_to_tf32(a) -> np.ndarray:
-    """float32 with TF32's ten mantissa bits, ties to even: no less exact than a tensor core, which may truncate."""
+    """float32 with TF32's ten mantissa bits, ties to even: more exact than a tensor core, which truncates."""
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
     return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)

@@ -639,9 +639,9 @@ def small() -> list[Case]:
             c((1, 8, 8), 16, bk=32, halo=True, fold=1, stages=2),
         ),
         Case(
-            "residual, ragged edges, more tiles than blocks",
+            "residual two chunks ahead, ragged edges, more tiles than blocks",
             p("fprop", 2, (32, 80), (9, 17), (3, 1), 1, (1, 0), bias=True, residual=True, activation="relu"),
-            c((1, 8, 8), 48, bk=32, stages=2),
+            c((1, 8, 8), 80, bk=32, stages=2, out_bufs=3),
             num_sms=2,
         ),
         Case(

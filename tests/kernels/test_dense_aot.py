@@ -190,6 +190,7 @@ def largest(residual: bool) -> dict[str, config.Config]:
         "128": config.Config((1, 8, 16), width, stages=3),
         "64": config.Config((1, 8, 8), 2 * width, stages=3),
         "halo": config.Config((1, 4, 32), width, stages=2, halo=True),
+        **({"residual ahead": config.Config((1, 8, 16), width, stages=2, out_bufs=4)} if residual else {}),
     }
 
 

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from bench import kernels
 from pallas_conv.kernels import config, mosaic, support
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.spec import Product
+from pallas_conv.verify.reference import reference, rounded_to_tf32
 from tests.kernels import cases
 from tests.kernels.cases import Case
 
@@ -39,8 +41,15 @@ def dropped_axes(monkeypatch):
     monkeypatch.setattr(mosaic, "copy_smem_to_gmem", lambda source, target: store(source, seen(target)))
 
 
+def as_multiplied(pixels: jax.Array) -> jax.Array:
+    """wgmma drops the lower 13 bits of a float32 (PTX ISA, wgmma.mma_async with .tf32), which the interpreter multiplies."""
+    if pixels.dtype != jnp.float32:
+        return pixels
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(pixels, jnp.uint32) & jnp.uint32(0xFFFFE000), jnp.float32)
+
+
 def run(case: Case, operands: list[jax.Array]) -> list[jax.Array]:
-    p, cfg = case.product, case.config
+    p, cfg, operands = case.product, case.config, [as_multiplied(operands[0]), *operands[1:]]
     outs = mosaic.run_interpreted(
         lambda *a: launch(p, cfg, *a, num_sms=case.num_sms, interpret=True), *operands, detect_races=True
     )
@@ -91,6 +100,7 @@ def test_right_and_executed_as_planned(case, count):
     prove_as_planned(case, count)
 
 
+SMALLEST = Config((1, 8, 8), 32, bk=32, stages=2)
 p = cases.product
 WHOLE = {
     "3x3": p("fprop", 2, (64, 64), (10, 18), 3),
@@ -200,6 +210,16 @@ def test_what_is_chosen_for_the_suite(name, count):
     case = shrunk(SUITE[name])
     assert config.illegal(config.Problem.of(case.product), case.config) is None
     prove_as_planned(case, count)
+
+
+@pytest.mark.parametrize("role", ["fprop", "dgrad"])
+def test_float32_weights_are_rounded_so_that_truncation_takes_nothing_from_them(role):
+    case = Case(f"rounded {role}", cases.product(role, 1, (32, 32), (8, 8), 3, 1, 1, dtype="float32"), SMALLEST)
+    pixels, w = case.operands()
+    operands = as_multiplied(pixels), jnp.asarray(rounded_to_tf32(w))
+    (got,) = run(case, [pixels, w])
+    np.testing.assert_allclose(got, reference(case.product, *operands), rtol=0, atol=1e-5)
+    assert np.abs(got - reference(case.product, operands[0], as_multiplied(w))).max() > 1e-4
 
 
 def test_plain_launch_needs_no_context_and_jits():

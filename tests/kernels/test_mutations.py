@@ -36,18 +36,19 @@ FLIPPED = Case(
     num_sms=2,
 )
 ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.replace(MUTANT.product, residual=True))
+AHEAD = dataclasses.replace(ADDING, name="adding ahead", config=dataclasses.replace(MUTANT.config, bn=48, out_bufs=5))
 KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
 REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
-@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, KEEPING], ids=str)
+@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, AHEAD, KEEPING], ids=str)
 def test_unbroken(case):
     prove(case)
 
 
-def within(monkeypatch, method: str, **names) -> None:
-    """Names of the seam, replaced while this method of the kernel is traced."""
-    traced = getattr(dense._Kernel, method)
+def within(monkeypatch, part: type, method: str, **names) -> None:
+    """Names of the seam, replaced while this method of a part of the kernel is traced."""
+    traced = getattr(part, method)
 
     def broken(*args):
         with monkeypatch.context() as inner:
@@ -55,7 +56,7 @@ def within(monkeypatch, method: str, **names) -> None:
                 inner.setattr(mosaic, name, value)
             return traced(*args)
 
-    monkeypatch.setattr(dense._Kernel, method, broken)
+    monkeypatch.setattr(part, method, broken)
 
 
 def nothing(*args, **kwargs) -> None:
@@ -63,7 +64,7 @@ def nothing(*args, **kwargs) -> None:
 
 
 def test_consumers_that_do_not_wait_for_their_loads(monkeypatch):
-    within(monkeypatch, "_consume", barrier_wait=nothing)
+    within(monkeypatch, dense._Kernel, "_consume", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(MUTANT)
 
@@ -76,7 +77,7 @@ def test_resident_weights_are_waited_for(monkeypatch):
         waited.append(barrier)
         wait(barrier)
 
-    within(monkeypatch, "_consume", barrier_wait=listed)
+    within(monkeypatch, dense._Kernel, "_consume", barrier_wait=listed)
     for case, count in ((MUTANT, 0), (KEEPING, 1)):
         waited.clear()
         prove(case)
@@ -92,7 +93,7 @@ def test_resident_weights_of_another_tap(monkeypatch):
 
 
 def test_a_producer_that_does_not_wait_for_free_slots(monkeypatch):
-    within(monkeypatch, "_produce", barrier_wait=nothing)
+    within(monkeypatch, dense._Kernel, "_produce", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(MUTANT)
 
@@ -109,7 +110,7 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
         arrive(shared.empty.at[slot])
         multiply(self, acc, shared, slot, *rest)
 
-    within(monkeypatch, "_consume", barrier_arrive=only_initially)
+    within(monkeypatch, dense._Kernel, "_consume", barrier_arrive=only_initially)
     monkeypatch.setattr(dense._Kernel, "_multiply", too_early)
     with pytest.raises(AssertionError, match="right=False"):
         prove(MUTANT)
@@ -142,7 +143,7 @@ def test_a_staging_buffer_overwritten_too_early_is_a_race(monkeypatch):
 
 
 def test_a_residual_that_is_not_waited_for(monkeypatch):
-    within(monkeypatch, "_store", barrier_wait=nothing)
+    within(monkeypatch, dense._Departure, "store", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(ADDING)
 
@@ -161,9 +162,17 @@ def test_a_residual_loaded_over_what_is_still_being_stored_is_a_race(monkeypatch
         while waited:
             wait(waited.pop(), wait_read_only=True)
 
-    within(monkeypatch, "_store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait)
+    within(
+        monkeypatch, dense._Departure, "store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait
+    )
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(ADDING)
+
+
+def test_a_residual_asked_for_ahead_over_what_is_still_being_stored_is_a_race(monkeypatch):
+    within(monkeypatch, dense._Departure, "ask_ahead", wait_smem_to_gmem=nothing)
+    with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
+        prove(AHEAD)
 
 
 def test_a_kernel_that_leaves_stores_behind_is_refused_and_the_next_one_runs(monkeypatch):

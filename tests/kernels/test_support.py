@@ -136,6 +136,7 @@ def test_what_is_chosen_is_legal(case):
         ({"resident": True, "taps": 2, "bk": 16}, "one tap"),
         ({"resident": True, "cluster": 2}, "no cluster"),
         ({"taps": 0}, "taps"),
+        ({"out_bufs": 17, "bn": 16, "problem": {"residual": True}}, "barriers"),
         ({"unfold": True, "problem": {"role": "dgrad", "stride": 2}}, "one output phase"),
         ({"fold": 3}, "of 2"),
         ({"fold": 1, "problem": {"stride": 2}}, "without a stride"),
@@ -167,6 +168,21 @@ def test_skipped_taps_are_counted_at_the_ends_alone():
         assert config._skipped(d, extent) == skipped
         found[skipped > 0] += 1
     assert min(found[True], found[False]) > 50
+
+
+@pytest.mark.parametrize("num_sms", [1, 2, 132])
+def test_no_more_blocks_than_tiles_or_than_a_chip_holds(num_sms):
+    for channels in ((64, 16), (512, 512)):
+        problem = config.Problem.of(product(channels=channels))
+        cfg = config.best(problem, num_sms)
+        blocks = config.workers(problem, cfg, num_sms) * cfg.cluster
+        assert 0 < blocks <= num_sms * cfg.blocks
+        assert config.workers(problem, cfg, num_sms) <= config.units(problem, cfg)
+
+
+def test_a_residual_has_buffers_to_be_loaded_ahead():
+    assert config.choose(product(residual=True, bias=True)).out_bufs > 1  # beside three stages of a halo
+    assert config.choose(product(residual=True, channels=(64, 256), kernel=1, padding=0)).out_bufs > 2
 
 
 def test_few_tiles_are_split():
