@@ -79,7 +79,8 @@ CONVOLUTIONS = (  # what networks are made of
     Convolution("dgrad", 2, rank=3),
     Convolution("dgrad", up=2, rank=3),
 )
-OF_FLOAT16 = tuple(c for c in CONVOLUTIONS if c.activation in (None, "relu") and not (c.residual or c.out_dtype))
+OF_FLOAT32 = tuple(c for c in CONVOLUTIONS if not c.out_dtype)
+OF_FLOAT16 = tuple(c for c in OF_FLOAT32 if c.rank == 2 and c.activation in (None, "relu") and not c.residual)
 INTERPRETED = (
     Convolution("fprop", bias=True, activation="relu"),
     Convolution("fprop", bias=True, activation="silu", outputs=("y", "z")),
@@ -285,6 +286,7 @@ def main() -> int:
 def _variants(hopper: bool) -> Iterator[tuple[str, Convolution]]:
     if hopper:
         yield from (("bfloat16", convolution) for convolution in CONVOLUTIONS)
+        yield from (("float32", convolution) for convolution in OF_FLOAT32)
         yield from (("float16", convolution) for convolution in OF_FLOAT16)
     else:
         yield from (("bfloat16", convolution) for convolution in INTERPRETED)

@@ -62,6 +62,7 @@ def test_on_a_hopper_gpu_it_times_and_records_what_auto_then_trusts(alone, monke
     for name, value in {
         "resolve": lambda device: h100,
         "CONVOLUTIONS": (RELU,),
+        "OF_FLOAT32": (),
         "OF_FLOAT16": (),
         "SMALL": doctor.SMALL[:1],
         "MEDIUM": (),
@@ -95,8 +96,9 @@ def test_every_convolution_it_checks_has_a_kernel_and_a_variant_of_its_own():
     assert len({support.variant(p) for p in problems}) == len(variants)
 
 
-def test_it_covers_the_training_step_of_a_mixed_precision_network():
-    """Input gradients of float32 activations, and the pre-activations that silu and gelu keep."""
+def test_it_covers_the_training_steps_of_networks():
+    """Input gradients of float32 activations in mixed precision, pre-activations that silu and gelu keep, float32 alone."""
     checked = {support.variant(doctor.problem(*v, doctor.SMALL[0])) for v in doctor._variants(hopper=True)}
-    for variant in ("dgrad_2d_bf16f32_s1_linear", "fprop_2d_bf16_s1_bias_silu_yz", "fprop_2d_bf16_s1_bias_gelu_yz"):
+    mixed = ("dgrad_2d_bf16f32_s1_linear", "fprop_2d_bf16_s1_bias_silu_yz", "fprop_2d_bf16_s1_bias_gelu_yz")
+    for variant in (*mixed, "dgrad_2d_f32_s1_linear", "fprop_2d_f32_s1_bias_silu_yz"):
         assert f"dense_{variant}" in checked

@@ -113,6 +113,11 @@ def reference_at(product: Product, at: np.ndarray, *operands) -> np.ndarray:
 
 
 def rounded_to_tf32(a) -> np.ndarray:
-    """float32 with TF32's ten mantissa bits, ties to even: more exact than a tensor core, which truncates."""
+    """float32 with TF32's ten mantissa bits, ties to even."""
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
-    return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return truncated_to_tf32((bits + 0xFFF + ((bits >> 13) & 1)).view(np.float32))
+
+
+def truncated_to_tf32(a) -> np.ndarray:
+    """float32 without the 13 bits that TF32 lacks, as wgmma reads it (PTX ISA, wgmma.mma_async)."""
+    return (np.ascontiguousarray(a, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.cases import OPERANDS, SUITE, Case, suite
-from pallas_conv.verify.reference import reference, rounded_to_tf32
+from pallas_conv.verify.reference import reference, rounded_to_tf32, truncated_to_tf32
 
 RECORDED = {row["id"]: row for row in json.loads(SUITE.read_text())["cases"]}
 every = pytest.mark.parametrize("case", suite(), ids=lambda c: c.name)
@@ -108,10 +108,11 @@ def test_oracle_of_negative_padding_and_slack():
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_rounding_to_tf32():
+def test_tf32():
     ulp = np.float32(2.0**-10)
     values = np.array([1, 1 + ulp / 2, 1 + ulp * 0.51, 1 + 3 * ulp / 2, -3.0, 0], np.float32)
     np.testing.assert_array_equal(rounded_to_tf32(values), np.array([1, 1, 1 + ulp, 1 + 2 * ulp, -3, 0], np.float32))
+    np.testing.assert_array_equal(truncated_to_tf32(values), np.array([1, 1, 1, 1 + ulp, -3, 0], np.float32))
 
 
 def test_operands_are_seeded_and_fresh():

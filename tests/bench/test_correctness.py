@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.correctness import MEDIUM, SMALL
-from pallas_conv.verify.reference import reference, reference_at
+from pallas_conv.verify.reference import reference, reference_at, rounded_to_tf32, truncated_to_tf32
 from pallas_conv.verify.verdict import agree, judge, judge_at, some_pixels
 
 CASES = {c.name: c for c in SMALL + MEDIUM}
@@ -98,10 +98,13 @@ def test_some_pixels_are_held_to_the_bound_of_all(name):
         assert not judge_at(product, at, operands, fault, baseline).right
 
 
-def test_tf32_is_allowed_its_rounding_where_float32_may_be_rounded():
-    product, operands, baseline = posed("small_f32", "f")
-    verdict = judge(product, operands, baseline, np.asarray(baseline))
-    assert verdict.baseline_error > 10 * verdict.error  # XLA's CPU does not round; the bound does
+def test_float32_may_be_multiplied_as_tf32_with_rounded_weights_but_no_worse():
+    product, (x, w, b), baseline = posed("medium_f32", "f")
+    as_baseline = lambda *operands: reference(product, *operands, b).astype(baseline.dtype)
+    judged = lambda got: judge(product, (x, w, b), got, np.asarray(baseline))
+    assert judged(baseline).bound > 100 * judged(baseline).error  # XLA's CPU does not round
+    assert judged(as_baseline(truncated_to_tf32(x), rounded_to_tf32(w))).right
+    assert not judged(as_baseline(truncated_to_tf32(x), truncated_to_tf32(w))).right
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from bench import kernels
 from pallas_conv.kernels import config, mosaic, support
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.spec import Product
-from pallas_conv.verify.reference import reference, rounded_to_tf32
+from pallas_conv.verify.reference import reference, rounded_to_tf32, truncated_to_tf32
 from tests.kernels import cases
 from tests.kernels.cases import Case
 
@@ -42,10 +41,8 @@ def dropped_axes(monkeypatch):
 
 
 def as_multiplied(pixels: jax.Array) -> jax.Array:
-    """wgmma drops the lower 13 bits of a float32 (PTX ISA, wgmma.mma_async with .tf32), which the interpreter multiplies."""
-    if pixels.dtype != jnp.float32:
-        return pixels
-    return lax.bitcast_convert_type(lax.bitcast_convert_type(pixels, jnp.uint32) & jnp.uint32(0xFFFFE000), jnp.float32)
+    """As wgmma reads them: the interpreter multiplies all bits of a float32."""
+    return jnp.asarray(truncated_to_tf32(pixels)) if pixels.dtype == jnp.float32 else pixels
 
 
 def run(case: Case, operands: list[jax.Array]) -> list[jax.Array]:
