@@ -49,6 +49,7 @@ class Case:
     product: Product
     config: Config
     num_sms: int = 4
+    extended: bool = False  # interpreted in the long matrix only: its features have other cases, too
 
     def __str__(self) -> str:
         return self.name.replace(" ", "_")
@@ -139,6 +140,7 @@ def small() -> list[Case]:
             "mixed strides",
             p("fprop", 1, (64, 64), (9, 12), (3, 2), (1, 2), (1, 0), bias=True),
             c((1, 8, 8), 64, stages=2),
+            extended=True,
         ),
         Case(
             "mixed strides the other way, both outputs",
@@ -149,6 +151,7 @@ def small() -> list[Case]:
             "5x3 dilated 2 and 3",
             p("fprop", 1, (64, 64), (17, 19), (5, 3), 1, (4, 3), (2, 3)),
             c((1, 8, 8), 64, stages=3),
+            extended=True,
         ),
         Case(
             "padding and dilation 12, taps skipped",
@@ -164,6 +167,7 @@ def small() -> list[Case]:
             "negative padding",
             p("fprop", 1, (64, 64), (13, 14), 3, 1, ((-2, 1), (1, -3)), bias=True),
             c((1, 8, 8), 64, stages=2),
+            extended=True,
         ),
         Case(
             "negative padding, s2",
@@ -205,6 +209,7 @@ def small() -> list[Case]:
             "C=21 K=37, both outputs",
             p("fprop", 1, (21, 37), (9, 8), 3, 1, 1, bias=True, activation="gelu", outputs=("y", "z")),
             c((1, 8, 8), 48, bk=32, stages=2),
+            extended=True,
         ),
         Case(
             "z alone",
@@ -215,6 +220,7 @@ def small() -> list[Case]:
             "both outputs through one buffer",
             p("fprop", 2, (32, 96), (8, 9), 3, 1, 1, bias=True, activation="gelu_tanh", outputs=("y", "z")),
             c((1, 8, 8), 96, bk=32, stages=2, out_bufs=1),
+            extended=True,
         ),
         Case(
             "both outputs through two buffers",
@@ -232,11 +238,13 @@ def small() -> list[Case]:
             "f16, both outputs",
             p("fprop", 2, (64, 64), (7, 9), 3, 1, 1, dtype="float16", bias=True, activation="gelu", outputs=("y", "z")),
             c((1, 8, 8), 64, stages=2),
+            extended=True,
         ),
         Case(
             "float32 result",
             p("fprop", 1, (64, 48), (7, 9), 3, 1, 1, out_dtype="float32", bias=True, activation="gelu"),
             c((1, 8, 8), 48, stages=2),
+            extended=True,
         ),
         Case(
             "float32 results of f16",
@@ -281,6 +289,7 @@ def small() -> list[Case]:
             "float32 as TF32, input gradient of stride 2",
             p("dgrad", 1, (20, 24), (9, 10), 3, 2, 1, dtype="float32"),
             c((1, 8, 8), 32, bk=16, stages=2),
+            extended=True,
         ),
         Case(
             "float32 as TF32, C=3, taps as channels",
@@ -301,8 +310,14 @@ def small() -> list[Case]:
             "images as rows, 4x4 s2",
             p("fprop", 33, (32, 64), (4, 4), 3, 2, 1, bias=True),
             c((32, 1, 2), 64, bk=32, stages=3, consumers=1),
+            extended=True,
         ),
-        Case("one consumer", p("fprop", 1, (64, 64), (7, 9), 3, 1, 1), c((1, 8, 8), 64, stages=2, consumers=1)),
+        Case(
+            "one consumer",
+            p("fprop", 1, (64, 64), (7, 9), 3, 1, 1),
+            c((1, 8, 8), 64, stages=2, consumers=1),
+            extended=True,
+        ),
         Case(
             "two blocks on an SM, two buffers",
             p("fprop", 2, (64, 64), (9, 9), 3, 1, 1, bias=True),
@@ -349,6 +364,7 @@ def small() -> list[Case]:
             "strided halo, s3 dilated by 2, four taps of three remainders, f16, both outputs",
             p("fprop", 1, (24, 48), (29, 18), (4, 3), (3, 1), ((4, 1), 1), (2, 1), dtype="float16", outputs=("y", "z")),
             c((1, 8, 8), 48, bk=32, halo=True, stages=2),
+            extended=True,
         ),
         Case(
             "strided halo, dilated by the stride: one remainder",
@@ -401,6 +417,7 @@ def small() -> list[Case]:
             "input gradient of a transposed convolution: strided",
             p("dgrad", 2, (64, 64), (5, 9), 4, 1, 2, input_dilation=2),
             c((1, 8, 8), 64, stages=2),
+            extended=True,
         ),
         Case(
             "input gradient, mixed input dilation, f16, float32 result",
@@ -412,6 +429,7 @@ def small() -> list[Case]:
             "transposed, k4 s2",
             p("fprop", 2, (32, 32), (5, 9), 4, 1, 2, input_dilation=2, bias=True),
             c((1, 8, 8), 32, bk=32, stages=2),
+            extended=True,
         ),
         Case(
             "input gradient of stride 2, dilated: phases of unequal taps",
@@ -586,11 +604,13 @@ def small() -> list[Case]:
             "parts of groups, no bias, z alone",
             p("fprop", 2, (96, 80), (9, 8), 3, 2, 1, groups=2, activation="tanh", outputs=("z",)),
             c((1, 8, 8), 48, bk=16, stages=2, split=2),
+            extended=True,
         ),
         Case(
             "parts, float32 as TF32, y before z, two models",
             p("fprop", 1, (48, 40), (8, 9), 3, 1, 1, dtype="float32", bias=True, outputs=("y", "z"), models=2),
             c((1, 8, 8), 48, bk=16, stages=2, split=3),
+            extended=True,
         ),
         Case(
             "parts, transposed k2 s3: empty phases, more tiles than blocks",
@@ -602,16 +622,19 @@ def small() -> list[Case]:
             "parts, input gradient of stride 2, float32 result, odd channels",
             p("dgrad", 1, (21, 80), (9, 10), 3, 2, 1, out_dtype="float32"),
             c((1, 8, 8), 32, bk=16, stages=2, split=5),
+            extended=True,
         ),
         Case(
             "parts, 1-D, taps as channels",
             p("fprop", 2, (3, 32), (203,), 16, 8, 4, bias=True),
             c((1, 64), 32, bk=32, unfold=True, stages=2, split=2),
+            extended=True,
         ),
         Case(
             "parts, 3-D, one image a box, f16",
             p("fprop", 1, (64, 32), (3, 4, 9), (2, 3, 1), 1, (1, 1, 0), dtype="float16", bias=True),
             c((1, 1, 8, 8), 32, bk=16, stages=2, split=4),
+            extended=True,
         ),
         Case(
             "three output channels 5x5, taps of one dimension as output channels, both outputs",
@@ -677,6 +700,7 @@ def small() -> list[Case]:
             "residual of parts, groups",
             p("fprop", 2, (96, 80), (9, 8), 3, 2, 1, groups=2, bias=True, residual=True, activation="tanh"),
             c((1, 8, 8), 48, bk=16, stages=2, split=2),
+            extended=True,
         ),
         Case(
             "residual of folded taps, f16",
@@ -702,6 +726,7 @@ def small() -> list[Case]:
             "inputs of one pixel, taps beyond it not skipped",
             p("dgrad", 66, (16, 16), (2, 3), (2, 3)),
             c((64, 1, 1), 16, bk=16, stages=2, skip=False),
+            extended=True,
         ),
         Case(
             "one row, several taps a step past the last of a phase",

@@ -90,7 +90,9 @@ def prove_as_planned(case, count):
     assert count["bytes"] == config.loaded_bytes(problem, cfg, case.num_sms)
 
 
-@pytest.mark.parametrize("case", cases.small(), ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.extended] * case.extended) for case in cases.small()], ids=str
+)
 def test_right_and_executed_as_planned(case, count):
     """Both at once, since interpretation takes seconds."""
     assert support.reasons(case.product, support.CAPABILITY) == ()
