@@ -25,7 +25,7 @@ lint: setup
 test: lint ## lint, type-check, and run the tests (CPU only, about 17 minutes on two cores)
 	$(PY) -m pytest -n 2 --dist worksteal -m "not extended"
 
-test-all: test ## the long test matrices too, and the GPU compile tests again with CUDA 13 and with the newest JAX
+test-all: test ## the long test matrices too, the GPU compile tests with CUDA 13, and the tests again with the newest JAX
 	$(PY) -m pytest -n 2 --dist worksteal -m extended
 	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,inox,test,bench,demo]"
 	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot

@@ -80,7 +80,7 @@ def line(row: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.compiled", description=__doc__.splitlines()[0])
     parser.add_argument("--target", choices=TARGETS, default="h100")
-    parser.add_argument("--out", type=pathlib.Path, help="append a JSON line a row here")
+    parser.add_argument("--out", type=pathlib.Path, help="write one JSON line a row here, in place of what is there")
     parser.add_argument("--only", default="", help="layers whose name contains this")
     parser.add_argument(
         "--random", type=int, default=0, metavar="COUNT", help="random layers, fb alone, instead of the suite's"

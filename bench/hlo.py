@@ -134,12 +134,12 @@ def _convolution_flops(kind: str, i: _Instruction, shapes: dict[str, tuple[int, 
     assert labels is not None
     lhs, rhs = (shapes[name] for name in i.operands[:2])
     if "BackwardFilter" in kind:
-        kernel, y, y_labels = i.shape, rhs, labels[3]
+        kernel, y = i.shape, rhs
     elif "BackwardInput" in kind:
-        kernel, y, y_labels = rhs, lhs, labels[3]
+        kernel, y = rhs, lhs
     else:
-        kernel, y, y_labels = rhs, i.shape, labels[3]
-    return 2.0 * math.prod(kernel) * math.prod(y) / y[y_labels.index("f")]
+        kernel, y = rhs, i.shape
+    return 2.0 * math.prod(kernel) * math.prod(y) / y[labels[3].index("f")]
 
 
 def _matmul_flops(i: _Instruction, contracted: str, shapes: dict[str, tuple[int, ...]]) -> float:

@@ -28,13 +28,18 @@ from .cases import Case, suite
 from .chart import COLOURS, family, group
 
 CLOCK = 1.7e9  # of an H100, under load
-SMS = 132
+SMS = config.H100_SMS
 
 
 def products() -> Iterator[tuple[str, Product]]:
     """Forward and input gradient of every layer of the suite, as in 'resnet50_c2/f'."""
     for case in suite():
         yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if d in "fd")
+
+
+def served() -> dict[str, Product]:
+    """Those that the kernel serves on Hopper."""
+    return {name: product for name, product in products() if not support.reasons(product, support.CAPABILITY)}
 
 
 def case_of(name: str) -> Case:

@@ -1,7 +1,9 @@
-"""Hand-tiled Mosaic GPU kernels, imported as `pallas_conv.kernels`: the only room that imports Pallas.
+"""Hand-tiled Mosaic GPU kernels, imported as `pallas_conv.kernels`: the only package that imports Pallas.
 
-support.py   what is served and why the rest is not   config.py   tile configurations: budget, model, choice
-taps.py      geometry as phases and taps              launch.py   arrays in, arrays out: the way to run a kernel
+support.py  what is served, and why the rest is not   launch.py     arrays in, arrays out: the way to run a kernel
+config.py   tilings: budget, cost model, choice       dense.py      the kernel; schedule.py, epilogue.py: its parts
+taps.py     geometry as phases and taps               remapping.py  what XLA does around it
+mosaic.py   the seam to Pallas and Mosaic
 
 Importing this package imports no Pallas: launch.py does, so import that where a kernel is about to run.
 """

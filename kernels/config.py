@@ -11,9 +11,13 @@ from pallas_conv.spec import Product
 
 from . import taps as geometry
 
-SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have; 1 KiB of every block is the system's
+H100_SMS = 132  # streaming multiprocessors of an H100 SXM, assumed where the chip is not known
+SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have, beside the system's part of it
+SYSTEM_SMEM_BYTES = 1024  # of every block
 SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
-BARRIER_BYTES = 8  # two of each slot of the ring; one of each staging buffer of a residual; one of resident weights
+BARRIER_BYTES = (
+    8  # a slot of the ring has two barriers, a staging buffer one if there is a residual, resident weights one
+)
 MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
 MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
@@ -23,7 +27,8 @@ ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands; half of it as TF32
 L2_BYTES_PER_CLOCK = 30  # what one SM reads from L2
 DRAM_BYTES_PER_CLOCK = 15  # one SM's share of global memory
-EPILOGUE_CLOCKS = 1500  # in which a block alone on its SM multiplies nothing
+SMEM_BYTES_PER_CLOCK = 128  # what one SM's tensor cores read of shared memory
+CHUNK_CLOCKS = 300  # a chunk of columns, and one more a tile, in which a block alone on its SM multiplies nothing
 PASS_CLOCKS = 4000  # of one more kernel after ours: its launch, its first loads, its last stores
 
 
@@ -71,9 +76,7 @@ class Config:
 
     @property
     def columns(self) -> int:
-        """Output channels staged at a time: with 64 and 128 accumulators a thread, the inputs of 32 erfs would not fit in
-        registers.
-        """
+        """Output channels of a tile staged at a time: at most 32, since the epilogue of 64 would not fit in registers."""
         return math.gcd(self.bn, 32)
 
     @property
@@ -274,7 +277,7 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
 
 def smem_limit(cfg: Config) -> int:
     """Of each of the blocks on an SM."""
-    return SMEM_BYTES // cfg.blocks - 1024 * (cfg.blocks - 1)
+    return SMEM_BYTES // cfg.blocks - SYSTEM_SMEM_BYTES * (cfg.blocks - 1)
 
 
 def _illegal_fold(problem: Problem, cfg: Config) -> str | None:
@@ -330,7 +333,7 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
     return _steps(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk * taps
 
 
-def loaded_bytes(problem: Problem, cfg: Config, num_sms: int = 132) -> int:
+def loaded_bytes(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> int:
     """What the kernel loads into shared memory; weights that a cluster shares, once, and those that stay, once a block."""
     t, seen = tiling(problem, cfg), problem.under(cfg)
     rows = _steps(problem, cfg) * (cfg.cluster * t.loads * math.prod(t.load_box) + t.weights)
@@ -387,7 +390,7 @@ def flops_per_clock(problem: Problem) -> float:
     return FLOPS_PER_CLOCK * 2 / problem.itemsize
 
 
-def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
+def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> Estimate:
     """Waves of tiles, each the slower of its products and its loads from L2; or global memory, if that is slower."""
     copied, workspace, results = _copied_bytes(problem, cfg), workspace_bytes(problem, cfg), result_bytes(problem)
     problem = problem.under(cfg)
@@ -401,12 +404,15 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = 132) -> Estimate:
 
     macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
     multiply = 2 * macs / flops_per_clock(problem)
-    rows = t.loads * math.prod(t.load_box) / t.halo_taps + t.weights / t.halo_taps / cfg.cluster
-    load = rows * cfg.bk * problem.itemsize
+    row_bytes = cfg.bk * problem.itemsize
+    loaded = t.loads * math.prod(t.load_box) / t.halo_taps + t.weights / t.halo_taps / cfg.cluster
+    read = cfg.consumers * cfg.pixels * (1 + cfg.bn / 64)  # each 64 pixels read the weights
     steps = taps / tiles * -(-t.c_steps // cfg.split)  # of the largest part
-    slowest = max(multiply, load / L2_BYTES_PER_CLOCK)
-    clocks = waves * (steps * slowest * cfg.blocks + EPILOGUE_CLOCKS * (cfg.blocks == 1))
-    clocks += t.kept * cfg.bk * problem.itemsize * cfg.blocks / L2_BYTES_PER_CLOCK
+    slowest = max(multiply, loaded * row_bytes / L2_BYTES_PER_CLOCK, read * row_bytes / SMEM_BYTES_PER_CLOCK)
+    epilogue = (
+        CHUNK_CLOCKS * (1 + cfg.bn // cfg.columns) if cfg.blocks == 1 else 0
+    )  # else the other block's products hide it
+    clocks = waves * (steps * slowest * cfg.blocks + epilogue) + t.kept * row_bytes * cfg.blocks / L2_BYTES_PER_CLOCK
 
     memory, hidden = DRAM_BYTES_PER_CLOCK * num_sms, least_bytes(problem)
     if cfg.split > 1:  # the parts end together: nothing hides that they are stored
@@ -451,7 +457,7 @@ def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
         yield from ((1 << i, *rest) for rest in boxes(pixels >> i, nd - 1))
 
 
-def candidates(problem: Problem, num_sms: int = 132) -> Iterator[Config]:
+def candidates(problem: Problem, num_sms: int = H100_SMS) -> Iterator[Config]:
     """A few hundred legal configurations, each with as many stages as fit (eight at most)."""
     last, least = problem.dims[-1], 32 // problem.itemsize
     yield from _candidates(problem, Config(()), num_sms)
@@ -499,9 +505,7 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
                 cfg = dataclasses.replace(tile, box=box, split=split)
                 if illegal(raw, cfg):
                     break
-                deep = (
-                    dataclasses.replace(cfg, stages=stages, out_bufs=bufs) for stages, bufs in _depths(raw.residual)
-                )
+                deep = (dataclasses.replace(cfg, stages=stages, out_bufs=bufs) for stages, bufs in _depths())
                 cfg = next(c for c in deep if tiling(raw, c).smem_bytes <= smem_limit(c))
                 if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
                     yield cfg
@@ -509,23 +513,23 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
                     break  # undivided tiles fill half of the chip
 
 
-def _depths(residual: bool) -> Iterator[tuple[int, int]]:
-    """(stages, out_bufs), the best first: as many stages as fit, but four are enough where a residual is loaded ahead."""
-    if residual:
-        yield from itertools.product((8, 7, 6, 5, 4), (4, 3))
+def _depths() -> Iterator[tuple[int, int]]:
+    """(stages, out_bufs), the best first: four stages hide a load's latency, then four buffers do more for the epilogue."""
+    yield from ((stages, 4) for stages in range(8, 3, -1))
     yield from itertools.product(range(8, 1, -1), (2, 1))
 
 
 @functools.cache
-def choose(product: Product, num_sms: int = 132) -> Config:
+def choose(product: Product, num_sms: int = H100_SMS) -> Config:
     """The simplest of the configurations within 2% of the best by `estimate`."""
     return best(Problem.of(product), num_sms)
 
 
-def best(problem: Problem, num_sms: int = 132) -> Config:
+def best(problem: Problem, num_sms: int = H100_SMS) -> Config:
     """`choose` for the kernel's own description of a product.
 
-    What multiplies half as much again as it need is left out, however fast the model, which is unmeasured, would have it.
+    Configurations that execute over 1.5 times the fewest multiply-adds are left out, however fast the model, which is
+    unmeasured, says they are.
     """
     found = [(estimate(problem, cfg, num_sms), cfg) for cfg in candidates(problem, num_sms)]
     fewest = min(modelled.macs for modelled, _ in found)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import mosaic as mgpu
-from .config import Config, Problem, illegal, useful_macs
+from .config import H100_SMS, Config, Problem, illegal, useful_macs
 from .epilogue import Epilogue
 from .remapping import finished, pad, prepared, reordered
 from .schedule import Scalar, Schedule, Span, Tile, floor_div, next_step, pick, ravel, unravel
@@ -44,7 +44,7 @@ def dense(
     epilogue: Epilogue,
     out_dtype: Any,
     name: str,
-    num_sms: int = 132,
+    num_sms: int = H100_SMS,
     interpret: bool = False,
 ) -> list[Array]:
     """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None, residual: [N, *out, G, K] out_dtype or None
@@ -119,7 +119,7 @@ class _Shared(NamedTuple):
     out_mma: Any  # [consumers, out_bufs, prod(box), columns]
     full: Any
     empty: Any
-    added: Any  # [consumers * out_bufs]: a staging buffer's part of the residual is there
+    residual_full: Any  # [consumers * out_bufs], of each staging buffer
     kept: Any  # resident weights are there
 
 
@@ -232,9 +232,9 @@ class _Kernel:
         views: list[Any] = []
         for smem in (a_smem, b_smem, out_smem):
             views.extend((smem, smem) if self.interpret else tuple(smem))
-        added = others.pop(0) if self.problem.residual else None
+        residual_full = others.pop(0) if self.problem.residual else None
         kept = others.pop(0) if cfg.resident else None
-        shared = _Shared._make([*views, full, empty, added, kept])
+        shared = _Shared._make([*views, full, empty, residual_full, kept])
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
 
@@ -368,8 +368,7 @@ class _Kernel:
             tile = schedule.tile(worker, i)
             spans = schedule.tap_spans(tile)
             steps = schedule.steps(tile, spans)
-            leave = _Departure(self, gmem, shared, tile, i, cta, wg_idx)
-            leave.ask_ahead()
+            epilogue = _TileEpilogue(self, gmem, shared, tile, i, cta, wg_idx)
 
             def accumulate(acc: Any) -> tuple[Array, Array]:
                 def per_step(step: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
@@ -377,6 +376,7 @@ class _Kernel:
                     mgpu.barrier_wait(shared.full.at[slot])
                     weights = self._resident_at(tile, at) if cfg.resident else []
                     self._multiply(acc, shared, slot, weights, wg_idx)
+                    mgpu.when(step == 0)(epilogue.prefetch_residual)
                     mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)  # all but this step's: the slot before is free
                     mgpu.when(step > 0)(lambda: release(slot))
                     return schedule.following(slot), next_step(walk, at)
@@ -385,10 +385,11 @@ class _Kernel:
                 end, _ = lax.fori_loop(0, steps, per_step, (slot, [span.first for span in walk]))
                 mgpu.wgmma_wait(0)
                 mgpu.when(steps > 0)(lambda: release(end))
+                mgpu.when(steps == 0)(epilogue.prefetch_residual)
                 return acc[...], end
 
             acc, slot = mgpu.run_scoped(accumulate, mgpu.ACC((cfg.pixels, cfg.bn), jnp.float32))
-            leave.store(acc)
+            epilogue.store(acc)
             return slot
 
         if cfg.resident:
@@ -424,11 +425,11 @@ class _Kernel:
                 mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.box[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)
 
 
-class _Departure:
-    """A tile's way out: chunks of columns, so that few registers live, by way of the staging buffers of its consumer.
+class _TileEpilogue:
+    """Adds bias and residual to a tile, activates and stores it: in chunks of columns, so that few registers live.
 
-    The residual comes the same way in, as many chunks ahead as there are buffers for: a chunk's into the buffer that its
-    first output will take. No barrier with the producer.
+    The residual is prefetched, as many chunks ahead as there are staging buffers, each chunk into the buffer that its first
+    output will take.
     """
 
     def __init__(
@@ -448,14 +449,13 @@ class _Departure:
         # The group is one of the output; the bias is fused if there is one part.
         self.window = (images, *_interleave(rows, phase), tile.part * problem.G + tile.group)
 
-    def ask_ahead(self) -> None:
-        """Ask for what the residual adds to the first chunks, before the tile is multiplied."""
+    def prefetch_residual(self) -> None:
+        """Of the first chunks; once a tile, and best while it is multiplied."""
         if self.gmem.residual is not None:
             for chunk in range(self.ahead):
-                self._ask(chunk, stored=0)
+                self._load_residual(chunk, stored=0)
 
     def store(self, acc: Array) -> None:
-        """The epilogue."""
         columns, stores = self.cfg.columns, itertools.count()
         for chunk in range(self.chunks):
             at = self._at(chunk)
@@ -464,34 +464,45 @@ class _Departure:
                 row = mgpu.load(self.gmem.bias.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
                 z = z + lax.broadcast_in_dim(row, z.shape, (1,))
             if self.gmem.residual is not None:
-                if chunk + self.ahead < self.chunks:
-                    self._ask(chunk + self.ahead, stored=chunk * self.outputs)
-                staged = self._buffer(chunk * self.outputs)
-                mgpu.barrier_wait(self._added(staged))
-                z = z + self._staged(staged).astype(z.dtype)
+                z = z + self._residual(chunk).astype(z.dtype)
             for output, value in self.kernel.epilogue(z, self.kernel.out_dtype):
-                staged = self._free_buffer(store := next(stores), stored=store)
+                store = next(stores)
+                if self.gmem.residual is None or store % self.outputs:  # else the residual's buffer, which is free
+                    self._wait_for_buffer(store, stored=store)
+                staged = self._buffer(store)
                 self._stage(staged, value)
                 mgpu.commit_smem()
                 mgpu.copy_smem_to_gmem(self.shared.out_tma.at[staged], self.gmem.outs[output].at[at])
+
+    def _residual(self, chunk: int) -> Array:
+        """Of a chunk; meanwhile that of a later one is loaded."""
+        if self.ahead == 0:
+            self._load_residual(chunk, stored=chunk * self.outputs)
+        staged = self._buffer(chunk * self.outputs)
+        mgpu.barrier_wait(self._residual_barrier(staged))
+        residual = self._staged(staged)
+        if 0 < self.ahead < self.chunks - chunk:
+            self._load_residual(chunk + self.ahead, stored=chunk * self.outputs)
+        return residual
 
     def _at(self, chunk: int) -> tuple[Any, ...]:
         """Where a chunk lies in an output, or in the residual."""
         first = self.tile.k_tile * self.cfg.bn + chunk * self.cfg.columns
         return (*self.window, mgpu.ds(first, self.cfg.columns))
 
-    def _ask(self, chunk: int, stored: int) -> None:
-        staged = self._free_buffer(chunk * self.outputs, stored)
+    def _load_residual(self, chunk: int, stored: int) -> None:
+        self._wait_for_buffer(chunk * self.outputs, stored)
+        staged = self._buffer(chunk * self.outputs)
         mgpu.copy_gmem_to_smem(
             self.gmem.residual.at[self._at(chunk)],
             self.shared.out_tma.at[staged],
-            barrier=self._added(staged),
+            barrier=self._residual_barrier(staged),
             oob_mode=mgpu.OOBFillMode.ZEROS,
         )
 
-    def _added(self, staged: tuple[Any, Any]) -> Any:
+    def _residual_barrier(self, staged: tuple[Any, Any]) -> Any:
         wg_idx, buffer = staged
-        return self.shared.added.at[wg_idx * self.cfg.out_bufs + buffer]
+        return self.shared.residual_full.at[wg_idx * self.cfg.out_bufs + buffer]
 
     def _buffer(self, store: int) -> tuple[Array, Any]:
         """The staging buffer of a store of this tile: all stores of all tiles take them in turn."""
@@ -500,10 +511,9 @@ class _Departure:
             return self.wg_idx, store % bufs
         return self.wg_idx, lax.rem(self.i * per_tile + store % bufs, jnp.int32(bufs))
 
-    def _free_buffer(self, store: int, stored: int) -> tuple[Array, Any]:
-        """That buffer, once it is free; so many stores of this tile have begun."""
+    def _wait_for_buffer(self, store: int, stored: int) -> None:
+        """Until that buffer is free; so many stores of this tile have begun."""
         mgpu.wait_smem_to_gmem(self.cfg.out_bufs - 1 - (store - stored), wait_read_only=True)
-        return self._buffer(store)
 
     def _staged(self, at: tuple[Any, Any]) -> Array:
         """What lies in a staging buffer."""

@@ -6,13 +6,13 @@ from jax import Array, lax
 from pallas_conv.spec import Product
 
 from . import support, taps
-from .config import Config
+from .config import H100_SMS, Config
 from .dense import dense
 from .epilogue import Epilogue
 
 
 def launch(
-    product: Product, config: Config, *operands: Array, num_sms: int = 132, interpret: bool = False
+    product: Product, config: Config, *operands: Array, num_sms: int = H100_SMS, interpret: bool = False
 ) -> list[Array]:
     """One launch of the kernel of a product that `support.reasons` has nothing against.
 
@@ -33,9 +33,7 @@ def launch(
     w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
     summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
     w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
-    if (
-        w.dtype == jnp.float32
-    ):  # as TF32: wgmma drops the bits too many of its operands, but these can be rounded on the way
+    if w.dtype == jnp.float32:  # wgmma truncates to TF32; weights can be rounded beforehand, for half the error
         w = lax.reduce_precision(w, exponent_bits=8, mantissa_bits=10)
     outs = dense(
         _channels_last(source, groups),

@@ -102,7 +102,9 @@ def _add_parts(sums: Array, split: int) -> Array:
 
 
 def reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
-    """Slices, not a gather: its indices would be a constant, which a partitioned call cannot close over."""
+    """w with its taps along an axis in this order. By slices, not a gather, whose indices would be a
+    constant: a partitioned call cannot close over one.
+    """
     taps = tuple(range(w.shape[axis]))
     if order == taps:
         return w

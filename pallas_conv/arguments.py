@@ -161,7 +161,7 @@ def operand_dtypes(x: Array, w: Array, compute_dtype: Any) -> None:
         )
 
 
-def complexity(given: Sequence[Any], **asked: Any) -> None:
+def real_or_complex(given: Sequence[Any], **asked: Any) -> None:
     """Raises ValueError where a dtype that was asked for is real and the operands are complex, or the other way round."""
     for name, dtype_ in asked.items():
         if dtype_ is not None and any(

@@ -33,6 +33,7 @@ def _split_from_channels(t: Array, size: int, axis: int, groups: int) -> Array:
 def _batch(
     primitive: str, args: Sequence[Array], axes: Sequence[int | None], *, op: Op, names: Names, outs: Outs
 ) -> tuple[list[Array], list[int]]:
+    """The batching rule: the axis becomes one of models, else one of images, else part of the channels, else the formula's."""
     v = dict(zip(names, args, strict=True))
     axis_of = {n: a for n, a in zip(names, axes, strict=True) if a is not None}
     size = next(v[n].shape[a] for n, a in axis_of.items())

@@ -1,8 +1,9 @@
 """`python -m pallas_conv doctor`: are the kernels right on this machine, and are they faster than XLA?
 
-Every kernel variant runs on small random problems against float64, with XLA's own error on this machine as the measure; on a
-Hopper GPU it is also timed against XLA at three typical sizes, and what was found is kept as a record (see trust.py), so that
-`auto` may take the kernels. Without a GPU, a few variants are checked in Mosaic's interpreter, races included.
+The variants that networks are made of (CONVOLUTIONS) run on random problems against float64, with XLA's own error on this
+machine as the measure; on a Hopper GPU they are also timed against XLA at three typical sizes, and what was found is kept as
+a record (see trust.py), so that `auto` may take the kernels. Without a GPU, a few variants are checked in Mosaic's
+interpreter, races included.
 """
 
 import concurrent.futures
@@ -201,7 +202,9 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     return (*SMALL, *MEDIUM, *TYPICAL) if on_gpu else SMALL
 
 
-def check(dtype: str, convolution: Convolution, implementation: str, seed: int, num_sms: int = 132) -> Finding:
+def check(
+    dtype: str, convolution: Convolution, implementation: str, seed: int, num_sms: int = config.H100_SMS
+) -> Finding:
     """One variant on the small problems, and on a GPU on larger ones and timed. Any exception is a finding, too."""
     finding = Finding(support.variant(problem(dtype, convolution, SMALL[0])))
     on_gpu = implementation == "mosaic"
@@ -257,14 +260,16 @@ def main() -> int:
         why = "this is no Hopper GPU" if target.is_gpu else "there is no GPU here"
         print(f"\n{why}: XLA serves every convolution. Checking a few kernels in the interpreter, races included.")
         os.environ["PALLAS_CONV_DETECT_RACES"] = "1"
-    print(f"\n{'variant':44} {'result':8} {'error':>9} {'bound':>9}   speed against XLA, small / medium / large")
+    print(f"\n{'variant':44} {'result':8} {'error':>9} {'bound':>9}   speed against XLA at the three typical sizes")
     findings = []
     seed = int.from_bytes(os.urandom(4), "little")
     if hopper:
         everything = [problem(*variant, size) for variant in _variants(hopper) for size in sizes(hopper)]
         compile_ahead([(product, name) for product in everything for name in ("mosaic", "xla")])
     for dtype, convolution in _variants(hopper):
-        finding = check(dtype, convolution, "mosaic" if hopper else "interpret", seed, target.num_sms or 132)
+        finding = check(
+            dtype, convolution, "mosaic" if hopper else "interpret", seed, target.num_sms or config.H100_SMS
+        )
         findings.append(finding)
         print(_row(finding), flush=True)
     wrong = [f for f in findings if not f.correct]

@@ -31,7 +31,7 @@ class Equation:
     names: Names
     outs: Outs
     no_kernels: str | None = None  # why none may run here, whatever they support
-    divided: bool = False  # by XLA over several devices, whose images a loop over blocks of them would gather
+    divided: bool = False  # over several devices by XLA: looping over blocks of images would gather them
 
     def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
         """The bare product of this equation in a role."""

@@ -21,7 +21,7 @@ from .target import Target, resolve
 class Explanation:
     """The plans of a function's products, in the order of its program; iterable and printable.
 
-    borders: of every copy that borders other than zeros take.
+    borders: a line for each copy that REFLECT, REPLICATE or CIRCULAR padding makes.
     unconverted: the number of convolutions in it that are lax's own, hence none of this package's products.
     """
 
@@ -82,7 +82,8 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None, **kwargs: Any
 
     - `f`: a layer, a model, or a function, jitted or not; for the backward pass, one that calls `jax.grad` or the like.
     - `args`, `kwargs`: arrays, `jax.ShapeDtypeStruct`s, or pytrees of them and of anything static, as in `equinox.filter_jit`.
-    - `device`: a `jax.Device`, or "cpu", "tpu", "h100", "h200", "a100", "b200"; None: the default device. It need not be here.
+    - `device`: a `jax.Device`, or "cpu", "tpu", "cuda", "rocm", "h100", "h200", "a100", "b200", which need not be here; None:
+        the default device.
 
     **Returns:** an `Explanation`: iterable over `Plan`s, printable. It describes one device: under sharding, its block.
 

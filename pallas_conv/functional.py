@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from . import arguments, batching, compat, lowering
 from . import padding as paddings
 from .activations import saved_by
+from .formulations.canonical import adjoint_weight
 from .implementation import Implementation, preferences
 from .primitives import bind, bwd, contract, partitions, placed_like
 from .spec import ConvSpec, dilated
@@ -75,7 +76,7 @@ def make_op(
         kernel_spatial=tuple(w.shape[2:]),
     )
     arguments.extents(spec.kernel_spatial, [*map(dilated, spatial, input_dilation)], spec.padding)
-    arguments.complexity((x.dtype, w.dtype), compute_dtype=compute_dtype, out_dtype=out_dtype)
+    arguments.real_or_complex((x.dtype, w.dtype), compute_dtype=compute_dtype, out_dtype=out_dtype)
     compute = jnp.dtype(compute_dtype or x.dtype)
     out = out_dtype or (compute if compute_dtype or b is None else jnp.result_type(x, b))
     op = Op(
@@ -159,9 +160,7 @@ def conv(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    r = None if residual is None else _residual(residual, op, w, batch, layout, out)
-    y = _with_whole_images(_conv, _alike(x, w, b, r), op, out)
-    return channels_last(y, batch) if layout == "channels_last" else y
+    return _run(x, w, b, residual, op, out, batch, layout)
 
 
 def conv_transpose(
@@ -226,9 +225,7 @@ def conv_transpose(
         out_dtype=arguments.dtype("out_dtype", out_dtype),
         implementation=implementation,
     )
-    r = None if residual is None else _residual(residual, op, w, batch, layout, out)
-    y = _with_whole_images(_conv, _alike(x, w, b, r), op, out)
-    return channels_last(y, batch) if layout == "channels_last" else y
+    return _run(x, w, b, residual, op, out, batch, layout)
 
 
 def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") -> Array:
@@ -247,9 +244,7 @@ def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") 
     if arguments.layout(layout) == "channels_last":
         w = jnp.moveaxis(w, (-1, -2), (0, 1))
     arguments.channels(w.shape[1] * groups, w.shape[0], w.shape[1], groups)
-    spatial = w.shape[2:]
-    w = jnp.flip(w, range(2, w.ndim)).reshape(groups, w.shape[0] // groups, w.shape[1], *spatial)
-    w = w.swapaxes(1, 2).reshape(-1, w.shape[1], *spatial)
+    w = adjoint_weight(w, groups)
     return jnp.moveaxis(w, (0, 1), (-1, -2)) if layout == "channels_last" else w
 
 
@@ -286,8 +281,26 @@ def _conv_bwd(op: Op, out_dtype: np.dtype, saved: tuple, ct: Array) -> tuple[Arr
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
+def _run(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    residual: Any,
+    op: Op,
+    out_dtype: np.dtype,
+    batch: tuple[int, ...],
+    layout: str,
+) -> Array:
+    """The differentiable function of checked channels-first operands; its result in the caller's layout."""
+    r = None if residual is None else _residual(residual, op, w, batch, layout, out_dtype)
+    y = _with_whole_images(_conv, _alike(x, w, b, r), op, out_dtype)
+    return channels_last(y, batch) if layout == "channels_last" else y
+
+
 def _with_whole_images(f: Callable[..., Array], operands: list[Array | None], op: Op, out_dtype: np.dtype) -> Array:
-    """f(x, w, b, r, ...), on an explicit mesh with spatial axes gathered before and sharded after as those of x, as by lax."""
+    """f(x, w, b, r, op, out_dtype); on an explicit mesh, images that are sharded along spatial axes are gathered first, and the
+    result is sharded like x, as lax does.
+    """
     x, w, b, r = operands
     ndim, sharding = op.spec.ndim, jax.typeof(x).sharding
     if sharding.mesh.empty or not any(spatial := partitions(jax.typeof(x))[-ndim:]):
@@ -304,7 +317,9 @@ def _with_whole_images(f: Callable[..., Array], operands: list[Array | None], op
 
 
 def _alike(*operands: Array | None) -> list[Array | None]:
-    """Varying over the same axes of a shard_map, as the cotangents will: a custom_vjp does not sum them over devices itself."""
+    """All made to vary over the same axes of a shard_map, as their cotangents will: a custom_vjp does not sum those over
+    devices itself.
+    """
     matched = iter(compat.match_varying_axes([t for t in operands if t is not None]))
     return [None if t is None else next(matched) for t in operands]
 

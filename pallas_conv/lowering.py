@@ -16,7 +16,7 @@ from .target import Target, from_device, from_device_kind
 
 
 def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: Any) -> Any:
-    """The rule of a primitive on a platform; None: on any other, or several others together."""
+    """The lowering rule of a primitive. platform None: any but CPU and CUDA, or an export for several at once."""
     if platform == "cuda":  # Mosaic refuses modules of several platforms; this rule runs only inside the CUDA branch
         ctx = ctx.replace(module_context=ctx.module_context.replace(platforms=("cuda",)))
         target = _gpu(ctx)

@@ -10,8 +10,6 @@ from .spec import Product
 from .target import Target
 from .trilinear import wider
 
-_DEFAULT_SMS = 132  # of an H100 SXM, where the size of the chip is not known
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -37,9 +35,7 @@ class Plan:
 
     @property
     def num_sms(self) -> int:
-        """Of the target if it is a Hopper GPU, else of the one on which the kernel would run."""
-        hopper = self.target.capability == support.CAPABILITY
-        return (self.target.num_sms if hopper else None) or _DEFAULT_SMS
+        return _num_sms(self.target)
 
     @property
     def tile(self) -> config.Config:
@@ -66,6 +62,11 @@ class Plan:
         return tuple(found)
 
 
+def _num_sms(target: Target) -> int:
+    """Of the target if it is a Hopper GPU, else of the one on which the kernel would run."""
+    return (target.num_sms if target.capability == support.CAPABILITY else None) or config.H100_SMS
+
+
 def rounds_once(product: Product, target: Target) -> bool:
     """A lax program on a GPU stores results in the compute dtype: asked for a wider one, XLA would convolve in float32."""
     return target.is_gpu and product.precision != "highest" and _widens(product)
@@ -90,7 +91,7 @@ def plan(product: Product, target: Target, preferences: Sequence[str], no_kernel
         else:
             found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
         if name == "auto":
-            proof = _trust(product, target) if not found else trust.Verdict(False, "")
+            proof = _trust(product, target) if not found else trust.Trust(False, "")
             if proof.trusted:
                 return Plan(product, target, "mosaic", proof.why, tuple(against))
             beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
@@ -113,8 +114,8 @@ def _beside_kernels(product: Product, target: Target, preferences: Sequence[str]
     return plan(sibling, target, preferences, no_kernels).implementation == "mosaic"
 
 
-def _trust(product: Product, target: Target) -> trust.Verdict:
-    return trust.verdict(product, target, lambda: config.choose(product, target.num_sms or _DEFAULT_SMS).path)
+def _trust(product: Product, target: Target) -> trust.Trust:
+    return trust.verdict(product, target, lambda: config.choose(product, _num_sms(target)).path)
 
 
 def _interpreter_reasons(product: Product) -> list[str]:

@@ -18,6 +18,7 @@ _GPUS = {
     "L40": ((8, 9), 142),
     "L4": ((8, 9), 58),
 }
+_PLATFORMS = ("cpu", "tpu", "cuda", "rocm")
 _SHORT_NAMES = {
     "h100": "NVIDIA H100 80GB HBM3",
     "h200": "NVIDIA H200",
@@ -69,13 +70,15 @@ def from_device(device: jax.Device) -> Target:
 
 @functools.cache
 def _named(name: str) -> Target | None:
-    if name in ("cpu", "tpu", "rocm", "cuda"):
+    if name in _PLATFORMS:
         return Target(name)
     return from_device_kind(_SHORT_NAMES[name]) if name in _SHORT_NAMES else None
 
 
 def resolve(device: "str | jax.Device | Target | None") -> Target:
-    """The target of a name ("cpu", "h100", "h200", "a100", "b200", "tpu"), of a `jax.Device`, or of the default device (None).
+    """The target of a name, of a `jax.Device`, or of the default device (None).
+
+    Names are "cpu", "tpu", "cuda", "rocm", "h100", "h200", "a100" and "b200".
 
     Raises ValueError for other names.
     """
@@ -89,6 +92,6 @@ def resolve(device: "str | jax.Device | Target | None") -> Target:
     target = _named(device.lower()) if isinstance(device, str) else None
     if target is None:
         raise ValueError(
-            f"device must be a jax.Device or one of 'cpu', 'tpu', {', '.join(map(repr, _SHORT_NAMES))}; got {device!r}"
+            f"device must be a jax.Device or one of {', '.join(map(repr, (*_PLATFORMS, *_SHORT_NAMES)))}; got {device!r}"
         )
     return target

@@ -22,35 +22,27 @@ from typing import Any, NamedTuple
 import jax
 
 from . import env
-from .kernels import support
+from .kernels import config, support
 from .spec import Product
 from .target import Target
 
 SHIPPED = pathlib.Path(__file__).parent / "records"
-_USER_FILE = "records"
+_USER_FOLDER = "records"
 
 _log = logging.getLogger("pallas_conv")
 
 
-class Verdict(NamedTuple):
+class Trust(NamedTuple):
     trusted: bool
     why: str
 
 
 def useful_macs(product: Product) -> int:
-    """Multiply-adds of the definition, padding included: the size by which timings are compared."""
-    spec = product.spec
-    images = product.batch * (product.models or 1)
-    channels = product.in_channels * product.out_channels // spec.groups
-    # Of every dimension, the side that is not dilated visits each tap once.
-    visits = math.prod(
-        min(i, o) if max(u, s) > 1 else o
-        for i, o, u, s in zip(spec.in_spatial, spec.out_spatial, spec.input_dilation, spec.strides, strict=True)
-    )
-    return images * channels * visits * math.prod(spec.kernel_spatial)
+    """Multiply-adds of the definition: the size by which timings are compared."""
+    return config.useful_macs(config.Problem.of(product))
 
 
-def verdict(product: Product, target: Target, path: Callable[[], str]) -> Verdict:
+def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:
     """May `auto` take the kernel for this product on this device, on this path through it (`Config.path`)?
 
     Paths take a while to choose, and are asked for only where the variant is on record.
@@ -69,31 +61,29 @@ def verdict(product: Product, target: Target, path: Callable[[], str]) -> Verdic
         )
         if not here:
             _suggest_doctor(str(target.device_kind))
-        return Verdict(
+        return Trust(
             False,
             f"unproven on this device: no record of {variant} on {target.device_kind} with JAX {jax.__version__} and these "
             f"kernels; {advice}",
         )
     file, entry = entries[-1]
     if not entry["correct"]:
-        return Verdict(False, f"wrong on this device, says the record {file.name}")
+        return Trust(False, f"wrong on this device, says the record {file.name}")
     if (taken := path()) not in entry["paths"]:
-        return Verdict(
-            False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}"
-        )
+        return Trust(False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}")
     timings = [t for t in entry["timings"] if t["source"] == "cupti"]  # the clock measures launches, too
     if not timings:
-        return Verdict(False, f"not timed on this device, says the record {file.name}")
+        return Trust(False, f"not timed on this device, says the record {file.name}")
     macs = useful_macs(product)
     nearest = min(timings, key=lambda t: abs(math.log(t["macs"] / macs)))
     ratio = nearest["xla_us"] / nearest["kernel_us"]
     why = f"{ratio:.2f}x XLA's speed at {nearest['macs']:.2g} multiply-adds, says the record {file.name}"
-    return Verdict(ratio >= 1, why if ratio >= 1 else f"slower on this device: {why}")
+    return Trust(ratio >= 1, why if ratio >= 1 else f"slower on this device: {why}")
 
 
 def save(record: dict[str, Any]) -> pathlib.Path:
     """Keep the record of this machine in the user's cache; an older one of the same device, JAX and kernels is replaced."""
-    folder = env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE
+    folder = env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     device = "".join(c if c.isalnum() else "-" for c in record["device_kind"])
     path = folder / f"{device}_jax-{record['jax']}_{record['fingerprint']}.json"
@@ -108,7 +98,7 @@ def _records(include_user: bool) -> list[tuple[pathlib.Path, dict[str, Any]]]:
     folders = [(SHIPPED, True)]
     if include_user:
         with contextlib.suppress(RuntimeError):  # no home, no records
-            folders.append((env.read("PALLAS_CONV_CACHE_DIR") / _USER_FILE, False))
+            folders.append((env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER, False))
     found = []
     for folder, shipped in folders:
         for path in sorted(folder.glob("*.json")):

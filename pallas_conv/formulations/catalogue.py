@@ -139,13 +139,13 @@ class Sizes:
 
     @property
     def evens(self) -> bool:
-        """Padded unevenly, yet as many outputs if padded behind as before."""
+        """Padded unevenly, though padding both sides by `low` gives as many outputs."""
         even = dataclasses.replace(self.spec, padding=tuple((low, low) for low, _ in self.spec.padding))
         return self.uneven and even.out_spatial == self.spec.out_spatial
 
     @property
     def interlaces(self) -> bool:
-        """1-D, and the dilation cuts the sequence into rows of an image without rest."""
+        """1-D without a stride, and the dilation divides the number of outputs: they can be seen as rows of an image."""
         if self.spec.ndim != 1 or self.spec.strides != (1,):
             return False
         (d,) = self.spec.kernel_dilation

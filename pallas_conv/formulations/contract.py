@@ -14,9 +14,9 @@ def contract(
 ) -> Array:
     """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w.
 
-    The result has `dtype`. With `wide_sums` nothing is rounded to the compute dtype on the way to a wider one; without,
-    the platform's library stores its result in the compute dtype. Formulations that do without the library sum in at least
-    float32, those that gain from it over as many images at a time as fit into `cache` bytes.
+    The result has `dtype`. Formulations that call the platform's library sum as stock does: with `wide_sums` the library
+    stores the wider of `dtype` and the compute dtype, without it the compute dtype. All others sum in at least float32. Those
+    with `blocks` run over as many images at a time as fit into `cache` bytes.
 
     The derivatives are written out, not taken by `jax.linear_transpose` of the forward product: inside `shard_map` that
     adds a hidden sum over devices.

@@ -12,14 +12,17 @@ from .library import misread_on_cpu
 from .rules import Rule, first
 
 CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
+NEAR_CACHE = 2e6  # bytes of a nearer level
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
 FEW = 4  # channels too few to fill a matrix product
+FEW_TAPS = 4  # of which columns are cheap
 LONG = 16  # taps in a row that fill vectors
 LANES = 8  # float32 elements of a vector
 PIXELS = 64  # fewer are too few for one side of a matrix product, or to loop over
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 5e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
+HEAVIER = 4  # times larger than the images: weights that a strided input gradient had better read as they lie
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
 OVERLAP = 6  # taps that meet in one output element
 
@@ -71,18 +74,18 @@ def _heavy_weights(s: Sizes) -> bool:
 
 def _weights_outweigh_strides(s: Sizes) -> bool:
     """The input gradient of a strided convolution with so many weights that to go through them is what takes the time."""
-    return s.turned and s.w > FEW * (s.x + s.y)
+    return s.turned and s.w > HEAVIER * (s.x + s.y)
 
 
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
     enough = s.useful_flops >= SMALL and s.out_pixels >= PIXELS
-    return enough and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW))
+    return enough and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW_TAPS))
 
 
 def _few_outputs(s: Sizes) -> bool:
     """Too few output channels for the library, and the columns of an image in a cache near by."""
-    return s.group_out <= FEW and s.columns <= CACHE / 8 * s.images
+    return s.group_out <= FEW and s.columns <= NEAR_CACHE * s.images
 
 
 def _short(s: Sizes) -> bool:
@@ -129,7 +132,7 @@ GROUPED = (
     ),
     Rule(
         lambda s: s.correlates and s.taps > 1 and s.group_in <= FEW
-        and (s.spec.ndim == 2 or (s.group_in == 1 and (s.spec.ndim > 1 or (s.taps > FEW and s.spec.groups >= LANES)))),
+        and (s.spec.ndim == 2 or (s.group_in == 1 and (s.spec.ndim > 1 or (s.taps > FEW_TAPS and s.spec.groups >= LANES)))),
         ("correlate_rows",),
         "few channels a group: fused loops over blocks of rows, where XLA convolves once a group",
     ),

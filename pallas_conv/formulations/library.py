@@ -54,7 +54,9 @@ def cropped(role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) 
 
 
 def misread_on_cpu(role: str, spec: ConvSpec) -> bool:
-    """Dimensions cropped before and padded after: seen with jaxlib 0.11.2, in one and two dimensions; gone in 0.12."""
+    """Whether XLA's CPU convolution reads out of bounds: where a dimension is cropped before and padded after. Seen with
+    jaxlib 0.11.2 in one and two dimensions; gone in 0.12.
+    """
     return any(_misread(window(role, spec)))
 
 
@@ -127,7 +129,7 @@ def padded(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
 
 
 def evened(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
-    """A strided convolution, padded behind as before: outputs that this adds fall to the stride, and XLA need not pad first."""
+    """A strided convolution, padded by `low` on both sides: the outputs are the same, and XLA need not pad a copy first."""
     return stock("fprop", x, w, dataclasses.replace(spec, padding=tuple((low, low) for low, _ in spec.padding)), how)
 
 
@@ -170,7 +172,7 @@ def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, 
         )
         dw = part if dw is None else dw + part
     assert dw is not None
-    return jnp.moveaxis(dw.reshape(ct.shape[1], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)
+    return _with_depth(dw, spec)
 
 
 def depth_to_batch_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
@@ -178,11 +180,16 @@ def depth_to_batch_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any
     if not taps_in_cotangent(spec, x.shape[1], ct.shape[1]):
         taps = _depth_taps(x, spec, range(spec.out_spatial[0]))
         dw = cropped("wgrad", taps, _depth_to_batch(ct), _without_depth(spec), how)
-        return jnp.moveaxis(dw.reshape(ct.shape[1], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)
+        return _with_depth(dw, spec)
     firsts = [spec.padding[0][0] - t * spec.kernel_dilation[0] for t in range(spec.kernel_spatial[0])]
     taps = _depth_to_batch(_shifted_along_depth(ct, firsts, x.shape[2]))
     dw = cropped("wgrad", _depth_to_batch(x), taps, _without_depth(spec), how)
     return jnp.moveaxis(dw.reshape(spec.kernel_spatial[0], ct.shape[1], x.shape[1], *spec.kernel_spatial[1:]), 0, 2)
+
+
+def _with_depth(dw: Array, spec: ConvSpec) -> Array:
+    """(O, taps * C, *kernel[1:]) -> (O, C, *kernel)."""
+    return jnp.moveaxis(dw.reshape(dw.shape[0], spec.kernel_spatial[0], -1, *spec.kernel_spatial[1:]), 1, 2)
 
 
 def taps_in_cotangent(spec: ConvSpec, in_channels: int, out_channels: int) -> bool:

@@ -87,6 +87,6 @@ BESIDE_KERNELS = (
     Rule(
         lambda s: s.correlates and s.spec.ndim == 3 and s.product.compute_dtype != "float32",
         ("depth_to_batch_wgrad",),
-        "the library's in two dimensions, channels last like the kernels; in three it is channels first",
+        "the library's 2-D weight gradient, channels last like the kernels; its 3-D one is channels first",
     ),
 )

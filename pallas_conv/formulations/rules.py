@@ -1,4 +1,4 @@
-"""What a rule is: the rooms of the platforms hold lists of them."""
+"""What a rule is; cpu.py and nvidia.py hold lists of them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

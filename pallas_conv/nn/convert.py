@@ -13,14 +13,13 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from ..implementation import Implementation, preferences
-from .equinox import LAYERS
+from .equinox import EXTRAS, LAYERS
 
 CONVERTED, PENDING, LEFT_ALONE = "converted", "would be converted", "left alone"
 
 _STOCK_LAYERS: dict[type, type] = {ours: stock for stock, ours in LAYERS.items()}
 _SWAPS: dict[str, Any] = {"pallas_conv": LAYERS, "equinox": _STOCK_LAYERS}
 _JitWrapper: Any = type(eqx.filter_jit(len))
-_EXTRAS = ("implementation", "activation", "compute_dtype")  # static fields that only our layers have
 
 
 def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation | None = None) -> T:
@@ -69,8 +68,8 @@ def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation
             return node
         status, _ = _verdict(node, to)
         if status == PENDING:
-            extras = dict.fromkeys(_EXTRAS) | {"implementation": chosen} if to == "pallas_conv" else {}
-            fields = {name: value for name, value in vars(node).items() if name not in _EXTRAS}
+            extras = dict.fromkeys(EXTRAS) | {"implementation": chosen} if to == "pallas_conv" else {}
+            fields = {name: value for name, value in vars(node).items() if name not in EXTRAS}
             return _new(swaps[type(node)], fields | extras)
         if status == CONVERTED and chosen and chosen != node.implementation:
             return _new(type(node), vars(node) | {"implementation": chosen})
@@ -178,7 +177,7 @@ def _verdict(layer: Any, to: str) -> tuple[str, str]:
             f"a subclass of {_name(parent)} may compute something else; only that class itself is converted",
         )
     if to == "equinox":
-        extras = {name: getattr(layer, name) for name in ("activation", "compute_dtype")}
+        extras = {name: getattr(layer, name) for name in EXTRAS if name != "implementation"}
         lost = [f"{name}={str(value)!r}" for name, value in extras.items() if value is not None]
         if lost:
             return (

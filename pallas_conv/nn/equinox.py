@@ -19,7 +19,8 @@ from .. import arguments, functional
 from .. import padding as paddings
 from ..implementation import Implementation, preferences
 
-_EXTRAS = """
+EXTRAS = ("implementation", "activation", "compute_dtype")  # static fields that equinox's layers lack
+_EXTRAS_DOC = """
 **And, keyword-only and static:**
 
 - `activation`: applied to the result, fused. None, `"relu"`, `"leaky_relu"` (slope 0.01), `"gelu"` (exact), `"gelu_tanh"`,
@@ -51,9 +52,9 @@ def _constructor(stock: Any) -> Callable[..., None]:
         stock.__init__(self, *args, **kwargs)
 
     own, ours = inspect.signature(stock.__init__), inspect.signature(__init__).parameters
-    extras = [ours[name] for name in ("implementation", "activation", "compute_dtype")]
+    extras = [ours[name] for name in EXTRAS]
     __init__.__signature__ = own.replace(parameters=[*own.parameters.values(), *extras])  # type: ignore[attr-defined]
-    __init__.__doc__ = inspect.cleandoc(stock.__init__.__doc__ or stock.__doc__) + "\n" + _EXTRAS
+    __init__.__doc__ = inspect.cleandoc(stock.__init__.__doc__ or stock.__doc__) + "\n" + _EXTRAS_DOC
     return __init__
 
 

@@ -14,7 +14,7 @@ from .reference import reference, reference_at, rounded_to_tf32, truncated_to_tf
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Largest errors against float64, and the bound: twice that of the same-dtype baseline, and one ulp of the largest."""
+    """Largest errors against float64, and the bound (see `judge`) that the result's must keep."""
 
     right: bool
     error: float
@@ -25,10 +25,10 @@ class Verdict:
 
 
 def judge(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) -> Verdict:
-    """Hold a result against the exact one, with XLA's own result in the same dtype as the measure of what is fair.
+    """Hold a result against the exact one: its error may be twice that of XLA's own result in the same dtype, plus one ulp.
 
-    Where float32 operands may be multiplied as TF32, a baseline that did not is no measure: then it is what a tensor core makes
-    of pixels that it truncates and weights that were rounded for it, and a quarter.
+    Where float32 may be multiplied as TF32, XLA may not have done so. The error may then also be 1.25 times that of exact sums
+    over truncated pixels and rounded weights, which is what a tensor core reads.
     """
     return _judged(product, lambda *v: reference(product, *v), operands, got, baseline)
 

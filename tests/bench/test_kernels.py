@@ -5,10 +5,10 @@ import json
 import pytest
 
 from bench import kernels
-from pallas_conv.kernels import config, support
+from pallas_conv.kernels import config
 from tests.kernels import cases
 
-SERVED = {name: product for name, product in kernels.products() if not support.reasons(product, support.CAPABILITY)}
+SERVED = kernels.served()
 PLANS = {name: kernels.plan(product) for name, product in SERVED.items()}
 
 # More than 1.15 multiply-adds are executed for a useful one, because a tensor core takes 16 channels.

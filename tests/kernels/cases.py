@@ -110,7 +110,7 @@ def baseline(p: Product, source: jax.Array, w: jax.Array, *added: jax.Array) -> 
 
 
 def check(p: Product, outs: list[jax.Array], operands: list[jax.Array]) -> None:
-    """Each output within twice the error of `baseline`, plus one unit in the last place of its largest value."""
+    """Each output within the bound of `judge`, with `baseline` as XLA's own result."""
     usual = baseline(p, *operands)
     assert len(outs) == len(usual)
     for name, got, base in zip(p.outputs, outs, usual, strict=True):

@@ -114,7 +114,7 @@ UNSERVED = {
     "groups of four channels": ("resnext_g32",),
 }  # fmt: skip
 
-SUITE = {name: product for name, product in kernels.products() if not support.reasons(product, support.CAPABILITY)}
+SUITE = kernels.served()
 
 
 def test_every_dense_layer_of_the_suite_has_a_kernel():

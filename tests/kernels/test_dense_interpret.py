@@ -198,7 +198,7 @@ def shrunk(product: Product) -> Case:
     return Case(f"shrunk {cfg}", small, cfg, num_sms=3)
 
 
-SUITE = {name: p for name, p in kernels.products() if not support.reasons(p, support.CAPABILITY)}
+SUITE = kernels.served()
 
 
 @pytest.mark.extended

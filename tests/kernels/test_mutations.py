@@ -143,7 +143,7 @@ def test_a_staging_buffer_overwritten_too_early_is_a_race(monkeypatch):
 
 
 def test_a_residual_that_is_not_waited_for(monkeypatch):
-    within(monkeypatch, dense._Departure, "store", barrier_wait=nothing)
+    within(monkeypatch, dense._TileEpilogue, "store", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(ADDING)
 
@@ -163,14 +163,14 @@ def test_a_residual_loaded_over_what_is_still_being_stored_is_a_race(monkeypatch
             wait(waited.pop(), wait_read_only=True)
 
     within(
-        monkeypatch, dense._Departure, "store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait
+        monkeypatch, dense._TileEpilogue, "store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait
     )
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(ADDING)
 
 
 def test_a_residual_asked_for_ahead_over_what_is_still_being_stored_is_a_race(monkeypatch):
-    within(monkeypatch, dense._Departure, "ask_ahead", wait_smem_to_gmem=nothing)
+    within(monkeypatch, dense._TileEpilogue, "prefetch_residual", wait_smem_to_gmem=nothing)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(AHEAD)
 

@@ -1,4 +1,4 @@
-"""A stand-in for kernels that do not exist yet: every equation, whatever it is, becomes one Mosaic launch with its name.
+"""A stand-in for kernels, existing or not: every equation, whatever it is, becomes one Mosaic launch with its name.
 
 It writes one element: right operands, results and launches, no content. For programs that are compiled and read, never run.
 """
