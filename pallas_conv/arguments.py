@@ -97,6 +97,13 @@ def activation(value: Any) -> str | None:
     return value
 
 
+def activated(name: str | None, dtype_: np.dtype) -> None:
+    """Raises TypeError for an activation that has no values in the dtype of the result."""
+    fits = jnp.issubdtype(dtype_, jnp.floating) or name in (None, "relu")
+    if not (fits or (jnp.issubdtype(dtype_, jnp.complexfloating) and name not in ("gelu", "leaky_relu"))):
+        raise TypeError(f"activation {name!r} needs a floating-point result; got {dtype_.name}. Cast the operands")
+
+
 def layout(value: Any) -> str:
     if not isinstance(value, str) or value not in LAYOUTS:
         raise ValueError(f"layout must be 'channels_first' or 'channels_last'; got {value!r}")

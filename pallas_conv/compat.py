@@ -1,5 +1,6 @@
 """The one seam to what JAX keeps private or changes between versions (the kernels have theirs: kernels/mosaic.py)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,12 @@ try:
     from jax.experimental import jet as _jet
 except ImportError:
     _jet = None
+
+_checkify: Any
+try:
+    from jax._src import checkify as _checkify
+except ImportError:
+    _checkify = None
 
 CAN_PARTITION_WHILE_LOWERING = _needs_devices is not None
 
@@ -53,6 +60,13 @@ def register_taylor(primitive: Any, rule: Callable[..., tuple[list[Array], list[
 
 def taylor(f: Callable[..., Any], primals: Sequence[Array], coefficients: Sequence[list[Array]]) -> tuple[Any, Any]:
     return _jet.jet(f, primals, coefficients, factorial_scaled=False)
+
+
+def check_for_nan(primitive: Any) -> None:
+    """What jax.experimental.checkify's float_checks do with the results of lax's convolution."""
+    rules, rule = getattr(_checkify, "error_checks", None), getattr(_checkify, "nan_error_check", None)
+    if rules is not None and rule is not None:
+        rules[primitive] = functools.partial(rule, primitive)
 
 
 def dead_code_eliminated(jaxpr: Any) -> Any:

@@ -1,6 +1,7 @@
 """The exceptions of this package."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class UnsupportedError(NotImplementedError):
@@ -13,6 +14,9 @@ class UnsupportedError(NotImplementedError):
         self.what, self.reasons = what, tuple(reasons)
         listed = "".join(f"\n  - {reason}" for reason in self.reasons)
         super().__init__(f"{what}:{listed}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.reasons)  # not the message, from which pickle would make another
 
     @classmethod
     def together(cls, errors: Sequence["UnsupportedError"]) -> "UnsupportedError":

@@ -350,6 +350,7 @@ for _name, _primitive in PRIMITIVES.items():
     _primitive.def_impl(_impl(_primitive))
     _primitive.def_abstract_eval(_abstract)
     compat.register_dce(_primitive, functools.partial(_dce, _name))
+    compat.check_for_nan(_primitive)
     compat.register_taylor(_primitive, functools.partial(_taylor, _name))
     if _name in BILINEAR:
         ad.primitive_jvps[_primitive] = functools.partial(_bilinear_jvp, _name)

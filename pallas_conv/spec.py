@@ -1,4 +1,4 @@
-"""The geometry of a convolution, and its three products: pure Python, no JAX.
+"""The geometry of a convolution, and its three products: pure Python, and no JAX for sizes that are numbers.
 
 `<y, conv(x, w)>` is trilinear. Leaving out one of the three gives
 
@@ -11,11 +11,21 @@ convolution is the same form with `input_dilation` > 1 (https://arxiv.org/abs/16
 """
 
 import dataclasses
+from typing import Any
 
 
 def dilated(size: int, dilation: int) -> int:
     """Extent of `size` elements with `dilation - 1` holes between neighbours."""
     return (size - 1) * dilation + 1 if size else 0
+
+
+def _not_negative(size: Any) -> Any:
+    """max(0, size), also of a symbolic size, as in `jax.export`."""
+    if isinstance(size, int):
+        return max(0, size)
+    from jax.core import max_dim
+
+    return max_dim(size, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,7 @@ class ConvSpec:
         for i in range(self.ndim):
             padded = dilated(self.in_spatial[i], self.input_dilation[i]) + sum(self.padding[i])
             window = dilated(self.kernel_spatial[i], self.kernel_dilation[i])
-            sizes.append(max(0, (padded - window) // self.strides[i] + 1))
+            sizes.append(_not_negative((padded - window) // self.strides[i] + 1))
         return tuple(sizes)
 
 

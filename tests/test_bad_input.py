@@ -137,7 +137,7 @@ TABLE: dict[str, Bad] = {
     "an ensemble": Bad(lambda nn: ensemble(nn)(X), ValueError, ("weight", "(3, 6, 4, 3, 3)", "filter_vmap")),
     "no bias": Bad(lambda nn: replaced(nn, bias=None)(X), ValueError, ("bias", "(6, 1, 1)", "None")),
     "bias of another shape": Bad(
-        lambda nn: replaced(nn, bias=jnp.ones((6, 6, 6)))(X), ValueError, ("bias", "(6, 1, 1)", "(6, 6, 6)"),
+        lambda nn: replaced(nn, bias=jnp.ones((5, 1, 1)))(X), ValueError, ("bias", "(6, 1, 1)", "(5, 1, 1)"),
     ),
     "negative padding, circular": layer(
         ValueError, "padding must not be negative", "'CIRCULAR'", "'ZEROS'", "-1", padding=-1,

@@ -1,6 +1,7 @@
 """`conv` and `conv_transpose` against lax and the layers: layouts, batch axes, paddings, epilogues, dtypes, gradients."""
 
 import functools
+import pickle
 import random
 import zlib
 from typing import Any
@@ -292,3 +293,31 @@ def test_padding_of_mixed_sign():
         shape = jax.ShapeDtypeStruct((batch, 4, length), jnp.float32)
         program = jax.export.export(jax.jit(lambda x, w, pads=pads: pc.conv(x, w, padding=(pads,))))(shape, w)
         np.testing.assert_allclose(program.call(x, w), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("activation", "dtype"),
+    [(name, "int32") for name in ACTIVATIONS if name != "relu"] + [(n, "complex64") for n in ("gelu", "leaky_relu")],
+)
+def test_an_activation_without_values_in_the_dtype_is_refused(activation, dtype):
+    x, w = jnp.ones((1, 2, 5), dtype), jnp.ones((3, 2, 3), dtype)
+    with pytest.raises(TypeError, match=rf"{activation}.*{dtype}.*Cast"):
+        pc.conv(x, w, activation=activation)
+    with pytest.raises(TypeError, match=rf"{activation}.*{dtype}.*Cast"):
+        pc.conv_transpose(x, w, activation=activation)
+
+
+def test_relu_of_integers_and_tanh_of_complex_numbers():
+    x = jnp.arange(-4, 6).reshape(1, 2, 5)
+    w = jnp.ones((3, 2, 3), x.dtype).at[0].set(-1)
+    want = lax.conv_general_dilated(x, w, (1,), "VALID")
+    assert (pc.conv(x, w, activation="relu") == jnp.maximum(want, 0)).all()
+    x, w = x.astype("complex64") * 0.1j, w.astype("complex64")
+    want = jnp.tanh(lax.conv_general_dilated(x, w, (1,), "VALID"))
+    np.testing.assert_allclose(pc.conv(x, w, activation="tanh"), want, rtol=1e-5)
+
+
+def test_an_unsupported_error_survives_pickling():
+    error = pc.UnsupportedError("no implementation", ["one reason", "another"])
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.what, again.reasons) == (str(error), error.what, error.reasons)

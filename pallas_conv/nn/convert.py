@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import inspect
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -251,10 +250,12 @@ def _layers_in(value: Any, seen: set[int]) -> Iterator[Any]:
         inner = [value.func, *value.args, *value.keywords.values()]
     elif isinstance(value, types.MethodType):
         inner = [value.__self__, value.__func__]
-    elif callable(value) and isinstance(function := inspect.unwrap(value), types.FunctionType):
-        inner = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        for cell in function.__closure__ or ():
-            with contextlib.suppress(ValueError):  # not assigned yet
-                inner.append(cell.cell_contents)
+    elif callable(value):
+        inner = [getattr(value, "__wrapped__", None)]  # of jax.jit, jax.vmap, functools.wraps
+        if isinstance(value, types.FunctionType):
+            inner += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+            for cell in value.__closure__ or ():
+                with contextlib.suppress(ValueError):  # not assigned yet
+                    inner.append(cell.cell_contents)
     for part in inner:
         yield from _layers_in(part, seen)

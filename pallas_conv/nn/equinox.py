@@ -96,7 +96,7 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
     geometry = _transposed_geometry if transposed else _geometry
     x, pairs = geometry(layer, x)
     ones = (1,) * ndim
-    bias = _bias(layer) if layer.use_bias else None
+    bias, added = _bias(layer) if layer.use_bias else (None, None)
     op, out_dtype = functional.make_op(
         x,
         weight,
@@ -109,22 +109,37 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
         activation=layer.activation,
         precision=None,
         compute_dtype=layer.compute_dtype,
-        out_dtype=None,
+        out_dtype=None if added is None or layer.compute_dtype else jnp.result_type(x.dtype, added),
         implementation=layer.implementation,
     )
+    shape = (weight.shape[0], *op.spec.out_spatial)
     if residual is not None:
-        residual = arguments.residual(residual, (weight.shape[0], *op.spec.out_spatial), out_dtype)
+        residual = arguments.residual(residual, shape, out_dtype)
+    if added is not None:
+        added = _broadcast_bias(added, shape, layer).astype(out_dtype)
+        residual = added if residual is None else residual + added
     return functional.apply(x, weight, bias, residual, op, out_dtype)
 
 
-def _bias(layer: Any) -> Array:
-    """(O,), also from a bias that was replaced by one number."""
+def _bias(layer: Any) -> tuple[Array | None, Array | None]:
+    """(O,), also from a bias that was replaced by one number; or a bias that varies over positions, which is a residual."""
     ones = (1,) * layer.num_spatial_dims
     shape = (layer.weight.shape[0], *ones)
-    if layer.bias is None or np.shape(layer.bias) not in (shape, (1, *ones), ()):
-        found = "None" if layer.bias is None else f"of shape {np.shape(layer.bias)}"
-        raise ValueError(f"The bias of `{type(layer).__name__}` needs to have shape {shape}, but is {found}.")
-    return jnp.broadcast_to(layer.bias, shape).reshape(-1)
+    if layer.bias is None:
+        raise ValueError(f"The bias of `{type(layer).__name__}` needs to have shape {shape}, but is None.")
+    if np.shape(layer.bias) not in (shape, (1, *ones), ()):
+        return None, jnp.asarray(layer.bias)
+    return jnp.broadcast_to(layer.bias, shape).reshape(-1), None
+
+
+def _broadcast_bias(bias: Array, shape: tuple[int, ...], layer: Any) -> Array:
+    try:
+        return jnp.broadcast_to(bias, shape)
+    except ValueError:
+        raise ValueError(
+            f"The bias of `{type(layer).__name__}` needs to have shape {(shape[0], *[1] * (len(shape) - 1))}, or one that "
+            f"broadcasts to the result's, {shape}, but is of shape {bias.shape}."
+        ) from None
 
 
 def _geometry(layer: Any, x: Array) -> tuple[Array, paddings.Pairs]:

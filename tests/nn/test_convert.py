@@ -412,6 +412,18 @@ def test_layers_outside_the_pytree_are_reported_and_still_work():
         assert "function holds it" in rows[".function"].reason, name
 
 
+def test_layers_under_vmap_are_reported():
+    conv = eqx.nn.Conv1d(3, 4, 3, key=jr.key(0))
+    for wrapped in (
+        jax.vmap(jax.vmap(conv)),
+        jax.jit(jax.vmap(conv)),
+        jax.vmap(conv.__call__),
+        jax.vmap(lambda x: conv(x)),
+    ):
+        (row,) = pc.convert_report([wrapped])
+        assert (row.path, row.status) == ("[0]", "left alone")
+
+
 def test_layers_under_filter_jit_are_reported():
     conv = eqx.nn.Conv1d(3, 4, 3, key=jr.key(0))
     jitted = [eqx.filter_jit(conv)]

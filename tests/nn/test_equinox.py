@@ -277,6 +277,35 @@ def test_a_wider_bias_keeps_its_precision():
             np.testing.assert_allclose(ours[0], stock[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(("shape", "dtype"), [((6, 8, 8), "float32"), ((1, 1, 8), "float32"), ((1, 8, 1), "float16")])
+@jax.numpy_dtype_promotion("standard")
+def test_a_bias_that_varies_over_positions(shape, dtype, residual):
+    """As after surgery on a model; of another dtype, too."""
+    for name in ("Conv2d", "ConvTranspose2d"):
+        stock, ours = (
+            eqx.tree_at(lambda m: m.bias, layer, normal(*shape, dtype=dtype, seed=1))
+            for layer in small(name, padding=1)
+        )
+        x, r = normal(4, 8, 8), normal(6, 8, 8, seed=2)
+        ours_of = lambda layer, x, r=r: layer(x, residual=r) if residual else layer(x)
+        stock_of = lambda layer, x, r=r: layer(x) + r if residual else layer(x)
+        assert_close(ours_of(ours, x), stock_of(stock, x))
+        loss = lambda layer, f, x=x: jnp.sum(f(layer, x) ** 2)
+        gradients = eqx.filter_grad(loss)(ours, ours_of), eqx.filter_grad(loss)(stock, stock_of)
+        for got, want in zip(*map(arrays, gradients), strict=True):
+            assert_close(got, want)
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_a_weakly_typed_input_with_a_bias_of_another_dtype():
+    """The weight is strong, hence the convolution: what it is added to does not decide the dtype."""
+    mask = jnp.where(jnp.ones((4, 8, 8)) > 0, 1.0, 0.0)
+    assert mask.weak_type
+    stock, ours = (eqx.tree_at(lambda m: m.bias, m, normal(6, 1, 1, dtype="bfloat16")) for m in small("Conv2d"))
+    assert_close(ours(mask), stock(mask))
+
+
 def test_bfloat16_weight_with_float32_bias():
     """The sum with the bias promotes: bfloat16 + float32 is float32."""
     stock, ours = (
