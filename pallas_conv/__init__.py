@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*globals(), "inox"]
+
+
 def __getattr__(name: str):
     """`pallas_conv.inox`, imported when first used: it needs the optional package inox."""
     if name == "inox":

@@ -114,14 +114,16 @@ def conv(
 ) -> Array:
     """activation(conv(x, w) + b + residual). As in deep learning, the kernel is not flipped: a cross-correlation.
 
-    Batches are axes of x: under `jax.vmap` and then `jax.grad`, JAX forms this function's gradient of w once an example and
-    sums afterwards, in as much memory (layers, which are made for `jax.vmap`, do not).
+    A `jax.custom_vjp` function: reverse mode, and forward mode over it, but no `jax.jvp` or `jax.linear_transpose` of its own,
+    which the layers have. Batches are axes of x: under `jax.vmap` and then `jax.grad`, JAX forms this function's gradient of w
+    once an example and sums afterwards, in as much memory (layers, which are made for `jax.vmap`, do not).
 
     **Arguments:**
 
     - `x`: `(*N, C, *S)`, or `(*N, *S, C)` for `layout="channels_last"`, with any number of batch axes N and spatial axes S.
-    - `w`: `(O, C // groups, *K)`, or `(*K, C // groups, O)`.
-    - `b`: `(O,)` or None.
+    - `w`: `(O, C // groups, *K)`, or `(*K, C // groups, O)`. x and w are of one dtype, floating-point, complex or integer
+        (which has no gradients), unless `compute_dtype` is given.
+    - `b`: `(O,)` or None; of any dtype, with which that of the result is promoted.
     - `residual`: an array of the shape and dtype of the result, added before the activation; or None.
     - `stride`, `dilation`: an int, or one a spatial dimension.
     - `padding`: an int, ints or (before, after) pairs, one a spatial dimension, in elements; negative ones crop; or `"SAME"`,
@@ -188,10 +190,11 @@ def conv_transpose(
 ) -> Array:
     """activation(conv_transpose(x, w) + b + residual), with the algebra of `equinox.nn.ConvTranspose`.
 
-    `stride`, `padding` and `dilation` are those of the convolution that it goes against. The kernel is **not** flipped and
-    its channels are not exchanged: `w` is `(O, C // groups, *K)`, or `(*K, C // groups, O)`, with C the channels of x. For
-    the exact transpose of a convolution with weights `w`, pass `transpose_weight(w, groups)`, the convolution's settings (of
-    CAUSAL padding, the pairs), and the `output_padding` that makes up for what its stride left over.
+    That is the convolution of x dilated by the stride, see section 4 of https://arxiv.org/abs/1603.07285. `stride`, `padding`
+    and `dilation` are those of the convolution that it goes against. The kernel is **not** flipped and its channels are not
+    exchanged: `w` is `(O, C // groups, *K)`, or `(*K, C // groups, O)`, with C the channels of x. For the exact transpose of
+    a convolution with weights `w`, pass `transpose_weight(w, groups)`, the convolution's settings (of CAUSAL padding, the
+    pairs), and the `output_padding` that makes up for what its stride left over.
 
     **Arguments:** as `conv`, and
 
@@ -238,9 +241,18 @@ def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") 
     With the same stride, padding, dilation and groups, and the `output_padding` that restores the shape; but CAUSAL, which is
     causal both ways, has to be spelled out for one of them: `((dilation * (kernel - 1), 0),)`.
 
-    Taps are reversed, and input and output channels exchanged within each group: `(O, C // groups, *K)` becomes
-    `(C, O // groups, *K)`; `(*K, C // groups, O)` becomes `(*K, O // groups, C)`. Of an equinox layer:
+    Taps are reversed, and input and output channels exchanged within each group. Of an equinox layer:
     `eqx.tree_at(lambda t: t.weight, conv_transpose, transpose_weight(conv.weight, conv.groups))`.
+
+    **Arguments:**
+
+    - `w`: `(O, C // groups, *K)`, or `(*K, C // groups, O)` for `layout="channels_last"`; of any dtype.
+    - `groups`: of channels, convolved separately.
+    - `layout`: `"channels_first"` or `"channels_last"`.
+
+    **Returns:** `(C, O // groups, *K)` or `(*K, O // groups, C)`, of the dtype of w.
+
+    **Raises:** `ValueError` for shapes and settings that do not fit, `TypeError` for a w that is no array.
     """
     w, groups = arguments.array("w", w), arguments.count("groups", groups, 1)
     if w.ndim < 3:

@@ -39,8 +39,11 @@ def implementation(name: str | Sequence[str]) -> contextlib.AbstractContextManag
         - `"mosaic"`: the kernels. Alone it is strict: `UnsupportedError` where a product has none.
         - `"interpret"`: the kernels in Mosaic's interpreter, on any machine, slowly. Alone it is strict, too.
 
-    Functions under `jax.jit` are retraced when the context changes. Per thread; nests; one object may be entered many times.
-    Raises `ValueError` for other names.
+    Functions under `jax.jit` are retraced when the context changes. Per thread; nests.
+
+    **Returns:** a context manager that may be entered many times, also as a decorator.
+
+    **Raises:** `ValueError` for other names.
     """
     if name is None:
         raise ValueError(f"implementation must be one of {', '.join(map(repr, NAMES))} or a tuple of them; got None")

@@ -1,13 +1,14 @@
 """`equinox.nn.Conv*` and `ConvTranspose*` over this package's primitives.
 
 Subclasses of the equinox layers (https://docs.kidger.site/equinox/api/nn/conv/): same constructor arguments in the same order,
-bit-identical parameters for the same key, same leaves, same results; and three keyword-only, static extras, `_EXTRAS` below. A
+bit-identical parameters for the same key, same leaves, same results; and three keyword-only, static extras, `EXTRAS` below. A
 call takes a `residual` too, which is added before the activation.
 """
 
 import inspect
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -17,6 +18,7 @@ from jax import Array
 
 from .. import arguments, functional
 from .. import padding as paddings
+from ..functional import Ints, Padding
 from ..implementation import Implementation, preferences
 
 EXTRAS = ("implementation", "activation", "compute_dtype")  # static fields that equinox's layers lack
@@ -54,8 +56,17 @@ def _constructor(stock: Any) -> Callable[..., None]:
     own, ours = inspect.signature(stock.__init__), inspect.signature(__init__).parameters
     extras = [ours[name] for name in EXTRAS]
     __init__.__signature__ = own.replace(parameters=[*own.parameters.values(), *extras])  # type: ignore[attr-defined]
-    __init__.__doc__ = inspect.cleandoc(stock.__init__.__doc__ or stock.__doc__) + "\n" + _EXTRAS_DOC
+    __init__.__doc__ = _documentation(stock)
     return __init__
+
+
+def _documentation(stock: Any) -> str:
+    """Equinox's of its layer for any number of dimensions, to which those for one, two or three only point; and the extras."""
+    general = eqx.nn.ConvTranspose if issubclass(stock, eqx.nn.ConvTranspose) else eqx.nn.Conv
+    arguments_ = inspect.cleandoc(general.__init__.__doc__ or "")
+    if stock is not general:
+        arguments_ = re.sub(r"- `num_spatial_dims`.*\n(?: +.*\n)*", "", arguments_)
+    return f"{arguments_}\n{_EXTRAS_DOC}"
 
 
 class _Layer:
@@ -191,9 +202,22 @@ def _check_arguments(stock: Any, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 class Conv(_Layer, eqx.nn.Conv):
-    """`equinox.nn.Conv`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.Conv`, with `implementation`, `activation` and `compute_dtype`.
 
-    __init__ = _constructor(eqx.nn.Conv)
+    `weight`: `(out_channels, in_channels // groups, *kernel_size)`; `bias`: `(out_channels, 1, ..., 1)` or None; both of
+    `dtype`. As in deep learning, the kernel is not flipped: a cross-correlation.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, num_spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1,
+            padding: Padding = 0, dilation: Ints = 1, groups: int = 1, use_bias: bool = True, padding_mode: str = "ZEROS",
+            dtype: Any = None, *, key: Array, implementation: Implementation | None = None, activation: str | None = None,
+            compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.Conv)
 
     implementation: Implementation | None = eqx.field(static=True)
     activation: str | None = eqx.field(static=True)
@@ -201,27 +225,67 @@ class Conv(_Layer, eqx.nn.Conv):
 
 
 class Conv1d(Conv, eqx.nn.Conv1d):
-    """`equinox.nn.Conv1d`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.Conv1d`, with `implementation`, `activation` and `compute_dtype`: see `Conv`."""
 
-    __init__ = _constructor(eqx.nn.Conv1d)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Padding = 0,
+            dilation: Ints = 1, groups: int = 1, use_bias: bool = True, padding_mode: str = "ZEROS", dtype: Any = None, *,
+            key: Array, implementation: Implementation | None = None, activation: str | None = None,
+            compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.Conv1d)
 
 
 class Conv2d(Conv, eqx.nn.Conv2d):
-    """`equinox.nn.Conv2d`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.Conv2d`, with `implementation`, `activation` and `compute_dtype`: see `Conv`."""
 
-    __init__ = _constructor(eqx.nn.Conv2d)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Padding = 0,
+            dilation: Ints = 1, groups: int = 1, use_bias: bool = True, padding_mode: str = "ZEROS", dtype: Any = None, *,
+            key: Array, implementation: Implementation | None = None, activation: str | None = None,
+            compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.Conv2d)
 
 
 class Conv3d(Conv, eqx.nn.Conv3d):
-    """`equinox.nn.Conv3d`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.Conv3d`, with `implementation`, `activation` and `compute_dtype`: see `Conv`."""
 
-    __init__ = _constructor(eqx.nn.Conv3d)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Padding = 0,
+            dilation: Ints = 1, groups: int = 1, use_bias: bool = True, padding_mode: str = "ZEROS", dtype: Any = None, *,
+            key: Array, implementation: Implementation | None = None, activation: str | None = None,
+            compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.Conv3d)
 
 
 class ConvTranspose(_Layer, eqx.nn.ConvTranspose):
-    """`equinox.nn.ConvTranspose`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.ConvTranspose`, with `implementation`, `activation` and `compute_dtype`.
 
-    __init__ = _constructor(eqx.nn.ConvTranspose)
+    `weight`: `(out_channels, in_channels // groups, *kernel_size)`; `bias`: `(out_channels, 1, ..., 1)` or None; both of
+    `dtype`. As in deep learning, the kernel is not flipped: a cross-correlation.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, num_spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1,
+            padding: Padding = 0, output_padding: Ints = 0, dilation: Ints = 1, groups: int = 1, use_bias: bool = True,
+            padding_mode: str = "ZEROS", dtype: Any = None, *, key: Array, implementation: Implementation | None = None,
+            activation: str | None = None, compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.ConvTranspose)
 
     implementation: Implementation | None = eqx.field(static=True)
     activation: str | None = eqx.field(static=True)
@@ -229,21 +293,48 @@ class ConvTranspose(_Layer, eqx.nn.ConvTranspose):
 
 
 class ConvTranspose1d(ConvTranspose, eqx.nn.ConvTranspose1d):
-    """`equinox.nn.ConvTranspose1d`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.ConvTranspose1d`, with `implementation`, `activation` and `compute_dtype`: see `ConvTranspose`."""
 
-    __init__ = _constructor(eqx.nn.ConvTranspose1d)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, output_padding: Ints = 0,
+            padding: Padding = 0, dilation: Ints = 1, groups: int = 1, use_bias: bool = True,
+            padding_mode: str = "ZEROS", dtype: Any = None, *, key: Array, implementation: Implementation | None = None,
+            activation: str | None = None, compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.ConvTranspose1d)
 
 
 class ConvTranspose2d(ConvTranspose, eqx.nn.ConvTranspose2d):
-    """`equinox.nn.ConvTranspose2d`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.ConvTranspose2d`, with `implementation`, `activation` and `compute_dtype`: see `ConvTranspose`."""
 
-    __init__ = _constructor(eqx.nn.ConvTranspose2d)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, output_padding: Ints = 0,
+            padding: Padding = 0, dilation: Ints = 1, groups: int = 1, use_bias: bool = True,
+            padding_mode: str = "ZEROS", dtype: Any = None, *, key: Array, implementation: Implementation | None = None,
+            activation: str | None = None, compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.ConvTranspose2d)
 
 
 class ConvTranspose3d(ConvTranspose, eqx.nn.ConvTranspose3d):
-    """`equinox.nn.ConvTranspose3d`, with `implementation`, `activation` and `compute_dtype`."""
+    """`equinox.nn.ConvTranspose3d`, with `implementation`, `activation` and `compute_dtype`: see `ConvTranspose`."""
 
-    __init__ = _constructor(eqx.nn.ConvTranspose3d)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, output_padding: Ints = 0,
+            padding: Padding = 0, dilation: Ints = 1, groups: int = 1, use_bias: bool = True,
+            padding_mode: str = "ZEROS", dtype: Any = None, *, key: Array, implementation: Implementation | None = None,
+            activation: str | None = None, compute_dtype: Any = None,
+        ) -> None: ...  # fmt: skip
+    else:
+        __init__ = _constructor(eqx.nn.ConvTranspose3d)
 
 
 # Stock class -> ours, for `convert`.

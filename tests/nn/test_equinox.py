@@ -1,11 +1,13 @@
 """The layers against the installed equinox, which is the oracle for everything but the three extras."""
 
+import ast
 import dataclasses
 import functools
 import inspect
 import io
 import random
 import re
+import sys
 import zlib
 from typing import Any
 
@@ -624,3 +626,26 @@ def test_random_layer(seed):
         return
     assert jax.eval_shape(ours, x) == expected
     assert_same_layer(stock, ours, x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_signature_that_type_checkers_see_is_that_of_the_constructor(name):
+    """It is written out for them; the constructor takes what equinox's takes."""
+    tree = ast.parse(inspect.getsource(sys.modules[pc.Conv.__module__]))
+    (written,) = (n for c in tree.body if isinstance(c, ast.ClassDef) and c.name == name for n in ast.walk(c)
+                  if isinstance(n, ast.FunctionDef))  # fmt: skip
+    seen = [a.arg for a in written.args.args], [a.arg for a in written.args.kwonlyargs]
+    parameters = inspect.signature(getattr(pc, name).__init__).parameters.values()
+    real = tuple(
+        [p.name for p in parameters if p.kind is kind]
+        for kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    )
+    assert seen == real
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_constructor_documents_every_argument(name):
+    constructor = getattr(pc, name).__init__
+    for argument in list(inspect.signature(constructor).parameters)[1:]:
+        assert re.search(rf"`{argument}`", constructor.__doc__), argument
+    assert ("num_spatial_dims`: " in constructor.__doc__) == (name[-1] != "d")
