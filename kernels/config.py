@@ -15,9 +15,7 @@ H100_SMS = 132  # streaming multiprocessors of an H100 SXM, assumed where the ch
 SMEM_BYTES = 227 * 1024  # what a thread block of an SM may have, beside the system's part of it
 SYSTEM_SMEM_BYTES = 1024  # of every block
 SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
-BARRIER_BYTES = (
-    8  # a slot of the ring has two barriers, a staging buffer one if there is a residual, resident weights one
-)
+BARRIER_BYTES = 8  # two barriers a slot of the ring, one a staging buffer of a residual, one of resident weights
 MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
 MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
@@ -409,9 +407,8 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> Estimate
     read = cfg.consumers * cfg.pixels * (1 + cfg.bn / 64)  # each 64 pixels read the weights
     steps = taps / tiles * -(-t.c_steps // cfg.split)  # of the largest part
     slowest = max(multiply, loaded * row_bytes / L2_BYTES_PER_CLOCK, read * row_bytes / SMEM_BYTES_PER_CLOCK)
-    epilogue = (
-        CHUNK_CLOCKS * (1 + cfg.bn // cfg.columns) if cfg.blocks == 1 else 0
-    )  # else the other block's products hide it
+    alone = cfg.blocks == 1  # else the products of the other block hide the epilogue
+    epilogue = alone * CHUNK_CLOCKS * (1 + cfg.bn // cfg.columns)
     clocks = waves * (steps * slowest * cfg.blocks + epilogue) + t.kept * row_bytes * cfg.blocks / L2_BYTES_PER_CLOCK
 
     memory, hidden = DRAM_BYTES_PER_CLOCK * num_sms, least_bytes(problem)

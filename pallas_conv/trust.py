@@ -5,7 +5,7 @@ A record file is JSON:
     {"device_kind", "jax", "fingerprint" (of the kernels' sources), "driver", "date",
      "evidence" (of shipped records: the committed hardware run behind it),
      "variants": {variant: {"correct": bool, "paths": [Config.path that were checked, ...],
-                            "timings": [{"macs", "kernel_us", "xla_us", "source"}, ...]}}}
+                            "timings": [{"macs", "kernel_us", "lax_us" (of what `auto` takes else), "source"}, ...]}}}
 
 Shipped ones lie in `records/` beside this file; `python -m pallas_conv doctor` writes the user's own.
 """
@@ -68,7 +68,7 @@ def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:
         )
     file, entry = entries[-1]
     if not entry["correct"]:
-        return Trust(False, f"wrong on this device, says the record {file.name}")
+        return Trust(False, f"not found right on this device, says the record {file.name}")
     if (taken := path()) not in entry["paths"]:
         return Trust(False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}")
     timings = [t for t in entry["timings"] if t["source"] == "cupti"]  # the clock measures launches, too
@@ -76,7 +76,7 @@ def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:
         return Trust(False, f"not timed on this device, says the record {file.name}")
     macs = useful_macs(product)
     nearest = min(timings, key=lambda t: abs(math.log(t["macs"] / macs)))
-    ratio = nearest["xla_us"] / nearest["kernel_us"]
+    ratio = nearest["lax_us"] / nearest["kernel_us"]
     why = f"{ratio:.2f}x XLA's speed at {nearest['macs']:.2g} multiply-adds, says the record {file.name}"
     return Trust(ratio >= 1, why if ratio >= 1 else f"slower on this device: {why}")
 
@@ -127,7 +127,7 @@ def _check(record: dict[str, Any], shipped: bool) -> None:
     for entry in record["variants"].values():
         _ = bool(entry["correct"]), set(entry["paths"])
         for timing in entry["timings"]:
-            if min(timing["macs"], timing["kernel_us"], timing["xla_us"]) <= 0 or not timing["source"]:
+            if min(timing["macs"], timing["kernel_us"], timing["lax_us"]) <= 0 or not timing["source"]:
                 raise ValueError(f"timing {timing}")
 
 

@@ -50,7 +50,7 @@ def test_an_exception_is_a_finding(monkeypatch):
         raise RuntimeError("no tile fits")
 
     monkeypatch.setattr(execution, "_interpret", broken)
-    finding = doctor.check("bfloat16", STRIDED, "interpret", seed=0)
+    finding = doctor.check("bfloat16", STRIDED, "interpret", 0, resolve(None))
     assert not finding.correct
     assert "no tile fits" in finding.error
 
@@ -74,7 +74,8 @@ def test_on_a_hopper_gpu_it_times_and_records_what_auto_then_trusts(alone, monke
 
     def measure(programs, operands):
         timing = lambda ms: Timing(ms, ms, ms, ms, 5, "cupti")
-        return {"mosaic": timing(next(kernels)), "xla": timing(2.0)}
+        assert plan.plan(doctor.problem("bfloat16", RELU, small), h100, ("auto",)).implementation == "xla"  # not yet
+        return {"kernel": timing(next(kernels)), "lax": timing(2.0)}
 
     monkeypatch.setattr(doctor, "measure", measure)
     assert doctor.main() == 0
@@ -87,6 +88,32 @@ def test_on_a_hopper_gpu_it_times_and_records_what_auto_then_trusts(alone, monke
     assert "slower" in plan.plan(slow, h100, ("auto",)).reasons[0]
     pointwise = doctor.problem("bfloat16", RELU, doctor.Size(64, 512, 512, (7, 7), 1))
     assert "tiles of this kind" in plan.plan(pointwise, h100, ("auto",)).reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("convolution", "name"), [(RELU, "xla"), (STRIDED, "xla"), (doctor.Convolution("fprop", up=2, bias=True), "auto")]
+)
+def test_a_kernel_is_timed_against_what_auto_takes_without_it(convolution, name):
+    """Not against stock's transposed convolution, which is slower than XLA's best."""
+    product = doctor.problem("bfloat16", convolution, doctor.TYPICAL[0])
+    h100 = resolve("h100")
+    assert doctor.lax_program(product, h100) == name
+    best, stock = (plan.plan(product, h100, (n,)).formulation for n in ("auto", "xla"))
+    assert (best != stock) == (name == "auto")
+
+
+def test_what_a_run_that_is_cut_off_did_not_check_is_not_trusted(alone, monkeypatch):
+    h100 = resolve("h100")
+    monkeypatch.setattr(doctor, "resolve", lambda device: h100)
+
+    def cut_off(jobs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "compile_ahead", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        doctor.main()
+    reasons = plan.plan(doctor.problem("bfloat16", RELU, doctor.TYPICAL[0]), h100, ("auto",)).reasons
+    assert "not found right" in reasons[0]
 
 
 def test_every_convolution_it_checks_has_a_kernel_and_a_variant_of_its_own():

@@ -22,8 +22,8 @@ PATHS = [config.choose(p, 132).path for p in (PRODUCT, LARGE)]
 VARIANT = "dense_fprop_2d_bf16_s1_bias_relu"
 
 
-def timing(macs, kernel_us, xla_us, source="cupti"):
-    return {"macs": macs, "kernel_us": kernel_us, "xla_us": xla_us, "source": source}
+def timing(macs, kernel_us, lax_us, source="cupti"):
+    return {"macs": macs, "kernel_us": kernel_us, "lax_us": lax_us, "source": source}
 
 
 def record(**changes):
