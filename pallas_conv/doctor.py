@@ -1,9 +1,9 @@
 """`python -m pallas_conv doctor`: are the kernels right on this machine, and are they faster than XLA?
 
 The variants that networks are made of (CONVOLUTIONS) run on random problems against float64, with XLA's own error on this
-machine as the measure; on a Hopper GPU they are also timed against XLA at three typical sizes, and what was found is kept as
-a record (see trust.py), so that `auto` may take the kernels. Without a GPU, a few variants are checked in Mosaic's
-interpreter, races included.
+machine as the measure. On a Hopper GPU they are also timed at three typical sizes, beside the lax programs that `auto` takes
+otherwise, and what was found is kept as a record (see trust.py), so that `auto` may take the kernels. Without a GPU, a few
+variants are checked in Mosaic's interpreter, races included.
 """
 
 import concurrent.futures
