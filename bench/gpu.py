@@ -14,6 +14,7 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     run          arguments, first; what the watching process has to say
     device       versions, GPU, driver, clocks, commit, fingerprint of the kernels' source
     probe        name of a bench.probes.Probe, detail
+    compile      the programs of the next steps, side by side, since one by one they would take most of the time: programs
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, deterministic, config, variant
     peak         "copy": gbps. "gemm_<dtype>": tflops
     time         "<case>/<f|d|w|fb>", impl "stock", "best" (the converted layer without kernels, where its lax program is
@@ -25,11 +26,13 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -55,6 +58,8 @@ PIXELS = 64  # of a product at full size that float64 judges
 SPARE_SECONDS = 4  # no step starts with less time than this
 START_SECONDS = 150  # from a worker's start to its first step
 STEP_SECONDS = 60  # a step that takes longer hangs
+COMPILE_SECONDS = 240  # but not one that compiles for AHEAD others
+AHEAD = 32
 GRACE_SECONDS = 25  # so does one that is not done this long after the end
 LEAST_SECONDS = 20  # but a worker has this long to start and say what is skipped
 HOPPER = (9, 0)
@@ -68,6 +73,7 @@ class Context:
 
     options: argparse.Namespace
     peaks: dict[str, float] = dataclasses.field(default_factory=dict)
+    programs: dict[tuple[str, str, str], tuple[Any, float]] = dataclasses.field(default_factory=dict)  # compiled ahead
 
     @functools.cached_property
     def device(self) -> Any:
@@ -99,14 +105,60 @@ class Context:
             product, config.choose(product, self.num_sms), *operands, num_sms=self.num_sms, interpret=self.dry
         )  # fmt: skip
 
+    def wanted(self, case, direction) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
+        """What to compare: "stock", "best" if that is another, "ours" if there is one; each with its implementations."""
+
+        import pallas_conv as pc
+        from pallas_conv import formulations
+
+        stock, converted = case.stock(direction), case.stock(direction, convert=pc.convert)
+        found: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {"stock": (stock, ("xla",))}
+        plans = list(pc.explain(converted, *_shapes(case, direction), device=self.device))
+        if any(p.formulation != formulations.STOCK for p in plans) and all(p.formulation for p in plans):
+            found["best"] = (converted, ("auto",))
+        if direction != "fb" and not self.reasons(case, direction):
+            found["ours"] = (case.ours(direction, self.launch), ("mosaic",))
+        elif direction == "fb" and any(d in case.directions and not self.reasons(case, d) for d in "fd"):
+            found["ours"] = (converted, ("mosaic", "auto"))
+        return found
+
+    def reasons(self, case, direction) -> list[str]:
+        from pallas_conv.kernels import support
+
+        return list(support.reasons(case.products()[direction], self.capability))
+
+    def compile(self, case, direction, impl: str, f: Callable[..., Any], names: tuple[str, ...]) -> tuple[Any, float]:
+        """The program, and the seconds its compilation took: it may have been ahead of this."""
+        import jax
+
+        import pallas_conv as pc
+
+        key = case.name, direction, impl
+        if key not in self.programs:
+            start = time.perf_counter()
+            with pc.implementation(names):
+                program = jax.jit(f).lower(*_shapes(case, direction)).compile()
+            self.programs[key] = program, time.perf_counter() - start
+        return self.programs[key]
+
+
+def _shapes(case, direction) -> tuple[Any, ...]:
+    import jax
+
+    return jax.eval_shape(lambda: case.arrays(direction))
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Some work, and the rows it yields; they take its kind and name, and status "ok" unless they say otherwise."""
+    """Some work, and the rows it yields; they take its kind and name, and status "ok" unless they say otherwise.
+
+    job: the (case, direction) whose programs it needs, of a correctness or time step.
+    """
 
     kind: str
     name: str
     work: Callable[[Context], Iterator[Row]]
+    job: tuple[Any, str] | None = None
 
 
 # ------------------------------------------------------------ the steps
@@ -173,20 +225,19 @@ def probe(context: Context, name: str) -> Iterator[Row]:
 
 
 def correct(context: Context, case: Any, direction: str) -> Iterator[Row]:
-    import jax
     import numpy as np
 
     from pallas_conv.verify.verdict import judge
 
-    if reasons := _reasons(context, case, direction):
+    if reasons := context.reasons(case, direction):
         yield {"status": "unsupported", "reasons": reasons}
         return
     product = case.products()[direction]
     seed = int.from_bytes(os.urandom(3))
     operands = case.arrays(direction, seed)
-    baseline = jax.jit(case.stock(direction))(*operands)
-    ours = jax.jit(case.ours(direction, context.launch)).lower(*operands).compile()
-    results = []
+    wanted = context.wanted(case, direction)
+    stock, ours = (context.compile(case, direction, impl, *wanted[impl])[0] for impl in ("stock", "ours"))
+    baseline, results = stock(*operands), []
     for _ in range(1 if context.dry else 2):
         poison(context.device)
         results.append(np.asarray(ours(*operands)))
@@ -216,10 +267,20 @@ def poison(device: Any) -> None:
             size //= 2
 
 
-def _reasons(context: Context, case: Any, direction: str) -> list[str]:
-    from pallas_conv.kernels import support
+def compile_ahead(context: Context, jobs: tuple[tuple[Any, str], ...]) -> Iterator[Row]:
+    """Side by side. What fails here fails again in the step that needs it, which says so."""
 
-    return list(support.reasons(case.products()[direction], context.capability))
+    def attempt(job: tuple[Any, str]) -> int:
+        done = 0
+        with contextlib.suppress(Exception):
+            for impl, how in context.wanted(*job).items():
+                context.compile(*job, impl, *how)
+                done += 1
+        return done
+
+    context.programs.clear()  # those of earlier steps
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {"programs": sum(pool.map(attempt, jobs))}
 
 
 def _choice(context: Context, product: Any) -> Row:
@@ -253,39 +314,25 @@ def compare(context: Context, case: Any, direction: str) -> Iterator[Row]:
     """Stock, the best lax program where that is another, and ours where a kernel serves the product, in turns."""
     import jax
 
-    import pallas_conv as pc
-    from pallas_conv import formulations
     from pallas_conv.verify import timing
 
-    case = case.on_cpu() if context.dry else case
     nbytes = case.nbytes(direction)
     count = 2 if context.dry else timing.copies(nbytes)
     operands = [jax.block_until_ready(case.arrays(direction, seed)) for seed in range(count)]
-    stock, converted = case.stock(direction), case.stock(direction, convert=pc.convert)
-    wanted: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {"stock": (stock, ("xla",))}
-    rows: dict[str, Row] = {}
-    plans = list(pc.explain(converted, *operands[0], device=context.device))
-    if any(p.formulation != formulations.STOCK for p in plans) and all(p.formulation for p in plans):
-        wanted["best"] = (converted, ("auto",))
-    if direction == "fb":
-        if any(d in case.directions and not _reasons(context, case, d) for d in "fd"):
-            wanted["ours"] = (converted, ("mosaic", "auto"))
-    elif reasons := _reasons(context, case, direction):
+    wanted, rows = context.wanted(case, direction), {}
+    if direction != "fb" and (reasons := context.reasons(case, direction)):
         rows["ours"] = {"status": "unsupported", "reasons": reasons}
-    elif context.dry:
+    elif direction != "fb" and context.dry:
+        del wanted["ours"]
         rows["ours"] = {"status": "skipped: an interpreted kernel has no time"}
-    else:
-        wanted["ours"] = (case.ours(direction, context.launch), ("mosaic",))
 
     programs: dict[str, Any] = {}
-    for impl, (f, names) in wanted.items():
-        start, row = time.perf_counter(), rows.setdefault(impl, {})
+    for impl, how in wanted.items():
+        row = rows.setdefault(impl, {})
         try:
             if impl == "ours" and direction != "fb":
                 row |= _choice(context, case.products()[direction])
-            with pc.implementation(names):
-                programs[impl] = jax.jit(f).lower(*operands[0]).compile()
-            row["compile_s"] = time.perf_counter() - start
+            programs[impl], row["compile_s"] = context.compile(case, direction, impl, *how)
             if impl != "stock":
                 row |= _compared(context, case, direction, operands[0], programs[impl], programs["stock"])
         except Exception as error:
@@ -355,7 +402,8 @@ def steps(options: argparse.Namespace) -> list[Step]:
 
     problems = correctness.SMALL if options.dry_run else correctness.SMALL + correctness.MEDIUM
     problems = tuple(c for c in problems if re.search(options.problems, c.name))
-    layers = [c for c in cases.suite() if re.search(options.cases, c.name) and (c.on_cpu() or not options.dry_run)]
+    suite = [c for c in cases.suite() if re.search(options.cases, c.name)]
+    layers = [small for c in suite if (small := c.on_cpu())] if options.dry_run else suite
     wanted = [(c, d) for d in ("f", "d", "w", "fb") for c in layers if d in c.directions or d == "fb"]
     wanted = [(c, d) for c, d in wanted if not (c.per_example and d == "fb")]
     wanted.sort(key=lambda job: not served(*job))  # stable: what a kernel of ours serves comes first
@@ -368,8 +416,8 @@ def steps(options: argparse.Namespace) -> list[Step]:
     found += [Step("probe", p.name, functools.partial(probe, name=p.name)) for p in asked]
     checks = [(c, d) for c in problems for d in c.directions]
     checks.sort(key=lambda job: not served(*job))
-    correctness_of = lambda some: [Step("correctness", f"{c.name}/{d}", do(correct, c, d)) for c, d in some]
-    time_of = lambda some: [Step("time", f"{c.name}/{d}", do(compare, c, d)) for c, d in some]
+    correctness_of = lambda some: [Step("correctness", f"{c.name}/{d}", do(correct, c, d), (c, d)) for c, d in some]
+    time_of = lambda some: [Step("time", f"{c.name}/{d}", do(compare, c, d), (c, d)) for c, d in some]
     small, first = [c for c in checks if c[0] in correctness.SMALL], [job for job in wanted if served(*job)]
     found += correctness_of(small)
     found += [Step("peak", n, functools.partial(peak, name=n)) for n in ("copy", "gemm_bf16", "gemm_f16", "gemm_tf32")]
@@ -378,7 +426,16 @@ def steps(options: argparse.Namespace) -> list[Step]:
         [job for job in wanted if job not in first]
     )
     kinds = ["device", *options.only.split(",")] if options.only else []
-    return [s for s in found if not kinds or s.kind in kinds]
+    found = [s for s in found if not kinds or s.kind in kinds]
+    return list(_with_compilation(found, ("correctness",) if options.dry_run else ("correctness", "time")))
+
+
+def _with_compilation(found: list[Step], kinds: tuple[str, ...]) -> Iterator[Step]:
+    """The steps, and before every AHEAD of them one that compiles the programs for those of these kinds."""
+    for n, batch in enumerate(itertools.batched(found, AHEAD)):
+        if jobs := tuple(step.job for step in batch if step.kind in kinds):
+            yield Step("compile", f"programs_{n}", functools.partial(compile_ahead, jobs=jobs))
+        yield from batch
 
 
 # ------------------------------------------------------------ the worker
@@ -469,7 +526,7 @@ def _rows(path: pathlib.Path) -> list[Row]:
 
 def incomplete(rows: list[Row]) -> str:
     """What is missing, or ""."""
-    late = sum(r["status"] == OUT_OF_TIME for r in rows)
+    late = sum(r["status"] == OUT_OF_TIME and r["kind"] != "compile" for r in rows)
     checks = [r["status"] for r in rows if r["kind"] == "correctness"]
     unchecked = bool(checks) and not {"ok", *BAD} & set(checks)
     return "; ".join([f"no time for {late} steps"] * bool(late) + ["no kernel was checked"] * unchecked)
@@ -532,7 +589,8 @@ def _follow(command: list[str], env: dict[str, str], end: float) -> tuple[tuple[
                 return at, worker.wait()
             if line.startswith(BEGIN + " "):
                 _, index, kind, name = line.split()
-                at, began, until = (int(index), kind, name), time.time(), deadline(STEP_SECONDS)
+                at, began = (int(index), kind, name), time.time()
+                until = deadline(COMPILE_SECONDS if kind == "compile" else STEP_SECONDS)
             else:
                 print(line, end="", flush=True)
     except queue.Empty:

@@ -42,7 +42,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     done = run(tmp_path, "--dry-run", *few, PYTHONPATH=str(missing))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = rows_in(tmp_path)
-    assert {r["kind"] for r in rows} == {"run", "device", "probe", "correctness", "peak", "time"}
+    assert {r["kind"] for r in rows} == {"run", "device", "probe", "compile", "correctness", "peak", "time"}
     assert all({"kind", "name", "status", "t"} <= r.keys() for r in rows)
     assert not [r for r in rows if r["status"] in gpu.BAD]
     by = {(r["kind"], r["name"], r.get("impl")): r for r in rows}
@@ -50,6 +50,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     assert checked["status"] == "ok"
     assert 0 < checked["error"] <= checked["bound"]
     assert by["correctness", "small_depthwise/f", None]["reasons"]
+    assert sum(r["programs"] for r in rows if r["kind"] == "compile") >= 4  # two directions, ours and stock's
     for direction in ("f", "d", "w", "fb"):
         timed = by["time", f"dcgan_t_last/{direction}", "stock"]
         assert timed["status"] == "ok"
@@ -97,7 +98,8 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
 def test_what_does_not_fit_is_said_to_be_skipped(tmp_path, capsys):
     assert in_process(tmp_path, "--minutes=0", "--cases=c2") == gpu.INCOMPLETE
     assert {r["status"] for r in rows_in(tmp_path)[1:]} == {gpu.OUT_OF_TIME}
-    assert f"INCOMPLETE: no time for {len(rows_in(tmp_path)) - 1} steps" in capsys.readouterr().out
+    late = [r for r in rows_in(tmp_path)[1:] if r["kind"] != "compile"]
+    assert f"INCOMPLETE: no time for {len(late)} steps" in capsys.readouterr().out
 
 
 def test_to_check_no_kernel_is_no_success(tmp_path, capsys):
@@ -133,13 +135,18 @@ def test_a_worker_that_never_starts_ends_the_run(tmp_path, monkeypatch):
 
 def test_steps_are_the_same_list_every_time_and_served_layers_come_first():
     options = gpu.parse([])
-    names = [(s.kind, s.name) for s in gpu.steps(options)]
+    steps = gpu.steps(options)
+    names = [(s.kind, s.name) for s in steps]
     assert names == [(s.kind, s.name) for s in gpu.steps(options)]
     assert len(set(names)) == len(names)
     kinds = [kind for kind, _ in names]
-    assert sorted(set(kinds), key=kinds.index) == ["device", "probe", "correctness", "peak", "time"]
+    assert sorted(set(kinds), key=kinds.index) == ["device", "probe", "compile", "correctness", "peak", "time"]
     assert names.index(("time", "resnet50_c2/f")) < names.index(("time", "convnext_s1/f"))
     assert names.index(("time", "resnet50_c2/d")) < names.index(("correctness", "medium_3x3/f"))
+    compiled: set = set()
+    for step in steps:  # ahead of the step that needs it
+        compiled |= {(c.name, d) for c, d in step.work.keywords["jobs"]} if step.kind == "compile" else set()
+        assert step.job is None or (step.job[0].name, step.job[1]) in compiled
 
 
 def test_a_table_shows_ours_beside_stock():
@@ -195,7 +202,7 @@ def test_the_best_lax_program_is_timed_where_it_is_not_stocks(tmp_path, monkeypa
 def test_a_training_step_is_that_of_the_converted_layer(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.Context, "capability", gpu.HOPPER)
     context = gpu.Context(gpu.parse([f"--out={tmp_path}", "--dry-run"]), dict(PEAKS))
-    (case,) = (c for c in suite() if c.name == "dcgan_t_last")
+    (case,) = (c.on_cpu() for c in suite() if c.name == "dcgan_t_last")
     rows = {row["impl"]: row for row in gpu.compare(context, case, "fb")}
     assert rows["ours"]["ms"] > 0
     assert 0 <= rows["ours"]["difference"] < 0.1
