@@ -14,15 +14,16 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     run          arguments, first; what the watching process has to say
     device       versions, GPU, driver, clocks, commit, fingerprint of the kernels' source
     probe        name of a bench.probes.Probe, detail
-    compile      the programs of the next steps, side by side, since one by one they would take most of the time: programs
+    compile      "<number of steps>_from_<kind>_<name>": programs, which were compiled side by side, since one by one they
+                 would take most of the time
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, deterministic, config, variant
     peak         "copy": gbps. "gemm_<dtype>": tflops
     time         "<case>/<f|d|w|fb>", impl "stock", "best" (the converted layer without kernels, where its lax program is
                  not stock's) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest
-                 of verify.timing.Timing, compile_s, tflops (useful ones), gbps (of the least traffic), floor_ms, fraction
-                 (of the floor: 1 is perfect); of best and ours ratio (stock's time by theirs), difference (from stock, a
-                 part of the largest; of fb gradient_difference, too), and of one product error and bound at some pixels; of
-                 ours ratio_best (of the faster of the others)
+                 of verify.timing.Timing, compile_s (beside others), tflops (useful ones), gbps (of the least traffic),
+                 floor_ms, fraction (of the floor: 1 is perfect); of best and ours ratio (stock's time by theirs),
+                 difference (from stock, a part of the largest; of fb gradient_difference, too), and of one product error
+                 and bound at some pixels; of ours ratio_best (of the faster of the others)
 """
 
 import argparse
@@ -32,7 +33,6 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
-import itertools
 import json
 import math
 import os
@@ -58,13 +58,14 @@ PIXELS = 64  # of a product at full size that float64 judges
 SPARE_SECONDS = 4  # no step starts with less time than this
 START_SECONDS = 150  # from a worker's start to its first step
 STEP_SECONDS = 60  # a step that takes longer hangs
-COMPILE_SECONDS = 240  # but not one that compiles for AHEAD others
+COMPILE_SECONDS = 240  # but not so soon where it is the programs of the next AHEAD steps that are compiled
 AHEAD = 32
 GRACE_SECONDS = 25  # so does one that is not done this long after the end
 LEAST_SECONDS = 20  # but a worker has this long to start and say what is skipped
 HOPPER = (9, 0)
 
 Row = dict[str, Any]
+Job = tuple[Any, str]  # a case and a direction
 
 
 @dataclasses.dataclass
@@ -80,6 +81,10 @@ class Context:
         import jax
 
         return jax.devices()[0]
+
+    @property
+    def seconds_left(self) -> float:
+        return self.options.started + 60 * self.options.minutes - time.time()
 
     @property
     def dry(self) -> bool:
@@ -152,13 +157,13 @@ def _shapes(case, direction) -> tuple[Any, ...]:
 class Step:
     """Some work, and the rows it yields; they take its kind and name, and status "ok" unless they say otherwise.
 
-    job: the (case, direction) whose programs it needs, of a correctness or time step.
+    job: whose programs it needs, if they may be compiled ahead.
     """
 
     kind: str
     name: str
     work: Callable[[Context], Iterator[Row]]
-    job: tuple[Any, str] | None = None
+    job: Job | None = None
 
 
 # ------------------------------------------------------------ the steps
@@ -267,20 +272,22 @@ def poison(device: Any) -> None:
             size //= 2
 
 
-def compile_ahead(context: Context, jobs: tuple[tuple[Any, str], ...]) -> Iterator[Row]:
-    """Side by side. What fails here fails again in the step that needs it, which says so."""
+def compile_ahead(context: Context, jobs: list[Job]) -> int:
+    """Side by side, and in a part of the time that is left: how many programs. A failure is told by the step it belongs to."""
+    until = time.time() + min(COMPILE_SECONDS / 2, context.seconds_left / 3)
 
-    def attempt(job: tuple[Any, str]) -> int:
+    def attempt(job: Job) -> int:
         done = 0
         with contextlib.suppress(Exception):
             for impl, how in context.wanted(*job).items():
-                context.compile(*job, impl, *how)
-                done += 1
+                if time.time() < until:
+                    context.compile(*job, impl, *how)
+                    done += 1
         return done
 
     context.programs.clear()  # those of earlier steps
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {"programs": sum(pool.map(attempt, jobs))}
+        return sum(pool.map(attempt, jobs))
 
 
 def _choice(context: Context, product: Any) -> Row:
@@ -416,8 +423,12 @@ def steps(options: argparse.Namespace) -> list[Step]:
     found += [Step("probe", p.name, functools.partial(probe, name=p.name)) for p in asked]
     checks = [(c, d) for c in problems for d in c.directions]
     checks.sort(key=lambda job: not served(*job))
-    correctness_of = lambda some: [Step("correctness", f"{c.name}/{d}", do(correct, c, d), (c, d)) for c, d in some]
-    time_of = lambda some: [Step("time", f"{c.name}/{d}", do(compare, c, d), (c, d)) for c, d in some]
+    correctness_of = lambda some: [
+        Step("correctness", f"{c.name}/{d}", do(correct, c, d), (c, d) if served(c, d) else None) for c, d in some
+    ]
+    time_of = lambda some: [  # interpreted kernels are not timed, so need not be compiled
+        Step("time", f"{c.name}/{d}", do(compare, c, d), None if options.dry_run else (c, d)) for c, d in some
+    ]
     small, first = [c for c in checks if c[0] in correctness.SMALL], [job for job in wanted if served(*job)]
     found += correctness_of(small)
     found += [Step("peak", n, functools.partial(peak, name=n)) for n in ("copy", "gemm_bf16", "gemm_f16", "gemm_tf32")]
@@ -426,16 +437,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
         [job for job in wanted if job not in first]
     )
     kinds = ["device", *options.only.split(",")] if options.only else []
-    found = [s for s in found if not kinds or s.kind in kinds]
-    return list(_with_compilation(found, ("correctness",) if options.dry_run else ("correctness", "time")))
-
-
-def _with_compilation(found: list[Step], kinds: tuple[str, ...]) -> Iterator[Step]:
-    """The steps, and before every AHEAD of them one that compiles the programs for those of these kinds."""
-    for n, batch in enumerate(itertools.batched(found, AHEAD)):
-        if jobs := tuple(step.job for step in batch if step.kind in kinds):
-            yield Step("compile", f"programs_{n}", functools.partial(compile_ahead, jobs=jobs))
-        yield from batch
+    return [s for s in found if not kinds or s.kind in kinds]
 
 
 # ------------------------------------------------------------ the worker
@@ -478,11 +480,18 @@ def work(options: argparse.Namespace, first: int = 0) -> int:
     """Take the steps from the first on; 0, FOUND_BAD or LOST."""
 
     log, context, status = Log(options), Context(options, _peaks(options.file)), 0
-    for i, step in enumerate(steps(options)):
+    every, compiled = steps(options), first
+    for i, step in enumerate(every):
         if i < first:
             continue
+        if step.job and i >= compiled and not options.one_by_one and context.seconds_left > STEP_SECONDS:
+            compiled = i + AHEAD
+            jobs = [s.job for s in every[i:compiled] if s.job]
+            name = f"{len(jobs)}_from_{step.kind}_{step.name}"
+            print(BEGIN, i, "compile", name, flush=True)
+            log("compile", name, {"programs": compile_ahead(context, jobs)})
         print(BEGIN, i, step.kind, step.name, flush=True)
-        if options.started + 60 * options.minutes - time.time() < SPARE_SECONDS:
+        if context.seconds_left < SPARE_SECONDS:
             log(step.kind, step.name, {"status": OUT_OF_TIME})
             continue
         try:
@@ -526,7 +535,7 @@ def _rows(path: pathlib.Path) -> list[Row]:
 
 def incomplete(rows: list[Row]) -> str:
     """What is missing, or ""."""
-    late = sum(r["status"] == OUT_OF_TIME and r["kind"] != "compile" for r in rows)
+    late = sum(r["status"] == OUT_OF_TIME for r in rows)
     checks = [r["status"] for r in rows if r["kind"] == "correctness"]
     unchecked = bool(checks) and not {"ok", *BAD} & set(checks)
     return "; ".join([f"no time for {late} steps"] * bool(late) + ["no kernel was checked"] * unchecked)
@@ -558,6 +567,9 @@ def watch(options: argparse.Namespace) -> int:
         elif status != LOST:
             log(kind, name, {"status": "crashed", "exception": f"exit status {status}"})
         first = index + 1
+        if kind == "compile":  # whichever program it was: the step that needs it will say
+            first = index
+            options.arguments.append("--one-by-one")
 
 
 def _command(options: argparse.Namespace, first: int) -> list[str]:
@@ -664,6 +676,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--only", default="", help="kinds of steps, comma-separated: probe,correctness,peak,time (all)")
     add("--dry-run", action="store_true", help="the same steps on the CPU, small")
     add("--in-process", action="store_true", help="do the work in this process, with nobody watching")
+    add("--one-by-one", action="store_true", help="compile each program when its turn comes, none ahead")
     add("--worker", type=int, help=argparse.SUPPRESS)
     add("--file", type=pathlib.Path, help=argparse.SUPPRESS)
     add("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
@@ -677,6 +690,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     flags = {"--minutes": options.minutes, "--out": options.out, "--file": options.file, "--started": options.started}
     flags |= {"--cases": options.cases, "--problems": options.problems, "--only": options.only}
     options.arguments = [f"{flag}={value}" for flag, value in flags.items()] + ["--dry-run"] * options.dry_run
+    options.arguments += ["--one-by-one"] * options.one_by_one
     return options
 
 

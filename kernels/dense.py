@@ -428,8 +428,8 @@ class _Kernel:
 class _TileEpilogue:
     """Adds bias and residual to a tile, activates and stores it: in chunks of columns, so that few registers live.
 
-    The residual is prefetched, as many chunks ahead as there are staging buffers, each chunk into the buffer that its first
-    output will take.
+    The residual is prefetched into the staging buffers, a chunk into the one that its first output will take: the first
+    chunk while the tile is multiplied, and others as far ahead as buffers are to spare.
     """
 
     def __init__(
@@ -450,9 +450,9 @@ class _TileEpilogue:
         self.window = (images, *_interleave(rows, phase), tile.part * problem.G + tile.group)
 
     def prefetch_residual(self) -> None:
-        """Of the first chunks; once a tile, and best while it is multiplied."""
+        """Of the first chunks, once a tile."""
         if self.gmem.residual is not None:
-            for chunk in range(self.ahead):
+            for chunk in range(max(1, self.ahead)):
                 self._load_residual(chunk, stored=0)
 
     def store(self, acc: Array) -> None:
@@ -476,7 +476,7 @@ class _TileEpilogue:
 
     def _residual(self, chunk: int) -> Array:
         """Of a chunk; meanwhile that of a later one is loaded."""
-        if self.ahead == 0:
+        if self.ahead == 0 and chunk > 0:
             self._load_residual(chunk, stored=chunk * self.outputs)
         staged = self._buffer(chunk * self.outputs)
         mgpu.barrier_wait(self._residual_barrier(staged))

@@ -230,8 +230,8 @@ def check(dtype: str, convolution: Convolution, implementation: str, seed: int, 
                 programs = {"kernel": kernel, "lax": compiled(product, lax_program(product, target))}
                 found = measure(programs, [tuple(v), tuple(operands(product, seed + 1))])
                 times = {f"{name}_us": timing.ms * 1e3 for name, timing in found.items()}
-                macs = trust.useful_macs(product)
-                finding.timings.append({"macs": macs, **times, "source": found["kernel"].source})
+                macs, (lax, _) = trust.useful_macs(product), formulations.choose(product, target)
+                finding.timings.append({"macs": macs, **times, "lax": lax, "source": found["kernel"].source})
     except Exception as error:
         finding.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return finding

@@ -82,12 +82,13 @@ def make_op(
         x if jax.typeof(x).weak_type and jax.typeof(w).weak_type else x.dtype
     )  # a convolution of a weak and a strong type is strong
     out = out_dtype or (compute if compute_dtype or b is None else jnp.result_type(sum_type, b))
+    activation = arguments.activation(activation)
     arguments.activated(activation, jnp.dtype(out))
     op = Op(
         spec=spec,
         compute_dtype=compute,
         sum_dtype=wider(compute, out) if out_dtype else compute,
-        activation=arguments.activation(activation),
+        activation=activation,
         precision=arguments.precision(precision),
         implementation=preferences(implementation),
     )

@@ -5,7 +5,8 @@ A record file is JSON:
     {"device_kind", "jax", "fingerprint" (of the kernels' sources), "driver", "date",
      "evidence" (of shipped records: the committed hardware run behind it),
      "variants": {variant: {"correct": bool, "paths": [Config.path that were checked, ...],
-                            "timings": [{"macs", "kernel_us", "lax_us" (of what `auto` takes else), "source"}, ...]}}}
+                            "timings": [{"macs", "kernel_us", "lax_us", "lax" (the formulation that `auto` takes
+                                         otherwise), "source"}, ...]}}}
 
 Shipped ones lie in `records/` beside this file; `python -m pallas_conv doctor` writes the user's own.
 """
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import env
+from . import env, formulations
 from .kernels import config, support
 from .spec import Product
 from .target import Target
@@ -71,9 +72,12 @@ def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:
         return Trust(False, f"not found right on this device, says the record {file.name}")
     if (taken := path()) not in entry["paths"]:
         return Trust(False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}")
-    timings = [t for t in entry["timings"] if t["source"] == "cupti"]  # the clock measures launches, too
+    rival, _ = formulations.choose(product, target)
+    timings = [
+        t for t in entry["timings"] if t["source"] == "cupti" and t["lax"] == rival
+    ]  # the clock measures launches, too
     if not timings:
-        return Trust(False, f"not timed on this device, says the record {file.name}")
+        return Trust(False, f"not timed on this device against the lax program {rival!r}, says the record {file.name}")
     macs = useful_macs(product)
     nearest = min(timings, key=lambda t: abs(math.log(t["macs"] / macs)))
     ratio = nearest["lax_us"] / nearest["kernel_us"]
@@ -127,7 +131,9 @@ def _check(record: dict[str, Any], shipped: bool) -> None:
     for entry in record["variants"].values():
         _ = bool(entry["correct"]), set(entry["paths"])
         for timing in entry["timings"]:
-            if min(timing["macs"], timing["kernel_us"], timing["lax_us"]) <= 0 or not timing["source"]:
+            if min(timing["macs"], timing["kernel_us"], timing["lax_us"]) <= 0 or not (
+                timing["source"] and timing["lax"]
+            ):
                 raise ValueError(f"timing {timing}")
 
 

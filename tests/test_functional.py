@@ -317,6 +317,16 @@ def test_relu_of_integers_and_tanh_of_complex_numbers():
     np.testing.assert_allclose(pc.conv(x, w, activation="tanh"), want, rtol=1e-5)
 
 
+@jax.numpy_dtype_promotion("standard")
+def test_integers_with_a_float_bias_or_residual():
+    x, w = jnp.arange(20).reshape(1, 2, 10), jnp.ones((3, 2, 3), int)
+    want = lax.conv_general_dilated(x, w, (1,), "VALID") + 0.5
+    np.testing.assert_array_equal(pc.conv(x, w, jnp.full(3, 0.5)), want)
+    residual = jnp.full(want.shape, 0.5)
+    np.testing.assert_array_equal(pc.conv(x, w, residual=residual, out_dtype="float32"), want)
+    np.testing.assert_allclose(pc.conv(x, w, jnp.full(3, 0.5), activation="tanh"), jnp.tanh(want), rtol=1e-6)
+
+
 def test_an_unsupported_error_survives_pickling():
     error = pc.UnsupportedError("no implementation", ["one reason", "another"])
     again = pickle.loads(pickle.dumps(error))

@@ -23,7 +23,7 @@ VARIANT = "dense_fprop_2d_bf16_s1_bias_relu"
 
 
 def timing(macs, kernel_us, lax_us, source="cupti"):
-    return {"macs": macs, "kernel_us": kernel_us, "lax_us": lax_us, "source": source}
+    return {"macs": macs, "kernel_us": kernel_us, "lax_us": lax_us, "lax": "stock", "source": source}
 
 
 def record(**changes):
@@ -51,6 +51,16 @@ def test_without_a_record_xla_serves_and_one_line_names_doctor(cache, caplog):
     assert "doctor" in chosen[0].reasons[0]
     assert [r.levelname for r in caplog.records] == ["INFO"]
     assert "doctor" in caplog.text
+
+
+def test_times_beside_another_lax_program_than_the_one_of_today_do_not_count(cache):
+    old = record()
+    for entry in old["variants"][VARIANT]["timings"]:
+        entry["lax"] = "matmul_per_tap"
+    trust.save(old)
+    chosen = plan.plan(PRODUCT, H100, ("auto",))
+    assert chosen.implementation == "xla"
+    assert "against the lax program 'stock'" in chosen.reasons[0]
 
 
 def test_a_record_is_trusted_where_it_was_no_slower_at_the_nearest_size(cache):

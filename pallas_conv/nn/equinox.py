@@ -18,6 +18,7 @@ from jax import Array
 
 from .. import arguments, functional
 from .. import padding as paddings
+from ..activations import ACTIVATIONS
 from ..functional import Ints, Padding
 from ..implementation import Implementation, preferences
 
@@ -108,6 +109,7 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
     x, pairs = geometry(layer, x)
     ones = (1,) * ndim
     bias, added = _bias(layer) if layer.use_bias else (None, None)
+    activation = layer.activation if added is None else None
     op, out_dtype = functional.make_op(
         x,
         weight,
@@ -117,23 +119,26 @@ def _call(layer: Any, x: Array, residual: Array | None) -> Array:
         input_dilation=layer.stride if transposed else ones,
         kernel_dilation=layer.dilation,
         groups=layer.groups,
-        activation=layer.activation,
+        activation=activation,
         precision=None,
         compute_dtype=layer.compute_dtype,
-        out_dtype=None if added is None or layer.compute_dtype else jnp.result_type(x.dtype, added),
+        out_dtype=None,
         implementation=layer.implementation,
     )
     shape = (weight.shape[0], *op.spec.out_spatial)
+    if added is not None:  # not fused, but as in equinox
+        added = _broadcast_bias(added, shape, layer)
+        added = added.astype(layer.compute_dtype or added.dtype)
+        y = functional.apply(x, weight, None, None, op, out_dtype) + added
+        y = y if residual is None else y + arguments.residual(residual, shape, y.dtype)
+        return y if layer.activation is None else ACTIVATIONS[layer.activation].f(y)
     if residual is not None:
         residual = arguments.residual(residual, shape, out_dtype)
-    if added is not None:
-        added = _broadcast_bias(added, shape, layer).astype(out_dtype)
-        residual = added if residual is None else residual + added
     return functional.apply(x, weight, bias, residual, op, out_dtype)
 
 
 def _bias(layer: Any) -> tuple[Array | None, Array | None]:
-    """(O,), also from a bias that was replaced by one number; or a bias that varies over positions, which is a residual."""
+    """(O,), also from a bias that was replaced by one number; or a bias of another shape, which varies over positions."""
     ones = (1,) * layer.num_spatial_dims
     shape = (layer.weight.shape[0], *ones)
     if layer.bias is None:

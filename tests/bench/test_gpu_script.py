@@ -98,8 +98,7 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
 def test_what_does_not_fit_is_said_to_be_skipped(tmp_path, capsys):
     assert in_process(tmp_path, "--minutes=0", "--cases=c2") == gpu.INCOMPLETE
     assert {r["status"] for r in rows_in(tmp_path)[1:]} == {gpu.OUT_OF_TIME}
-    late = [r for r in rows_in(tmp_path)[1:] if r["kind"] != "compile"]
-    assert f"INCOMPLETE: no time for {len(late)} steps" in capsys.readouterr().out
+    assert f"INCOMPLETE: no time for {len(rows_in(tmp_path)) - 1} steps" in capsys.readouterr().out
 
 
 def test_to_check_no_kernel_is_no_success(tmp_path, capsys):
@@ -127,6 +126,39 @@ def test_work_goes_on_after_a_step_that_dies_or_hangs(tmp_path, monkeypatch):
     assert [(r["name"], r["status"]) for r in rows_in(tmp_path)[1:]] == [("dies", "crashed"), ("hangs", "hung")]
 
 
+COMPILER = """
+import os, sys
+first, alone = int(sys.argv[1]), "--one-by-one" in sys.argv
+for i in range(first, 3):
+    if not alone and i == 1:
+        print("@begin", i, "compile", "2_from_probe_a", flush=True)
+        os._exit(9)
+    print("@begin", i, "probe", "abc"[i], flush=True)
+    print("took", i, flush=True)
+"""
+
+
+def test_after_a_compilation_that_dies_programs_are_compiled_one_by_one(tmp_path, monkeypatch, capsys):
+    command = lambda options, first: [sys.executable, "-c", COMPILER, str(first), *options.arguments]
+    monkeypatch.setattr(gpu, "_command", command)
+    assert gpu.main([f"--out={tmp_path}"]) == 1
+    assert [(r["name"], r["status"]) for r in rows_in(tmp_path)[1:]] == [("2_from_probe_a", "crashed")]
+    assert [line for line in capsys.readouterr().out.splitlines() if line[:4] == "took"] == [
+        "took 0",
+        "took 1",
+        "took 2",
+    ]
+
+
+def test_programs_are_compiled_ahead_within_a_part_of_the_time_left(tmp_path):
+    context = gpu.Context(gpu.parse([f"--out={tmp_path}", "--dry-run", "--minutes=9"]))
+    jobs = [(SMALL[0], "f"), (SMALL[0], "d")]
+    assert gpu.compile_ahead(context, jobs) == 4
+    assert set(context.programs) == {(SMALL[0].name, d, impl) for d in "fd" for impl in ("stock", "ours")}
+    context.options.minutes = 0
+    assert gpu.compile_ahead(context, jobs) == 0
+
+
 def test_a_worker_that_never_starts_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "_command", lambda options, first: [sys.executable, "-c", "raise SystemExit(5)"])
     assert gpu.main([f"--out={tmp_path}"]) == 1
@@ -140,13 +172,12 @@ def test_steps_are_the_same_list_every_time_and_served_layers_come_first():
     assert names == [(s.kind, s.name) for s in gpu.steps(options)]
     assert len(set(names)) == len(names)
     kinds = [kind for kind, _ in names]
-    assert sorted(set(kinds), key=kinds.index) == ["device", "probe", "compile", "correctness", "peak", "time"]
+    assert sorted(set(kinds), key=kinds.index) == ["device", "probe", "correctness", "peak", "time"]
     assert names.index(("time", "resnet50_c2/f")) < names.index(("time", "convnext_s1/f"))
     assert names.index(("time", "resnet50_c2/d")) < names.index(("correctness", "medium_3x3/f"))
-    compiled: set = set()
-    for step in steps:  # ahead of the step that needs it
-        compiled |= {(c.name, d) for c, d in step.work.keywords["jobs"]} if step.kind == "compile" else set()
-        assert step.job is None or (step.job[0].name, step.job[1]) in compiled
+    assert all(s.job for s in steps if s.kind == "time")
+    assert {s.name: bool(s.job) for s in steps}["small_3x3/f"]
+    assert not {s.name: bool(s.job) for s in steps}["small_3x3/w"]  # there is nothing to check
 
 
 def test_a_table_shows_ours_beside_stock():

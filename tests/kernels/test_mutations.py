@@ -37,11 +37,17 @@ FLIPPED = Case(
 )
 ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.replace(MUTANT.product, residual=True))
 AHEAD = dataclasses.replace(ADDING, name="adding ahead", config=dataclasses.replace(MUTANT.config, bn=48, out_bufs=5))
+NEXT = dataclasses.replace(
+    AHEAD,
+    name="adding the next",
+    product=dataclasses.replace(AHEAD.product, outputs=("y",)),
+    config=dataclasses.replace(AHEAD.config, out_bufs=2),
+)
 KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
 REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
-@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, AHEAD, KEEPING], ids=str)
+@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, AHEAD, NEXT, KEEPING], ids=str)
 def test_unbroken(case):
     prove(case)
 
@@ -173,6 +179,12 @@ def test_a_residual_asked_for_ahead_over_what_is_still_being_stored_is_a_race(mo
     within(monkeypatch, dense._TileEpilogue, "prefetch_residual", wait_smem_to_gmem=nothing)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(AHEAD)
+
+
+def test_a_residual_loaded_for_a_later_chunk_over_what_is_still_being_stored_is_a_race(monkeypatch):
+    within(monkeypatch, dense._TileEpilogue, "_residual", wait_smem_to_gmem=nothing)
+    with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
+        prove(NEXT)
 
 
 def test_a_kernel_that_leaves_stores_behind_is_refused_and_the_next_one_runs(monkeypatch):

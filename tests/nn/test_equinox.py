@@ -246,6 +246,19 @@ def test_integers():
             assert_identical(ours(x), stock(x))
 
 
+@jax.numpy_dtype_promotion("standard")
+def test_integers_with_a_bias_that_is_none():
+    """The sum is promoted, not the bias truncated."""
+    for bias in (jnp.full((6, 1, 1), 0.5), jnp.linspace(0, 1, 8).reshape(1, 1, 8)):
+        stock, ours = (
+            eqx.tree_at(lambda m: (m.weight, m.bias), layer, (jnp.ones((6, 4, 3, 3), "int32"), bias))
+            for layer in small("Conv2d", padding=1)
+        )
+        x = jnp.arange(4 * 64, dtype="int32").reshape(4, 8, 8)
+        assert_close(ours(x), stock(x))
+        assert (ours(x) % 1).any()
+
+
 def test_integers_of_groups():
     """Large enough to wrap around, as in stock."""
     settings = {"groups": 8, "padding": 2, "use_bias": False, "key": jr.key(0)}
@@ -280,7 +293,10 @@ def test_a_wider_bias_keeps_its_precision():
 
 
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize(("shape", "dtype"), [((6, 8, 8), "float32"), ((1, 1, 8), "float32"), ((1, 8, 1), "float16")])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((6, 8, 8), "float32"), ((1, 1, 8), "float32"), ((1, 8, 1), "float16"), ((1, 8, 8), "complex64")],
+)
 @jax.numpy_dtype_promotion("standard")
 def test_a_bias_that_varies_over_positions(shape, dtype, residual):
     """As after surgery on a model; of another dtype, too."""
@@ -289,11 +305,12 @@ def test_a_bias_that_varies_over_positions(shape, dtype, residual):
             eqx.tree_at(lambda m: m.bias, layer, normal(*shape, dtype=dtype, seed=1))
             for layer in small(name, padding=1)
         )
-        x, r = normal(4, 8, 8), normal(6, 8, 8, seed=2)
+        x = normal(4, 8, 8)
+        r = normal(6, 8, 8, dtype=jnp.result_type("float32", dtype), seed=2)
         ours_of = lambda layer, x, r=r: layer(x, residual=r) if residual else layer(x)
         stock_of = lambda layer, x, r=r: layer(x) + r if residual else layer(x)
         assert_close(ours_of(ours, x), stock_of(stock, x))
-        loss = lambda layer, f, x=x: jnp.sum(f(layer, x) ** 2)
+        loss = lambda layer, f, x=x: jnp.sum(jnp.abs(f(layer, x)) ** 2)
         gradients = eqx.filter_grad(loss)(ours, ours_of), eqx.filter_grad(loss)(stock, stock_of)
         for got, want in zip(*map(arrays, gradients), strict=True):
             assert_close(got, want)
