@@ -198,14 +198,8 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     weights, kept = halo_taps * cfg.bn, 0
     if cfg.resident:
         weights, kept = 0, c_steps * math.prod(len(d.order) for d in problem.dims) * cfg.bn
-    row_bytes = cfg.bk * problem.itemsize
-    slots = cfg.stages * cfg.taps
-    buffers = (
-        slots * loads * math.prod(load_box) * row_bytes,
-        (slots * weights + kept) * row_bytes,
-        cfg.consumers * cfg.out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize,
-    )
-    barrier_bytes = BARRIER_BYTES * (2 * cfg.stages + cfg.consumers * cfg.out_bufs * problem.residual + cfg.resident)
+    rows = loads * math.prod(load_box), weights, kept
+    barrier_bytes, smem_bytes = _shared_memory(problem, cfg, *rows, cfg.stages, cfg.out_bufs)
     grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
     k_tiles = -(-problem.K // cfg.bn)
     return Tiling(
@@ -222,8 +216,19 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
         weights=weights,
         kept=kept,
         barrier_bytes=barrier_bytes,
-        smem_bytes=sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + barrier_bytes,
+        smem_bytes=smem_bytes,
     )
+
+
+def _shared_memory(
+    problem: Problem, cfg: Config, pixels: int, weights: int, kept: int, stages: int, out_bufs: int
+) -> tuple[int, int]:
+    """(barrier_bytes, smem_bytes) with so many rows of pixels and of weights in a slot, and rows of weights that stay."""
+    row_bytes, slots = cfg.bk * problem.itemsize, stages * cfg.taps
+    staged = cfg.consumers * out_bufs * cfg.pixels * cfg.columns * problem.out_itemsize
+    buffers = slots * pixels * row_bytes, (slots * weights + kept) * row_bytes, staged
+    barriers = BARRIER_BYTES * (2 * stages + cfg.consumers * out_bufs * problem.residual + cfg.resident)
+    return barriers, sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + barriers
 
 
 def illegal(problem: Problem, cfg: Config) -> str | None:
@@ -397,8 +402,8 @@ def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> Estimate
     for i, (d, n, extent) in enumerate(zip(problem.dims, t.grid[1:], t.cta_box[1:], strict=True)):
         tiles *= n * d.out_stride
         taps *= n * sum(d.count) - (0 if i == t.halo_dim else _skipped(d, extent))
-    count = units(problem, cfg)
-    waves = -(-count // workers(problem, cfg, num_sms))
+    count = t.units * problem.phases
+    waves = -(-count // (num_sms * cfg.blocks // cfg.cluster))
 
     macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
     multiply = 2 * macs / flops_per_clock(problem)
@@ -502,18 +507,17 @@ def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]
                 cfg = dataclasses.replace(tile, box=box, split=split)
                 if illegal(raw, cfg):
                     break
-                deep = (dataclasses.replace(cfg, stages=stages, out_bufs=bufs) for stages, bufs in _depths())
-                cfg = next(c for c in deep if tiling(raw, c).smem_bytes <= smem_limit(c))
-                if halo or cfg.stages > 2:  # two stages hide a load's latency only where it serves several taps
-                    yield cfg
-                if 2 * units(raw, cfg) * cluster > split * num_sms * blocks:
+                t, seen, most = tiling(raw, cfg), raw.under(cfg), smem_limit(cfg)
+                rows = t.loads * math.prod(t.load_box), t.weights, t.kept
+                stages, out_bufs = next(deep for deep in DEPTHS if _shared_memory(seen, cfg, *rows, *deep)[1] <= most)
+                if halo or stages > 2:  # two stages hide a load's latency only where it serves several taps
+                    yield dataclasses.replace(cfg, stages=stages, out_bufs=out_bufs)
+                if 2 * t.units * problem.phases * cluster > split * num_sms * blocks:
                     break  # undivided tiles fill half of the chip
 
 
-def _depths() -> Iterator[tuple[int, int]]:
-    """(stages, out_bufs), the best first: four stages hide a load's latency, then four buffers do more for the epilogue."""
-    yield from ((stages, 4) for stages in range(8, 3, -1))
-    yield from itertools.product(range(8, 1, -1), (2, 1))
+# (stages, out_bufs), the best first: four stages hide a load's latency, then four buffers do more for the epilogue.
+DEPTHS = (*((stages, 4) for stages in range(8, 3, -1)), *itertools.product(range(8, 1, -1), (2, 1)))
 
 
 @functools.cache

@@ -86,6 +86,7 @@ def test_temporary_memory_of_a_layer_in_a_network(case):
     _at_most_stocks(ours, stock, EXCEEDS.get(case.name, 1.001))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", LAYERS)
 def test_temporary_memory_of_a_layer_by_itself(case):
     """The training step that benchmarks time: what it reads, the cotangent too, are parameters of the program."""

@@ -162,6 +162,7 @@ def small() -> list[Case]:
             "dilation 12, taps not skipped",
             p("fprop", 1, (16, 16), (13, 13), 3, 1, 12, 12),
             c((1, 8, 8), 16, bk=16, stages=3, skip=False),
+            extended=True,
         ),
         Case(
             "negative padding",
@@ -189,6 +190,7 @@ def small() -> list[Case]:
             "C=3 K=40 7x7 s2, odd width",
             p("fprop", 2, (3, 40), (12, 13), 7, 2, 3, bias=True, activation="relu"),
             c((1, 8, 8), 48, bk=16, stages=2),
+            extended=True,
         ),
         Case(
             "C=48 K=80, three taps a step",
@@ -199,6 +201,7 @@ def small() -> list[Case]:
             "four taps a step of a 7 wide kernel",
             p("fprop", 1, (3, 32), (8, 12), (3, 7), 1, (1, 3), bias=True),
             c((1, 8, 8), 32, bk=16, taps=4, stages=2),
+            extended=True,
         ),
         Case(
             "C=1 K=1",
@@ -215,6 +218,7 @@ def small() -> list[Case]:
             "z alone",
             p("fprop", 1, (32, 32), (8, 8), 3, 1, 1, bias=True, activation="gelu", outputs=("z",)),
             c((1, 8, 8), 32, bk=32, stages=2),
+            extended=True,
         ),
         Case(
             "both outputs through one buffer",
@@ -227,6 +231,7 @@ def small() -> list[Case]:
             p("fprop", 2, (32, 96), (8, 9), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z")),
             c((1, 8, 8), 96, bk=32, stages=2, out_bufs=2),
             num_sms=2,
+            extended=True,
         ),
         Case(
             "three buffers, which tiles start in turn",
@@ -284,6 +289,7 @@ def small() -> list[Case]:
             "float32 as TF32, halo, two taps a step",
             p("fprop", 1, (8, 32), (9, 10), (3, 2), 1, 1, dtype="float32", bias=True),
             c((1, 8, 8), 32, bk=8, taps=2, halo=True, stages=2),
+            extended=True,
         ),
         Case(
             "float32 as TF32, input gradient of stride 2",
@@ -295,6 +301,7 @@ def small() -> list[Case]:
             "float32 as TF32, C=3, taps as channels",
             p("fprop", 1, (3, 32), (9, 10), 5, 1, 2, dtype="float32", bias=True),
             c((1, 8, 8), 32, bk=16, unfold=True, stages=2),
+            extended=True,
         ),
         Case(
             "1-D, a kernel of 41",
@@ -338,6 +345,7 @@ def small() -> list[Case]:
             "halo",
             p("fprop", 1, (128, 64), (11, 14), 3, 1, 1, bias=True, activation="relu"),
             c((1, 8, 8), 64, halo=True, stages=2),
+            extended=True,
         ),
         Case(
             "halo, 5x3 dilated, asymmetric, both outputs",
@@ -370,6 +378,7 @@ def small() -> list[Case]:
             "strided halo, dilated by the stride: one remainder",
             p("fprop", 1, (16, 32), (21, 9), 3, (2, 1), ((1, -1), 1), (2, 1), bias=True),
             c((1, 8, 8), 32, bk=16, taps=3, halo=True, stages=2),
+            extended=True,
         ),
         Case(
             "strided halo of a volume's second dimension, input gradient of a transposed convolution",
@@ -401,8 +410,11 @@ def small() -> list[Case]:
             "resident weights of a folded dimension",
             p("fprop", 2, (32, 3), (9, 10), 3, 1, 1, bias=True),
             c((1, 8, 8), 16, bk=16, halo=True, fold=1, resident=True, stages=3),
+            extended=True,
         ),
-        Case("input gradient, 3x3", p("dgrad", 2, (64, 48), (9, 10), 3, 1, 1), c((1, 8, 8), 64, stages=2)),
+        Case(
+            "input gradient, 3x3", p("dgrad", 2, (64, 48), (9, 10), 3, 1, 1), c((1, 8, 8), 64, stages=2), extended=True
+        ),
         Case(
             "input gradient, asymmetric padding, dilated, odd channels",
             p("dgrad", 1, (21, 37), (9, 10), (2, 3), 1, ((1, 0), (0, 3)), (1, 2)),
@@ -424,7 +436,12 @@ def small() -> list[Case]:
             p("dgrad", 1, (16, 24), (5, 9), 3, 1, 1, input_dilation=(2, 1), dtype="float16", out_dtype="float32"),
             c((1, 8, 8), 16, bk=32, stages=2),
         ),
-        Case("input gradient, halo", p("dgrad", 2, (32, 64), (9, 9), 3, 1, 1), c((1, 8, 8), 32, halo=True, stages=2)),
+        Case(
+            "input gradient, halo",
+            p("dgrad", 2, (32, 64), (9, 9), 3, 1, 1),
+            c((1, 8, 8), 32, halo=True, stages=2),
+            extended=True,
+        ),
         Case(
             "transposed, k4 s2",
             p("fprop", 2, (32, 32), (5, 9), 4, 1, 2, input_dilation=2, bias=True),
@@ -489,6 +506,7 @@ def small() -> list[Case]:
             "patches 4x4 s4",
             p("fprop", 2, (16, 32), (12, 16), 4, 4, bias=True),
             c((1, 4, 16), 32, bk=16, stages=3),
+            extended=True,
         ),
         Case(
             "input gradient of groups, negative padding",
@@ -500,6 +518,7 @@ def small() -> list[Case]:
             p("fprop", 2, (32, 48), (7, 9), 3, 1, 1, groups=2, bias=True, activation="relu", models=3),
             c((1, 8, 8), 32, bk=16, stages=2),
             num_sms=3,
+            extended=True,
         ),
         Case(
             "input gradients of two models, stride 2",
@@ -541,17 +560,19 @@ def small() -> list[Case]:
             "input gradient of three channels out, taps as channels",
             p("dgrad", 1, (32, 3), (9, 10), 3, 1, 1),
             c((1, 8, 8), 32, bk=16, unfold=True, stages=2),
+            extended=True,
         ),
         Case(
             "three groups, s2",
             p("fprop", 2, (72, 120), (9, 11), 3, 2, 1, groups=3, bias=True),
             c((1, 8, 8), 48, bk=32, stages=2),
         ),
-        Case("1-D", p("fprop", 2, (32, 32), (70,), 5, 1, 2, bias=True), c((1, 64), 32, bk=32, stages=2)),
+        Case("1-D", p("fprop", 2, (32, 32), (70,), 5, 1, 2, bias=True), c((1, 64), 32, bk=32, stages=2), extended=True),
         Case(
             "3-D, one image a box",
             p("fprop", 1, (32, 32), (3, 5, 9), (3, 1, 2), 1, (1, 0, 1), bias=True),
             c((1, 2, 4, 8), 32, bk=32, stages=2),
+            extended=True,
         ),
         Case(
             "3-D, tiles past the last image, two buffers, more tiles than blocks",
@@ -599,6 +620,7 @@ def small() -> list[Case]:
             "parts, halo, two blocks on an SM",
             p("fprop", 1, (128, 64), (11, 14), 3, 1, 1, bias=True),
             c((1, 8, 8), 64, halo=True, stages=2, consumers=1, blocks=2, split=2),
+            extended=True,
         ),
         Case(
             "parts of groups, no bias, z alone",
@@ -695,6 +717,7 @@ def small() -> list[Case]:
             "residual, 3-D, one image a box, tiles past the last image, three models",
             p("fprop", 3, (16, 16), (2, 3, 5), 3, 1, 1, residual=True, models=3),
             c((1, 1, 4, 16), 16, bk=16, stages=2),
+            extended=True,
         ),
         Case(
             "residual of parts, groups",
