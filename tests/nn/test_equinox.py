@@ -93,7 +93,9 @@ def assert_same_layer(stock: Any, ours: Any, x: jax.Array) -> None:
 # ---------------------------------------------------------------- construction
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", [d if d in (None, "bfloat16") else pytest.param(d, marks=pytest.mark.extended) for d in DTYPES]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_bit_identical(name, dtype):
     for groups, use_bias in ((1, True), (2, False)):

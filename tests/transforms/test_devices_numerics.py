@@ -133,11 +133,10 @@ def matrix():
                 if setting.groups > 1 and name not in GROUPED:
                     continue
                 for mesh in case.only.split():
-                    marks = (
-                        []
-                        if setting in DEFAULT and (setting == DEFAULT[0] or "gradient" in name)
-                        else pytest.mark.extended
+                    often = setting in DEFAULT and (
+                        "gradient" in name or (setting == DEFAULT[0] and mesh == "explicit")
                     )
+                    marks = [] if often else pytest.mark.extended
                     yield pytest.param(
                         setting, name, mesh, id=f"{setting}-{name}-{mesh}".replace(" ", "_"), marks=marks
                     )

@@ -169,7 +169,7 @@ def test_transformed_layer(transformed, count, runs):
 MESHES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
-@pytest.mark.parametrize("transformed", [apply, grad])
+@pytest.mark.parametrize("transformed", [pytest.param(apply, marks=pytest.mark.extended), grad])
 @pytest.mark.parametrize("mesh_type", MESHES)
 def test_two_devices(mesh_type, transformed, runs):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(MESHES[mesh_type],))
