@@ -127,15 +127,17 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
     "name",
     [
         "C=48 K=80, three taps a step",
-        "padding and dilation 12, taps skipped",
-        "halo, four taps a step, cluster of two",
+        pytest.param("padding and dilation 12, taps skipped", marks=pytest.mark.extended),
+        pytest.param("halo, four taps a step, cluster of two", marks=pytest.mark.extended),
         "transposed, dilated: phases with other taps, more tiles than blocks, both outputs",
-        "input gradient of stride 3, 1x1: phases without taps are zero, odd sizes",
-        "three groups, s2",
+        pytest.param(
+            "input gradient of stride 3, 1x1: phases without taps are zero, odd sizes", marks=pytest.mark.extended
+        ),
+        pytest.param("three groups, s2", marks=pytest.mark.extended),
         "strided halo, three taps of two remainders, more tiles than blocks, cluster of two",
         "stem 7x7 s2, taps as channels, odd width",
         "three output channels 5x5, taps of one dimension as output channels, both outputs",
-        "3-D, several taps a step past the last image",
+        pytest.param("3-D, several taps a step past the last image", marks=pytest.mark.extended),
     ],
 )
 def test_what_is_not_finite_spreads_as_in_xla(name):
@@ -154,7 +156,14 @@ def test_what_is_not_finite_spreads_as_in_xla(name):
         assert (np.sign(got[np.isinf(got)]) == np.sign(want[np.isinf(want)])).all()
 
 
-@pytest.mark.parametrize("activation", [a for a in support.ACTIVATIONS if a])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        a if a in ("gelu", "leaky_relu") else pytest.param(a, marks=pytest.mark.extended)
+        for a in support.ACTIVATIONS
+        if a
+    ],
+)
 def test_activation(activation):
     product = cases.product("fprop", 1, (16, 32), (8, 8), 1, bias=True, activation=activation, outputs=("y", "z"))
     prove(Case(f"activation {activation}", product, Config((1, 8, 8), 32, bk=16, stages=2, consumers=1), num_sms=1))

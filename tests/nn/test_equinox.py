@@ -224,7 +224,9 @@ GEOMETRIES: dict[str, tuple[str, tuple, dict[str, Any], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(
+    "name", [n if i % 2 else pytest.param(n, marks=pytest.mark.extended) for i, n in enumerate(GEOMETRIES)]
+)
 def test_geometry(name):
     cls, args, kwargs, spatial = GEOMETRIES[name]
     stock, ours = layers(cls, *args, **kwargs)
