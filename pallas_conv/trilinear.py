@@ -155,10 +155,9 @@ def gradient_at_sum(op: Op, v: Mapping[str, Array]) -> Array:
 
 def add_terms(op: Op, s: Array, b: Array | None, r: Array | None, dtype: Any) -> Array:
     """Bias and residual onto the sum of products."""
+    # Integers that are added to what is not become like it, whatever their size.
     promoted = jnp.issubdtype(dtype, jnp.inexact) and not jnp.issubdtype(op.sum_dtype, jnp.inexact)
-    s = s.astype(
-        dtype if promoted else wider(op.sum_dtype, dtype)
-    )  # integers become floating-point, whatever their size
+    s = s.astype(dtype if promoted else wider(op.sum_dtype, dtype))
     s = s if b is None else s + per_channel(op, b.astype(s.dtype), s.ndim)
     return s if r is None else s + r.astype(s.dtype)
 

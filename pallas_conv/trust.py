@@ -73,9 +73,8 @@ def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:
     if (taken := path()) not in entry["paths"]:
         return Trust(False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}")
     rival, _ = formulations.choose(product, target)
-    timings = [
-        t for t in entry["timings"] if t["source"] == "cupti" and t["lax"] == rival
-    ]  # the clock measures launches, too
+    of_kernels = "cupti"  # the clock measures launches, too
+    timings = [t for t in entry["timings"] if t["source"] == of_kernels and t["lax"] == rival]
     if not timings:
         return Trust(False, f"not timed on this device against the lax program {rival!r}, says the record {file.name}")
     macs = useful_macs(product)
@@ -131,9 +130,8 @@ def _check(record: dict[str, Any], shipped: bool) -> None:
     for entry in record["variants"].values():
         _ = bool(entry["correct"]), set(entry["paths"])
         for timing in entry["timings"]:
-            if min(timing["macs"], timing["kernel_us"], timing["lax_us"]) <= 0 or not (
-                timing["source"] and timing["lax"]
-            ):
+            told = timing["source"] and timing["lax"]
+            if min(timing["macs"], timing["kernel_us"], timing["lax_us"]) <= 0 or not told:
                 raise ValueError(f"timing {timing}")
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..spec import Product
-from .reference import reference, reference_at, rounded_to_tf32, truncated_to_tf32
+from .reference import reference, reference_at, rounded_to_tf32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Verdict:
 def judge(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) -> Verdict:
     """Hold a result against the exact one: its error may be twice that of XLA's own result in the same dtype, plus one ulp.
 
-    Where float32 may be multiplied as TF32, XLA may not have done so. The error may then also be 1.25 times that of exact sums
-    over truncated pixels and rounded weights, which is what a tensor core reads.
+    Where float32 operands may be multiplied as TF32, a baseline that did not is no measure: rounding the operands is.
     """
     return _judged(product, lambda *v: reference(product, *v), operands, got, baseline)
 
@@ -54,15 +53,14 @@ def _judged(
     got, baseline = (np.asarray(a).astype(np.float64) for a in (got, baseline))
     if got.shape != want.shape:
         raise ValueError(f"{product.role} has shape {got.shape}, not {want.shape}")
-    error, baseline_error, largest = _largest(got - want), _largest(baseline - want), _largest(want)
-    allowed = 2 * baseline_error
-    if product.compute_dtype == "float32" and product.precision in (None, "default", "tensorfloat32"):
-        pixels, weights, *added = operands
-        as_tf32 = exact(truncated_to_tf32(pixels), rounded_to_tf32(weights), *added)
-        allowed = max(allowed, 1.25 * _largest(as_tf32 - want))
-    bound = allowed + _ulp(largest, product.out_dtype)
+    fair = _largest(baseline - want)
+    if product.compute_dtype == "float32" and product.precision in (None, "default"):
+        multiplied = map(rounded_to_tf32, operands[:2])
+        fair = max(fair, _largest(exact(*multiplied, *operands[2:]) - want))
+    largest = _largest(want)
+    error, bound = _largest(got - want), 2 * fair + _ulp(largest, product.out_dtype)
     finite = bool(np.isfinite(got).all())
-    return Verdict(finite and error <= bound, error, baseline_error, bound, largest, finite)
+    return Verdict(finite and error <= bound, error, fair, bound, largest, finite)
 
 
 def agree(got: Any, baseline: Any, dtype: str) -> tuple[bool, float]:
