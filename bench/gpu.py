@@ -112,7 +112,6 @@ class Context:
 
     def wanted(self, case, direction) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
         """What to compare: "stock", "best" if that is another, "ours" if there is one; each with its implementations."""
-
         import pallas_conv as pc
         from pallas_conv import formulations
 

@@ -78,9 +78,8 @@ def make_op(
     arguments.extents(spec.kernel_spatial, [*map(dilated, spatial, input_dilation)], spec.padding)
     arguments.real_or_complex((x.dtype, w.dtype), compute_dtype=compute_dtype, out_dtype=out_dtype)
     compute = jnp.dtype(compute_dtype or x.dtype)
-    sum_type = (
-        x if jax.typeof(x).weak_type and jax.typeof(w).weak_type else x.dtype
-    )  # a convolution of a weak and a strong type is strong
+    weak = jax.typeof(x).weak_type and jax.typeof(w).weak_type  # one strong operand makes a strong result
+    sum_type = x if weak else x.dtype
     out = out_dtype or (compute if compute_dtype or b is None else jnp.result_type(sum_type, b))
     activation = arguments.activation(activation)
     arguments.activated(activation, jnp.dtype(out))
