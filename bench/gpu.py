@@ -103,11 +103,11 @@ class Context:
 
     def launch(self, product, *operands):
         """Our kernel with the configuration it chooses by itself."""
-        from pallas_conv.kernels import config
+        from pallas_conv.kernels import choice
         from pallas_conv.kernels.launch import launch
 
         return launch(
-            product, config.choose(product, self.num_sms), *operands, num_sms=self.num_sms, interpret=self.dry
+            product, choice.choose(product, self.num_sms), *operands, num_sms=self.num_sms, interpret=self.dry
         )  # fmt: skip
 
     def wanted(self, case, direction) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
@@ -290,9 +290,9 @@ def compile_ahead(context: Context, jobs: list[Job]) -> int:
 
 
 def _choice(context: Context, product: Any) -> Row:
-    from pallas_conv.kernels import config, support
+    from pallas_conv.kernels import choice, support
 
-    return {"variant": support.variant(product), "config": str(config.choose(product, context.num_sms))}
+    return {"variant": support.variant(product), "config": str(choice.choose(product, context.num_sms))}
 
 
 def peak(context: Context, name: str) -> Iterator[Row]:

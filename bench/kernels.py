@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from pallas_conv.kernels import config, support
+from pallas_conv.kernels import choice, config, cost, support, work
 from pallas_conv.spec import Product
 
 from . import aot
@@ -48,11 +48,11 @@ def case_of(name: str) -> Case:
 
 def plan(product: Product) -> dict[str, Any]:
     """What the model says of a product that is served."""
-    problem, cfg = config.Problem.of(product), config.choose(product, SMS)
-    tiles, modelled = config.tiling(problem, cfg), config.estimate(problem, cfg, SMS)
-    useful, executed = config.useful_macs(problem), config.executed_macs(problem, cfg)
-    nbytes = config.least_bytes(problem)
-    floor = max(2 * useful / config.flops_per_clock(problem), nbytes / config.DRAM_BYTES_PER_CLOCK) / SMS
+    problem, cfg = config.Problem.of(product), choice.choose(product, SMS)
+    tiles, modelled = config.tiling(problem, cfg), cost.estimate(problem, cfg, SMS)
+    useful, executed = work.useful_macs(problem), work.executed_macs(problem, cfg)
+    nbytes = work.least_bytes(problem)
+    floor = max(2 * useful / cost.flops_per_clock(problem), nbytes / cost.DRAM_BYTES_PER_CLOCK) / SMS
     return {
         "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}" + (f"/{cfg.split}" if cfg.split > 1 else ""),
         "config": str(cfg),
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         why = support.reasons(product, support.CAPABILITY)
         found = {"reasons": why} if why else plan(product)
         if args.compile and not why:
-            _, used = compiled(product, config.choose(product, SMS))
+            _, used = compiled(product, choice.choose(product, SMS))
             found |= {"registers": used.registers, "spills": used.spills, "smem_bytes": used.smem_bytes}
         rows.append({"name": name, **found})
     print(_table(rows))

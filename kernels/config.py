@@ -1,10 +1,7 @@
-"""Config of the dense kernel: the tiling it means, its shared memory, the multiply-adds it executes, a first choice."""
+"""Config of the dense kernel: the tiling it means, its shared memory, and what the kernel takes."""
 
 import dataclasses
-import functools
-import itertools
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from pallas_conv.spec import Product
@@ -20,14 +17,6 @@ MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
 MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-# Constants of the model in `estimate`: all of them modelled, unmeasured.
-FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands; half of it as TF32
-L2_BYTES_PER_CLOCK = 30  # what one SM reads from L2
-DRAM_BYTES_PER_CLOCK = 15  # one SM's share of global memory
-SMEM_BYTES_PER_CLOCK = 128  # what one SM's tensor cores read of shared memory
-CHUNK_CLOCKS = 300  # a chunk of columns, and one more a tile, in which a block alone on its SM multiplies nothing
-PASS_CLOCKS = 4000  # of one more kernel after ours: its launch, its first loads, its last stores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +70,6 @@ class Config:
     def finished_by_xla(self) -> bool:
         """The kernel stores bare float32 sums; what is left to add, the bias and the activation take another pass."""
         return self.split > 1 or self.fold > 0
-
-    @property
-    def path(self) -> str:
-        """What decides which code runs, and how memory is laid out: tiles alike in this are proven together."""
-        return (
-            f"{len(self.box) - 1}d pixels{self.pixels} images{self.box[0] > 1:d} columns{self.columns} bk{self.bk} "
-            f"taps{self.taps} halo{self.halo:d} unfold{self.unfold:d} fold{self.fold} resident{self.resident:d} "
-            f"consumers{self.consumers} cluster{self.cluster} blocks{self.blocks} split{self.split > 1:d} "
-            f"out_bufs{self.out_bufs} skip{self.skip:d}"
-        )
 
     def __str__(self) -> str:
         box, *rest = dataclasses.fields(self)
@@ -199,7 +178,7 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     if cfg.resident:
         weights, kept = 0, c_steps * math.prod(len(d.order) for d in problem.dims) * cfg.bn
     rows = loads * math.prod(load_box), weights, kept
-    barrier_bytes, smem_bytes = _shared_memory(problem, cfg, *rows, cfg.stages, cfg.out_bufs)
+    barrier_bytes, smem_bytes = shared_memory(problem, cfg, *rows, cfg.stages, cfg.out_bufs)
     grid = tuple(-(-n // b) for n, b in zip(sizes, cta_box, strict=True))
     k_tiles = -(-problem.K // cfg.bn)
     return Tiling(
@@ -220,7 +199,17 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
     )
 
 
-def _shared_memory(
+def units(problem: Problem, cfg: Config) -> int:
+    """Of all phases."""
+    return tiling(problem, cfg).units * problem.under(cfg).phases
+
+
+def workers(problem: Problem, cfg: Config, num_sms: int) -> int:
+    """Persistent clusters: as many as the chip holds, if there is work for so many."""
+    return min(num_sms * cfg.blocks // cfg.cluster, units(problem, cfg))
+
+
+def shared_memory(
     problem: Problem, cfg: Config, pixels: int, weights: int, kept: int, stages: int, out_bufs: int
 ) -> tuple[int, int]:
     """(barrier_bytes, smem_bytes) with so many rows of pixels and of weights in a slot, and rows of weights that stay."""
@@ -236,7 +225,7 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
     nd, box = len(problem.dims), cfg.box
     if cfg.unfold and problem.dims[-1].out_stride > 1:
         return f"{cfg.unfold=} takes a last dimension of one output phase"
-    if cfg.fold and (why := _illegal_fold(problem, cfg)):
+    if cfg.fold and (why := illegal_fold(problem, cfg)):
         return why
     problem = problem.under(cfg)
     if cfg.consumers not in (1, 2) or cfg.cluster not in (1, 2) or cfg.blocks not in (1, 2):
@@ -264,7 +253,7 @@ def illegal(problem: Problem, cfg: Config) -> str | None:
         return f"{cfg.split=} must be at least 1, and at most the steps over {problem.C} channels"
     if cfg.resident and (problem.G * cfg.split * cfg.taps * cfg.cluster > 1 or cfg.bn < problem.K):
         return f"{cfg.resident=} takes one group, one part, one tap a step, no cluster, and at most {cfg.bn=} output channels"
-    if cfg.unfold and (pixels := _pixels_as_read(problem)) > MAX_ELEMENTS:
+    if cfg.unfold and (pixels := pixels_as_read(problem)) > MAX_ELEMENTS:
         return f"{pixels=} unfolded by {cfg.unfold=} must be at most {MAX_ELEMENTS}"
     stored = math.prod(d.rows * d.out_stride for d in problem.dims) * problem.outputs * problem.G
     if cfg.finished_by_xla and (sums := problem.N * stored * (-(-problem.K // 4) * 4)) > MAX_ELEMENTS:
@@ -283,7 +272,7 @@ def smem_limit(cfg: Config) -> int:
     return SMEM_BYTES // cfg.blocks - SYSTEM_SMEM_BYTES * (cfg.blocks - 1)
 
 
-def _illegal_fold(problem: Problem, cfg: Config) -> str | None:
+def illegal_fold(problem: Problem, cfg: Config) -> str | None:
     if not 0 <= cfg.fold <= len(problem.dims):
         return f"{cfg.fold=} must be a number of dimensions, of {len(problem.dims)}"
     if any(d.in_stride > 1 for d in problem.dims[-cfg.fold :]):
@@ -306,237 +295,8 @@ def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
     return None
 
 
-def useful_macs(problem: Problem) -> int:
-    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
-    taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
-    return problem.N * problem.G * problem.C * problem.K * math.prod(taps)
-
-
-def result_bytes(problem: Problem) -> int:
-    """Of all outputs, and of the residual, which is like one."""
-    pixels = problem.N * math.prod(d.out_size for d in problem.dims)
-    return pixels * problem.G * problem.K * problem.out_itemsize * (problem.outputs + problem.residual)
-
-
-def workspace_bytes(problem: Problem, cfg: Config) -> int:
-    """Of sums in global memory, from the kernel until XLA has added them."""
-    return result_bytes(problem.under(cfg)) if cfg.finished_by_xla else 0
-
-
-def least_bytes(problem: Problem) -> int:
-    """Of global memory: every operand read once, every result written once."""
-    pixels = problem.N * problem.C * math.prod(d.in_size for d in problem.dims)
-    weights = problem.C * problem.K * math.prod(len(d.order) for d in problem.dims)
-    return problem.G * (pixels + weights) * problem.itemsize + result_bytes(problem)
-
-
-def executed_macs(problem: Problem, cfg: Config) -> int:
-    """The multiply-adds the kernel issues, tile by tile: ragged tiles whole, skipped taps not at all."""
-    taps = cfg.taps * tiling(problem, cfg).halo_taps
-    return _steps(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk * taps
-
-
-def loaded_bytes(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> int:
-    """What the kernel loads into shared memory; weights that a cluster shares, once, and those that stay, once a block."""
-    t, seen = tiling(problem, cfg), problem.under(cfg)
-    rows = _steps(problem, cfg) * (cfg.cluster * t.loads * math.prod(t.load_box) + t.weights)
-    loaded = (rows * cfg.taps + t.kept * workers(problem, cfg, num_sms)) * cfg.bk * problem.itemsize
-    if seen.residual:
-        loaded += units(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * seen.out_itemsize
-    return loaded
-
-
-def units(problem: Problem, cfg: Config) -> int:
-    """Of all phases."""
-    return tiling(problem, cfg).units * problem.under(cfg).phases
-
-
-def workers(problem: Problem, cfg: Config, num_sms: int) -> int:
-    """Persistent clusters: as many as the chip holds, if there is work for so many."""
-    return min(num_sms * cfg.blocks // cfg.cluster, units(problem, cfg))
-
-
-def _steps(problem: Problem, cfg: Config) -> int:
-    """Of all clusters together, a step being one slot of the ring."""
-    problem = problem.under(cfg)
-    t = tiling(problem, cfg)
-    tiles = list(itertools.product(*map(range, t.grid)))
-    together, steps = cfg.cluster * t.tiles, 0
-    for phase in itertools.product(*(range(d.out_stride) for d in problem.dims)):
-        for start in range(0, len(tiles), together):
-            unit, counts = tiles[start : start + together], []
-            for i, (d, p, extent) in enumerate(zip(problem.dims, phase, t.cta_box[1:], strict=True)):
-                at = [tile[i + 1] * extent for tile in unit]
-                if i == t.halo_dim:
-                    counts.append(1)
-                    continue
-                first, last = d.span(p, min(at), max(at) + extent - 1) if cfg.skip else (0, d.count[p])
-                counts.append(last - first)
-            counts[-1] = -(-counts[-1] // cfg.taps)
-            steps += math.prod(counts)
-    return steps * problem.G * t.k_tiles * t.c_steps
-
-
-class Estimate(NamedTuple):
-    """Modelled, unmeasured: good for ranking configurations, not for promises.
-
-    clocks  of the whole product
-    macs    multiply-adds issued
-    """
-
-    clocks: float
-    macs: float
-
-
-def flops_per_clock(problem: Problem) -> float:
-    """Of one SM's tensor cores."""
-    return FLOPS_PER_CLOCK * 2 / problem.itemsize
-
-
-def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> Estimate:
-    """Waves of tiles, each the slower of its products and its loads from L2; or global memory, if that is slower."""
-    copied, workspace, results = _copied_bytes(problem, cfg), workspace_bytes(problem, cfg), result_bytes(problem)
-    problem = problem.under(cfg)
-    t = tiling(problem, cfg)
-    tiles = taps = math.ceil(problem.N / t.cta_box[0])
-    for i, (d, n, extent) in enumerate(zip(problem.dims, t.grid[1:], t.cta_box[1:], strict=True)):
-        tiles *= n * d.out_stride
-        taps *= n * sum(d.count) - (0 if i == t.halo_dim else _skipped(d, extent))
-    count = t.units * problem.phases
-    waves = -(-count // (num_sms * cfg.blocks // cfg.cluster))
-
-    macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
-    multiply = 2 * macs / flops_per_clock(problem)
-    row_bytes = cfg.bk * problem.itemsize
-    loaded = t.loads * math.prod(t.load_box) / t.halo_taps + t.weights / t.halo_taps / cfg.cluster
-    read = cfg.consumers * cfg.pixels * (1 + cfg.bn / 64)  # each 64 pixels read the weights
-    steps = taps / tiles * -(-t.c_steps // cfg.split)  # of the largest part
-    slowest = max(multiply, loaded * row_bytes / L2_BYTES_PER_CLOCK, read * row_bytes / SMEM_BYTES_PER_CLOCK)
-    alone = cfg.blocks == 1  # else the products of the other block hide the epilogue
-    epilogue = alone * CHUNK_CLOCKS * (1 + cfg.bn // cfg.columns)
-    clocks = waves * (steps * slowest * cfg.blocks + epilogue) + t.kept * row_bytes * cfg.blocks / L2_BYTES_PER_CLOCK
-
-    memory, hidden = DRAM_BYTES_PER_CLOCK * num_sms, least_bytes(problem)
-    if cfg.split > 1:  # the parts end together: nothing hides that they are stored
-        hidden, clocks = hidden - workspace, clocks + workspace / memory
-    clocks = max(clocks, hidden / memory) + copied / memory
-    if cfg.finished_by_xla:
-        clocks += (workspace + results) / memory + PASS_CLOCKS
-    executed = count * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
-    return Estimate(clocks, executed)
-
-
-def _skipped(d: geometry.Dim, extent: int) -> int:
-    """Taps over padding alone, of all tiles of so many outputs: only tiles near either end have any."""
-    starts, skipped = range(0, d.rows, extent), 0
-    for p in range(d.out_stride):
-        before = (d.span(p, q, q + extent - 1)[0] for q in starts)
-        after = (d.count[p] - d.span(p, q, q + extent - 1)[1] for q in reversed(starts))
-        skipped += sum(itertools.takewhile(bool, before)) + sum(itertools.takewhile(bool, after))
-    return skipped
-
-
-def _copied_bytes(problem: Problem, cfg: Config) -> int:
-    """Read and written before the kernel: to unfold pixels, or to give them whole 16 bytes of channels and whole strides."""
-    before = problem.N * problem.G * problem.C * math.prod(d.in_size for d in problem.dims)
-    after = _pixels_as_read(problem.under(cfg))
-    return (before + after) * problem.itemsize if before != after or cfg.unfold else 0
-
-
-def _pixels_as_read(problem: Problem) -> int:
+def pixels_as_read(problem: Problem) -> int:
     """Elements of the pixels in whole 16 bytes of channels and whole strides."""
     unit = 16 // problem.itemsize
     channels = -(-problem.C // unit) * unit
     return problem.N * problem.G * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)
-
-
-def boxes(pixels: int, nd: int) -> Iterator[tuple[int, ...]]:
-    """All power-of-two boxes of so many pixels over (images, *pixels)."""
-    if nd == 0:
-        yield (pixels,)
-        return
-    for i in range(pixels.bit_length()):
-        yield from ((1 << i, *rest) for rest in boxes(pixels >> i, nd - 1))
-
-
-def candidates(problem: Problem, num_sms: int = H100_SMS) -> Iterator[Config]:
-    """A few hundred legal configurations, each with as many stages as fit (eight at most)."""
-    last, least = problem.dims[-1], 32 // problem.itemsize
-    yield from _candidates(problem, Config(()), num_sms)
-    if least > problem.C and last.out_stride == 1 and last.count[0] > 1:
-        yield from _candidates(problem, Config((), unfold=True), num_sms)
-    if problem.K < LEAST_WIDTH:
-        for fold in range(1, len(problem.dims) + 1):
-            if _illegal_fold(problem, few := Config((), fold=fold)) is None:
-                yield from _candidates(problem, few, num_sms)
-
-
-def _candidates(raw: Problem, mapping: Config, num_sms: int) -> Iterator[Config]:
-    """Of one mapping of taps to channels."""
-    problem = raw.under(mapping)
-    lanes = 128 // problem.itemsize
-    bk = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.C // b) * b, -b))
-    counts = problem.dims[-1].count
-    packed = max(t for t in range(1, lanes // bk + 1) if all(n % t == 0 for n in counts)) if bk >= problem.C else 1
-    widths = {-(-problem.K // n // LEAST_WIDTH) * LEAST_WIDTH for n in range(1, problem.K // 64 + 2)}
-    keeping = (False, True) if problem.K <= 128 and problem.G == 1 else (False,)
-    for bn, pixels, halo, resident, cluster, (consumers, blocks) in itertools.product(
-        sorted(n for n in widths if min(problem.K, 64) <= n <= 256),
-        (64, 128),
-        (False, True),
-        keeping,
-        (1, 2),
-        ((2, 1), (1, 2)),
-    ):
-        if (resident and cluster > 1) or cluster > num_sms:
-            continue
-        tile = dataclasses.replace(
-            mapping,
-            bn=bn,
-            bk=bk,
-            taps=1 if resident else packed,
-            halo=halo,
-            resident=resident,
-            stages=2,
-            consumers=consumers,
-            cluster=cluster,
-            blocks=blocks,
-        )
-        for box in boxes(pixels, len(problem.dims)):
-            for split in (1, 2, 4, 8):
-                cfg = dataclasses.replace(tile, box=box, split=split)
-                if illegal(raw, cfg):
-                    break
-                t, seen, most = tiling(raw, cfg), raw.under(cfg), smem_limit(cfg)
-                rows = t.loads * math.prod(t.load_box), t.weights, t.kept
-                stages, out_bufs = next(deep for deep in DEPTHS if _shared_memory(seen, cfg, *rows, *deep)[1] <= most)
-                if halo or stages > 2:  # two stages hide a load's latency only where it serves several taps
-                    yield dataclasses.replace(cfg, stages=stages, out_bufs=out_bufs)
-                if 2 * t.units * problem.phases * cluster > split * num_sms * blocks:
-                    break  # undivided tiles fill half of the chip
-
-
-# (stages, out_bufs), the best first: four stages hide a load's latency, then four buffers do more for the epilogue.
-DEPTHS = (*((stages, 4) for stages in range(8, 3, -1)), *itertools.product(range(8, 1, -1), (2, 1)))
-
-
-@functools.cache
-def choose(product: Product, num_sms: int = H100_SMS) -> Config:
-    """The simplest of the configurations within 2% of the best by `estimate`."""
-    return best(Problem.of(product), num_sms)
-
-
-def best(problem: Problem, num_sms: int = H100_SMS) -> Config:
-    """`choose` for the kernel's own description of a product.
-
-    Configurations that execute over 1.5 times the fewest multiply-adds are left out, however fast the model, which is
-    unmeasured, says they are.
-    """
-    found = [(estimate(problem, cfg, num_sms), cfg) for cfg in candidates(problem, num_sms)]
-    fewest = min(modelled.macs for modelled, _ in found)
-    found = [(modelled, cfg) for modelled, cfg in found if modelled.macs <= 1.5 * fewest]
-    least = min(modelled.clocks for modelled, _ in found)
-    close = [(modelled.macs, cfg) for modelled, cfg in found if modelled.clocks <= 1.02 * least]
-    plain = lambda macs, cfg: (cfg.split, cfg.cluster, macs, cfg.box[0], *(-e for e in reversed(cfg.box)))
-    _, cfg = min(close, key=lambda found: plain(*found))
-    return cfg

@@ -26,11 +26,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import mosaic as mgpu
-from .config import H100_SMS, Config, Problem, illegal, useful_macs
+from .config import H100_SMS, Config, Problem, illegal
 from .epilogue import Epilogue
 from .remapping import finished, pad, prepared, reordered
 from .schedule import Scalar, Schedule, Span, Tile, floor_div, next_step, pick, ravel, unravel
 from .taps import Dim
+from .work import useful_macs
 
 
 def dense(

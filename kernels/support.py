@@ -1,10 +1,7 @@
 """What the kernels serve, as data: reasons, names, copies. Imports neither Pallas nor JAX."""
 
 import dataclasses
-import functools
-import hashlib
 import math
-import pathlib
 
 from pallas_conv.spec import Product
 
@@ -135,8 +132,8 @@ def copies(product: Product, cfg: Config) -> tuple[str, ...]:
     return tuple(found)
 
 
-def variant(product: Product) -> str:
-    """The key under which trust in a kernel is recorded: kernel, role, rank, dtypes, strides, groups, epilogue.
+def family(product: Product) -> str:
+    """Products that a kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups.
 
     Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
     """
@@ -148,7 +145,12 @@ def variant(product: Product) -> str:
     if any(d.out_stride > 1 for d in dims):
         strides += "u" + _each([d.out_stride for d in dims])
     several = ["grouped"] * (product.spec.groups > 1) + ["models"] * (product.models is not None)
-    return "_".join(["dense", product.role, f"{product.spec.ndim}d", dtype, strides, *several, _epilogue(product)])
+    return "_".join([product.role, f"{product.spec.ndim}d", dtype, strides, *several])
+
+
+def variant(product: Product) -> str:
+    """Kernel, family and epilogue in one word."""
+    return f"dense_{family(product)}_{fused(product)}"
 
 
 def _each(strides: list[int]) -> str:
@@ -156,20 +158,11 @@ def _each(strides: list[int]) -> str:
     return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
 
 
-def _epilogue(product: Product) -> str:
-    """The sum alone is not activated, whatever the activation."""
+def fused(product: Product) -> str:
+    """The epilogue's name. The sum alone is not activated, whatever the activation."""
     return dataclasses.replace(product, activation=None).epilogue if product.outputs == ("z",) else product.epilogue
 
 
 def kernel_name(product: Product) -> str:
     """The kernel's name in a profiler."""
     return f"pallas_conv_{variant(product)}"
-
-
-@functools.cache
-def fingerprint() -> str:
-    """Of the kernels' source: what was proven or tuned for another one says nothing about this one."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]

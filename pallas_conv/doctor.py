@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import formulations, trust
-from .kernels import config, support
+from .kernels import choice, config, support
 from .primitives import bind, contract
 from .spec import ConvSpec, Product
 from .target import Target, resolve
@@ -225,7 +225,7 @@ def check(dtype: str, convolution: Convolution, implementation: str, seed: int, 
                     finding.agreements.append(agree(ours, stock, dtype)[0])
                     at = some_pixels(ours.shape, PIXELS, seed)
                     finding.verdicts.append(judge_at(one, at, tuple(v), ours, stock))
-            finding.paths.add(config.choose(product, target.num_sms or config.H100_SMS).path)
+            finding.paths.add(choice.choose(product, target.num_sms or config.H100_SMS).path)
             if size in TYPICAL and on_gpu:
                 programs = {"kernel": kernel, "lax": compiled(product, lax_program(product, target))}
                 found = measure(programs, [tuple(v), tuple(operands(product, seed + 1))])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from . import formulations, trust
 from .errors import UnsupportedError
-from .kernels import config, support
+from .kernels import choice, config, support
 from .spec import Product
 from .target import Target
 from .trilinear import wider
@@ -40,7 +40,7 @@ class Plan:
     @property
     def tile(self) -> config.Config:
         """The configuration of that kernel. Only where there is one."""
-        return config.choose(self.product, self.num_sms)
+        return choice.choose(self.product, self.num_sms)
 
     @property
     def scope(self) -> str:
@@ -115,7 +115,7 @@ def _beside_kernels(product: Product, target: Target, preferences: Sequence[str]
 
 
 def _trust(product: Product, target: Target) -> trust.Trust:
-    return trust.verdict(product, target, lambda: config.choose(product, _num_sms(target)).path)
+    return trust.verdict(product, target, lambda: choice.choose(product, _num_sms(target)).path)
 
 
 def _interpreter_reasons(product: Product) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 
 from . import env, formulations
-from .kernels import config, support
+from .kernels import config, support, work
 from .spec import Product
 from .target import Target
 
@@ -40,7 +40,7 @@ class Trust(NamedTuple):
 
 def useful_macs(product: Product) -> int:
     """Multiply-adds of the definition: the size by which timings are compared."""
-    return config.useful_macs(config.Problem.of(product))
+    return work.useful_macs(config.Problem.of(product))
 
 
 def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:

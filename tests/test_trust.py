@@ -9,7 +9,7 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv import doctor, plan, trust
-from pallas_conv.kernels import config
+from pallas_conv.kernels import choice
 from pallas_conv.kernels.support import fingerprint
 from pallas_conv.target import resolve
 
@@ -18,7 +18,7 @@ SIZE = doctor.Size(32, 128, 128, (28, 28))
 RELU = doctor.Convolution("fprop", bias=True, activation="relu")
 PRODUCT = doctor.problem("bfloat16", RELU, SIZE)
 LARGE = doctor.problem("bfloat16", RELU, doctor.Size(64, 256, 256, (56, 56)))
-PATHS = [config.choose(p, 132).path for p in (PRODUCT, LARGE)]
+PATHS = [choice.choose(p, 132).path for p in (PRODUCT, LARGE)]
 VARIANT = "dense_fprop_2d_bf16_s1_bias_relu"
 
 

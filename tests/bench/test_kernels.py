@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import kernels
-from pallas_conv.kernels import config
+from pallas_conv.kernels import choice, config, work
 from tests.kernels import cases
 
 SERVED = kernels.served()
@@ -45,7 +45,7 @@ ACROSS_BORDERS = {
 def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
     """Counted by brute force, without the plan's taps and phases."""
     product = SERVED[name]
-    executed = config.executed_macs(config.Problem.of(product), config.choose(product, kernels.SMS))
+    executed = work.executed_macs(config.Problem.of(product), choice.choose(product, kernels.SMS))
     ratio = executed / cases.useful(product)
     assert 1 <= ratio <= ACROSS_BORDERS.get(name, 1.15)
     assert name not in ACROSS_BORDERS or ratio > 1.15

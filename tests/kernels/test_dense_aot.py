@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import kernels
-from pallas_conv.kernels import config, support
+from pallas_conv.kernels import choice, config, support
 from pallas_conv.spec import Product
 from tests.kernels import cases
 
@@ -82,14 +82,14 @@ def moved_activations(product, text):
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_chosen_configuration(name):
     assert support.reasons(LAYERS[name], (9, 0)) == ()
-    check(LAYERS[name], config.choose(LAYERS[name]))
+    check(LAYERS[name], choice.choose(LAYERS[name]))
 
 
 @pytest.mark.parametrize("name", FEW_TILES)
 def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
     """It reads the kernel's sums as they are, and computes every output."""
     product = FEW_TILES[name]
-    cfg = config.choose(product)
+    cfg = choice.choose(product)
     assert cfg.split > 1
     entry = check(product, cfg).as_text().partition("ENTRY")[2]
     ((sums, size),) = re.findall(r"(%\S+) = f32\[(\S+)\]\S* custom-call\(.*mosaic_gpu", entry)
@@ -143,7 +143,7 @@ def in_ci(name: str) -> bool:
     "name", [pytest.param(name, marks=() if in_ci(name) else pytest.mark.extended) for name in SUITE]
 )
 def test_every_dense_layer_of_the_suite(name):
-    check(SUITE[name], config.choose(SUITE[name]))
+    check(SUITE[name], choice.choose(SUITE[name]))
 
 
 def generated(seed: int) -> Product:
@@ -182,7 +182,7 @@ def generated(seed: int) -> Product:
 
 @pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.extended) for n in range(6, 80))])
 def test_generated(seed):
-    check(generated(seed), config.choose(generated(seed)))
+    check(generated(seed), choice.choose(generated(seed)))
 
 
 def largest(residual: bool) -> dict[str, config.Config]:

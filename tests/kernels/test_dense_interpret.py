@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench import kernels
-from pallas_conv.kernels import config, mosaic, support
+from pallas_conv.kernels import choice, config, mosaic, support, work
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.spec import Product
@@ -86,8 +86,8 @@ def count(monkeypatch, dropped_axes) -> collections.Counter:
 def prove_as_planned(case, count):
     prove(case)
     problem, cfg = config.Problem.of(case.product), case.config
-    assert cases.useful(case.product) <= count["macs"] == config.executed_macs(problem, cfg)
-    assert count["bytes"] == config.loaded_bytes(problem, cfg, case.num_sms)
+    assert cases.useful(case.product) <= count["macs"] == work.executed_macs(problem, cfg)
+    assert count["bytes"] == work.loaded_bytes(problem, cfg, case.num_sms)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_activation(activation):
 
 def test_the_chosen_configuration_runs():
     product = cases.product("fprop", 2, (24, 40), (9, 10), 3, 1, 1, bias=True, activation="relu")
-    prove(Case("chosen", product, config.choose(product, 4)))
+    prove(Case("chosen", product, choice.choose(product, 4)))
 
 
 def shrunk(product: Product) -> Case:
     """The product with the configuration that is chosen for it, at a size of two tiles or so in every dimension."""
-    cfg = config.choose(product)
+    cfg = choice.choose(product)
     problem = config.Problem.of(product)
     tiling, spec, dims = config.tiling(problem, cfg), product.spec, problem.dims
     slow = cfg.box[-1] < 8  # the interpreter multiplies a line of pixels at a time: one tile of channels is enough then
@@ -272,7 +272,7 @@ def generated(seed: int) -> Case:
         if support.reasons(p, support.CAPABILITY):
             continue
         cfg = Config(
-            box=pick(list(config.boxes(64, nd))),
+            box=pick(list(choice.boxes(64, nd))),
             bn=pick((16, 48, 64, 80)),
             bk=pick((8, 16, 32, 64)),
             taps=pick((1, 1, 2, 3)),
@@ -290,7 +290,7 @@ def generated(seed: int) -> Case:
         if config.illegal(problem, cfg):
             continue
         # The interpreter multiplies a line of pixels at a time: leave out what would take it minutes.
-        if config.executed_macs(problem, cfg) <= 800 * cfg.box[-1] * cfg.bn * cfg.bk:
+        if work.executed_macs(problem, cfg) <= 800 * cfg.box[-1] * cfg.bn * cfg.bk:
             return Case(f"generated {seed}", p, cfg, num_sms=rng.randint(2, 5))
 
 

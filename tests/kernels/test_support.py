@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pallas_conv.kernels import config, support
+from pallas_conv.kernels import choice, config, cost, support, work
 from tests.kernels import cases
 
 BASE = {"role": "fprop", "batch": 2, "channels": (64, 64), "size": (9, 9), "kernel": 3}
@@ -103,7 +103,7 @@ def test_copies_of_parts():
 
 @pytest.mark.parametrize("case", cases.small(), ids=str)
 def test_what_is_chosen_is_legal(case):
-    assert config.illegal(config.Problem.of(case.product), config.choose(case.product)) is None
+    assert config.illegal(config.Problem.of(case.product), choice.choose(case.product)) is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_skipped_taps_are_counted_at_the_ends_alone():
         (d,), extent = config.Problem.of(p).dims, 2 ** pick(0, 7)
         spans = [(n, d.span(i, q, q + extent - 1)) for i, n in enumerate(d.count) for q in range(0, d.rows, extent)]
         skipped = sum(n - (last - first) for n, (first, last) in spans)
-        assert config._skipped(d, extent) == skipped
+        assert work.skipped_taps(d, extent) == skipped
         found[skipped > 0] += 1
     assert min(found[True], found[False]) > 50
 
@@ -174,39 +174,39 @@ def test_skipped_taps_are_counted_at_the_ends_alone():
 def test_no_more_blocks_than_tiles_or_than_a_chip_holds(num_sms):
     for channels in ((64, 16), (512, 512)):
         problem = config.Problem.of(product(channels=channels))
-        cfg = config.best(problem, num_sms)
+        cfg = choice.best(problem, num_sms)
         blocks = config.workers(problem, cfg, num_sms) * cfg.cluster
         assert 0 < blocks <= num_sms * cfg.blocks
         assert config.workers(problem, cfg, num_sms) <= config.units(problem, cfg)
 
 
 def test_a_residual_has_buffers_to_be_loaded_ahead():
-    assert config.choose(product(residual=True, bias=True)).out_bufs > 1  # beside three stages of a halo
-    assert config.choose(product(residual=True, channels=(64, 256), kernel=1, padding=0)).out_bufs > 2
+    assert choice.choose(product(residual=True, bias=True)).out_bufs > 1  # beside three stages of a halo
+    assert choice.choose(product(residual=True, channels=(64, 256), kernel=1, padding=0)).out_bufs > 2
 
 
 def test_few_tiles_are_split():
     few = config.Problem.of(product(channels=(1024, 256)))
-    cfg = config.best(few)
+    cfg = choice.best(few)
     assert cfg.split > 1
-    whole = min(config.estimate(few, other).clocks for other in config.candidates(few) if other.split == 1)
-    assert config.estimate(few, cfg).clocks < 0.8 * whole
-    assert config.workspace_bytes(few, cfg) == cfg.split * 4 * 2 * 7 * 7 * 256
+    whole = min(cost.estimate(few, other).clocks for other in choice.candidates(few) if other.split == 1)
+    assert cost.estimate(few, cfg).clocks < 0.8 * whole
+    assert work.workspace_bytes(few, cfg) == cfg.split * 4 * 2 * 7 * 7 * 256
     many = config.Problem.of(product(channels=(1024, 256), batch=256))
-    assert {cfg.split for cfg in config.candidates(many)} == {1}
-    assert config.workspace_bytes(many, config.best(many)) == 0
+    assert {cfg.split for cfg in choice.candidates(many)} == {1}
+    assert work.workspace_bytes(many, choice.best(many)) == 0
 
 
 def test_few_output_channels_are_folded():
     few = config.Problem.of(product(channels=(128, 3), size=(32, 32), batch=128, input_dilation=2))
-    cfg = config.best(few)
+    cfg = choice.best(few)
     assert cfg.fold > 0
-    unfolded = min(config.estimate(few, other).clocks for other in config.candidates(few) if not other.fold)
-    assert config.estimate(few, cfg).clocks < 0.7 * unfolded
+    unfolded = min(cost.estimate(few, other).clocks for other in choice.candidates(few) if not other.fold)
+    assert cost.estimate(few, cfg).clocks < 0.7 * unfolded
     sums = few.K * (9 if cfg.fold == 2 else 3)
-    assert config.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.fold == 2 else 63) * sums
+    assert work.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.fold == 2 else 63) * sums
     enough = dataclasses.replace(few, K=16)
-    assert {cfg.fold for cfg in config.candidates(enough)} == {0}
+    assert {cfg.fold for cfg in choice.candidates(enough)} == {0}
 
 
 def test_importing_the_room_imports_no_pallas():

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pallas_conv.kernels import config, taps
+from pallas_conv.kernels import config, taps, work
 from pallas_conv.kernels.taps import Line
 from tests.kernels import cases
 
@@ -138,9 +138,9 @@ def test_executed_covers_what_reads_the_input(case):
     reading = problem.N * problem.G * problem.C * problem.K
     for dim in problem.dims:
         reading *= len(list(dim.pairs()))
-    executed = config.executed_macs(problem, cfg)
+    executed = work.executed_macs(problem, cfg)
     assert reading <= executed
-    assert reading <= config.useful_macs(problem)
+    assert reading <= work.useful_macs(problem)
     tiling = config.tiling(problem, cfg)
     whole = case.config.bn * tiling.k_tiles * cfg.bk * tiling.c_steps * problem.G
     for n, extent in zip((problem.N, *(d.rows for d in problem.dims)), tiling.cta_box, strict=True):
@@ -155,6 +155,4 @@ def test_executed_covers_what_reads_the_input(case):
 def test_executed_is_useful_where_everything_divides():
     product = cases.product("fprop", 2, (128, 128), (16, 32), 1)
     problem = config.Problem.of(product)
-    assert (
-        config.executed_macs(problem, config.Config((1, 8, 16))) == config.useful_macs(problem) == 2 * 16 * 32 * 128**2
-    )
+    assert work.executed_macs(problem, config.Config((1, 8, 16))) == work.useful_macs(problem) == 2 * 16 * 32 * 128**2

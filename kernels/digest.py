@@ -1,0 +1,85 @@
+"""Digests of the kernels' source, under which hardware runs are filed.
+
+`code` is of what decides what a kernel computes: a proof that it is right holds as long as that stays. `choice` is of what
+decides which tiles a product gets: a time holds as long as that stays, a proof does not ask. Both are of the syntax tree,
+so comments, docstrings and layout do not count, and both are the same in every version of Python.
+"""
+
+import ast
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator
+
+from pallas_conv import activations, spec
+
+_KERNELS = pathlib.Path(__file__).parent
+_NEITHER = {
+    "__init__.py",
+    "digest.py",
+    "evidence.py",
+    "support.py",
+}  # names and refusals: of which kernel, not what it does
+_CHOICE = {"choice.py", "cost.py", "work.py"}
+_SHARED = (activations, spec)  # what the kernels import from the package
+
+
+@functools.cache
+def code() -> str:
+    """Of the kernels themselves, and of the geometry and activations that they import."""
+    own = [path for path in _sources(_KERNELS) if path.name not in _NEITHER | _CHOICE]
+    return _digest(_KERNELS, own, [pathlib.Path(str(module.__file__)) for module in _SHARED])
+
+
+@functools.cache
+def choice() -> str:
+    """Of the cost model, the candidates, and the tables of what was measured and tuned."""
+    own = [path for path in _sources(_KERNELS) if path.name in _CHOICE]
+    return _digest(_KERNELS, own, sorted(_KERNELS.rglob("*.json")))
+
+
+def _sources(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def _digest(root: pathlib.Path, own: Iterable[pathlib.Path], others: Iterable[pathlib.Path]) -> str:
+    digest = hashlib.sha256()
+    named = [(path.relative_to(root).as_posix(), path) for path in own] + [(path.name, path) for path in others]
+    for name, path in named:
+        text = path.read_text(encoding="utf-8")
+        meaning = "".join(meaning_of(text)) if path.suffix == ".py" else text
+        digest.update(f"{name}\0{meaning}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def meaning_of(source: str) -> Iterator[str]:
+    """The syntax tree of a module as text, without docstrings. Not `ast.dump`, whose form differs between versions."""
+    yield from _written(ast.parse(source))
+
+
+def _written(node: object) -> Iterator[str]:
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and name == "body":
+                value = _without_docstring(value)
+            if value is not None and value != [] and name not in ("ctx", "kind", "type_comment", "type_ignores"):
+                yield f" {name}="
+                yield from _written(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _written(item)
+            yield ","
+        yield "]"
+    else:
+        yield repr(node)
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0] if body else None
+    is_text = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    return body[1:] if is_text else body

@@ -1,0 +1,96 @@
+"""What a hardware run of a product proves, and about which other products: the keys under which results are filed.
+
+A kernel is right if its main loop is (`code_path`: how pixels and weights move, are multiplied and leave) and if what it
+does to a sum on the way out is (`epilogue`: the same arithmetic on float32 registers whatever the tile). Either is proven
+by any product that runs it. How fast it is, is a matter of the `family` of products and of their `Size`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from pallas_conv.spec import Product
+
+from . import support, work
+from .config import Config, Problem
+
+
+class Size(NamedTuple):
+    """How large a product is.
+
+    macs      multiply-adds of the definition
+    nbytes    of all operands, read once, and all results, written once
+    summed    channels of a group that are summed over
+    produced  channels of a group that result
+    taps      that an output element sums over, on average
+    """
+
+    macs: float
+    nbytes: float
+    summed: float
+    produced: float
+    taps: float
+
+    def distance(self, other: "Size") -> float:
+        """In octaves: 1 is twice as large in one respect."""
+        return math.hypot(*(math.log2(a / b) for a, b in zip(self, other, strict=True)))
+
+
+class Facts(NamedTuple):
+    """What is filed about a product under a configuration."""
+
+    code_path: str
+    epilogue: str
+    family: str
+    size: Size
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "size": self.size._asdict()}
+
+
+def facts(product: Product, config: Config) -> Facts:
+    """Of a product that `support.reasons` has nothing against, under one of its configurations."""
+    return Facts(code_path(product, config), epilogue(product, config), support.family(product), size(product))
+
+
+def code_path(product: Product, config: Config) -> str:
+    """Which code makes a tile's sums, and how they leave: products alike in this are proven together."""
+    problem = Problem.of(product)
+    seen = problem.under(config)
+    words = {
+        f"{len(problem.dims)}d": True,
+        support.DTYPES[product.compute_dtype]: True,
+        "strided": any(d.in_stride > 1 for d in seen.dims),
+        "phased": seen.phases > 1,
+        "grouped": problem.G > 1,
+        f"{config.consumers}x{config.pixels}pixels": True,
+        "images": config.box[0] > 1,
+        f"k{config.bk * problem.itemsize}B": True,
+        "taps": config.taps > 1,
+        "halo": config.halo,
+        "resident": config.resident,
+        "unfold": config.unfold,
+        "fold": config.fold > 0,
+        "split": config.split > 1,
+        "cluster": config.cluster > 1,
+        f"n{config.columns * seen.out_itemsize}B": True,
+        "outputs": seen.outputs > 1 and config.split == 1,
+        "residual": seen.residual,
+        "one_buffer": config.out_bufs == 1,
+        "unskipped": not config.skip,
+    }
+    return " ".join(word for word, holds in words.items() if holds)
+
+
+def epilogue(product: Product, config: Config) -> str:
+    """What the kernel does to a sum before it is stored: "bf16 bias_relu"; bare sums are finished by XLA."""
+    if config.finished_by_xla:
+        return "f32 linear"
+    return f"{support.DTYPES[product.out_dtype]} {support.fused(product)}"
+
+
+def size(product: Product) -> Size:
+    """See `Size`."""
+    problem = Problem.of(product)
+    macs = work.useful_macs(problem)
+    elements = problem.N * problem.G * problem.K * math.prod(d.out_size for d in problem.dims)
+    return Size(macs, work.least_bytes(problem), problem.C, problem.K, macs / (elements * problem.C))
