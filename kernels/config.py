@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from . import taps as geometry
@@ -75,6 +76,15 @@ class Config:
         box, *rest = dataclasses.fields(self)
         changed = [f"{f.name}={getattr(self, f.name)}" for f in rest if f.default != getattr(self, f.name)]
         return ", ".join([f"{box.name}={self.box}", *changed])
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as JSON has them."""
+        return strict.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "config") -> "Config":
+        """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        return strict.parse(cls, data, where)
 
 
 @dataclasses.dataclass(frozen=True)

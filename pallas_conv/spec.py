@@ -13,6 +13,8 @@ convolution is the same form with `input_dilation` > 1 (https://arxiv.org/abs/16
 import dataclasses
 from typing import Any
 
+from . import strict
+
 
 def dilated(size: int, dilation: int) -> int:
     """Extent of `size` elements with `dilation - 1` holes between neighbours."""
@@ -108,3 +110,12 @@ class Product:
         b = ((*lead, self.out_channels),) if self.bias else ()
         r = (y,) if self.residual else ()
         return {"fprop": (x, w, *b, *r), "dgrad": (y, w), "wgrad": (x, y)}[self.role]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as JSON has them."""
+        return strict.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "product") -> "Product":
+        """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        return strict.parse(cls, data, where)
