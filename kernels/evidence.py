@@ -8,6 +8,7 @@ by any product that runs it. How fast it is, is a matter of the `family` of prod
 import math
 from typing import Any, NamedTuple
 
+from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from . import support, work
@@ -44,7 +45,12 @@ class Facts(NamedTuple):
     size: Size
 
     def to_json(self) -> dict[str, Any]:
-        return {**self._asdict(), "size": self.size._asdict()}
+        return strict.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "facts") -> "Facts":
+        """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        return strict.parse(cls, data, where)
 
 
 def facts(product: Product, config: Config) -> Facts:

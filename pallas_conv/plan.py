@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from . import formulations, trust
 from .errors import UnsupportedError
-from .kernels import choice, config, support
+from .kernels import choice, config, evidence, support
 from .spec import Product
 from .target import Target
 from .trilinear import wider
@@ -91,12 +91,12 @@ def plan(product: Product, target: Target, preferences: Sequence[str], no_kernel
         else:
             found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
         if name == "auto":
-            proof = _trust(product, target) if not found else trust.Trust(False, "")
+            beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
+            rival, why = formulations.choose(product, target, beside_kernels)
+            proof = _trust(product, target, rival) if not found else trust.Trust(False, "")
             if proof.trusted:
                 return Plan(product, target, "mosaic", proof.why, tuple(against))
-            beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
-            formulation, why = formulations.choose(product, target, beside_kernels)
-            return Plan(product, target, "xla", why, (*against, *(found or [proof.why])), formulation)
+            return Plan(product, target, "xla", why, (*against, *(found or [proof.why])), rival)
         if not found:
             where = f'implementation "{name}" was asked for'
             return Plan(product, target, name, where, tuple(against))
@@ -114,8 +114,11 @@ def _beside_kernels(product: Product, target: Target, preferences: Sequence[str]
     return plan(sibling, target, preferences, no_kernels).implementation == "mosaic"
 
 
-def _trust(product: Product, target: Target) -> trust.Trust:
-    return trust.verdict(product, target, lambda: choice.choose(product, _num_sms(target)).path)
+def _trust(product: Product, target: Target, rival: str) -> trust.Trust:
+    """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is anything known?"""
+    if not (known := trust.proofs(target)):
+        return trust.Trust(False, trust.nothing_known(target))
+    return known.look_up(evidence.facts(product, choice.choose(product, _num_sms(target))), rival)
 
 
 def _interpreter_reasons(product: Product) -> list[str]:

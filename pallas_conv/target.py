@@ -1,7 +1,6 @@
 """What a program is compiled for: platform, GPU generation, size of the chip."""
 
 import dataclasses
-import functools
 
 import jax
 
@@ -68,17 +67,20 @@ def from_device(device: jax.Device) -> Target:
     return dataclasses.replace(known, capability=(int(major), int(minor)), num_sms=cores)
 
 
-@functools.cache
 def _named(name: str) -> Target | None:
-    if name in _PLATFORMS:
-        return Target(name)
-    return from_device_kind(_SHORT_NAMES[name]) if name in _SHORT_NAMES else None
+    short = name.lower()
+    if short in _PLATFORMS:
+        return Target(short)
+    if short in _SHORT_NAMES:
+        return from_device_kind(_SHORT_NAMES[short])
+    return from_device_kind(name) if name.startswith("NVIDIA ") else None
 
 
 def resolve(device: "str | jax.Device | Target | None") -> Target:
     """The target of a name, of a `jax.Device`, or of the default device (None).
 
-    Names are "cpu", "tpu", "cuda", "rocm", "h100", "h200", "a100" and "b200".
+    Names are "cpu", "tpu", "cuda", "rocm", "h100", "h200", "a100", "b200", and a GPU's own, such as "NVIDIA H100 PCIe", as
+    `jax.Device.device_kind` has it; of one that is not known here the generation is not, either, so no kernel runs on it.
 
     Raises ValueError for other names.
     """
@@ -89,9 +91,10 @@ def resolve(device: "str | jax.Device | Target | None") -> Target:
         device = jax.devices(default)[0] if default is None or isinstance(default, str) else default
     if isinstance(device, jax.Device):
         return from_device(device)
-    target = _named(device.lower()) if isinstance(device, str) else None
+    target = _named(device) if isinstance(device, str) else None
     if target is None:
         raise ValueError(
-            f"device must be a jax.Device or one of {', '.join(map(repr, (*_PLATFORMS, *_SHORT_NAMES)))}; got {device!r}"
+            f"device must be a jax.Device, a GPU's full name such as 'NVIDIA H100 PCIe', or one of "
+            f"{', '.join(map(repr, (*_PLATFORMS, *_SHORT_NAMES)))}; got {device!r}"
         )
     return target

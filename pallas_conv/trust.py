@@ -1,138 +1,138 @@
-"""Records of hardware runs: which kernel variants are right, and no slower than XLA, on which device.
+"""Does a record of a hardware run say that a kernel is right, and faster than the lax program that `auto` takes otherwise?
 
-A record file is JSON:
-
-    {"device_kind", "jax", "fingerprint" (of the kernels' sources), "driver", "date",
-     "evidence" (of shipped records: the committed hardware run behind it),
-     "variants": {variant: {"correct": bool, "paths": [Config.path that were checked, ...],
-                            "timings": [{"macs", "kernel_us", "lax_us", "lax" (the formulation that `auto` takes
-                                         otherwise), "source"}, ...]}}}
-
-Shipped ones lie in `records/` beside this file; `python -m pallas_conv doctor` writes the user's own.
+Right: by compute capability. Every record of this generation of GPUs, of this JAX and of these kernels counts; the code path
+and the epilogue must have been found right, together or each with another, and never wrong.
+Faster: by device kind, at the nearest size that was timed against the same lax program.
 """
 
 import contextlib
 import functools
-import json
 import logging
-import math
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from . import env, formulations
-from .kernels import config, support, work
-from .spec import Product
+from . import record
+from .kernels import digest
+from .kernels.evidence import Facts
+from .record import Checks, Record, Timing
 from .target import Target
 
-SHIPPED = pathlib.Path(__file__).parent / "records"
-_USER_FOLDER = "records"
+MARGIN = 1.05  # times the lax program's speed, or the kernel is not taken: about what two runs differ by
+WIDER_MARGIN = 1.15  # where another kind of GPU was timed, or tiles that are not today's
+NEAR = 4.0  # octaves, see `Size.distance`: a time says nothing about products further away than that
 
 _log = logging.getLogger("pallas_conv")
 
 
 class Trust(NamedTuple):
+    """Whether `auto` may take a kernel, and why or why not."""
+
     trusted: bool
     why: str
 
 
-def useful_macs(product: Product) -> int:
-    """Multiply-adds of the definition: the size by which timings are compared."""
-    return work.useful_macs(config.Problem.of(product))
+class Timed(NamedTuple):
+    """A timing, the margin it must keep, and the record it is from."""
+
+    timing: Timing
+    margin: float
+    file: str
 
 
-def verdict(product: Product, target: Target, path: Callable[[], str]) -> Trust:
-    """May `auto` take the kernel for this product on this device, on this path through it (`Config.path`)?
+class Proofs(NamedTuple):
+    """What all records together say about the kernels on a device. False if there is no record."""
 
-    Paths take a while to choose, and are asked for only where the variant is on record.
-    """
-    variant = support.variant(product)
-    here = [
-        (file, record)
-        for file, record in _records(include_user=jax.process_count() == 1)
-        if (record["device_kind"], record["jax"], record["fingerprint"])
-        == (target.device_kind, jax.__version__, support.fingerprint())
-    ]
-    entries = [(file, record["variants"][variant]) for file, record in here if variant in record["variants"]]
-    if not entries:
-        advice = (
-            "doctor does not check this variant" if here else "`python -m pallas_conv doctor` checks the common ones"
-        )
-        if not here:
-            _suggest_doctor(str(target.device_kind))
-        return Trust(
-            False,
-            f"unproven on this device: no record of {variant} on {target.device_kind} with JAX {jax.__version__} and these "
-            f"kernels; {advice}",
-        )
-    file, entry = entries[-1]
-    if not entry["correct"]:
-        return Trust(False, f"not found right on this device, says the record {file.name}")
-    if (taken := path()) not in entry["paths"]:
-        return Trust(False, f"unproven on this device: tiles of this kind ({taken}) are not in the record {file.name}")
-    rival, _ = formulations.choose(product, target)
-    of_kernels = "cupti"  # the clock measures launches, too
-    timings = [t for t in entry["timings"] if t["source"] == of_kernels and t["lax"] == rival]
-    if not timings:
-        return Trust(False, f"not timed on this device against the lax program {rival!r}, says the record {file.name}")
-    macs = useful_macs(product)
-    nearest = min(timings, key=lambda t: abs(math.log(t["macs"] / macs)))
-    ratio = nearest["lax_us"] / nearest["kernel_us"]
-    why = f"{ratio:.2f}x XLA's speed at {nearest['macs']:.2g} multiply-adds, says the record {file.name}"
-    return Trust(ratio >= 1, why if ratio >= 1 else f"slower on this device: {why}")
+    checks: Checks
+    timed: tuple[Timed, ...]
+    device: str
 
+    def __bool__(self) -> bool:
+        return bool(self.checks)
 
-def save(record: dict[str, Any]) -> pathlib.Path:
-    """Keep the record of this machine in the user's cache; an older one of the same device, JAX and kernels is replaced."""
-    folder = env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    device = "".join(c if c.isalnum() else "-" for c in record["device_kind"])
-    path = folder / f"{device}_jax-{record['jax']}_{record['fingerprint']}.json"
-    whole = path.with_suffix(".tmp")
-    whole.write_text(json.dumps(record, indent=1))
-    whole.replace(path)  # nobody reads half of one
-    return path
+    def look_up(self, facts: Facts, rival: str) -> Trust:
+        """May `auto` take a kernel of which these are the facts? rival: the lax program that it takes otherwise."""
+        if against := self._not_right(facts):
+            return Trust(False, against)
+        beside = [t for t in self.timed if (t.timing.family, t.timing.lax) == (facts.family, rival)]
+        near = [t for t in beside if t.timing.size.distance(facts.size) <= NEAR]
+        if not near:
+            return Trust(
+                False, f"no product near this one was timed on {self.device} against the lax program {rival!r}"
+            )
+        nearest = min(near, key=lambda t: (t.margin, t.timing.size.distance(facts.size)))
+        timing, margin, file = nearest
+        why = f"{timing.ratio:.2f}x the speed of {rival!r} at {timing.size.macs:.2g} multiply-adds, says the record {file}"
+        if timing.ratio >= margin:
+            return Trust(True, why)
+        return Trust(False, f"not faster on this device by a margin of {margin - 1:.0%}: {why}")
 
-
-def _records(include_user: bool) -> list[tuple[pathlib.Path, dict[str, Any]]]:
-    """Shipped records, then the user's own, which overrule them."""
-    folders = [(SHIPPED, True)]
-    if include_user:
-        with contextlib.suppress(RuntimeError):  # no home, no records
-            folders.append((env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER, False))
-    found = []
-    for folder, shipped in folders:
-        for path in sorted(folder.glob("*.json")):
-            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
-                if (record := _load(path, path.stat().st_mtime_ns, shipped)) is not None:
-                    found.append((path, record))
-    return found
-
-
-@functools.lru_cache(maxsize=64)
-def _load(path: pathlib.Path, _mtime: int, shipped: bool) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text())
-        _check(record, shipped)
-        return record
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        _log.warning("pallas_conv: %s is no readable record and is ignored; delete it or run doctor again", path)
+    def _not_right(self, facts: Facts) -> str | None:
+        together = self.checks.get(facts.code_path, {}).get(facts.epilogue)
+        if together:
+            return None
+        of_path = self.checks.get(facts.code_path, {}).values()
+        of_epilogue = [found[facts.epilogue] for found in self.checks.values() if facts.epilogue in found]
+        if not all((*of_path, *of_epilogue)):
+            return (
+                f"found wrong on {self.device}: the code path {facts.code_path!r} with the epilogue {facts.epilogue!r}"
+            )
+        for what, found in (("code path", of_path), ("epilogue", of_epilogue)):
+            if not found:
+                name = facts.code_path if what == "code path" else facts.epilogue
+                return f"unproven on {self.device}: no record of the {what} {name!r}"
         return None
 
 
-def _check(record: dict[str, Any], shipped: bool) -> None:
-    """Raises for what is no record."""
-    for key in ("device_kind", "jax", "fingerprint", *(["evidence"] if shipped else [])):
-        if not isinstance(record[key], str):
-            raise TypeError(f"{key} is {record[key]!r}")
-    for entry in record["variants"].values():
-        _ = bool(entry["correct"]), set(entry["paths"])
-        for timing in entry["timings"]:
-            told = timing["source"] and timing["lax"]
-            if min(timing["macs"], timing["kernel_us"], timing["lax_us"]) <= 0 or not told:
-                raise ValueError(f"timing {timing}")
+def proofs(target: Target) -> Proofs:
+    """What the shipped records and the user's own say about a device; where processes must agree, the shipped ones alone."""
+    found = []
+    for path in record.files(include_user=jax.process_count() == 1):
+        with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+            found.append((path, path.stat().st_mtime_ns))
+    return _together(target, tuple(found))
+
+
+@functools.lru_cache(maxsize=16)
+def _together(target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Proofs:
+    """The proofs in these files, at these times of change."""
+    records = [(path.name, known) for path, mtime in files if (known := _load(path, mtime))]
+    capability = "{}.{}".format(*target.capability) if target.capability else None
+    of_source = [(name, r) for name, r in records if r.holds_for(jax.__version__, digest.code())]
+    here = [(name, r) for name, r in of_source if r.capability == capability]
+    checks: Checks = {}
+    # The last one overrules: of this kind of GPU over another, and of those the user's own.
+    for _, r in sorted(here, key=lambda item: item[1].device_kind == target.device_kind):
+        for path, by_epilogue in r.checks.items():
+            checks[path] = checks.get(path, {}) | by_epilogue
+    todays = target.device_kind, digest.choice()
+    margin = lambda r: MARGIN if (r.device_kind, r.choice) == todays else WIDER_MARGIN
+    timed = [Timed(timing, margin(r), name) for name, r in reversed(here) for timing in r.timings]
+    return Proofs(checks, tuple(timed), str(target.device_kind))
+
+
+def nothing_known(target: Target) -> str:
+    """Why no kernel is taken where there is no record."""
+    _suggest_doctor(str(target.device_kind))
+    return (
+        f"unproven on this device: no record of {target.device_kind} with JAX {jax.__version__} and these kernels; "
+        f"`python -m pallas_conv doctor` makes one"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: pathlib.Path, _mtime: int) -> Record | None:
+    try:
+        found = record.load(path)
+        if path.parent == record.SHIPPED and not found.evidence:
+            raise ValueError("evidence is empty: a shipped record names the committed rows that it was made from")
+        return found
+    except (OSError, ValueError) as error:
+        _log.warning(
+            "pallas_conv: %s is no readable record and is ignored; delete it or run doctor again (%s)", path, error
+        )
+        return None
 
 
 @functools.cache

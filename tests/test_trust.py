@@ -1,5 +1,6 @@
-"""When `auto` trusts a kernel: only where a record of this device, JAX and kernels says right and no slower."""
+"""When `auto` trusts a kernel: only where records say that it is right, and faster than the lax program beside it."""
 
+import dataclasses
 import json
 import logging
 
@@ -8,33 +9,43 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_conv as pc
-from pallas_conv import doctor, plan, trust
-from pallas_conv.kernels import choice
-from pallas_conv.kernels.support import fingerprint
-from pallas_conv.target import resolve
+from pallas_conv import plan, record, trust
+from pallas_conv.kernels import choice, digest, evidence
+from pallas_conv.record import Record, Source, Timing
+from pallas_conv.target import from_device_kind, resolve
+from tests.kernels.cases import product
 
 H100 = resolve("h100")
-SIZE = doctor.Size(32, 128, 128, (28, 28))
-RELU = doctor.Convolution("fprop", bias=True, activation="relu")
-PRODUCT = doctor.problem("bfloat16", RELU, SIZE)
-LARGE = doctor.problem("bfloat16", RELU, doctor.Size(64, 256, 256, (56, 56)))
-PATHS = [choice.choose(p, 132).path for p in (PRODUCT, LARGE)]
-VARIANT = "dense_fprop_2d_bf16_s1_bias_relu"
+PCIE = from_device_kind("NVIDIA H100 PCIe")
+PRODUCT = product("fprop", 32, (128, 128), (28, 28), 3, 1, 1, bias=True, activation="relu")
+LARGE = dataclasses.replace(PRODUCT, batch=64, in_channels=256, out_channels=256)
+SILU = dataclasses.replace(PRODUCT, activation="silu")
 
 
-def timing(macs, kernel_us, lax_us, source="cupti"):
-    return {"macs": macs, "kernel_us": kernel_us, "lax_us": lax_us, "lax": "stock", "source": source}
+def facts(p):
+    return evidence.facts(p, choice.choose(p, H100.num_sms))
 
 
-def record(**changes):
-    timings = [timing(10**9, 10.0, 20.0), timing(10**11, 30.0, 20.0)]
-    whole = {
-        "device_kind": H100.device_kind,
-        "jax": jax.__version__,
-        "fingerprint": fingerprint(),
-        "variants": {VARIANT: {"correct": True, "paths": PATHS, "timings": timings}},
-    }
-    return whole | changes
+def timing(p, kernel_us, lax_us, lax="stock"):
+    return Timing(facts(p).family, facts(p).size, kernel_us, lax_us, lax)
+
+
+def proven(*products, timings=(), **changes):
+    """A record of this JAX and these kernels in which these products are right."""
+    source = Source(jax.__version__, digest.code(), "run")
+    found = Record(H100.device_kind, "9.0", "1.0", "2026-01-01", (source,), digest.choice(), {}, tuple(timings))
+    for p in products:
+        found = found.with_check(facts(p), right=True)
+    return dataclasses.replace(found, **changes)
+
+
+FAST = proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 20.0)])
+
+
+def keep(found):
+    path = record.users_own(found)
+    record.save(found, path)
+    return path
 
 
 @pytest.fixture
@@ -44,75 +55,155 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
+def chosen(p, target=H100):
+    return plan.plan(p, target, ("auto",))
+
+
 def test_without_a_record_xla_serves_and_one_line_names_doctor(cache, caplog):
     with caplog.at_level(logging.INFO, logger="pallas_conv"):
-        chosen = [plan.plan(PRODUCT, H100, ("auto",)) for _ in range(3)]
-    assert {p.implementation for p in chosen} == {"xla"}
-    assert "doctor" in chosen[0].reasons[0]
+        plans = [chosen(PRODUCT) for _ in range(3)]
+    assert {p.implementation for p in plans} == {"xla"}
+    assert "doctor" in plans[0].reasons[0]
     assert [r.levelname for r in caplog.records] == ["INFO"]
     assert "doctor" in caplog.text
 
 
+def test_right_and_faster_is_taken_and_explained(cache):
+    keep(FAST)
+    assert chosen(PRODUCT).implementation == "mosaic"
+    assert "2.00x the speed of 'stock'" in chosen(PRODUCT).source
+
+
 def test_times_beside_another_lax_program_than_the_one_of_today_do_not_count(cache):
-    old = record()
-    for entry in old["variants"][VARIANT]["timings"]:
-        entry["lax"] = "matmul_per_tap"
-    trust.save(old)
-    chosen = plan.plan(PRODUCT, H100, ("auto",))
-    assert chosen.implementation == "xla"
-    assert "against the lax program 'stock'" in chosen.reasons[0]
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 20.0, "matmul_per_tap")]))
+    assert chosen(PRODUCT).implementation == "xla"
+    assert "against the lax program 'stock'" in chosen(PRODUCT).reasons[0]
 
 
-def test_a_record_is_trusted_where_it_was_no_slower_at_the_nearest_size(cache):
-    trust.save(record())
-    assert 3e9 < trust.useful_macs(PRODUCT) < 4e9
-    chosen = plan.plan(PRODUCT, H100, ("auto",))
-    assert (chosen.implementation, "2.00x" in chosen.source) == ("mosaic", True)
-    slow = plan.plan(LARGE, H100, ("auto",))
-    assert slow.implementation == "xla"
-    assert "slower" in slow.reasons[0]
-    silu = doctor.problem("bfloat16", RELU._replace(activation="silu"), SIZE)
-    other = plan.plan(silu, H100, ("auto",))  # another epilogue is another variant
-    assert other.implementation == "xla"
-    assert "does not check" in other.reasons[0]
+@pytest.mark.parametrize(("lax_us", "taken"), [(10.0, False), (10.4, False), (10.6, True)])
+def test_a_kernel_must_be_faster_by_a_margin(cache, lax_us, taken):
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, lax_us)]))
+    assert (chosen(PRODUCT).implementation == "mosaic") == taken
+    if not taken:
+        assert "margin of 5%" in chosen(PRODUCT).reasons[0]
+
+
+@pytest.mark.parametrize("change", [{"choice": "another"}, {"device_kind": "NVIDIA H200"}])
+@pytest.mark.parametrize(("lax_us", "taken"), [(11.0, False), (12.0, True)])
+def test_times_of_other_tiles_or_another_kind_of_gpu_must_keep_a_wider_margin(cache, change, lax_us, taken):
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, lax_us)], **change))
+    assert (chosen(PRODUCT).implementation == "mosaic") == taken
+
+
+def test_times_of_this_kind_of_gpu_come_before_those_of_another(cache):
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 20.0)], device_kind="NVIDIA H200"))
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 5.0)]))
+    assert "0.50x" in chosen(PRODUCT).reasons[0]
+
+
+def test_the_nearest_size_counts_by_more_than_its_multiply_adds(cache):
+    """A pointwise layer of many channels has the multiply-adds of a 3x3 one of few, and little else of it."""
+    pointwise = product("fprop", 32, (384, 384), (28, 28), 1, bias=True, activation="relu")
+    assert facts(pointwise).size.macs == facts(PRODUCT).size.macs
+    half = dataclasses.replace(PRODUCT, batch=16)
+    both = [timing(pointwise, 10.0, 1.0), timing(half, 10.0, 30.0)]
+    for timings in (both, both[::-1]):
+        keep(proven(PRODUCT, timings=timings))
+        assert "3.00x" in chosen(PRODUCT).source
+
+
+def test_a_size_far_away_says_nothing(cache):
+    tiny = dataclasses.replace(PRODUCT, batch=1, in_channels=16, out_channels=16)
+    keep(proven(PRODUCT, timings=[timing(tiny, 10.0, 20.0)]))
+    assert "no product near this one" in chosen(PRODUCT).reasons[0]
+
+
+def test_code_paths_and_epilogues_are_proven_apart_or_together(cache):
+    """A path by any product that takes it, an epilogue by any product that has it."""
+    assert facts(SILU).code_path == facts(PRODUCT).code_path
+    other = product("fprop", 8, (64, 64), (40, 40), 1, bias=True, activation="silu")
+    assert facts(other).code_path != facts(PRODUCT).code_path
+    fast = [timing(PRODUCT, 10.0, 20.0)]
+    keep(proven(PRODUCT, timings=fast))
+    assert "no record of the epilogue 'bf16 bias_silu'" in chosen(SILU).reasons[0]
+    keep(proven(other, timings=fast))
+    assert "no record of the code path" in chosen(SILU).reasons[0]
+    keep(proven(PRODUCT, other, timings=fast))
+    assert chosen(SILU).implementation == "mosaic"
+
+
+def test_what_was_found_wrong_is_not_taken_but_where_the_very_pair_is_right(cache):
+    mixed = proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 20.0)]).with_check(facts(SILU), right=False)
+    keep(mixed)
+    assert chosen(PRODUCT).implementation == "mosaic"
+    assert "found wrong" in chosen(SILU).reasons[0]
+    gelu = dataclasses.replace(PRODUCT, activation="gelu")
+    assert "found wrong" in chosen(gelu).reasons[0]  # the same code path
+    keep(mixed.with_check(facts(SILU), right=True))  # once wrong, it stays so
+    assert "found wrong" in chosen(SILU).reasons[0]
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "change",
     [
-        {"device_kind": "NVIDIA H200"},
-        {"jax": "0.0.1"},
-        {"fingerprint": "0" * 12},
-        {"variants": {VARIANT: {"correct": False, "paths": PATHS, "timings": [timing(10**9, 1.0, 2.0)]}}},
-        {"variants": {VARIANT: {"correct": True, "paths": PATHS, "timings": []}}},
-        {"variants": {VARIANT: {"correct": True, "paths": PATHS, "timings": [timing(10**9, 1.0, 2.0, "wall")]}}},
-        {"variants": {VARIANT: {"correct": True, "paths": [], "timings": [timing(10**9, 1.0, 2.0)]}}},
-        {"variants": {}},
+        {"capability": "10.0"},
+        {"sources": (Source("0.0.1", digest.code(), "run"),)},
+        {"sources": (Source(jax.__version__, "0" * 12, "run"),)},
+        {"timings": ()},
+        {"checks": {}},
     ],
 )
-def test_other_records_are_not_trusted(cache, changes):
-    trust.save(record(**changes))
-    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"
+def test_records_of_other_sources_and_empty_ones_are_not_trusted(cache, change):
+    keep(dataclasses.replace(FAST, **change))
+    assert chosen(PRODUCT).implementation == "xla"
+
+
+def test_a_record_holds_for_every_source_that_compiles_to_the_same(cache):
+    source = Source(jax.__version__, digest.code(), "instructions")
+    old = dataclasses.replace(FAST, sources=(Source("0.0.1", "0" * 12, "run"),))
+    keep(old)
+    assert chosen(PRODUCT).implementation == "xla"
+    keep(old.with_source(source))
+    assert chosen(PRODUCT).implementation == "mosaic"
+
+
+def test_another_size_of_the_same_chip_is_trusted_by_its_capability(cache):
+    """An H100 PCIe has fewer SMs, so other tiles may be chosen: those that are proven count."""
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 20.0)]))
+    tile = choice.choose(PRODUCT, PCIE.num_sms)
+    proof = trust.proofs(PCIE).look_up(evidence.facts(PRODUCT, tile), "stock")
+    assert proof.trusted == (evidence.code_path(PRODUCT, tile) == facts(PRODUCT).code_path)
+
+
+def shipped(monkeypatch, folder, found):
+    folder.mkdir()
+    monkeypatch.setattr(record, "SHIPPED", folder)
+    record.save(found, folder / "h100.json")
 
 
 def test_with_several_processes_only_shipped_records_count(cache, monkeypatch, tmp_path):
-    trust.save(record())
+    keep(FAST)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"
-    shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    (shipped / "h100.json").write_text(json.dumps(record()))
-    monkeypatch.setattr(trust, "SHIPPED", shipped)
-    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"  # no hardware run behind it
-    (shipped / "h100.json").write_text(json.dumps(record(evidence="h100.jsonl")))
-    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "mosaic"
+    assert chosen(PRODUCT).implementation == "xla"
+    shipped(monkeypatch, tmp_path / "shipped", FAST)
+    assert chosen(PRODUCT).implementation == "xla"  # no hardware run behind it
+    shipped(monkeypatch, tmp_path / "with_evidence", dataclasses.replace(FAST, evidence=("h100.jsonl",)))
+    assert chosen(PRODUCT).implementation == "mosaic"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps(record(variants={VARIANT: {}}))])
+def test_what_the_user_did_not_check_falls_through_to_the_shipped_record(cache, monkeypatch, tmp_path):
+    shipped(monkeypatch, tmp_path / "shipped", dataclasses.replace(FAST, evidence=("h100.jsonl",)))
+    keep(proven())
+    assert chosen(PRODUCT).implementation == "mosaic"
+    keep(proven().with_check(facts(PRODUCT), right=False))
+    assert "found wrong" in chosen(PRODUCT).reasons[0]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps(FAST.to_json() | {"checks": {"path": True}})])
 def test_a_broken_record_is_ignored_and_said_so(cache, caplog, text):
-    path = trust.save(record())
+    path = keep(FAST)
     path.write_text(text)
-    assert plan.plan(PRODUCT, H100, ("auto",)).implementation == "xla"
+    assert chosen(PRODUCT).implementation == "xla"
     assert path.name in caplog.text
 
 
@@ -122,7 +213,8 @@ def test_auto_compiles_the_kernel_once_it_is_trusted(cache):
 
     layer = pc.Conv2d(128, 128, 3, padding=1, activation="relu", dtype=jnp.bfloat16, key=jax.random.key(0))
     x = jax.ShapeDtypeStruct((32, 128, 28, 28), jnp.bfloat16)
-    assert VARIANT not in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
-    trust.save(record())
-    assert f"pallas_conv_{VARIANT}" in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
-    assert VARIANT not in aot.compile_for("a100", jax.vmap(lambda x: layer(x)), x).as_text()
+    name = "dense_fprop_2d_bf16_s1_bias_relu"
+    assert name not in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
+    keep(FAST)
+    assert f"pallas_conv_{name}" in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
+    assert name not in aot.compile_for("a100", jax.vmap(lambda x: layer(x)), x).as_text()

@@ -1,0 +1,148 @@
+"""Records of hardware runs: what was found out about the kernels on one kind of GPU, as a file. `trust` reads them.
+
+A record is JSON:
+
+    device_kind, capability ("9.0"), driver, date
+    evidence   the committed rows that it was made from, as paths in the repository; empty in a user's own
+    sources    [{"jax", "code", "how"}]: the versions of JAX and of the kernels' source (`kernels.digest.code`) that it
+               holds for, and how that is known: by a "run", or since they compile to the same "instructions"
+    choice     the digest of what chose the tiles that were timed (`kernels.digest.choice`)
+    checks     {code path: {epilogue: found right?}}, see `kernels.evidence`
+    timings    [{"family", "size", "kernel_us", "lax_us", "lax"}]: times on the device alone, of the kernel and of the lax
+               program of that name
+    programs   [{"product", "config", "num_sms", "digest"}]: a kernel for every code path, and the digest of its instructions
+
+Shipped ones lie in `records/` beside this file, made by `python -m bench.record`; `python -m pallas_conv doctor` writes the
+user's own.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from . import env, strict
+from .kernels.config import Config
+from .kernels.evidence import Facts, Size
+from .spec import Product
+
+SHIPPED = pathlib.Path(__file__).parent / "records"
+_USER_FOLDER = "records"
+
+
+class Source(NamedTuple):
+    """A version of JAX and of the kernels that a record holds for; how: "run" or "instructions"."""
+
+    jax: str
+    code: str
+    how: str
+
+
+class Timing(NamedTuple):
+    """Microseconds of the kernel and of the lax program that `auto` takes otherwise, by its name."""
+
+    family: str
+    size: Size
+    kernel_us: float
+    lax_us: float
+    lax: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the lax program the kernel is."""
+        return self.lax_us / self.kernel_us
+
+
+class Program(NamedTuple):
+    """A kernel, and the digest of the instructions it compiles to."""
+
+    product: Product
+    config: Config
+    num_sms: int
+    digest: str
+
+
+Checks = dict[str, dict[str, bool]]  # code path -> epilogue -> found right
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """See the module."""
+
+    device_kind: str
+    capability: str
+    driver: str
+    date: str
+    sources: tuple[Source, ...]
+    choice: str
+    checks: Checks
+    timings: tuple[Timing, ...]
+    programs: tuple[Program, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    def holds_for(self, jax: str, code: str) -> bool:
+        return any((source.jax, source.code) == (jax, code) for source in self.sources)
+
+    def with_check(self, facts: Facts, right: bool) -> "Record":
+        """A check that failed stays failed, whatever else of its kind passed."""
+        of_path = self.checks.get(facts.code_path, {})
+        found = right and of_path.get(facts.epilogue, True)
+        return dataclasses.replace(self, checks=self.checks | {facts.code_path: of_path | {facts.epilogue: found}})
+
+    def with_timing(self, timing: Timing) -> "Record":
+        """In the place of an earlier one of the same product against the same program."""
+        same = lambda t: (t.family, t.size, t.lax) == (timing.family, timing.size, timing.lax)
+        return dataclasses.replace(self, timings=(*(t for t in self.timings if not same(t)), timing))
+
+    def with_source(self, source: Source) -> "Record":
+        if self.holds_for(source.jax, source.code):
+            return self
+        return dataclasses.replace(self, sources=(*self.sources, source))
+
+    def to_json(self) -> dict[str, Any]:
+        return strict.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Record":
+        """Raises ValueError, naming the field, for what is no record."""
+        found = strict.parse(cls, data, "record")
+        for t in found.timings:
+            if min(*t.size, t.kernel_us, t.lax_us) <= 0:
+                raise ValueError(f"record.timings must be of positive sizes and times, not {t}")
+        return found
+
+
+def load(path: pathlib.Path) -> Record:
+    """Raises ValueError or OSError for what is no readable record."""
+    return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def save(record: Record, path: pathlib.Path) -> None:
+    """Write a record so that nobody reads half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_suffix(f".{os.getpid()}.tmp")
+    whole.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+    whole.replace(path)
+
+
+def file_name(device_kind: str) -> str:
+    """Of a shipped record: the device's name in lower case, its words joined."""
+    return "-".join("".join(c if c.isalnum() else " " for c in device_kind.lower()).split()) + ".json"
+
+
+def users_own(record: Record) -> pathlib.Path:
+    """Where the user's record of this device, JAX and source is kept."""
+    source = record.sources[0]
+    name = file_name(record.device_kind).removesuffix(".json")
+    return env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER / f"{name}_jax-{source.jax}_{source.code}.json"
+
+
+def files(include_user: bool) -> list[pathlib.Path]:
+    """Shipped records, then the user's own, which overrule them."""
+    folders = [SHIPPED]
+    if include_user:
+        with contextlib.suppress(RuntimeError):  # no home, no records
+            folders.append(env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER)
+    return [path for folder in folders for path in sorted(folder.glob("*.json"))]
