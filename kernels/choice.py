@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from pallas_conv.spec import Product
 
+from . import tuned
 from .config import H100_SMS, LEAST_WIDTH, Config, Problem, illegal, illegal_fold, shared_memory, smem_limit, tiling
 from .cost import estimate
 
@@ -83,9 +84,9 @@ DEPTHS = (*((stages, 4) for stages in range(8, 3, -1)), *itertools.product(range
 
 
 @functools.cache
-def choose(product: Product, num_sms: int = H100_SMS) -> Config:
-    """The simplest of the configurations within 2% of the best by `estimate`."""
-    return best(Problem.of(product), num_sms)
+def choose(product: Product, num_sms: int = H100_SMS, device_kind: str | None = None) -> Config:
+    """The tuned configuration if there is one, else the best by the model."""
+    return tuned.look_up(product, num_sms, device_kind) or best(Problem.of(product), num_sms)
 
 
 def best(problem: Problem, num_sms: int = H100_SMS) -> Config:

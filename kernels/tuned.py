@@ -1,0 +1,78 @@
+"""The table of tuned tiles: configurations found fastest on a device, which go before the model's choice.
+
+`tiles.json` beside this file is a list of rows, each with the fields of `Row`. It is empty until a device was tuned.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pallas_conv import strict
+from pallas_conv.spec import Product
+
+from . import support
+from .config import Config, Problem, illegal
+
+TILES = pathlib.Path(__file__).with_name("tiles.json")
+
+
+class Row(NamedTuple):
+    """A product's fastest configuration on a device.
+
+    device_kind  as JAX names it: "NVIDIA H100 80GB HBM3"
+    num_sms      its streaming multiprocessors
+    """
+
+    device_kind: str
+    num_sms: int
+    product: Product
+    config: Config
+
+
+def look_up(product: Product, num_sms: int, device_kind: str | None = None) -> Config | None:
+    """The tuned configuration: of this kind of device, else of one with as many SMs; None if there is none."""
+    rows = _by_product().get(product, ())
+    own = [row for row in rows if row.device_kind == device_kind]
+    alike = [row for row in rows if row.num_sms == num_sms]
+    return next((row.config for row in [*own, *alike]), None)
+
+
+def load_tiles(path: pathlib.Path) -> tuple[Row, ...]:
+    """The rows of a table. Raises ValueError, which names the row, for what is none, is not served or is not legal."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, list):
+        raise ValueError(f"{path.name} must be a JSON array of rows, not {type(data).__name__}")
+    rows = tuple(_parse(row, f"{path.name}, row {i}") for i, row in enumerate(data))
+    if len(distinct := {(row.device_kind, row.product): row for row in rows}) < len(rows):
+        twice = next(i for i, row in enumerate(rows) if distinct[row.device_kind, row.product] is not row)
+        raise ValueError(f"{path.name}, row {twice}: another row is of the same product and device: keep one of them")
+    return rows
+
+
+def write_tiles(rows: Iterable[Row], path: pathlib.Path) -> None:
+    """Write a table, a row a line. Of rows of one product and device the last one stays."""
+    lines = {(row.device_kind, row.product): json.dumps(strict.to_json(row)) for row in rows}
+    whole = path.with_suffix(".tmp")
+    whole.write_text("[" + ",".join(f"\n{line}" for line in sorted(lines.values())) + "\n]\n", encoding="utf-8")
+    whole.replace(path)  # nobody reads half of one
+
+
+@functools.cache
+def _by_product() -> dict[Product, list[Row]]:
+    found: dict[Product, list[Row]] = {}
+    for row in load_tiles(TILES):
+        found.setdefault(row.product, []).append(row)
+    return found
+
+
+def _parse(data: object, where: str) -> Row:
+    row = strict.parse(Row, data, where)
+    if reasons := support.reasons(row.product, support.CAPABILITY):
+        raise ValueError(f"{where}: no kernel serves the product: {reasons[0]}")
+    if why := illegal(Problem.of(row.product), row.config):
+        raise ValueError(f"{where}: the configuration is not legal: {why}")
+    if row.num_sms < row.config.cluster:
+        raise ValueError(f"{where}: num_sms={row.num_sms} must be at least the configuration's cluster")
+    return row

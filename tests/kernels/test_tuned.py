@@ -1,0 +1,83 @@
+"""The table of tuned tiles: what is written is read, what is not legal is refused by row, what matches is chosen."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pallas_conv import strict
+from pallas_conv.kernels import choice, tuned
+from pallas_conv.kernels.config import Config
+from tests.kernels import cases
+
+PRODUCT = cases.product("fprop", 2, (64, 64), (9, 9), 3)
+H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
+ROW = tuned.Row(H100, 132, PRODUCT, Config((1, 8, 8), 64, stages=3))
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Replaces the shipped table by rows of a test."""
+
+    def replace(*rows):
+        path = tmp_path / "tiles.json"
+        tuned.write_tiles(rows, path)
+        monkeypatch.setattr(tuned, "TILES", path)
+        tuned._by_product.cache_clear()
+        choice.choose.cache_clear()
+
+    yield replace
+    monkeypatch.undo()
+    tuned._by_product.cache_clear()
+    choice.choose.cache_clear()
+
+
+def test_the_shipped_table_is_valid():
+    assert all(isinstance(row, tuned.Row) for row in tuned.load_tiles(tuned.TILES))
+
+
+def test_what_is_written_is_read(tmp_path):
+    other = ROW._replace(product=dataclasses.replace(PRODUCT, batch=3))
+    better = ROW._replace(config=Config((1, 8, 8), 32))
+    tuned.write_tiles([ROW, other, better], tmp_path / "tiles.json")
+    assert set(tuned.load_tiles(tmp_path / "tiles.json")) == {other, better}
+    tuned.write_tiles([], tmp_path / "tiles.json")
+    assert tuned.load_tiles(tmp_path / "tiles.json") == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"speed": 2}, r"row 1 must have the fields of Row: missing \[\], unknown \['speed'\]"),
+        ({"num_sms": "132"}, r"row 1\.num_sms must be int"),
+        ({"config": {}}, r"row 1\.config must have the fields of Config"),
+        ({"config": Config((1, 8, 4)).to_json()}, r"row 1: the configuration is not legal: .*box"),
+        ({"product": dataclasses.replace(PRODUCT, role="wgrad").to_json()}, r"row 1: no kernel serves the product"),
+        ({"num_sms": 1, "config": Config((1, 8, 8), 64, cluster=2).to_json()}, r"row 1: num_sms=1 must be at least"),
+        ({"product": PRODUCT.to_json()}, "row 0: another row is of the same product and device"),
+    ],
+)
+def test_what_is_no_row_is_refused_by_name(tmp_path, changes, words):
+    good = strict.to_json(ROW)
+    other = good | {"product": dataclasses.replace(PRODUCT, batch=3).to_json()}
+    (tmp_path / "tiles.json").write_text(json.dumps([good, other | changes]))
+    with pytest.raises(ValueError, match=words):
+        tuned.load_tiles(tmp_path / "tiles.json")
+
+
+def test_a_tuned_tile_goes_before_the_models(table):
+    modelled = choice.choose(PRODUCT, 132)
+    table(ROW)
+    assert choice.choose(PRODUCT, 132) == ROW.config != modelled
+    assert choice.choose(PRODUCT, 132, H200) == ROW.config  # as many SMs
+    assert choice.choose(PRODUCT, 114) == choice.best(choice.Problem.of(PRODUCT), 114) != ROW.config
+    assert choice.choose(PRODUCT, 114, H100) == ROW.config
+    other = dataclasses.replace(PRODUCT, batch=3)
+    assert choice.choose(other, 132) == choice.best(choice.Problem.of(other), 132)
+
+
+def test_a_devices_own_row_goes_before_that_of_one_alike(table):
+    own = ROW._replace(device_kind=H200, config=Config((1, 8, 8), 32))
+    table(ROW, own)
+    assert choice.choose(PRODUCT, 132, H100) == ROW.config
+    assert choice.choose(PRODUCT, 132, H200) == own.config
