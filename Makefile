@@ -21,6 +21,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PY) -m bench.renew --list
 
 # LLVM would take half of the time to optimise programs that run once; `make test-all` runs them optimised, too.
 test: lint ## lint, type-check, and run the tests (CPU only, about 12 minutes on two cores)

@@ -18,7 +18,6 @@ import jax
 from jax.experimental import topologies
 
 TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
-DUMPS = ("PTX", "PTXAS", "RESOURCES")
 
 
 def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding:
@@ -56,15 +55,8 @@ class Resources:
 
 def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> tuple[jax.stages.Compiled, Resources]:
     """compile_for, with the resources of the Mosaic kernels it compiled on the way."""
-    with tempfile.TemporaryDirectory() as folder:
-        where = pathlib.Path(folder)
-        with _environment(MOSAIC_GPU_DUMP_TO=folder, **{f"MOSAIC_GPU_DUMP_{kind}": "1" for kind in DUMPS}):
-            compiled = compile_for(target, f, *args)
-        logs = [path.read_text() for path in sorted(where.glob("*.ptxas"))]
-        ptx = [path.read_text() for path in sorted(where.glob("*.ptx"))]
-        used = [path.read_text() for path in sorted(where.glob("*.resources.txt"))]
-    if not logs:
-        raise RuntimeError("no Mosaic kernel was compiled: none is in the program, or it came out of a cache")
+    compiled, dumped = _dumping(("PTX", "PTXAS", "RESOURCES"), target, f, *args)
+    logs, ptx, used = dumped(".ptxas"), dumped(".ptx"), dumped(".resources.txt")
     log = "\n".join(logs)
     return compiled, Resources(
         kernels=len(logs),
@@ -74,6 +66,28 @@ def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -
         log=log,
         ptx="\n".join(ptx),
     )
+
+
+def instructions(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> str:
+    """What the GPU and its driver are told by the one Mosaic kernel of a program: PTX, and the host's code, which makes the
+    TMA descriptors and launches it.
+    """
+    _, dumped = _dumping(("PTX", "HOST_LLVM"), target, f, *args)
+    (ptx,), (host,) = dumped(".ptx"), dumped(".ll")
+    return f"{ptx}\n{host}"
+
+
+def _dumping(
+    kinds: tuple[str, ...], target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct
+) -> tuple[jax.stages.Compiled, Callable[[str], list[str]]]:
+    """compile_for, and a function from a suffix to the files that Mosaic wrote on the way."""
+    with tempfile.TemporaryDirectory() as folder:
+        with _environment(MOSAIC_GPU_DUMP_TO=folder, **{f"MOSAIC_GPU_DUMP_{kind}": "1" for kind in kinds}):
+            compiled = compile_for(target, f, *args)
+        found = {path.name: path.read_text() for path in sorted(pathlib.Path(folder).iterdir())}
+    if not found:
+        raise RuntimeError("no Mosaic kernel was compiled: none is in the program, or it came out of a cache")
+    return compiled, lambda suffix: [text for name, text in found.items() if name.endswith(suffix)]
 
 
 @contextlib.contextmanager
