@@ -1,0 +1,153 @@
+"""Turns rows of hardware runs into a record that ships: python -m bench.record bench/results/h100/gpu-*.jsonl
+
+Writes pallas_conv/records/<device>.json, which names the rows as its evidence: commit both. The record is derived from the rows
+alone, so a test derives every shipped one anew; only the digests of compiled kernels, by which it is renewed later (see
+bench.renew), are made here, from the source that ran.
+
+What counts, of rows by bench.gpu, bench.tune and whatever else runs kernels (see bench.gpu for their form):
+
+    device       the GPU, JAX and the source that ran: alike in all files
+    facts        a row of a kernel that has them is a check: the status "ok" is right; "wrong", "hung" and "crashed" are wrong,
+                 and stay so; any other proves nothing
+    lax, lax_us  beside "kernel_us", both by CUPTI: a timing
+
+Refused are rows of a dry run, of several devices or sources, and of a source that is not the present one. There is one
+record a device: a new one takes the place of the old.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from pallas_conv import record
+from pallas_conv.kernels import digest
+from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.evidence import Facts
+from pallas_conv.record import Program, Record, Source, Timing
+from pallas_conv.spec import Product
+
+from . import instructions
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+RIGHT, WRONG = ("ok",), ("wrong", "hung", "crashed")
+DEVICE = ("kind_of_device", "compute_capability", "driver", "jax", "code", "choice")
+
+Row = dict[str, Any]
+
+
+def read(path: pathlib.Path) -> list[Row]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def derived(files: dict[str, list[Row]]) -> Record:
+    """The record that rows prove, by the name of their file. Raises ValueError for rows that prove nothing together."""
+    device, date = _device(files)
+    found = Record(
+        device["kind_of_device"],
+        device["compute_capability"],
+        device["driver"],
+        date,
+        (Source(device["jax"], device["code"], "run"),),
+        device["choice"],
+        {},
+        (),
+        evidence=tuple(files),
+    )
+    for row, facts in _of_kernels(files):
+        if row["status"] in (*RIGHT, *WRONG):
+            found = found.with_check(facts, row["status"] in RIGHT)
+        if row["status"] in RIGHT and row.get("source") == "cupti" and row.get("lax_us"):
+            found = found.with_timing(Timing(facts.family, facts.size, row["kernel_us"], row["lax_us"], row["lax"]))
+    if not found.checks:
+        raise ValueError(f"no kernel was checked in {', '.join(files)}")
+    return found
+
+
+def kernels(files: dict[str, list[Row]]) -> list[tuple[Product, Config, int]]:
+    """A kernel for each code path that was found right, as it ran: the first one of each."""
+    found: dict[str, tuple[Product, Config, int]] = {}
+    for row, facts in _of_kernels(files):
+        if row["status"] in RIGHT and facts.code_path not in found:
+            product, config = Product.from_json(row["product"]), Config.from_json(row["config"])
+            found[facts.code_path] = product, config, row["num_sms"]
+    return list(found.values())
+
+
+def _device(files: dict[str, list[Row]]) -> tuple[Row, str]:
+    """What all device rows say alike, and the date of the last run."""
+    rows = [(name, row) for name, rows in files.items() for row in rows if row["kind"] == "device"]
+    if missing := files.keys() - {name for name, _ in rows}:
+        raise ValueError(f"{', '.join(sorted(missing))}: no row says on which device the run was")
+    if dry := [name for name, row in rows if row["platform"] != "gpu"]:
+        raise ValueError(f"{dry[0]}: rows of a dry run prove nothing about a GPU")
+    (first, device), *others = rows
+    for name, row in others:
+        for field in DEVICE:
+            if row[field] != device[field]:
+                raise ValueError(
+                    f"{field} is {row[field]!r} in {name} and {device[field]!r} in {first}: record them apart"
+                )
+    return device, max(row["date"] for _, row in rows)
+
+
+def _of_kernels(files: dict[str, list[Row]]) -> Iterator[tuple[Row, Facts]]:
+    for name, rows in files.items():
+        for i, row in enumerate(rows):
+            if row.get("facts") is not None:
+                yield row, Facts.from_json(row["facts"], f"{name}, row {i + 1}, facts")
+
+
+def with_programs(found: Record, chosen: Iterable[tuple[Product, Config, int]]) -> Record:
+    """The record with the digests of these kernels, compiled from the present source, which must be the one that ran."""
+    if not found.holds_for(jax.__version__, digest.code()):
+        (ran,) = found.sources
+        raise ValueError(
+            f"the rows are of JAX {ran.jax} and kernels {ran.code}, here are {jax.__version__} and {digest.code()}: check out "
+            f"the commit that ran, make the record there, then renew it here with python -m bench.renew"
+        )
+    programs = tuple(
+        Program(product, config, num_sms, instructions.digest(product, config, num_sms, found.capability))
+        for product, config, num_sms in tqdm(list(chosen), unit="kernel", disable=None)
+    )
+    return dataclasses.replace(found, programs=programs)
+
+
+def evidence_name(path: pathlib.Path) -> str:
+    """A file's path in the repository. Raises ValueError for one that is not among the committed results."""
+    if not path.resolve().is_relative_to(RESULTS):
+        raise ValueError(f"{path} must lie below bench/results: a shipped record names rows that are committed")
+    return path.resolve().relative_to(ROOT).as_posix()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.record", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "rows", nargs="+", type=pathlib.Path, help="files below bench/results, of one device and source"
+    )
+    args = parser.parse_args(argv)
+    try:
+        files = {evidence_name(path): read(path) for path in args.rows}
+        found = with_programs(derived(files), kernels(files))
+    except ValueError as error:
+        print(f"bench.record: {error}", file=sys.stderr)
+        return 1
+    path = record.SHIPPED / record.file_name(found.device_kind)
+    record.save(found, path)
+    print(f"{path}: {len(found.checks)} code paths, {len(found.timings)} timings, {len(found.programs)} kernels")
+    for code_path, by_epilogue in found.checks.items():
+        for epilogue in (name for name, right in by_epilogue.items() if not right):
+            print(f"  WRONG: {code_path}, {epilogue}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""From rows of hardware runs to a record that ships, and back: every shipped one follows from its committed rows."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from bench import record as bench_record
+from pallas_conv import record
+from pallas_conv.kernels import digest, evidence
+from pallas_conv.kernels.config import Config
+from tests.kernels.cases import product
+
+SHIPPED = sorted(record.SHIPPED.glob("*.json"))
+CONFIG = Config((1, 8, 8), 32, bk=32, stages=2, consumers=1)
+PRODUCT = product("fprop", 2, (32, 32), (9, 7), 3, 1, 1, bias=True)
+HALO = dataclasses.replace(CONFIG, halo=True)
+DEVICE = {
+    "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "kind_of_device": "NVIDIA H100 80GB HBM3",
+    "compute_capability": "9.0", "driver": "580.1", "jax": jax.__version__, "code": digest.code(), "choice": digest.choice(),
+    "date": "2026-11-26",
+}  # fmt: skip
+
+
+def check(status="ok", config=CONFIG, kind="correctness", **more):
+    known = {"product": PRODUCT.to_json(), "config": config.to_json(), "num_sms": 132}
+    facts = evidence.facts(PRODUCT, config).to_json()
+    return {"kind": kind, "name": "case/f", "status": status, "facts": facts, **known, **more}
+
+
+def timed(status="ok", source="cupti", **more):
+    times = {"impl": "ours", "source": source, "kernel_us": 10.0, "lax_us": 15.0, "lax": "stock"}
+    return check(status, kind="time", **times | more)
+
+
+def derived(*rows, device=DEVICE):
+    return bench_record.derived({"bench/results/h100/gpu.jsonl": [device, *rows]})
+
+
+def test_checks_and_timings_come_from_rows():
+    found = derived(timed(), check(config=HALO), check("error"))
+    (path, halo) = (evidence.code_path(PRODUCT, c) for c in (CONFIG, HALO))
+    assert found.checks == {path: {"bf16 bias": True}, halo: {"bf16 bias": True}}
+    ((timing),) = found.timings
+    assert (timing.ratio, timing.lax, timing.size) == (1.5, "stock", evidence.size(PRODUCT))
+    assert found.holds_for(jax.__version__, digest.code())
+    assert found.evidence == ("bench/results/h100/gpu.jsonl",)
+    assert found.date == "2026-11-26"
+
+
+@pytest.mark.parametrize("status", ["wrong", "hung", "crashed"])
+def test_what_was_wrong_once_stays_wrong_and_untimed(status):
+    for rows in ((check(status), check()), (check(), check(status))):
+        assert derived(*rows).checks == {evidence.code_path(PRODUCT, CONFIG): {"bf16 bias": False}}
+    assert derived(timed(status)).timings == ()
+
+
+@pytest.mark.parametrize("row", [timed(source="wall"), timed(lax_us=None), check()])
+def test_only_times_of_the_device_beside_a_lax_program_count(row):
+    assert derived(row).timings == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([DEVICE | {"platform": "cpu"}, check()], "dry run"),
+        ([check()], "no row says on which device"),
+        ([DEVICE], "no kernel was checked"),
+        ([DEVICE, DEVICE | {"code": "0"}, check()], "record them apart"),
+        ([DEVICE, DEVICE | {"kind_of_device": "NVIDIA H200"}, check()], "record them apart"),
+        ([DEVICE, check() | {"facts": {"code_path": 1}}], "row 2, facts"),
+    ],
+)
+def test_rows_that_prove_nothing_are_refused(rows, named):
+    with pytest.raises(ValueError, match=named):
+        bench_record.derived({"gpu.jsonl": rows})
+
+
+def test_one_kernel_a_code_path_is_listed():
+    files = {"gpu.jsonl": [DEVICE, check("wrong", HALO), check(), check(), timed()]}
+    assert bench_record.kernels(files) == [(PRODUCT, CONFIG, 132)]
+
+
+def test_digests_are_only_made_of_the_source_that_ran():
+    with pytest.raises(ValueError, match="check out the commit that ran"):
+        bench_record.with_programs(derived(check(), device=DEVICE | {"code": "0" * 12}), [])
+
+
+@pytest.mark.aot
+def test_the_command_writes_what_auto_then_reads(tmp_path, monkeypatch, capsys):
+    results, shipped = tmp_path / "bench" / "results", tmp_path / "records"
+    monkeypatch.setattr(bench_record, "ROOT", tmp_path)
+    monkeypatch.setattr(bench_record, "RESULTS", results)
+    monkeypatch.setattr(record, "SHIPPED", shipped)
+    (results / "h100").mkdir(parents=True)
+    rows = results / "h100" / "gpu.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (DEVICE, timed(), check("wrong", HALO))))
+    assert bench_record.main([str(rows)]) == 0
+    out = capsys.readouterr().out
+    assert "2 code paths, 1 timings, 1 kernels" in out
+    assert "WRONG: 2d bf16 1x64pixels" in out
+    found = record.load(shipped / "nvidia-h100-80gb-hbm3.json")
+    assert dataclasses.replace(found, programs=()) == bench_record.derived(
+        {"bench/results/h100/gpu.jsonl": bench_record.read(rows)}
+    )
+    assert [(p.product, p.config) for p in found.programs] == [(PRODUCT, CONFIG)]
+    elsewhere = tmp_path / "gpu.jsonl"
+    elsewhere.write_text(rows.read_text())
+    assert bench_record.main([str(elsewhere)]) == 1
+    assert "below bench/results" in capsys.readouterr().err
+
+
+def test_every_shipped_record_follows_from_its_committed_rows():
+    """None is shipped before a hardware run; the test above shows that this one can fail."""
+    for path in SHIPPED:
+        found = record.load(path)
+        files = {name: bench_record.read(bench_record.ROOT / name) for name in found.evidence}
+        anew = bench_record.derived(files)
+        for source in found.sources:
+            anew = anew.with_source(source)
+        assert dataclasses.replace(found, programs=()) == anew, path.name
