@@ -38,7 +38,7 @@ from . import instructions
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RIGHT, WRONG = ("ok",), ("wrong", "hung", "crashed")
-DEVICE = ("kind_of_device", "compute_capability", "driver", "jax", "code", "choice")
+DEVICE = ("device_kind", "compute_capability", "driver", "jax", "code", "choice")
 
 Row = dict[str, Any]
 
@@ -52,7 +52,7 @@ def derived(files: dict[str, list[Row]]) -> Record:
     """The record that rows prove, by the name of their file. Raises ValueError for rows that prove nothing together."""
     device, date = _device(files)
     found = Record(
-        device["kind_of_device"],
+        device["device_kind"],
         device["compute_capability"],
         device["driver"],
         date,

@@ -17,7 +17,7 @@ CONFIG = Config((1, 8, 8), 32, bk=32, stages=2, consumers=1)
 PRODUCT = product("fprop", 2, (32, 32), (9, 7), 3, 1, 1, bias=True)
 HALO = dataclasses.replace(CONFIG, halo=True)
 DEVICE = {
-    "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "kind_of_device": "NVIDIA H100 80GB HBM3",
+    "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "device_kind": "NVIDIA H100 80GB HBM3",
     "compute_capability": "9.0", "driver": "580.1", "jax": jax.__version__, "code": digest.code(), "choice": digest.choice(),
     "date": "2026-11-26",
 }  # fmt: skip
@@ -68,7 +68,7 @@ def test_only_times_of_the_device_beside_a_lax_program_count(row):
         ([check()], "no row says on which device"),
         ([DEVICE], "no kernel was checked"),
         ([DEVICE, DEVICE | {"code": "0"}, check()], "record them apart"),
-        ([DEVICE, DEVICE | {"kind_of_device": "NVIDIA H200"}, check()], "record them apart"),
+        ([DEVICE, DEVICE | {"device_kind": "NVIDIA H200"}, check()], "record them apart"),
         ([DEVICE, check() | {"facts": {"code_path": 1}}], "row 2, facts"),
     ],
 )
