@@ -82,8 +82,8 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None, **kwargs: Any
 
     - `f`: a layer, a model, or a function, jitted or not; for the backward pass, one that calls `jax.grad` or the like.
     - `args`, `kwargs`: arrays, `jax.ShapeDtypeStruct`s, or pytrees of them and of anything static, as in `equinox.filter_jit`.
-    - `device`: a `jax.Device`, or "cpu", "tpu", "cuda", "rocm", "h100", "h200", "a100", "b200", which need not be here; None:
-        the default device.
+    - `device`: a `jax.Device`, or a name: "cpu", "tpu", "cuda", "rocm", "h100", "h200", "a100", "b200", or a GPU's own, such as
+        "NVIDIA H100 PCIe", which need not be here. None: the default device.
 
     **Returns:** an `Explanation`: iterable over `Plan`s, printable. It describes one device: under sharding, its block.
 

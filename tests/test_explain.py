@@ -194,9 +194,20 @@ def test_targets():
     assert target.resolve(jax.devices()[0]).platform == "cpu"
     assert target.from_device_kind("NVIDIA GB200").capability == (10, 0)
     assert target.from_device_kind("NVIDIA RTX 9999").capability is None
-    for device in ("abacus", 3):
+    for name in ("NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB", "NVIDIA RTX 9999"):
+        assert target.resolve(name) == target.from_device_kind(name)
+    assert target.resolve("NVIDIA H100 PCIe").num_sms == 114
+    for device in ("abacus", "RTX 9999", 3):
         with pytest.raises(ValueError, match="'h100'"):
             pc.explain(lambda x: x, jnp.ones(3), device=device)
+
+
+def test_a_gpu_that_is_not_known_gets_a_lax_program_and_the_reason():
+    layer = pc.Conv2d(16, 32, 3, padding=1, dtype=jnp.bfloat16, key=jax.random.key(0))
+    told = pc.explain(jax.vmap(layer), images(2, 16, 9, 9, dtype=jnp.bfloat16), device="NVIDIA RTX 9999")
+    assert "NVIDIA RTX 9999" in str(told)
+    assert told[0].implementation == "xla"
+    assert "the GPU is unknown" in told[0].reasons[0]
 
 
 @pytest.mark.parametrize("mode", ["REFLECT", "REPLICATE", "CIRCULAR"])
