@@ -1,5 +1,6 @@
 """What is installed is what lies in the tree: every module once, the data files, the entry points."""
 
+import ast
 import importlib
 import pathlib
 import shutil
@@ -45,6 +46,17 @@ def test_every_data_file_is_listed():
     data = {path for path in files_of_the_tree() if not path.endswith(".py")}
     assert "pallas_conv/py.typed" in data
     assert {path for path in data if not any(pathlib.PurePath(path).match(p) for p in patterns)} == set()
+
+
+def test_kernels_import_little_of_the_package():
+    """They lie below it: plans and lowering rules know the kernels, not the other way round."""
+    imported = set()
+    for path in (ROOT / "kernels").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pallas_conv"):
+                names = [alias.name for alias in node.names] if node.module == "pallas_conv" else [node.module]
+                imported |= {name.removeprefix("pallas_conv.").partition(".")[0] for name in names}
+    assert imported == {"activations", "spec", "strict"}
 
 
 def test_wheel(tmp_path):
