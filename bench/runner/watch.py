@@ -1,0 +1,160 @@
+"""The process that watches: starts workers, and goes on with a new one where one hung or died."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from .device import ROOT
+from .log import Log
+from .script import Row, Script
+from .worker import ALIVE, BEGIN, FOUND_BAD, LOST, NO_GPU
+
+TOLD = re.compile(rf"({BEGIN}|{ALIVE}) (\{{.*\}})$")  # behind what another library may have left on the line
+STARTS = 3  # of a worker that does not reach its first step
+LAST_LINES = 25  # of a worker that died, in its row
+DUMP_SECONDS = 1  # for the Python stacks of a worker that hangs
+
+# A worker allocates as it goes, so that the next one finds memory while the driver tidies up; and finds its programs compiled.
+ENVIRONMENT = {"NPROC": "16", "PYTHONUNBUFFERED": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+
+
+@dataclasses.dataclass
+class End:
+    """How a worker ended.
+
+    begun   the step it was at: index, kind, name, about; None before the first
+    status  its exit status; None: it hung and was killed
+    after   seconds without a sign of life
+    tail    the last lines it wrote
+    """
+
+    begun: dict[str, Any] | None
+    status: int | None
+    after: float
+    tail: str
+
+    @property
+    def row(self) -> Row:
+        if self.status is None:
+            row = {"status": "hung", "exception": f"no sign of life for {self.after:.0f} s: killed"}
+        else:
+            row = {"status": "crashed", "exception": f"exit status {self.status}"}
+        return row | {"tail": self.tail[-3000:]}
+
+
+def watch(script: Script, options: argparse.Namespace) -> int:
+    """Run workers until every step is taken, a new one after each that hung or died; 0, 1 or NO_GPU."""
+    log, first, bad, starts = Log(options.file, options.started), 0, 0, 0
+    while True:
+        end = follow(command(script, options, first), environment(options), options)
+        if end.status == NO_GPU:
+            log("run", "worker", {"status": "error", "exception": "no GPU"})
+            return NO_GPU
+        if end.status in (0, FOUND_BAD):
+            return 1 if bad or end.status else 0
+        if end.begun is None:
+            starts += 1
+            log("run", "worker", end.row | {"exception": f"{end.row['exception']} before the first step"})
+            if starts == STARTS:
+                return 1
+            time.sleep(options.limits.retry)
+            continue
+        bad, starts = 1, 0
+        first = _next(log, end, options)
+
+
+def _next(log: Log, end: End, options: argparse.Namespace) -> int:
+    """Log the death of a worker; the step to go on with."""
+    assert end.begun
+    about = {k: v for k, v in end.begun["about"].items() if k not in ("limit", "alone")}
+    if end.status != LOST:  # else it has said so
+        log(end.begun["kind"], end.begun["name"], about | end.row)
+    if (
+        end.begun["kind"] == "compile" and not end.begun["about"]["alone"]
+    ):  # the step that needs the program will say which
+        options.arguments.append("--one-by-one")
+        return end.begun["index"]
+    return end.begun["index"] + 1
+
+
+def command(script: Script, options: argparse.Namespace, first: int) -> list[str]:
+    return [sys.executable, "-m", script.module, "--worker", str(first), *options.arguments]
+
+
+def environment(options: argparse.Namespace) -> dict[str, str]:
+    cache = {} if options.dry_run else CACHE | {"JAX_COMPILATION_CACHE_DIR": str(options.cache / "jax")}
+    return ENVIRONMENT | cache | os.environ
+
+
+def follow(command: list[str], env: dict[str, str], options: argparse.Namespace) -> End:
+    """Run a worker to its end, or kill it, and the processes that it started, where it hangs."""
+    limits, end = options.limits, options.started + 60 * options.minutes + options.limits.grace
+    worker = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        start_new_session=True,
+    )  # fmt: skip
+    lines: queue.Queue[str | None] = queue.Queue()
+    for task in (lambda: _read(worker.stdout, lines), lambda: _bury(worker)):
+        threading.Thread(target=task, daemon=True).start()
+    begun, tail, allowed, heard = None, deque(maxlen=LAST_LINES), limits.start, time.time()
+    try:
+        while True:
+            until = heard + min(allowed, max(limits.least, end - heard))
+            line = lines.get(timeout=max(0.01, until - time.time()))
+            if line is None:
+                return End(begun, worker.wait(), time.time() - heard, "".join(tail))
+            heard = time.time()
+            if (told := TOLD.search(line)) is None:
+                print(line, end="", flush=True)
+                tail.append(line)
+            elif told[1] == BEGIN:
+                begun = json.loads(told[2])
+                allowed = begun["about"]["limit"]
+                tail.clear()
+            elif begun is not None:
+                begun["about"] |= json.loads(told[2])
+    except queue.Empty:
+        tail.extend(_stacks(worker, lines))
+        return End(begun, None, time.time() - heard, "".join(tail))
+    finally:
+        _kill(worker)
+
+
+def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _stacks(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> list[str]:
+    """Where a worker hangs, in Python, if it can still say."""
+    worker.send_signal(signal.SIGUSR1)
+    time.sleep(DUMP_SECONDS)
+    return [line for _ in range(lines.qsize()) if (line := lines.get_nowait())]
+
+
+def _bury(worker: subprocess.Popen[str]) -> None:
+    """End what a worker started when it has left: that would keep its output open."""
+    worker.wait()
+    _kill(worker)
+
+
+def _kill(worker: subprocess.Popen[str]) -> None:
+    """The worker and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold on to a dead process
+        worker.wait(timeout=10)
