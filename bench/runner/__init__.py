@@ -39,7 +39,8 @@ Rows of the runner itself, in every script:
 
     run      "arguments", first. "worker": one that did not reach its first step. "device lost": a kernel took the context down
     device   device_kind, platform, compute_capability, sms, devices, driver, gpu (clocks and power), jax, date, python,
-             versions (of JAX's and CUDA's packages), xla_flags, code and choice (digests of the kernels' source), commit, changed
+             versions (of packages of JAX and CUDA), xla_flags, code and choice (digests of the kernels' source), commit,
+             changed
     compile  "<number of programs>_from_<kind>_<name>": programs, seconds
 
 and of a step that hung or crashed: exception, tail (the last lines it wrote), and what was said before the launch.
