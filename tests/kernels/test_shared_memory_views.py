@@ -13,7 +13,7 @@ import re
 import numpy as np
 import pytest
 
-from bench import kernels
+from bench import kernels, ladder
 from pallas_conv.kernels import choice, config
 from pallas_conv.kernels.config import Config
 from tests.kernels import cases
@@ -77,7 +77,7 @@ def test_the_views_would_disagree_at_an_unaligned_start():
 
 def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
     """Slots, taps and loads lie one after the other: each must start at a multiple of the swizzle's pattern of 8 rows."""
-    for case in cases.small():
+    for case in ladder.CASES:
         for cfg in [case.config, *itertools.islice(choice.candidates(config.Problem.of(case.product)), 40)]:
             tiling = config.tiling(config.Problem.of(case.product), cfg)
             assert math.prod(tiling.load_box) % 8 == 0

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from bench import ladder
 from pallas_conv.kernels import choice, config, cost, support, work
 from tests.kernels import cases
 
@@ -18,7 +19,7 @@ def product(**changes):
     return cases.product(**{**BASE, **changes})
 
 
-@pytest.mark.parametrize("case", cases.small(), ids=str)
+@pytest.mark.parametrize("case", ladder.CASES, ids=str)
 def test_served_on_hopper_only(case):
     assert support.reasons(case.product, (9, 0)) == ()
     for capability in (None, (8, 0), (10, 0)):
@@ -101,7 +102,7 @@ def test_copies_of_parts():
     assert len(told) == 1  # 20 floats are whole 16 bytes
 
 
-@pytest.mark.parametrize("case", cases.small(), ids=str)
+@pytest.mark.parametrize("case", ladder.CASES, ids=str)
 def test_what_is_chosen_is_legal(case):
     assert config.illegal(config.Problem.of(case.product), choice.choose(case.product)) is None
 

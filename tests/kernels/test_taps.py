@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from bench import ladder
 from pallas_conv.kernels import config, taps, work
 from pallas_conv.kernels.taps import Line
 from tests.kernels import cases
@@ -109,7 +110,7 @@ def test_shifts_are_where_the_taps_meet(seed):
         assert sorted(dim.folded().pairs()) == [(j, j, 0) for j in range(dim.in_size)]
 
 
-@pytest.mark.parametrize("case", cases.small(), ids=str)
+@pytest.mark.parametrize("case", ladder.CASES, ids=str)
 def test_the_dims_of_a_product_are_its_geometry(case):
     spec = case.product.spec
     for i, dim in enumerate(taps.dims(case.product)):
@@ -130,7 +131,7 @@ def test_dims_of_a_weight_gradient():
         taps.dims(cases.product("wgrad", 1, (8, 8), (4, 4), 3))
 
 
-@pytest.mark.parametrize("case", cases.small(), ids=str)
+@pytest.mark.parametrize("case", ladder.CASES, ids=str)
 def test_executed_covers_what_reads_the_input(case):
     """Every multiply-add that reads the input is executed; what is executed in vain is bounded by the ragged tiles."""
     cfg = case.config

@@ -1,0 +1,67 @@
+"""Products under explicit configurations: what the ladder consists of, for the interpreter and for hardware alike."""
+
+import dataclasses
+import math
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_conv.kernels.config import Config
+from pallas_conv.spec import ConvSpec, Product
+
+type Each = int | tuple[int, ...]  # of one spatial dimension, or the same for all
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A product, and how the kernel is to compute it.
+
+    num_sms   streaming multiprocessors that the kernel may use: few make a worker take several tiles
+    extended  the interpreter takes it in the long test matrix only: its features have other cases, too
+    """
+
+    name: str
+    product: Product
+    config: Config
+    num_sms: int = 4
+    extended: bool = False
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "_")
+
+    def operands(self) -> list[jax.Array]:
+        """Random operands, the same for the same name; the weights scaled so that the sums are about 1."""
+        p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
+        shapes = p.operand_shapes
+        scales = [1.0, 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)), 1.0, 1.0]
+        dtypes = [p.compute_dtype, p.compute_dtype, *["float32"] * p.bias, p.out_dtype]
+        return [
+            jnp.asarray(rng.standard_normal(shape) * scale, dtype)
+            for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
+        ]
+
+
+def product(
+    role: str,
+    batch: int,
+    channels: tuple[int, int],
+    size: tuple[int, ...],
+    kernel: Each,
+    stride: Each = 1,
+    padding: Any = 0,
+    dilation: Each = 1,
+    *,
+    input_dilation: Each = 1,
+    groups: int = 1,
+    dtype: str = "bfloat16",
+    out_dtype: str | None = None,
+    **epilogue: Any,
+) -> Product:
+    """A product of a convolution with (in, out) channels; a number stands for every dimension, as a padding for both sides."""
+    each = lambda v: v if isinstance(v, tuple) else (v,) * len(size)
+    sides = tuple(p if isinstance(p, tuple) else (p, p) for p in each(padding))
+    spec = ConvSpec(each(stride), sides, each(input_dilation), each(dilation), groups, size, each(kernel))
+    return Product(role, spec, batch, *channels, dtype, out_dtype or dtype, **epilogue)
