@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,21 +31,37 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis=1).mean()
 
 
+class Scale(NamedTuple):
+    """A batch of training.
+
+    images  examples: images, volumes or sequences
+    side    pixels, voxels or samples of an example in every dimension
+    """
+
+    images: int
+    side: int
+
+
+SMALL = Scale(IMAGES, SIDE)
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network and its training step.
 
-    build   (key, divide) -> model in plain equinox, unbatched, channels first, its channels those published over `divide`
-    batch   (key, images) -> the arrays of a training step
-    start   model -> state of the optimiser
-    step    (model, state, *arrays) -> (model, state, loss)
+    build      (key, divide) -> model in plain equinox, unbatched, channels first, its channels those published over `divide`
+    batch      (key, images, side) -> the arrays of a training step; without a side, one that a CPU takes in a second or so
+    start      model -> state of the optimiser
+    step       (model, state, *arrays) -> (model, state, loss)
+    published  the batch of one GPU in the publication, its authors' code or common use
     """
 
     name: str
     build: Callable[[Array, int], Any]
-    batch: Callable[[Array, int], tuple[Array, ...]]
+    batch: Callable[..., tuple[Array, ...]]
     start: Callable[[Any], Any]
     step: Callable[..., tuple[Any, Any, Array]]
+    published: Scale = SMALL
 
 
 def start(optimizer: optax.GradientTransformation, model: Any) -> Any:
@@ -65,8 +81,9 @@ def descend(
 def supervised(
     name: str,
     build: Callable[[Array, int], Any],
-    batch: Callable[[Array, int], tuple[Array, Array]],
+    batch: Callable[..., tuple[Array, Array]],
     optimizer: optax.GradientTransformation,
+    published: Scale = SMALL,
 ) -> Network:
     """Cross entropy of the model's logits, one optimiser."""
 
@@ -79,10 +96,11 @@ def supervised(
         batch,
         lambda model: start(optimizer, model),
         lambda model, state, *arrays: descend(optimizer, loss, model, state, *arrays),
+        published,
     )
 
 
-def photographs(key: Array, images: int) -> tuple[Array, Array]:
+def photographs(key: Array, images: int, side: int = SIDE) -> tuple[Array, Array]:
     """Stand-ins for ImageNet: (N, 3, side, side) and their classes (N,)."""
     x, y = jax.random.split(key)
-    return jax.random.normal(x, (images, 3, SIDE, SIDE)), jax.random.randint(y, (images,), 0, CLASSES)
+    return jax.random.normal(x, (images, 3, side, side)), jax.random.randint(y, (images,), 0, CLASSES)

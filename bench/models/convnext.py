@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from .common import CLASSES, photographs, scaled, supervised
+from .common import CLASSES, Scale, photographs, scaled, supervised
 
 STAGES = (96, 192, 384, 768)
 DEPTHS = (3, 3, 9, 3)
@@ -73,4 +73,7 @@ class ConvNeXt(eqx.Module):
         return self.head(self.norm(x.mean((1, 2))))
 
 
-NETWORK = supervised("convnext", ConvNeXt, photographs, optax.adamw(4e-3, weight_decay=0.05))
+# 4096 images on 32 GPUs, as the authors train it.
+NETWORK = supervised(
+    "convnext", ConvNeXt, photographs, optax.adamw(4e-3, weight_decay=0.05), Scale(images=128, side=224)
+)

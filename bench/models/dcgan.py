@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from .common import SIDE, Network, descend, group_norm, scaled, start
+from .common import SIDE, Network, Scale, descend, group_norm, scaled, start
 
 STAGES = (1024, 512, 256, 128)  # from 4x4 pixels to 32x32
 NOISE = 100
@@ -71,10 +71,10 @@ def build(key: Array, divide: int) -> tuple[Generator, Discriminator]:
     return tuple(drawn(kind(k, divide), k) for kind, k in zip((Generator, Discriminator), keys, strict=True))
 
 
-def batch(key: Array, images: int) -> tuple[Array, Array]:
+def batch(key: Array, images: int, side: int = SIDE) -> tuple[Array, Array]:
     """Noise (N, 100) and stand-ins for photographs (N, 3, side, side)."""
     noise, real = jax.random.split(key)
-    return jax.random.normal(noise, (images, NOISE)), jnp.tanh(jax.random.normal(real, (images, 3, SIDE, SIDE)))
+    return jax.random.normal(noise, (images, NOISE)), jnp.tanh(jax.random.normal(real, (images, 3, side, side)))
 
 
 ADAM = optax.adam(2e-4, b1=0.5)
@@ -101,4 +101,11 @@ def step(models: Models, states: tuple, noise: Array, real: Array) -> tuple[Mode
     return (generator, discriminator), (first, second), loss + fooled
 
 
-NETWORK = Network("dcgan", build, batch, lambda models: tuple(start(ADAM, model) for model in models), step)
+NETWORK = Network(
+    "dcgan",
+    build,
+    batch,
+    lambda models: tuple(start(ADAM, model) for model in models),
+    step,
+    Scale(images=128, side=SIDE),
+)

@@ -9,7 +9,7 @@ import jax
 import optax
 from jax import Array
 
-from .common import CLASSES, group_norm, photographs, scaled, supervised
+from .common import CLASSES, Scale, group_norm, photographs, scaled, supervised
 
 STEM, HEAD = 32, 1280
 STAGES = (  # expansion, kernel, channels, stride of the first block, blocks
@@ -111,4 +111,5 @@ NETWORK = supervised(
     EfficientNet,
     photographs,
     optax.chain(optax.add_decayed_weights(1e-5), optax.rmsprop(1e-3, decay=0.9, eps=1e-3, momentum=0.9)),
+    Scale(images=256, side=224),  # the paper names no batch
 )

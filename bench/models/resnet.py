@@ -8,7 +8,7 @@ import jax
 import optax
 from jax import Array
 
-from .common import CLASSES, group_norm, photographs, scaled, supervised
+from .common import CLASSES, Scale, group_norm, photographs, scaled, supervised
 
 STAGES = (64, 128, 256, 512)
 
@@ -99,9 +99,12 @@ class ResNet(eqx.Module):
         return self.head(x.mean((1, 2)))
 
 
+_PUBLISHED = Scale(256, 224)
 _OPTIMIZER = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
 
-NETWORK = supervised("resnet18", functools.partial(ResNet, kind=Block, depths=(2, 2, 2, 2)), photographs, _OPTIMIZER)
+NETWORK = supervised(
+    "resnet18", functools.partial(ResNet, kind=Block, depths=(2, 2, 2, 2)), photographs, _OPTIMIZER, _PUBLISHED
+)
 RESNET50 = supervised(  # compiled, not timed
-    "resnet50", functools.partial(ResNet, kind=Bottleneck, depths=(3, 4, 6, 3)), photographs, _OPTIMIZER
+    "resnet50", functools.partial(ResNet, kind=Bottleneck, depths=(3, 4, 6, 3)), photographs, _OPTIMIZER, _PUBLISHED
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from .common import SIDE, scaled, supervised
+from .common import SIDE, Scale, scaled, supervised
 
 STAGES = (64, 128, 256, 512, 1024)
 LABELS = 2
@@ -65,11 +65,12 @@ class UNet(eqx.Module):
         return self.head(x)
 
 
-def batch(key: Array, images: int) -> tuple[Array, Array]:
+def batch(key: Array, images: int, side: int = SIDE) -> tuple[Array, Array]:
     """Stand-ins for micrographs: (N, 1, side, side) and the label of every pixel (N, side, side)."""
     x, y = jax.random.split(key)
-    labels = jax.random.randint(y, (images, SIDE, SIDE), 0, LABELS)
-    return jax.random.normal(x, (images, 1, SIDE, SIDE)), labels
+    labels = jax.random.randint(y, (images, side, side), 0, LABELS)
+    return jax.random.normal(x, (images, 1, side, side)), labels
 
 
-NETWORK = supervised("unet", UNet, batch, optax.sgd(1e-3, momentum=0.99))
+# The micrographs are of 512x512 pixels. The paper takes one at a time; 16 are what a GPU of today holds.
+NETWORK = supervised("unet", UNet, batch, optax.sgd(1e-3, momentum=0.99), Scale(images=16, side=512))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from .common import group_norm, scaled, supervised
+from .common import Scale, group_norm, scaled, supervised
 
 STAGES = ((32, 64), (64, 128), (128, 256), (256, 512))  # of both convolutions on the way down
 LABELS = 3
@@ -64,11 +64,12 @@ class UNet3d(eqx.Module):
         return self.head(x)
 
 
-def batch(key: Array, images: int) -> tuple[Array, Array]:
+def batch(key: Array, images: int, side: int = SIDE) -> tuple[Array, Array]:
     """Stand-ins for scans: (N, 1, side, side, side) and the label of every voxel (N, side, side, side)."""
     x, y = jax.random.split(key)
-    size = (SIDE, SIDE, SIDE)
+    size = (side, side, side)
     return jax.random.normal(x, (images, 1, *size)), jax.random.randint(y, (images, *size), 0, LABELS)
 
 
-NETWORK = supervised("unet3d", UNet3d, batch, optax.sgd(1e-2, momentum=0.99, nesterov=True))
+# The paper's 132x132x116 voxels, made a multiple of 8; a batch of two is what nnU-Net takes of such patches.
+NETWORK = supervised("unet3d", UNet3d, batch, optax.sgd(1e-2, momentum=0.99, nesterov=True), Scale(images=2, side=128))
