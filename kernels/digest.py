@@ -20,7 +20,7 @@ _NEITHER = {
     "evidence.py",
     "support.py",
 }  # names and refusals: of which kernel, not what it does
-_CHOICE = {"choice.py", "cost.py", "tuned.py", "work.py"}
+_CHOICE = {"chips.py", "choice.py", "cost.py", "tuned.py", "work.py"}
 _SHARED = (activations, spec)  # what the kernels import from the package
 
 

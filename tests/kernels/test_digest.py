@@ -89,6 +89,7 @@ def copied(tmp_path, monkeypatch):
         ("taps.py", True, False),
         ("cost.py", False, True),
         ("choice.py", False, True),
+        ("tuned.py", False, True),
         ("support.py", False, False),
         ("evidence.py", False, False),
         ("family/sm90.py", True, False),  # folders, too
