@@ -1,0 +1,84 @@
+"""One check on the GPU: the kernel at the product's own size against float64 and against the lax program, then both timed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import record
+from ..execution import Equation, execute
+from ..plan import plan
+from ..spec import Product
+from ..target import Target
+from ..trilinear import BILINEAR, Op
+from ..verify import timing
+from ..verify.check import Held, drawing, hold
+from .plan import NO_KERNELS, Check
+
+Program = Callable[..., Any]
+
+
+class Ahead(NamedTuple):
+    """What is compiled before the check's turn, beside others: it keeps the GPU free."""
+
+    kernel: Program
+    draw: Callable[[int], tuple[jax.Array, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What came out. timing: None where the result is wrong, or where the times are not the device's own."""
+
+    held: Held
+    timing: record.Timing | None = None
+    by_clock: bool = False
+
+
+def compile_ahead(check: Check, target: Target) -> Ahead:
+    from ..kernels.launch import launch  # imports Pallas
+
+    num_sms = plan(check.product, target, ("mosaic",)).num_sms
+    kernel = functools.partial(launch, check.product, check.config, num_sms=num_sms)
+    return Ahead(_compiled(kernel, check.product), drawing(check.product))
+
+
+def lax_program(product: Product, target: Target) -> Program:
+    """What `auto` runs where no kernel is trusted, compiled: XLA times what it chooses from on the GPU meanwhile."""
+    return _compiled(functools.partial(execute, equation(product, ("auto",), NO_KERNELS), target), product)
+
+
+def _compiled(f: Program, product: Product) -> Program:
+    structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
+    return jax.jit(f).lower(*structs).compile()
+
+
+def equation(product: Product, implementation: tuple[str, ...], no_kernels: str | None = None) -> Equation:
+    """The product as an equation of one primitive."""
+    dtype, out_dtype = jnp.dtype(product.compute_dtype), jnp.dtype(product.out_dtype)
+    models = int(product.models is not None)
+    op = Op(product.spec, dtype, dtype, product.activation, product.precision, implementation, models)
+    if product.epilogue == "linear":
+        operands, result = BILINEAR[product.role]
+        return Equation(product.role, op.linear(), operands, ((result, out_dtype),), no_kernels)
+    names = tuple("xw" + "b" * product.bias + "r" * product.residual)
+    return Equation("affine", op, names, tuple((name, out_dtype) for name in product.outputs), no_kernels)
+
+
+def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
+    """Run both programs on the same operands, compare, and time them if the kernel is right."""
+    operands = ahead.draw(seed)
+    baseline = lax(*operands)
+    held = hold(check.product, operands, ahead.kernel(*operands), baseline, seed)
+    if not held.right:
+        return Finding(held)
+    nbytes = sum(a.nbytes for a in operands)
+    sets = [operands, *(ahead.draw(seed + i) for i in range(1, timing.copies(nbytes)))]
+    times = timing.measure({"kernel": ahead.kernel, "lax": lax}, sets)
+    kernel, other = times["kernel"], times["lax"]
+    if {kernel.source, other.source} != {"cupti"}:
+        return Finding(held, by_clock=True)
+    facts = check.facts
+    return Finding(held, record.Timing(facts.family, facts.size, kernel.ms * 1e3, other.ms * 1e3, check.rival))

@@ -1,0 +1,68 @@
+"""The command line of doctor, and what there is to do on this machine."""
+
+import argparse
+import os
+
+import jax
+
+from ..kernels import digest, support
+from ..target import Target, resolve
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=_minutes, default=5, help="start nothing after these (default: %(default)g)")
+    parser.add_argument(
+        "--plan", type=_hopper, metavar="DEVICE", help="print what would be checked on h100, h200 or another Hopper GPU"
+    )
+    parser.set_defaults(run=run)
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"minutes must be positive, not {text}")
+    return minutes
+
+
+def _hopper(name: str) -> Target:
+    try:
+        target = resolve(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not has_kernels(target):
+        raise argparse.ArgumentTypeError(
+            f"no kernel runs on {target}: name a Hopper GPU, such as h100 or 'NVIDIA H200'"
+        )
+    return target
+
+
+def has_kernels(target: Target) -> bool:
+    return target.platform == "cuda" and target.capability == support.CAPABILITY
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.plan:
+        return _print_plan(options.plan, options.minutes)
+    os.environ.setdefault("NPROC", "16")  # threads for the interpreter, before JAX starts them
+    target = resolve(None)
+    print(f"device       {target}")
+    print(f"JAX          {jax.__version__}")
+    print(f"kernels      {digest.code()}, choice of tiles {digest.choice()}")
+    if has_kernels(target):
+        from . import session
+
+        return session.run(target, options.minutes)
+    from . import interpreted
+
+    why = "this is no Hopper GPU" if target.is_gpu else "there is no GPU here"
+    print(f"\n{why}: XLA serves every convolution. Checking a few kernels in the interpreter, races included.\n")
+    return interpreted.run()
+
+
+def _print_plan(target: Target, minutes: float) -> int:
+    from ..wanted import wanted
+    from . import plan, text
+
+    rows = plan.rows(wanted())
+    print(*text.planned(rows, plan.checks(rows, target), target, minutes), sep="\n")
+    return 0

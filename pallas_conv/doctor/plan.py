@@ -1,0 +1,206 @@
+"""Which products doctor checks, and in which order: those first after which `auto` takes the most of what is wanted.
+
+`auto` takes a kernel if its code path was found right, its epilogue, and a product near this one faster (see `trust`). So a
+check speaks for many products, and most need none of their own.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import plan, trust
+from ..kernels import evidence
+from ..kernels.config import Config
+from ..kernels.evidence import Facts
+from ..record import Record, Timing
+from ..spec import Product
+from ..target import Target
+from ..wanted import Use, Wanted
+
+# Seconds of a check, one after the other. Measured by the CPU's clock on one core, compiling for an H100: 0.32 to trace and
+# lower a kernel (10 of the suite; Python, so it holds up whatever else runs), 0.45 for a lax program without autotuning, 0.25
+# for 64 pixels in float64 (9 of the suite). The 1.0 that XLA takes for a kernel, and for what draws and compares, is not in
+# it: other cores do that meanwhile. Guessed, since nothing ran on a GPU: 1.0 for autotuning by cuDNN, 0.5 for two programs
+# timed for 15 ms, 5 rounds, twice, and 2 GB a second to the host and through NumPy there.
+CHECK_SECONDS = 0.32 + (0.45 + 1.0) + 0.25 + 0.5
+BYTES_A_SECOND = 2e9
+START_SECONDS = 15.0  # guessed: JAX and CUDA; tiles are chosen in as many processes as there are cores
+
+
+class Row(NamedTuple):
+    """A product that is wanted. group: "suite" or "networks"; times: how often it occurs, in the network."""
+
+    group: str
+    name: str
+    times: int
+    product: Product
+
+
+def rows(wanted: Wanted) -> list[Row]:
+    of_suite = [Row("suite", layer.name, 1, layer.product) for layer in wanted.suite]
+    return of_suite + [Row("networks", _name(use), use.count, use.product) for use in wanted.networks]
+
+
+def _name(use: Use) -> str:
+    """In the way of the suite's names: "resnet50/f 64x56x56-256 k1x1"."""
+    product, spec = use.product, use.product.spec
+    image = "x".join(map(str, (product.in_channels, *spec.in_spatial)))
+    return f"{use.network}/{product.role[0]} {image}-{product.out_channels} k{'x'.join(map(str, spec.kernel_spatial))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A product to check: its kernel's configuration, what that proves, and the lax program that `auto` takes otherwise.
+
+    weight: how much the product is wanted, see `weights`.
+    """
+
+    name: str
+    product: Product
+    config: Config
+    facts: Facts
+    rival: str
+    weight: float
+
+    @property
+    def seconds(self) -> float:
+        """Estimated."""
+        return CHECK_SECONDS + self.facts.size.nbytes / BYTES_A_SECOND
+
+
+def weights(rows: Sequence[Row]) -> dict[Product, float]:
+    """By number and by multiply-adds, half of each; the suite's sum to 1, and so do the networks'."""
+    found = dict.fromkeys((row.product for row in rows), 0.0)
+    for _, group in itertools.groupby(rows, lambda row: row.group):
+        macs = [(row.product, row.times * evidence.size(row.product).macs) for row in group]
+        total = sum(m for _, m in macs)
+        for product, m in macs:
+            found[product] += 0.5 / len(macs) + 0.5 * m / total
+    return found
+
+
+def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
+    """One for each product that is wanted; those are on a Hopper GPU with kernels."""
+    names = {row.product: row.name for row in reversed(rows)}
+    weight = weights(rows)
+    found = zip(weight, tiles(list(weight), target), strict=True)
+    return tuple(
+        Check(names[p], p, config, evidence.facts(p, config), lax_program(p, target), weight[p]) for p, config in found
+    )
+
+
+def tiles(products: Sequence[Product], target: Target) -> list[Config]:
+    """What `auto` would launch. Choosing takes a fifth of a second a product, and Python does it on one core alone."""
+    fresh = multiprocessing.get_context("spawn")  # where CUDA runs, a fork is dead
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), fresh) as pool:
+        return list(pool.map(functools.partial(_tile, target), products, chunksize=4))
+
+
+def _tile(target: Target, product: Product) -> Config:
+    return plan.plan(product, target, ("mosaic",)).tile
+
+
+NO_KERNELS = "the kernel is held against what runs without it"
+
+
+def lax_program(product: Product, target: Target) -> str:
+    """The formulation that `auto` takes where no kernel is trusted."""
+    return str(plan.plan(product, target, ("auto",), no_kernels=NO_KERNELS).formulation)
+
+
+# ---------------------------------------------------------------- the order
+
+
+class Order(NamedTuple):
+    """needed: checks that each add something to those before; rest: what they speak for, most wanted first."""
+
+    needed: tuple[Check, ...]
+    rest: tuple[Check, ...]
+
+
+def order(checks: Iterable[Check], known: Record | None = None) -> Order:
+    """Greedily: next is the check after which most is settled that was not, by weight. known: what is settled already."""
+    checks = sorted(checks, key=lambda check: -check.weight)
+    weight, proves = np.array([check.weight for check in checks]), _proves(checks)
+    settled = _settled(checks, known) if known else np.zeros((3, len(checks)), bool)
+    needed: list[int] = []
+    while True:
+        after = settled[:, None] | proves
+        gains = (after.all(0) & ~settled.all(0)) @ weight
+        best = int(gains.argmax())
+        if gains[best] <= 0:
+            break
+        needed.append(best)
+        settled = after[:, best]
+    rest = sorted(set(range(len(checks))) - set(needed))
+    return Order(tuple(checks[i] for i in needed), tuple(checks[i] for i in rest))
+
+
+def _proves(checks: Sequence[Check]) -> np.ndarray:
+    """[code path, epilogue, time; check; product]: whether a check proves that of a product."""
+    paths = _equal([check.facts.code_path for check in checks])
+    epilogues = _equal([check.facts.epilogue for check in checks])
+    times = [[_times(made_up_timing(a), b) for b in checks] for a in checks]
+    return np.array([paths, epilogues, times])
+
+
+def _settled(checks: Sequence[Check], record: Record) -> np.ndarray:
+    """[code path, epilogue, time; product]: whether a record says anything about that, be it "wrong" or "slow"."""
+    epilogues = {name for found in record.checks.values() for name in found}
+    paths = [check.facts.code_path in record.checks for check in checks]
+    times = [any(_times(timing, check) for timing in record.timings) for check in checks]
+    return np.array([paths, [check.facts.epilogue in epilogues for check in checks], times])
+
+
+def _equal(names: list[str]) -> np.ndarray:
+    _, number = np.unique(names, return_inverse=True)
+    return number[:, None] == number[None]
+
+
+def _times(timing: Timing, check: Check) -> bool:
+    """Whether a timing says anything about the product of a check."""
+    same = (timing.family, timing.lax) == (check.facts.family, check.rival)
+    return same and timing.size.distance(check.facts.size) <= trust.NEAR
+
+
+# ---------------------------------------------------------------- what comes of it
+
+
+def made_up_timing(check: Check) -> Timing:
+    """Of a kernel that is twice as fast as the lax program."""
+    return Timing(check.facts.family, check.facts.size, 1.0, 2.0, check.rival)
+
+
+def proofs(checks: Iterable[Check]) -> trust.Proofs:
+    """What `trust` would know if all of these were found right and faster."""
+    right: dict[str, dict[str, bool]] = {}
+    timed = []
+    for check in checks:
+        right.setdefault(check.facts.code_path, {})[check.facts.epilogue] = True
+        timed.append(trust.Timed(made_up_timing(check), trust.MARGIN, "plan"))
+    return trust.Proofs(right, tuple(timed), "plan")
+
+
+def coverage(known: trust.Proofs, checks: Iterable[Check], rows: Sequence[Row]) -> str:
+    """For how many of the products that are wanted `auto` takes a kernel if that much is known."""
+    taken = {check.product for check in checks if known.look_up(check.facts, check.rival).trusted}
+    of = {group: [row.product in taken for row in rows if row.group == group] for group in ("suite", "networks")}
+    suite, networks = (f"{sum(found)} of {len(found)}" for found in of.values())
+    return f"{suite} products of the suite, {networks} of the networks"
+
+
+def in_time(checks: Iterable[Check], seconds: float) -> Iterator[tuple[Check, float]]:
+    """Those that start before so many seconds have passed, and when each is done; estimated."""
+    done = START_SECONDS
+    for check in checks:
+        if done > seconds:
+            return
+        done += check.seconds
+        yield check, done

@@ -1,0 +1,99 @@
+"""Check one product at full size: draw its operands on the device, hold a result against float64 and another program's.
+
+For doctor and the benchmarks on a GPU, where programs for every shape are compiled anew: they are small ones.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..kernels import evidence
+from ..spec import Product
+from .verdict import Verdict, agree, judge, judge_at, some_pixels
+
+PIXELS = 64  # of a result that float64 judges, all channels each
+BLOCK = 2**24 - 3  # normal numbers that operands are cut from; a prime, so that no two images are alike
+
+
+@functools.cache
+def _block() -> jax.Array:
+    """BLOCK normal numbers on the default device. Drawing every operand by itself would compile for two seconds each."""
+    return jax.jit(lambda: jax.random.normal(jax.random.key(0, impl="rbg"), (BLOCK,), "float32"))()
+
+
+def drawing(product: Product) -> Callable[[int], tuple[jax.Array, ...]]:
+    """Compile, now, what draws operands for a seed: normal ones, the weights scaled so that sums are of order one."""
+    size = evidence.size(product)
+    scales = (1.0, 1 / math.sqrt(size.summed * size.taps), 1.0, 1.0)
+    shapes = product.operand_shapes
+
+    def cut(block: jax.Array, starts: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(
+            (_cut(block, starts[i], shape) * np.float32(scales[i])).astype(product.compute_dtype)
+            for i, shape in enumerate(shapes)
+        )
+
+    program = jax.jit(cut).lower(_block(), jax.ShapeDtypeStruct((len(shapes),), "uint32")).compile()
+    starts = lambda seed: np.random.default_rng(seed).integers(BLOCK, size=len(shapes), dtype=np.uint32)
+    return lambda seed: program(_block(), jnp.asarray(starts(seed)))
+
+
+def _cut(block: jax.Array, start: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """As many numbers as the shape has, from a place of the block on, and around again."""
+    count = jax.lax.iota("uint32", math.prod(shape))
+    return block[(count % np.uint32(BLOCK) + start) % np.uint32(BLOCK)].reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a result was found to be: some pixels of each output against float64, all of them against another program's."""
+
+    verdicts: tuple[Verdict, ...]
+    agreements: tuple[tuple[bool, float], ...]
+
+    @property
+    def right(self) -> bool:
+        return all(v.right for v in self.verdicts) and all(agreed for agreed, _ in self.agreements)
+
+    @property
+    def worst(self) -> Verdict:
+        """Of the output that is nearest to its bound, or furthest beyond."""
+        return max(self.verdicts, key=lambda v: v.error / v.bound if v.bound else v.error)
+
+
+def hold(product: Product, operands: tuple[Any, ...], got: Sequence[Any], baseline: Sequence[Any], seed: int) -> Held:
+    """Hold all outputs of a product against float64 at PIXELS of their pixels, and coarsely against a baseline everywhere."""
+    at = some_pixels(got[0].shape, PIXELS, seed)
+    outputs = list(_outputs(product, got, baseline))
+    return Held(
+        tuple(judge_at(one, at, operands, ours, other) for one, ours, other in outputs),
+        tuple(agree(ours, other, product.compute_dtype) for _, ours, other in outputs),
+    )
+
+
+def hold_small(product: Product, operands: tuple[Any, ...], got: Sequence[Any], baseline: Sequence[Any]) -> Held:
+    """`hold`, where float64 is fast enough for every pixel."""
+    return Held(
+        tuple(judge(one, operands, ours, other) for one, ours, other in _outputs(product, got, baseline)), ()
+    )  # fmt: skip
+
+
+def _outputs(product: Product, got: Sequence[Any], baseline: Sequence[Any]) -> Iterator[tuple[Product, Any, Any]]:
+    """The product of each output by itself, and what was made of it."""
+    for name, ours, other in zip(product.outputs, got, baseline, strict=True):
+        yield dataclasses.replace(product, outputs=(name,)), ours, other
+
+
+def lost() -> Exception | None:
+    """What the default device answers if it no longer does anything: a kernel took its context down."""
+    try:
+        jax.block_until_ready(jax.device_put(0.0) + 1)
+    except Exception as error:
+        return error
+    return None

@@ -1,0 +1,143 @@
+"""What doctor checks, and in which order: held against `trust`, and on the products that are wanted."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from pallas_conv import plan as planning
+from pallas_conv import trust
+from pallas_conv.doctor import plan, text
+from pallas_conv.kernels import evidence
+from pallas_conv.kernels.config import Config
+from pallas_conv.record import Record, Source
+from pallas_conv.target import resolve
+from pallas_conv.wanted import Layer, Use, Wanted, wanted
+from tests.kernels.cases import product
+
+H100 = resolve("h100")
+PRODUCT = product("fprop", 32, (128, 128), (28, 28), 3, 1, 1, bias=True, activation="relu")
+RECORD = Record("NVIDIA H100 80GB HBM3", "9.0", "", "", (Source("0", "0", "run"),), "0", {}, ())
+
+
+def check(path, epilogue, size=1.0, weight=1.0, family="fprop", rival="stock"):
+    facts = evidence.Facts(path, epilogue, family, evidence.Size(*[size] * 5))
+    return plan.Check(f"{path} {epilogue} {size}", PRODUCT, Config(()), facts, rival, weight)
+
+
+def names(checks):
+    return [c.name for c in checks]
+
+
+def trusted(by, checks):
+    """The weight of what `auto` takes after some checks."""
+    known = plan.proofs(by)
+    return sum(c.weight for c in checks if known.look_up(c.facts, c.rival).trusted)
+
+
+SOME = [
+    check(path, epilogue, size, 1 + 0.1 * i, family)
+    for i, (path, epilogue, size, family) in enumerate(
+        itertools.product(("halo", "plain"), ("relu", "silu"), (1.0, 100.0), ("fprop", "dgrad"))
+    )
+]
+
+
+def test_each_check_is_the_one_after_which_auto_takes_the_most():
+    needed, rest = plan.order(SOME)
+    for i, chosen in enumerate(needed):
+        best = max(trusted([*needed[:i], c], SOME) for c in SOME)
+        assert trusted([*needed[:i], chosen], SOME) == pytest.approx(best)
+        assert best > trusted(needed[:i], SOME)
+    assert trusted(needed, SOME) == pytest.approx(trusted(SOME, SOME))
+    assert 0 < len(needed) < len(SOME)
+    assert sorted(names(needed + rest)) == sorted(names(SOME))
+
+
+def test_what_a_check_speaks_for_needs_none_of_its_own():
+    near, far, elsewhere = check("a", "relu", 1.1), check("a", "relu", 1e3), check("b", "relu")
+    first, beside = check("a", "relu", weight=5), check("a", "relu", rival="padded")
+    needed, rest = plan.order([near, far, elsewhere, first, beside])
+    assert needed[0] == first
+    assert set(needed) == {first, far, elsewhere, beside}
+    assert rest == (near,)
+
+
+def test_the_rest_comes_most_wanted_first():
+    similar = [check("a", "relu", 1 + weight / 100, weight) for weight in (3, 1, 2)]
+    _, rest = plan.order([check("a", "relu", weight=9), *similar])
+    assert [c.weight for c in rest] == [3, 2, 1]
+
+
+def test_nothing_wanted_is_nothing_to_do():
+    assert plan.order([check("a", "relu", weight=0)]).needed == ()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_an_earlier_run_settled_is_not_needed_again(right):
+    known = RECORD.with_check(SOME[0].facts, right).with_timing(plan.made_up_timing(SOME[0]))
+    assert SOME[0] not in plan.order(SOME, known).needed
+    assert plan.order(SOME, RECORD) == plan.order(SOME)
+
+
+def test_an_earlier_check_without_a_time_leaves_the_time_to_be_found():
+    known = RECORD.with_check(SOME[0].facts, right=True)
+    assert plan.order([SOME[0]], known).needed == (SOME[0],)
+
+
+def test_weights_are_by_number_and_by_multiply_adds():
+    double = dataclasses.replace(PRODUCT, batch=64)
+    rows = plan.rows(Wanted((Layer("one", PRODUCT), Layer("two", double)), (Use("net", 4, PRODUCT),)))
+    found = plan.weights(rows)
+    assert found[double] == pytest.approx(0.5 / 2 + 0.5 * 2 / 3)
+    assert found[PRODUCT] == pytest.approx(0.5 / 2 + 0.5 * 1 / 3 + 1)
+    assert [row.name for row in rows] == ["one", "two", "net/f 128x28x28-128 k3x3"]
+
+
+def test_checks_that_start_in_time():
+    late = plan.START_SECONDS + 1.5 * SOME[0].seconds
+    timed = list(plan.in_time(SOME, late))
+    assert [c for c, _ in timed] == SOME[:2]
+    assert timed[1][1] == pytest.approx(plan.START_SECONDS + 2 * SOME[0].seconds)
+
+
+def test_tiles_and_lax_programs_are_those_of_the_plan():
+    rows = plan.rows(Wanted((Layer("layer", PRODUCT),), (Use("net", 1, PRODUCT),)))
+    (found,) = plan.checks(rows, H100)  # one product, one check
+    assert found.name == "layer"
+    assert found.config == planning.plan(PRODUCT, H100, ("mosaic",)).tile
+    assert found.rival == planning.plan(PRODUCT, H100, ("auto",)).formulation
+    assert found.facts == evidence.facts(PRODUCT, found.config)
+    up = dataclasses.replace(PRODUCT, spec=dataclasses.replace(PRODUCT.spec, input_dilation=(2, 2)))
+    assert plan.lax_program(up, H100) != plan.lax_program(PRODUCT, H100)
+
+
+takes_a_minute = pytest.mark.timeout(900)  # more where the cores are busy: a tile for each product that is wanted
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    rows = plan.rows(wanted())
+    return rows, plan.checks(rows, H100)
+
+
+@takes_a_minute
+def test_five_minutes_cover_what_is_wanted(shipped):
+    """Estimated, since nothing was timed on a GPU: at least 95% of both in at most 400 s."""
+    rows, checks = shipped
+    *lines, last = text.planned(rows, checks, H100, minutes=5)
+    words = last.replace(",", "").split()
+    a, b, c, d, seconds = (int(word) for word in words if word.isdigit())
+    assert last == f"covers {a} of {b} products of the suite, {c} of {d} of the networks, in about {seconds} s"
+    assert (b, d) == (len(wanted().suite), len(wanted().networks))
+    assert min(a / b, c / d) >= 0.95
+    assert seconds <= 400
+    assert sum("|" in line for line in lines) - 1 == len(list(plan.in_time(plan.order(checks).needed, 300)))
+
+
+@takes_a_minute
+def test_after_all_checks_auto_takes_everything_that_is_wanted(shipped):
+    rows, checks = shipped
+    known = plan.proofs(plan.order(checks).needed)
+    assert [c.name for c in checks if not known.look_up(c.facts, c.rival).trusted] == []
+    assert plan.coverage(trust.Proofs({}, (), ""), checks, rows).startswith("0 of ")

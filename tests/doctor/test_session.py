@@ -1,0 +1,213 @@
+"""A run on a Hopper GPU, with lax programs in the place of kernels, and made-up times: what is said and what is recorded."""
+
+import concurrent.futures
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from pallas_conv import execution, record, trust
+from pallas_conv import plan as planning
+from pallas_conv.doctor import check, interpreted, kept, plan, session
+from pallas_conv.target import resolve
+from pallas_conv.verify.timing import Timing
+from pallas_conv.wanted import Layer, Wanted
+
+H100 = resolve("h100")
+RELU = interpreted.small("fprop", bias=True, activation="relu")
+STRIDED = interpreted.small("fprop", stride=2, bias=True)
+LAYERS = (Layer("relu/f", RELU), Layer("strided/f", STRIDED))
+SECONDS = {"kernel": 1e-3, "lax": 2e-3}
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch, tmp_path):
+    """Two products that are wanted, right and fast kernels, an empty cache; what a test changes, it changes here."""
+    monkeypatch.setenv("PALLAS_CONV_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(session, "wanted", lambda: Wanted(LAYERS, ()))
+    monkeypatch.setattr(plan, "tiles", lambda products, target: [plan._tile(target, p) for p in products])
+    kernels(monkeypatch)
+    times(monkeypatch)
+
+
+def kernels(monkeypatch, change=lambda product, results: results):
+    """In the place of kernels: lax programs, and what becomes of their results."""
+
+    def compile_ahead(one, target):
+        lax = check.lax_program(one.product, target)
+        return check.Ahead(lambda *v: change(one.product, lax(*v)), check.drawing(one.product))
+
+    monkeypatch.setattr(session, "compile_ahead", compile_ahead)
+
+
+def times(monkeypatch, source="cupti", **ms):
+    def measure(programs, operands):
+        return {name: Timing(t := ms.get(name, SECONDS[name] * 1e3), t, t, t, 5, source) for name in programs}
+
+    monkeypatch.setattr(check.timing, "measure", measure)
+
+
+def failing(exception):
+    """Of the strided product only."""
+
+    def change(product, results):
+        if product == STRIDED:
+            raise exception
+        return results
+
+    return change
+
+
+def chosen(product):
+    return planning.plan(product, H100, ("auto",))
+
+
+def users_own():
+    return record.load(record.users_own(kept.begin(H100)))
+
+
+def test_what_is_right_and_faster_is_taken_from_then_on(capsys):
+    assert {chosen(layer.product).implementation for layer in LAYERS} == {"xla"}
+    assert session.run(H100, minutes=5) == 0
+    assert {chosen(layer.product).implementation for layer in LAYERS} == {"mosaic"}
+    out = capsys.readouterr().out
+    for part in ("2 of 2 are right", "2 of 2 are faster", "2.00x", "2 of 2 products of the suite", "0 of 0 of the net"):
+        assert part in out
+    assert str(record.users_own(users_own())) in out
+    assert users_own().capability == "9.0"
+    assert not users_own().evidence
+
+
+def test_what_is_slower_is_recorded_and_not_taken(monkeypatch, capsys):
+    times(monkeypatch, kernel=1.99)
+    assert session.run(H100, minutes=5) == 0
+    assert "not faster" in chosen(RELU).reasons[0]
+    assert "0 of 2 are faster than XLA by 5%" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_recorded_and_not_timed(monkeypatch, capsys):
+    kernels(monkeypatch, lambda product, results: [jnp.roll(r, 1, -1) if product == STRIDED else r for r in results])
+    assert session.run(H100, minutes=5) == 1
+    assert "found wrong" in chosen(STRIDED).reasons[0]
+    assert chosen(RELU).implementation == "mosaic"
+    assert len(users_own().timings) == 1
+    out = capsys.readouterr().out
+    assert "WRONG" in out
+    assert "1 of 2 are right, 1 wrong" in out
+
+
+def test_an_exception_is_neither_right_nor_wrong(monkeypatch, capsys):
+    kernels(monkeypatch, failing(RuntimeError("out of memory\nand so on")))
+    assert session.run(H100, minutes=5) == 1
+    assert "unproven" in chosen(STRIDED).reasons[0]
+    assert chosen(RELU).implementation == "mosaic"
+    out = capsys.readouterr().out
+    assert "FAILED  RuntimeError: out of memory" in out
+    assert "1 of 2 are right, 1 failed" in out
+
+
+def test_a_kernel_that_does_not_compile_fails_by_itself(monkeypatch, capsys):
+    compile_ahead = session.compile_ahead
+
+    def broken(one, target):
+        if one.product == STRIDED:
+            raise ValueError("no such layout")
+        return compile_ahead(one, target)
+
+    monkeypatch.setattr(session, "compile_ahead", broken)
+    assert session.run(H100, minutes=5) == 1
+    assert "FAILED  ValueError: no such layout" in capsys.readouterr().out
+    assert chosen(RELU).implementation == "mosaic"
+
+
+def test_an_interrupted_run_leaves_what_it_proved_and_nothing_else(monkeypatch, capsys):
+    first, second = (c.product for c in plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed)
+    kernels(
+        monkeypatch, lambda product, results: (_ for _ in ()).throw(KeyboardInterrupt) if product == second else results
+    )
+    assert session.run(H100, minutes=5) == 130
+    assert chosen(first).implementation == "mosaic"
+    assert "unproven" in chosen(second).reasons[0]
+    out = capsys.readouterr().out
+    assert "interrupted" in out
+    assert "1 more checks would let it take more" in out
+
+
+def test_nothing_starts_when_the_time_is_over(capsys):
+    assert session.run(H100, minutes=1e-9) == 0
+    assert not list(record.files(include_user=True))
+    assert "2 more checks" in capsys.readouterr().out
+
+
+def test_a_second_run_goes_on_where_the_first_ended(monkeypatch):
+    monkeypatch.setattr(session, "wanted", lambda: Wanted(LAYERS[:1], ()))
+    session.run(H100, minutes=5)
+    monkeypatch.setattr(session, "wanted", lambda: Wanted(LAYERS[1:], ()))
+    session.run(H100, minutes=5)
+    assert {chosen(layer.product).implementation for layer in LAYERS} == {"mosaic"}
+    assert len(list(record.files(include_user=True))) == 1
+
+
+def test_times_of_tiles_that_are_no_longer_chosen_are_found_anew():
+    session.run(H100, minutes=5)
+    old = users_own()
+    record.save(dataclasses.replace(old, choice="another"), record.users_own(old))
+    again = kept.begin(H100)
+    assert again.checks == old.checks
+    assert again.timings == ()
+
+
+def test_what_was_found_wrong_stays_so_and_is_said(monkeypatch, capsys):
+    kernels(monkeypatch, lambda product, results: [r + 1 for r in results])
+    session.run(H100, minutes=5)
+    kernels(monkeypatch)
+    session.run(H100, minutes=5)
+    assert "found wrong" in chosen(RELU).reasons[0]
+    assert "is not taken until that file is deleted: 2 of them" in capsys.readouterr().out
+
+
+def test_times_by_the_clock_are_not_recorded(monkeypatch, capsys):
+    times(monkeypatch, source="wall")
+    assert session.run(H100, minutes=5) == 0
+    assert users_own().timings == ()
+    assert len(users_own().checks) == 2
+    assert "CUPTI" in capsys.readouterr().out
+
+
+def test_a_dead_gpu_ends_the_run(monkeypatch, capsys):
+    order = [c.product for c in plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed]
+
+    def dies(product, results):
+        raise RuntimeError("illegal address")
+
+    kernels(monkeypatch, dies)
+    monkeypatch.setattr(session, "lost", lambda: RuntimeError("context is destroyed"))
+    assert session.run(H100, minutes=5) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILED") == 1 < len(order)
+    assert "no longer answers (RuntimeError: context is destroyed)" in out
+
+
+def test_no_more_is_compiled_ahead_than_is_soon_needed():
+    begun = []
+
+    class Pool(concurrent.futures.Executor):
+        def submit(self, f, *args):
+            begun.append(args)
+
+    many = plan.checks(plan.rows(Wanted(LAYERS[:1], ())), H100) * 100
+    for done, _ in enumerate(session._ahead(many, H100, Pool()), 1):
+        assert len(begun) == min(100, done + session.AHEAD)
+
+
+@pytest.mark.parametrize("product", [RELU, STRIDED, interpreted.small("fprop", up=2), interpreted.small("dgrad")])
+def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, product):
+    """Even where records say that the kernel is faster."""
+    trusting = trust.Proofs({"any": {"any": True}}, (), "any")
+    monkeypatch.setattr(trust.Proofs, "look_up", lambda *_: trust.Trust(True, "says the test"))
+    monkeypatch.setattr(trust, "proofs", lambda target: trusting)
+    assert chosen(product).implementation == "mosaic"
+    equation = check.equation(product, ("auto",), plan.NO_KERNELS)
+    (beside,) = execution.plans(equation, H100, product.operand_shapes)
+    assert (beside.product, beside.implementation) == (product, "xla")
+    assert beside.formulation == plan.lax_program(product, H100)
