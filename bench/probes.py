@@ -41,19 +41,19 @@ class Probe:
 
 def check(probe: Probe, interpret: bool = False) -> tuple[str, bool, str]:
     """Run a probe: its name, whether it passed, and where it first differs."""
-    got = np.asarray(jax.jit(probe.kernel(interpret))(*probe.operands)).astype(np.float32)
-    want = probe.expected.astype(np.float32)
+    return probe.name, *compare(probe, np.asarray(jax.jit(probe.kernel(interpret))(*probe.operands)))
+
+
+def compare(probe: Probe, got: np.ndarray) -> tuple[bool, str]:
+    """Whether a probe passed that returned this, and where it first differs."""
+    got, want = got.astype(np.float32), probe.expected.astype(np.float32)
     if got.shape != want.shape:
-        return probe.name, False, f"returned {got.shape}, not {want.shape}"
+        return False, f"returned {got.shape}, not {want.shape}"
     wrong = ~((got == want) | (np.isnan(got) & np.isnan(want)))
     if not wrong.any():
-        return probe.name, True, f"{wrong.size} elements"
+        return True, f"{wrong.size} elements"
     at = tuple(map(int, np.argwhere(wrong)[0]))
-    return (
-        probe.name,
-        False,
-        f"{int(wrong.sum())} of {wrong.size} differ, first at {at}: {got[at]} instead of {want[at]}",
-    )
+    return False, f"{int(wrong.sum())} of {wrong.size} differ, first at {at}: {got[at]} instead of {want[at]}"
 
 
 def kernel(body, out, scratch, grid=1, cluster=1, interpret=False):

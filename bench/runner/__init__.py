@@ -3,10 +3,9 @@
 A script is a list of steps, its own arguments and a summary of rows:
 
     def measure(context):                                       # the work of a step: yields rows
-        program = context.compiled(PROGRAM)                     # compiled before the step's time started
-        context.alive(impl="ours", **program.about)             # said before a launch: in the row, should it hang
-        y = program.call(*operands)
-        yield {"ms": 1.2}                                       # gets kind, name, status "ok" and t
+        y = context.launch(PROGRAM, *operands, impl="ours")     # logged before: in the row, should it hang
+        call = context.compiled(PROGRAM).call                   # the program itself, compiled before the step's time started
+        yield {"ms": time(call)}                                # a row: gets kind, name, status "ok" and t
 
     def steps(options): return [Step("time", "a/f", measure, programs=(PROGRAM,)), ...]
     def summary(rows): return "..."                             # at most 11,000 characters are printed
@@ -23,13 +22,13 @@ then a function of a module, or a `functools.partial` of one. `bench.products` h
 What a script gets for it
 - Every row is appended to a file of JSON lines at once (--out, else $OUT, else bench/results/). `context.log.rows` are those
   of the run so far, also from before a restart, so a step may build on rows: a peak, what is still to be timed.
-- A step that gives no sign of life for 15 s (`Limits.step`, `Step.seconds`) is killed, and a row says what it was: what
-  `context.alive` said last, else what is known of its kernels: configuration, code path, seed. The work goes on in a new
+- A step that gives no sign of life for 15 s (`Limits.step`, `Step.seconds`) is killed, and a row says what it was: the seed,
+  and what `context.launch` or `context.alive` said last, else what is known of its kernels. The work goes on in a new
   process with the next step. So does it after a crash, and after an error that took the CUDA context down.
 - `context.compiled` raises Skipped for a kernel whose code path hung or crashed before, and for every kernel after three.
   A step that does not catch it becomes a row "skipped: why"; one that does can go on with what is not ours.
-- Programs of the next 32 steps are compiled before the first of them: kernels side by side, others one by one. A restart
-  compiles little: lowered kernels and JAX's compilation cache, which keeps Mosaic's programs too, are on disk.
+- Programs of the next 32 steps of a kind are compiled before the first of them: kernels side by side, XLA's own one by one.
+  A restart compiles little: lowered kernels and JAX's compilation cache, which keeps Mosaic's programs too, are on disk.
 - Steps that do not fit into --minutes become rows "skipped: out of time". The summary comes last.
 
 Every script has --dry-run (the same steps on the CPU, small: `context.dry`), --minutes, --out, --only, --in-process, --commit.

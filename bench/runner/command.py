@@ -13,10 +13,11 @@ from . import worker
 from .device import ROOT
 from .log import Log, read
 from .script import OUT_OF_TIME, Limits, Row, Script
+from .summary import shortened
 from .watch import watch
 
 INCOMPLETE = 3  # exit status
-LONGEST = 11_000  # characters of a summary: what reads it may cut off the rest
+INTERPRETED = {"step": 120}  # limits of a dry run: an interpreted kernel takes seconds
 
 
 def main(script: Script, arguments: list[str] | None = None) -> int:
@@ -37,10 +38,7 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     status = (1 if worker.run(script, options) else 0) if options.in_process else watch(script, options)
     rows = read(options.file)
     missing = incomplete(script, rows)
-    summary = script.summary(rows)
-    if len(summary) > LONGEST:
-        summary = summary[:LONGEST] + "\n... cut off"
-    print(f"\n{summary}\n\nresults: {options.file}")
+    print(f"\n{shortened(script.summary(rows))}\n\nresults: {options.file}")
     if missing:
         print(f"INCOMPLETE: {missing}")
     return status or (INCOMPLETE if missing else 0)
@@ -60,7 +58,7 @@ def parse(script: Script, arguments: list[str] | None = None) -> argparse.Namesp
     _add_common(parser, script)
     options = parser.parse_args(arguments)
     options.out, options.cache = pathlib.Path(options.out).resolve(), pathlib.Path(options.cache).resolve()
-    options.limits = Limits(**options.limits)
+    options.limits = Limits(**((INTERPRETED if options.dry_run else {}) | options.limits))
     if options.processes is None:
         options.processes = 0 if options.dry_run or options.in_process else max(1, (os.cpu_count() or 1) - 2)
     if options.file is None:

@@ -2,8 +2,8 @@
 
 Choosing a tile and lowering a kernel to Mosaic is Python, about half a second a kernel, and threads would take turns at it.
 So other processes, which need no GPU, do it in the background, in the order of the steps; what they make is compiled here,
-where the GPU is, without Python. XLA times the algorithms that it chooses from on the GPU: programs without a kernel of ours
-are compiled while nothing else is.
+where the GPU is, without Python. XLA times the algorithms that it chooses from on the GPU: its own programs are compiled while
+nothing else is.
 """
 
 import concurrent.futures
@@ -68,9 +68,10 @@ class Compiler:
     def build(self, programs: Iterable[Program], until: float = float("inf")) -> int:
         """Compile those that are not yet, none after `until`: how many. A failure is told by `get`."""
         missing = [p for p in dict.fromkeys(programs) if p.name not in self._built]
+        alone = [p for p in missing if p.alone and not (p.kernel or p.on_cpu)]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = sum(pool.map(lambda p: self._try(p, until), [p for p in missing if p.kernel]))
-        return done + sum(self._try(p, until) for p in missing if not p.kernel)
+            done = sum(pool.map(lambda p: self._try(p, until), [p for p in missing if p not in alone]))
+        return done + sum(self._try(p, until) for p in alone)
 
     def get(self, program: Program) -> Built:
         """The program, compiled now if it was not yet."""
@@ -103,7 +104,7 @@ class Compiler:
         try:
             start = time.perf_counter()
             source = self._source(program)
-            call = _lowered(source).compile(dict(program.options) or None)
+            call = _lowered(source, program.on_cpu).compile(dict(program.options) or None)
             self._built[program.name] = Built(call, time.perf_counter() - start, dict(source.about))
         except Exception as error:
             self._built[program.name] = error
@@ -124,10 +125,11 @@ class Compiler:
         return self.folder / f"{hashlib.sha256(program.name.encode()).hexdigest()[:24]}.lowered"
 
 
-def _lowered(source: Source) -> Any:
+def _lowered(source: Source, on_cpu: bool) -> Any:
     import jax
 
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in source.shapes]
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0]) if on_cpu else None
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in source.shapes]
     return jax.jit(source.function).lower(*shapes)
 
 

@@ -35,8 +35,9 @@ class Program:
 
     name      of it in a run
     make      () -> Source
-    kernel    holds a kernel of ours, which may hang or crash: refused after what `Limits` allows. All others are compiled one
-              after another, since XLA times what it chooses from
+    kernel    holds a kernel of ours, which may hang or crash: refused after what `Limits` allows
+    alone     compiled while nothing else is, since XLA times the algorithms that it chooses from. Not for kernels
+    on_cpu    compiled for the CPU, whatever else there is
     portable  can be lowered where there is no GPU: `make` is then called in another process, so it must be a function of a
               module, or a functools.partial of one with picklable arguments
     options   of the compiler: {"xla_gpu_enable_triton_gemm": False}
@@ -45,6 +46,8 @@ class Program:
     name: str
     make: Callable[[], Source] = dataclasses.field(compare=False)
     kernel: bool = False
+    alone: bool = True
+    on_cpu: bool = False
     portable: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -111,7 +114,7 @@ class Limits:
     least    that a worker has to start and say what is skipped, whatever the time
     retry    before a worker that failed at the start is started again
     losses   hung or crashed kernels after which no kernel is run any more
-    ahead    steps whose programs are compiled together
+    ahead    steps whose programs are compiled together, those of one kind
     """
 
     step: float = 15

@@ -34,7 +34,7 @@ CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACH
 class End:
     """How a worker ended.
 
-    begun   the step it was at: index, kind, name, about; None before the first
+    begun   the step it was at: index, kind, name, and what was launched; None before the first
     status  its exit status; None: it hung and was killed
     after   seconds without a sign of life
     tail    the last lines it wrote
@@ -78,9 +78,8 @@ def watch(script: Script, options: argparse.Namespace) -> int:
 def _next(log: Log, end: End, options: argparse.Namespace) -> int:
     """Log the death of a worker; the step to go on with."""
     assert end.begun
-    about = {k: v for k, v in end.begun["about"].items() if k not in ("limit", "alone")}
     if end.status != LOST:  # else it has said so
-        log(end.begun["kind"], end.begun["name"], about | end.row)
+        log(end.begun["kind"], end.begun["name"], end.begun["launch"] | end.row)
     if (
         end.begun["kind"] == "compile" and not end.begun["about"]["alone"]
     ):  # the step that needs the program will say which
@@ -121,10 +120,10 @@ def follow(command: list[str], env: dict[str, str], options: argparse.Namespace)
                 tail.append(line)
             elif told[1] == BEGIN:
                 begun = json.loads(told[2])
-                allowed = begun["about"]["limit"]
+                allowed = begun["limit"]
                 tail.clear()
             elif begun is not None:
-                begun["about"] |= json.loads(told[2])
+                begun["launch"] = json.loads(told[2]) or begun["launch"]
     except queue.Empty:
         tail.extend(_stacks(worker, lines))
         return End(begun, None, time.time() - heard, "".join(tail))

@@ -26,10 +26,12 @@ class Context:
     options  the script's arguments
     log      appends rows; `log.rows` are those of the run so far, earlier workers' too
     seed     drawn anew for every step, and logged before it
+    about    what was said of the last launch
     """
 
     def __init__(self, options: argparse.Namespace, log: logs.Log):
         self.options, self.log, self.seed = options, log, 0
+        self.about: Row = {}
         folder = pathlib.Path(options.cache) / log.path.stem
         folder.mkdir(parents=True, exist_ok=True)
         self.compiler = Compiler(options.processes, folder, "cpu" if options.dry_run else "cuda", self.alive)
@@ -60,25 +62,43 @@ class Context:
     def num_sms(self) -> int:
         return num_sms(self.dry)
 
-    def alive(self, **about: Any) -> None:
-        """Tell the watching process that the step goes on, and what a row of its death shall say from here on.
+    def tell(self, word: str, what: Row) -> None:
+        """A line to the watching process, if there is one, in one piece, whatever else is written."""
+        if self.options.worker is not None:
+            sys.stdout.write(f"{word} {logs.dumps(what)}\n")
+            sys.stdout.flush()
 
-        "impl": which of several programs is about to be launched; "kernel": whether it is one of ours.
+    def alive(self, **about: Any) -> None:
+        """Tell the watching process that the step goes on and, if anything, what a row of its death shall say from here on.
+
+        "kernel": one of ours is about to be launched.
         """
-        _tell(ALIVE, about)
+        if about:
+            self.about = {"seed": self.seed, **about}
+        self.tell(ALIVE, self.about if about else {})
+
+    def launch(self, program: Program, *operands: Any, **about: Any) -> Any:
+        """Say what is launched, and launch it. Raises what `compiled` raises."""
+        built = self.compiled(program)
+        self.alive(**built.about, **about, kernel=program.kernel)
+        return built.call(*operands)
 
     def compiled(self, program: Program) -> Built:
         """The program. Raises Skipped where it is a kernel that must not run any more, else what its compilation raised."""
         if program.kernel and len(lost := self._lost_kernels()) >= self.limits.losses:
             raise Skipped(f"{len(lost)} kernels hung or crashed before")
         built = self.compiler.get(program)
-        path = built.about.get("code_path")
-        if program.kernel and path and path in {r.get("code_path") for r in self._lost_kernels()}:
-            raise Skipped(f"a kernel of the same code path hung or crashed before: {path}")
+        if program.kernel and (again := _code_paths(built.about) & _code_paths(*self._lost_kernels())):
+            raise Skipped(f"a kernel of the same code path hung or crashed before: {'; '.join(sorted(again))}")
         return built
 
     def _lost_kernels(self) -> list[Row]:
         return [r for r in self.log.rows if r["status"] in LOSSES and r.get("kernel")]
+
+
+def _code_paths(*rows: Row) -> set[str]:
+    """One, or several where a program holds several kernels."""
+    return {path for row in rows for path in (row.get("code_path"), *row.get("code_paths", ())) if path}
 
 
 def steps(script: Script, options: argparse.Namespace) -> list[Step]:
@@ -113,18 +133,18 @@ def _run(context: Context, every: list[Step], first: int) -> int:
 
 
 def _compile_ahead(context: Context, every: list[Step], index: int) -> None:
-    """What this step needs, if it is not compiled yet, and with it the next steps' programs, in a part of the time left."""
+    """What this step needs, if it is not compiled yet, and with it the next steps' of its kind, in a part of the time left."""
     step, alone = every[index], context.options.one_by_one
     if all(map(context.compiler.has, step.programs)):
         return
     chunk = every[index : index + (1 if alone else context.limits.ahead)]
-    programs = [p for s in chunk for p in s.programs]
+    programs = [p for s in chunk for p in s.programs if s.kind == step.kind]
     if not alone:
         context.compiler.keep(programs)
     start, until = time.time(), time.time() + context.seconds_left / 3
     name = f"{len(set(programs))}_from_{step.kind}_{step.name}"
-    begin = {"alone": alone, "limit": context.limits.compile}
-    _tell(BEGIN, {"index": index, "kind": "compile", "name": name, "about": begin})
+    begin = {"index": index, "kind": "compile", "name": name, "limit": context.limits.compile, "alone": alone}
+    context.tell(BEGIN, begin | {"launch": {}})
     done = context.compiler.build(programs, until)
     if not alone:
         context.log("compile", name, {"programs": done, "seconds": round(time.time() - start, 2)})
@@ -134,20 +154,21 @@ def _take(context: Context, index: int, step: Step) -> Iterator[Any]:
     """Log the rows of a step: their statuses, and LOST if the device no longer answers."""
     context.seed = int.from_bytes(os.urandom(3))
     kernels = [p for p in step.programs if p.kernel]
-    about = {"seed": context.seed, "kernel": bool(kernels)}
+    context.about = {"seed": context.seed} | ({"kernel": True} if kernels else {})
     for program in kernels:
-        about |= context.compiler.about(program)
+        context.about |= context.compiler.about(program)
     limit = context.limits.step if step.seconds is None else step.seconds
-    _tell(BEGIN, {"index": index, "kind": step.kind, "name": step.name, "about": {"limit": limit, **about}})
+    begin = {"index": index, "kind": step.kind, "name": step.name, "limit": limit}
+    context.tell(BEGIN, begin | {"launch": context.about})
     try:
         for row in step.work(context) or ():
             yield context.log(step.kind, step.name, row)["status"]
     except Skipped as why:
         yield context.log(step.kind, step.name, {"status": f"{SKIPPED}{why}"})["status"]
     except Exception as error:
-        yield context.log(step.kind, step.name, about | logs.error(error))["status"]
+        yield context.log(step.kind, step.name, context.about | logs.error(error))["status"]
         if gone := lost():
-            context.log("run", "device lost", about | logs.error(gone) | {"status": "crashed"})
+            context.log("run", "device lost", context.about | logs.error(gone) | {"status": "crashed"})
             yield LOST
 
 
@@ -160,12 +181,6 @@ def lost() -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def _tell(word: str, what: Row) -> None:
-    """A line in one piece, whatever else is written."""
-    sys.stdout.write(f"{word} {logs.dumps(what)}\n")
-    sys.stdout.flush()
 
 
 def main(script: Script, options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import types
 import jax
 import pytest
 
-from bench.runner import command, log, programs, watch, worker
+from bench.runner import command, log, programs, summary, watch, worker
 from bench.runner.script import OUT_OF_TIME, Limits, Program, Script, Step
 from tests.bench import stand_in
 
@@ -154,7 +154,7 @@ COMPILER = """
 import json, os, sys
 first, alone = int(sys.argv[1]), "--one-by-one" in sys.argv
 def begin(i, kind, name, **about):
-    told = json.dumps({"index": i, "kind": kind, "name": name, "about": {"limit": 9} | about})
+    told = json.dumps({"index": i, "kind": kind, "name": name, "limit": 9, "launch": {}} | about)
     print("some text @begin", told, flush=True)
 for i in range(first, 3):
     if not alone and i == 1:
@@ -270,7 +270,34 @@ def test_half_a_row_is_left_out(tmp_path):
     assert log.read(file) == [{"kind": "probe", "name": "a"}]
 
 
-def test_a_long_summary_is_cut(tmp_path, capsys):
-    script = Script("stand_in", "", lambda options: [], lambda rows: "x" * 20_000)
+def test_of_a_long_summary_the_middle_is_cut(tmp_path, capsys):
+    script = Script("stand_in", "", lambda options: [], lambda rows: "first\n" + "x\n" * 20_000 + "last")
     command.main(script, ["--dry-run", "--in-process", f"--out={tmp_path}", f"--cache={tmp_path / 'cache'}"])
-    assert command.LONGEST < len(capsys.readouterr().out) < 12_000
+    (_, shown), _ = capsys.readouterr().out.split("first"), None
+    assert len(shown.partition("\nresults")[0]) <= summary.LONGEST
+    assert "\nlast\n" in shown
+
+
+DEVICE = {
+    "kind": "device",
+    "name": "device",
+    "status": "ok",
+    "device_kind": "H100",
+    "platform": "gpu",
+    "jax": "1",
+    "driver": "2",
+}
+DEVICE |= {"code": "c", "choice": "d", "commit": "e"}
+
+
+def test_what_every_summary_ends_with():
+    late = [{"kind": "time", "name": str(i), "status": OUT_OF_TIME} for i in range(100)]
+    banned = [{"kind": "probe", "name": "b", "status": "skipped: 3 kernels hung or crashed before"}] * 7
+    wrong = [{"kind": "probe", "name": f"p{i}", "status": "wrong", "detail": "3 of 4"} for i in range(50)]
+    lines = summary.ending([DEVICE, *late, *banned, *wrong])
+    assert lines[0].startswith("H100, JAX 1")
+    assert [line for line in lines if line.startswith("skipped")] == [
+        "skipped      100 out of time, 7 3 kernels hung or crashed before"
+    ]
+    assert lines[-2:] == ["BAD  probe p24: wrong 3 of 4", "BAD  and 25 more, in the file"]
+    assert summary.ending([DEVICE | {"platform": "cpu"}])[0].startswith("NOT A GPU")

@@ -1,0 +1,103 @@
+"""Is a kernel right on this device? It runs on poisoned memory, twice, and is held against float64 and XLA's own error."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_conv.kernels import support
+from pallas_conv.kernels.config import Config
+from pallas_conv.spec import Product
+from pallas_conv.verify.verdict import Verdict, judge
+
+from . import cases, configured, products
+from .runner import SKIPPED, Context, Program, Row, Source, Step
+
+POISON_BYTES = 4e9  # of a GPU's memory, at most a quarter
+
+
+def ladder(case: configured.Case, rung: str, interpret: bool) -> Step:
+    """A step of the ladder: a small product under its own configuration."""
+    name = str(case)
+    return _step(
+        "ladder", name, case.product, case.config, case.num_sms, interpret, lambda _: case.operands(), rung=rung
+    )
+
+
+def correctness(case: cases.Case, direction: str, num_sms: int, interpret: bool) -> Step:
+    """A step on a product of a layer, under the configuration that is chosen; what no kernel serves is said to be so."""
+    name, product = f"{case.name}/{direction}", case.products()[direction]
+    if reasons := support.reasons(product, support.CAPABILITY):
+        return Step("correctness", name, lambda _: [{"status": "unsupported", "reasons": reasons}])
+    drawn = products.operands(case, direction, on_cpu=True)
+
+    def draw(context: Context) -> tuple[Any, ...]:
+        operands = context.compiled(drawn).call(np.uint32(context.seed))
+        return operands[: len(product.operand_shapes)]  # a layer without bias is drawn one nevertheless
+
+    return _step("correctness", name, product, None, num_sms, interpret, draw, (drawn,))
+
+
+def _step(
+    kind: str, name: str, product: Product, config: Config | None, num_sms: int, interpret: bool, draw: Any,
+    more: tuple[Program, ...] = (), **about: Any,
+) -> Step:  # fmt: skip
+    ours, usual = products.kernel(name, product, config, num_sms, interpret), products.usual(name, product)
+    work = functools.partial(check, product=product, ours=ours, usual=usual, draw=draw, about=about)
+    return Step(kind, name, work, (ours, usual, *more, *poisoning()))
+
+
+def check(context: Context, product: Product, ours: Program, usual: Program, draw: Any, about: Row) -> Iterator[Row]:
+    """Run a kernel twice on the same operands, and judge what came out."""
+    shapes = products.operands_of(product)
+    operands = tuple(np.asarray(a).astype(s.dtype) for a, s in zip(draw(context), shapes, strict=True))
+    results = []
+    for _ in range(1 if context.dry else 2):
+        yield from poison(context)
+        results.append([np.asarray(y) for y in context.launch(ours, *operands, **about)])
+    context.alive()
+    baseline = context.compiled(usual).call(*operands)
+    worst, right = _worst(product, operands, results[0], baseline)
+    same = all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    yield {
+        "status": "ok" if right and same else "wrong",
+        "deterministic": same,
+        "seed": context.seed,
+        **dataclasses.asdict(worst),
+        **about,
+        **context.compiled(ours).about,
+    }
+
+
+def _worst(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) -> tuple[Verdict, bool]:
+    """Of all outputs the verdict nearest to its bound, or furthest beyond; and whether all of them are right."""
+    pairs = zip(product.outputs, got, baseline, strict=True)
+    verdicts = [judge(dataclasses.replace(product, outputs=(name,)), operands, a, b) for name, a, b in pairs]
+    return max(verdicts, key=lambda v: (not v.right, v.error / (v.bound or 1))), all(v.right for v in verdicts)
+
+
+# ------------------------------------------------------------ poison
+
+
+def poison(context: Context) -> Iterator[Row]:
+    """Fill memory with NaN: what a kernel leaves out of its result is then no right value from before. A row if that fails."""
+    try:
+        for program in poisoning():
+            jax.block_until_ready(context.compiled(program).call())
+    except Exception as error:
+        yield {"status": f"{SKIPPED}not poisoned", "exception": f"{type(error).__name__}: {error}"[:300]}
+
+
+def poisoning() -> tuple[Program, ...]:
+    """The program that fills memory and lets go of it, of one size, so that it is compiled once; none without a GPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    size = int(min(POISON_BYTES, stats.get("bytes_limit", 0) / 4))
+    return (Program(f"poison of {size} bytes", functools.partial(_poison, size), alone=False),) if size else ()
+
+
+def _poison(size: int) -> Source:
+    return Source(lambda: jnp.full(size // 4, 0x7FFF7FFF, "uint32"), ())  # NaN as 16 bits, too

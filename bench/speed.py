@@ -1,0 +1,224 @@
+"""How fast is it? Peaks of the device, and the programs of a layer beside each other, in turns."""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_conv.kernels import support
+from pallas_conv.target import Target
+from pallas_conv.verify import timing
+from pallas_conv.verify.verdict import agree, judge_at, some_pixels
+
+from . import gate, products
+from .cases import Case
+from .runner import SKIPPED, Context, Program, Row, Skipped, Step, log, worker
+
+PIXELS = 64  # of a product at full size that float64 judges
+GEMMS = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}
+LIBRARY = {"xla_gpu_enable_triton_gemm": False}  # to time the many candidates of the other takes half a minute
+AGAIN_SECONDS = 120
+
+# ------------------------------------------------------------ peaks
+
+
+def peaks() -> list[Step]:
+    """Of memory, of tensor cores by the library's matrix product, and what a session of the profiler costs."""
+    names = ("copy", *(f"gemm_{dtype}" for dtype in GEMMS))
+    steps = [Step("peak", name, functools.partial(peak, name=name), seconds=60) for name in names]
+    return [*steps, Step("peak", "cupti_session", session, seconds=60)]
+
+
+def peak(context: Context, name: str) -> Iterator[Row]:
+    if name == "copy":
+        n = 2**20 if context.dry else 2**28
+        f, operands, work = jax.jit(lambda x: -x), (jnp.ones(n, "float32"),), 8 * n
+    else:
+        n, dtype = 256 if context.dry else 8192, GEMMS[name.removeprefix("gemm_")]
+        normal = lambda seed: jax.random.normal(jax.random.key(seed, impl="rbg"), (n, n), "float32").astype(dtype)
+        draw = jax.jit(normal)
+        operands, work = (draw(0), draw(1)), 2 * n**3
+        f = jax.jit(jnp.matmul).lower(*operands).compile(None if context.dry else LIBRARY)
+    found = timing.measure({name: f}, [operands])[name]
+    rate = work / found.ms / 1e6  # per nanosecond: GB/s, GFLOP/s
+    yield {"gbps" if name == "copy" else "tflops": rate if name == "copy" else rate / 1e3, **dataclasses.asdict(found)}
+
+
+def session(context: Context) -> Iterator[Row]:
+    """Seconds that a session costs, the first one, and one that follows."""
+    f, x = jax.jit(lambda x: x + 1).lower(jnp.zeros(8)).compile(), jnp.zeros(8)
+    if context.device.platform != "gpu":
+        raise Skipped("there is no CUPTI without a GPU")
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        timing.session(lambda: jax.block_until_ready(f(x)))
+        seconds.append(time.perf_counter() - start)
+    yield {"first_seconds": seconds[0], "seconds": seconds[1]}
+
+
+def peak_rates(rows: list[Row]) -> dict[str, float]:
+    """Bytes and operations a second, as a run measured them."""
+    found = [r for r in rows if r["kind"] == "peak" and r["status"] == "ok" and {"gbps", "tflops"} & r.keys()]
+    return {r["name"]: r["gbps"] * 1e9 if "gbps" in r else r["tflops"] * 1e12 for r in found}
+
+
+def floor_ms(rows: list[Row], case: Case, direction: str) -> float | None:
+    """What the measured peaks allow at best, for useful work and the least traffic."""
+    gemm = {"bfloat16": "gemm_bf16", "float16": "gemm_f16", "float32": "gemm_tf32"}[case.dtype]
+    rates = peak_rates(rows)
+    if not {gemm, "copy"} <= rates.keys():
+        return None
+    return 1e3 * max(case.flops(direction) / rates[gemm], case.nbytes(direction) / rates["copy"])
+
+
+# ------------------------------------------------------------ stock alone, and compiled anew
+
+
+def stock(case: Case, direction: str) -> Step:
+    program, drawn = products.stock(case, direction), products.operands(case, direction)
+    work = functools.partial(_stock, case=case, direction=direction, program=program, drawn=drawn)
+    return Step("stock", f"{case.name}/{direction}", work, (program, drawn))
+
+
+def _stock(context: Context, case: Case, direction: str, program: Program, drawn: Program) -> Iterator[Row]:
+    built = context.compiled(program)
+    (found,) = timing.measure({"stock": built.call}, _sets(context, case, direction, drawn)).values()
+    yield {"compile_s": built.seconds, **_rates(context, case, direction, found)}
+
+
+def spread(context: Context, arguments: list[str]) -> Iterator[Row]:
+    """The same times of stock's programs by another process, which chooses cuDNN's algorithms anew."""
+    before = {r["name"]: r["ms"] for r in context.log.rows if r["kind"] == "stock" and "ms" in r}
+    file = context.log.path.with_suffix(".again")
+    alone = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    words = [*arguments, "--in-process", "--only=stock", f"--file={file}", f"--minutes={AGAIN_SECONDS / 60}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu", *words], env=alone, capture_output=True, text=True, check=False
+    )
+    rows = [r for r in log.read(file) if r["kind"] == "stock" and "ms" in r and r["name"] in before]
+    file.unlink(missing_ok=True)
+    if not rows:
+        raise RuntimeError(f"no stock program was timed again: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+    for row in rows:
+        times = row["ms"], before[row["name"]]
+        yield {"name": row["name"], "ms": row["ms"], "first_ms": times[1], "ratio": max(times) / min(times)}
+
+
+# ------------------------------------------------------------ programs beside each other
+
+
+def compare(case: Case, direction: str, target: Target, num_sms: int, dry: bool) -> Step:
+    """Stock, the best lax program where that is another, and ours where a kernel serves the product."""
+    wanted = {"stock": products.stock(case, direction)}
+    if best := products.best(case, direction, target):
+        wanted["best"] = best
+    timed = direction == "fb" or not dry  # an interpreted kernel has no time
+    if timed and any(products.served(case, d) for d in ("fd" if direction == "fb" else direction)):
+        wanted["ours"] = products.ours(case, direction, num_sms)
+    drawn = products.operands(case, direction)
+    work = functools.partial(_compare, case=case, direction=direction, target=target, wanted=wanted, drawn=drawn)
+    return Step("time", f"{case.name}/{direction}", work, (*wanted.values(), drawn, *gate.poisoning()))
+
+
+def _compare(
+    context: Context, case: Case, direction: str, target: Target, wanted: Mapping[str, Program], drawn: Program
+) -> Iterator[Row]:
+    operands = _sets(context, case, direction, drawn)
+    rows: dict[str, Row] = {impl: {} for impl in wanted}
+    if "ours" not in wanted and direction != "fb":
+        reasons = support.reasons(case.products()[direction], context.capability)
+        rows["ours"] = {"status": "unsupported", "reasons": reasons} if reasons else {"status": NO_TIME}
+    calls, baseline = {}, None
+    for impl, program in wanted.items():
+        try:
+            built = context.compiled(program)
+            rows[impl] |= {"compile_s": built.seconds, **built.about}
+            yield from gate.poison(context)
+            got = jax.block_until_ready(context.launch(program, *operands[0], impl=impl))
+            context.alive()
+            if impl == "stock":
+                baseline = got
+            else:
+                rows[impl] |= _compared(case, direction, operands[0], got, baseline, context.seed)
+        except Skipped as why:
+            rows[impl]["status"] = f"{SKIPPED}{why}"
+        except Exception as error:
+            if impl == "stock":
+                raise
+            rows[impl] |= log.error(error)
+            if worker.lost():  # nothing can be timed after that
+                yield {"impl": impl} | rows[impl]
+                raise
+        if "status" not in rows[impl]:  # no time is reported for a wrong result
+            calls[impl] = built.call
+    context.alive(
+        impl="in turns", kernel="ours" in calls, **context.compiled(wanted["ours"]).about if "ours" in calls else {}
+    )
+    times = timing.measure(calls, operands)
+    if direction != "fb":
+        rows["ours"] |= _beside(case, direction, target, times)
+    for impl, found in times.items():
+        rows[impl] |= _rates(context, case, direction, found) | _ratios(impl, times)
+    yield from ({"impl": impl} | row for impl, row in rows.items())
+
+
+NO_TIME = f"{SKIPPED}an interpreted kernel has no time"
+
+
+def _sets(context: Context, case: Case, direction: str, drawn: Program) -> list[tuple[jax.Array, ...]]:
+    """So many operands that none is found in the cache."""
+    count = 2 if context.dry else timing.copies(case.nbytes(direction))
+    draw = context.compiled(drawn).call
+    return [jax.block_until_ready(draw(np.uint32(context.seed + i))) for i in range(count)]
+
+
+def _compared(case: Case, direction: str, operands: tuple[Any, ...], got: Any, baseline: Any, seed: int) -> Row:
+    """Every result against stock's, coarsely; of one product some pixels against float64, too.
+
+    Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
+    """
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
+    (right, part), *others = (agree(a, b, case.dtype) for a, b in pairs)
+    row: Row = {"difference": part} | ({"gradient_difference": max(p for _, p in others)} if others else {})
+    if direction in "fd" and not case.per_example and not any(map(any, case.border)):
+        at = some_pixels(got.shape, PIXELS, seed)
+        verdict = judge_at(case.products()[direction], at, operands, got, baseline)
+        row, right = row | dataclasses.asdict(verdict), right and verdict.right
+    return row | ({} if right else {"status": "wrong"})
+
+
+def _rates(context: Context, case: Case, direction: str, found: timing.Timing) -> Row:
+    floor = floor_ms(context.log.rows, case, direction)
+    return {
+        **dataclasses.asdict(found),
+        "tflops": case.flops(direction) / found.ms / 1e9,
+        "gbps": case.nbytes(direction) / found.ms / 1e6,
+        **({"floor_ms": floor, "fraction": floor / found.ms} if floor else {}),
+    }
+
+
+def _ratios(impl: str, times: Mapping[str, timing.Timing]) -> Row:
+    """Stock's time by this one's; of ours also that of the faster of the others."""
+    if impl == "stock":
+        return {}
+    row = {"ratio": times["stock"].ms / times[impl].ms}
+    least = min(times[other].ms for other in ("stock", "best") if other in times)
+    return row | ({"ratio_best": least / times[impl].ms} if impl == "ours" else {})
+
+
+def _beside(case: Case, direction: str, target: Target, times: Mapping[str, timing.Timing]) -> Row:
+    """The lax program that `auto` takes where no kernel runs, and both times, by the same clock, as records want them."""
+    row: Row = {"lax": products.formulation(case, direction, target)}
+    lax = times.get("best", times["stock"])
+    if "ours" not in times:
+        return row
+    return row | {"lax_ms": lax.ms, "lax_us": 1e3 * lax.ms, "kernel_us": 1e3 * times["ours"].ms}
