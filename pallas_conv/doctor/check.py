@@ -30,11 +30,11 @@ class Ahead(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What came out. timing: None where the result is wrong, or where the times are not the device's own."""
+    """What came out. timing: None where the result is wrong, or where there were no times of the device itself."""
 
     held: Held
     timing: record.Timing | None = None
-    by_clock: bool = False
+    no_device_times: bool = False
 
 
 def compile_ahead(check: Check, target: Target) -> Ahead:
@@ -79,6 +79,6 @@ def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
     times = timing.measure({"kernel": ahead.kernel, "lax": lax}, sets)
     kernel, other = times["kernel"], times["lax"]
     if {kernel.source, other.source} != {"cupti"}:
-        return Finding(held, by_clock=True)
+        return Finding(held, no_device_times=True)
     facts = check.facts
     return Finding(held, record.Timing(facts.family, facts.size, kernel.ms * 1e3, other.ms * 1e3, check.rival))

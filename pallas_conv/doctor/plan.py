@@ -10,6 +10,7 @@ import functools
 import itertools
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,13 +26,14 @@ from ..target import Target
 from ..wanted import Use, Wanted
 
 # Seconds of a check, one after the other. Measured by the CPU's clock on one core, compiling for an H100: 0.32 to trace and
-# lower a kernel (10 of the suite; Python, so it holds up whatever else runs), 0.45 for a lax program without autotuning, 0.25
-# for 64 pixels in float64 (9 of the suite). The 1.0 that XLA takes for a kernel, and for what draws and compares, is not in
-# it: other cores do that meanwhile. Guessed, since nothing ran on a GPU: 1.0 for autotuning by cuDNN, 0.5 for two programs
-# timed for 15 ms, 5 rounds, twice, and 2 GB a second to the host and through NumPy there.
-CHECK_SECONDS = 0.32 + (0.45 + 1.0) + 0.25 + 0.5
+# lower a kernel (10 of the suite; Python, so it holds up whatever else runs), 0.45 for a lax program without autotuning and 0.2
+# for what compares all pixels, 0.25 for 64 pixels in float64 (9 of the suite). The 1.0 that XLA takes for a kernel and for what
+# draws its operands is not in it: other cores do that meanwhile. Guessed, since nothing ran on a GPU: 1.0 for autotuning by
+# cuDNN, 0.5 for two programs timed for 15 ms, 5 rounds, twice, and 2 GB a second to the host and through NumPy there.
+CHECK_SECONDS = 0.32 + (0.45 + 1.0) + (0.2 + 0.25) + 0.5
 BYTES_A_SECOND = 2e9
-START_SECONDS = 15.0  # guessed: JAX and CUDA; tiles are chosen in as many processes as there are cores
+START_SECONDS = 15.0  # guessed: JAX and CUDA, and tiles chosen in MOST_PROCESSES
+MOST_PROCESSES = 16
 
 
 class Row(NamedTuple):
@@ -98,8 +100,9 @@ def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
 
 def tiles(products: Sequence[Product], target: Target) -> list[Config]:
     """What `auto` would launch. Choosing takes a fifth of a second a product, and Python does it on one core alone."""
+    print(f"choosing tiles for {len(products)} products", file=sys.stderr, flush=True)
     fresh = multiprocessing.get_context("spawn")  # where CUDA runs, a fork is dead
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), fresh) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), fresh) as pool:
         return list(pool.map(functools.partial(_tile, target), products, chunksize=4))
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -211,3 +212,14 @@ def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, 
     (beside,) = execution.plans(equation, H100, product.operand_shapes)
     assert (beside.product, beside.implementation) == (product, "xla")
     assert beside.formulation == plan.lax_program(product, H100)
+
+
+@pytest.mark.aot
+def test_what_is_compiled_ahead_is_the_kernel_with_its_tile(monkeypatch):
+    from bench import aot
+
+    (one,) = plan.checks(plan.rows(Wanted(LAYERS[:1], ())), H100)
+    shapes = [jax.ShapeDtypeStruct(shape, RELU.compute_dtype) for shape in RELU.operand_shapes]
+    monkeypatch.setattr(check, "_compiled", lambda f, product: aot.compile_for("h100", f, *shapes))
+    assert "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu" in check.compile_ahead(one, H100).kernel.as_text()
+    assert "pallas_conv_fprop_stock" in check.lax_program(RELU, H100).as_text()
