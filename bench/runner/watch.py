@@ -80,9 +80,7 @@ def _next(log: Log, end: End, options: argparse.Namespace) -> int:
     assert end.begun
     if end.status != LOST:  # else it has said so
         log(end.begun["kind"], end.begun["name"], end.begun["launch"] | end.row)
-    if (
-        end.begun["kind"] == "compile" and not end.begun["about"]["alone"]
-    ):  # the step that needs the program will say which
+    if end.begun["kind"] == "compile" and not end.begun["alone"]:  # alone, programs say which of them it was
         options.arguments.append("--one-by-one")
         return end.begun["index"]
     return end.begun["index"] + 1

@@ -87,8 +87,8 @@ def test_a_step_that_gives_signs_of_life_may_take_its_time(faulty):
 
 def test_programs_are_compiled_ahead_and_lowered_elsewhere(faulty):
     compiled = [r for r in faulty.rows if r["kind"] == "compile"]
-    assert compiled[0]["name"] == "9_from_correctness_right"
-    assert compiled[0]["programs"] == 9
+    assert compiled[0]["name"] == "8_from_correctness_right"
+    assert compiled[0]["programs"] == 8
     assert len(list((faulty.folder / "cache").glob("*/*.lowered"))) == 9
 
 
