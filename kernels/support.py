@@ -36,7 +36,7 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(f"there is no kernel for the product {product.role!r}")
     if product.compute_dtype not in DTYPES:
         found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
-    if product.compute_dtype == "float32" and product.precision not in (None, "default", "tensorfloat32"):
+    if product.compute_dtype == "float32" and not product.may_use_tf32:
         found.append(f"float32 is multiplied as TF32, which precision {product.precision!r} does not allow")
     if product.out_dtype not in (product.compute_dtype, "float32"):
         found.append(

@@ -101,6 +101,11 @@ class Product:
         return "_".join(parts) or "linear"
 
     @property
+    def may_use_tf32(self) -> bool:
+        """Whether float32 operands may be multiplied with TF32's ten bits of mantissa, as JAX's default precision allows."""
+        return self.compute_dtype == "float32" and self.precision in (None, "default", "tensorfloat32")
+
+    @property
     def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of x and w (fprop, then b and r if there are any), the cotangent and w (dgrad), or x and the cotangent (wgrad)."""
         spec, lead = self.spec, () if self.models is None else (self.models,)

@@ -70,17 +70,13 @@ def _judged(
     return Verdict(finite and error <= bound, error, own, bound, largest, finite)
 
 
-def _as_tf32(product: Product) -> bool:
-    return product.compute_dtype == "float32" and product.precision in (None, "default", "tensorfloat32")
-
-
 def _reading(product: Product, exact: Callable[..., np.ndarray], operands: tuple[Any, ...], want: np.ndarray) -> float:
     """The largest error of the exact product of operands as tensor cores read them: TF32 instead of float32, or as they are.
 
     Weights are rounded beforehand. Pixels are truncated, all of them towards zero: where the products that a sum adds have the
     same sign, as they may behind a relu, so have their errors. Rounded pixels are as right.
     """
-    if not _as_tf32(product):
+    if not product.may_use_tf32:
         return 0.0
     pixels, w, *added = operands
     read = (exact(as_read(pixels), rounded_to_tf32(w), *added) for as_read in (truncated_to_tf32, rounded_to_tf32))
@@ -92,7 +88,7 @@ def _summing(product: Product, largest: float) -> float:
 
     That is a last place of float32 a step. Simulated sums of up to 100,000 products lost less, whatever their signs.
     """
-    if product.compute_dtype not in ("bfloat16", "float16") and not _as_tf32(product):
+    if product.compute_dtype not in ("bfloat16", "float16") and not product.may_use_tf32:
         return 0.0
     steps = math.ceil(_summands(product) * jnp.dtype(product.compute_dtype).itemsize / STEP_BYTES)
     return steps * float(jnp.finfo("float32").eps) * largest
