@@ -1,0 +1,33 @@
+"""The command: asks a device, or turns what was asked into constants."""
+
+import argparse
+import re
+import sys
+
+from .. import micro, runner
+from ..runner import Row, Step, summary
+from . import constants, measure
+from .questions import Sizes
+
+ALONE = "--constants"
+
+
+def steps(options: argparse.Namespace) -> list[Step]:
+    sizes = Sizes(runner.num_sms(options.dry_run), options.dry_run)
+    return [step for step in measure.steps(sizes) if re.search(options.ask, step.name)]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ask", default="", help="regular expression: the questions to ask (all)")
+
+
+def told(rows: list[Row]) -> str:
+    """Values beside what the cost model takes, then what every summary ends with."""
+    return summary.fitting(constants.table(rows), summary.ending(rows))
+
+
+SCRIPT = runner.Script("bench.micro", micro.__doc__ or "", steps, told, arguments, minutes=3)
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    sys.exit(constants.main(words[1:]) if words[:1] == [ALONE] else runner.main(SCRIPT))
