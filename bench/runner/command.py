@@ -12,6 +12,7 @@ import time
 from . import worker
 from .device import ROOT
 from .log import Log, read
+from .programs import CORES
 from .script import OUT_OF_TIME, Limits, Row, Script
 from .summary import shortened
 from .watch import watch
@@ -60,7 +61,7 @@ def parse(script: Script, arguments: list[str] | None = None) -> argparse.Namesp
     options.out, options.cache = pathlib.Path(options.out).resolve(), pathlib.Path(options.cache).resolve()
     options.limits = Limits(**((INTERPRETED if options.dry_run else {}) | options.limits))
     if options.processes is None:
-        options.processes = 0 if options.dry_run or options.in_process else max(1, (os.cpu_count() or 1) - 2)
+        options.processes = 0 if options.dry_run or options.in_process else max(1, CORES - 2)
     if options.file is None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         options.file = options.out / f"{script.name}-{now}{'-dry-run' * options.dry_run}.jsonl"

@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 
 from .script import Program, Row, Source
 
+CORES = min(
+    16, len(os.sched_getaffinity(0))
+)  # that this process may use; more would need more memory than they save time
 KERNEL_CALLS = (
     "mosaic_gpu_v2",
     "mosaic_gpu",
@@ -69,7 +72,7 @@ class Compiler:
         """Compile those that are not yet, none after `until`: how many. A failure is told by `get`."""
         missing = [p for p in dict.fromkeys(programs) if p.name not in self._built]
         alone = [p for p in missing if p.alone and not (p.kernel or p.on_cpu)]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
             done = sum(pool.map(lambda p: self._try(p, until), [p for p in missing if p not in alone]))
         return done + sum(self._try(p, until) for p in alone)
 
