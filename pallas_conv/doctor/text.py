@@ -32,7 +32,7 @@ def planned(rows: Sequence[Row], checks: Sequence[Check], target: Target, minute
     for number, (check, done) in enumerate(timed, 1):
         yield f"{number:4} {check.name:36} {done:6.0f} s  {check.facts.code_path} | {check.facts.epilogue}"
     if late := len(order.needed) - len(timed):
-        yield f"{late} that let `auto` take more are left to another run, or to more --minutes"
+        yield f"{late} more, which would let `auto` take more, are left to another run or to more --minutes"
     yield f"{len(order.rest)} products that those speak for come last, while time is left"
     done = timed[-1][1] if timed else 0
     taken = plan.coverage(plan.proofs(check for check, _ in timed), checks, rows)
