@@ -1,19 +1,40 @@
-"""One case for every code path that is chosen for products: the very tiles, taps and stages, on few pixels and channels.
+"""One case for every code path that is chosen for wanted products: the very tiles, taps and stages, on few pixels and channels.
 
-So what runs at full size can be held against float64 as a whole, in the interpreter and on hardware.
+    python -m bench.paths --out bench/paths.json
+
+So what runs at full size is held against float64 as a whole, in the interpreter and on hardware. To choose for all products
+takes a minute: the cases are kept as data, and made anew where the choice of tiles changed.
 """
 
+import argparse
 import dataclasses
+import itertools
+import json
+import pathlib
+import sys
 from collections.abc import Iterable
 
-from pallas_conv.kernels import config, evidence
+from pallas_conv import strict
+from pallas_conv.kernels import choice, config, evidence
 from pallas_conv.kernels.config import Config, Problem
 from pallas_conv.kernels.taps import Dim
-from pallas_conv.spec import Product
+from pallas_conv.spec import ConvSpec, Product, dilated
+from pallas_conv.wanted import wanted
 
 from .configured import Case
 
-WORKERS = 2  # so that each takes several tiles
+FILE = pathlib.Path(__file__).with_name("paths.json")
+WORKERS = 2  # so few that small products give them several tiles
+
+
+def cases(file: pathlib.Path = FILE) -> tuple[Case, ...]:
+    """Those of the file."""
+    return strict.parse(tuple[Case, ...], json.loads(file.read_text()), file.name)
+
+
+def products() -> list[Product]:
+    """All that are wanted, the suite's first."""
+    return [layer.product for layer in wanted().suite] + [use.product for use in wanted().networks]
 
 
 def representatives(chosen: Iterable[tuple[Product, Config]]) -> list[Case]:
@@ -29,35 +50,59 @@ def representatives(chosen: Iterable[tuple[Product, Config]]) -> list[Case]:
 
 
 def shrunk(name: str, product: Product, cfg: Config) -> Case:
-    """The product at a size of two tiles or so in every dimension, the last of them ragged."""
-    problem = Problem.of(product)
-    images, *extents = config.tiling(problem, cfg).cta_box
-    rows = [min(d.rows, extent + extent // 2 + 1) for d, extent in zip(problem.dims, extents, strict=True)]
-    steps = 2 * max(1, cfg.split)
-    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * steps - 8)
-    channels = summed, min(problem.K, cfg.bn + 8)
-    groups = product.spec.groups
-    c, o = (n * groups for n in (channels if product.role == "fprop" else channels[::-1]))
-    small = dataclasses.replace(
-        product,
-        spec=dataclasses.replace(product.spec, in_spatial=_in_spatial(product, problem.dims, rows)),
-        batch=min(product.batch, images + 1),
-        in_channels=c,
-        out_channels=o,
-    )
+    """The product at the least size at which a worker takes several tiles, some of them ragged; of more images if need be."""
+    ragged = (_of_tiles(n, product, cfg) for n in itertools.count(1))
+    small = next(p for p in ragged if config.units(Problem.of(p), cfg) > WORKERS)
     return Case(name, small, cfg, num_sms=WORKERS * cfg.cluster // cfg.blocks)
+
+
+def _of_tiles(count: int, product: Product, cfg: Config) -> Product:
+    """The product with so many whole tiles, and about half of one, in every dimension; two steps over channels a part."""
+    problem, groups = Problem.of(product), product.spec.groups
+    images, *extents = config.tiling(problem, cfg).cta_box
+    rows = [
+        count * n + n // 2 + 1 if n > 1 else min(d.rows, count + 1) for d, n in zip(problem.dims, extents, strict=True)
+    ]
+    summed = problem.C if cfg.unfold else min(problem.C, 2 * cfg.split * cfg.bk - 8)
+    channels = summed * groups, min(problem.K, cfg.bn + 8) * groups
+    c, o = channels if product.role == "fprop" else channels[::-1]
+    spec = dataclasses.replace(product.spec, in_spatial=_in_spatial(product, problem.dims, rows))
+    return dataclasses.replace(product, spec=spec, batch=count * images + 1, in_channels=c, out_channels=o)
 
 
 def _in_spatial(product: Product, dims: tuple[Dim, ...], rows: list[int]) -> tuple[int, ...]:
     """Sizes of the input for which the kernel tiles about so many rows of each output phase."""
-    sizes = [min(d.out_size, n * d.out_stride - (d.out_stride > 1)) for n, d in zip(rows, dims, strict=True)]
-    if product.role == "dgrad":
-        return tuple(sizes)
-    s = product.spec
-    geometry = zip(
-        s.in_spatial, sizes, s.strides, s.kernel_spatial, s.kernel_dilation, s.padding, s.input_dilation, strict=True
-    )
-    return tuple(
-        min(whole, max(1, -(-((n - 1) * stride + (k - 1) * dilation + 1 - sum(pad)) // up) + (up > 1)))
-        for whole, n, stride, k, dilation, pad, up in geometry
-    )
+    results = [n * d.out_stride - (d.out_stride > 1) for n, d in zip(rows, dims, strict=True)]
+    if product.role == "fprop":
+        return tuple(_read(product.spec, i, n) for i, n in enumerate(results))
+    return tuple(max(n, _read(product.spec, i, 1)) for i, n in enumerate(results))
+
+
+def _read(spec: ConvSpec, dim: int, outputs: int) -> int:
+    """The size of an input with so many outputs in a dimension, or one more of them."""
+    window = dilated(spec.kernel_spatial[dim], spec.kernel_dilation[dim])
+    seen = (outputs - 1) * spec.strides[dim] + window - sum(spec.padding[dim])
+    up = spec.input_dilation[dim]
+    return max(1, -(-seen // up) + (up > 1))
+
+
+def text(found: Iterable[Case]) -> str:
+    """JSON with a case a line."""
+    return "[\n" + ",\n".join(json.dumps(strict.to_json(case), separators=(",", ":")) for case in found) + "\n]\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    from tqdm import tqdm
+
+    parser = argparse.ArgumentParser(prog="bench.paths", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=FILE, help="the JSON file (default: %(default)s)")
+    args = parser.parse_args(argv)
+    chosen = ((product, choice.choose(product)) for product in tqdm(products(), unit="product", disable=None))
+    found = representatives(chosen)
+    args.out.write_text(text(found))
+    print(f"{args.out}: {len(found)} cases")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import kernels, ladder
-from bench.paths import shrunk
+from bench import ladder, paths
 from pallas_conv.kernels import choice, config, mosaic, support, work
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
@@ -175,27 +174,22 @@ def test_the_chosen_configuration_runs():
 
 
 def in_seconds(case: Case) -> Case:
-    """Of fewer images and channels where the interpreter, which multiplies a line of pixels at a time, has many lines."""
-    cfg, p = case.config, case.product
-    if cfg.box[-1] >= 8:
+    """Of fewer images and channels where the interpreter, which multiplies a line of pixels at a time, has many to multiply."""
+    cfg, p, problem = case.config, case.product, config.Problem.of(case.product)
+    if work.executed_macs(problem, cfg) <= 2000 * cfg.box[-1] * cfg.bn * cfg.bk:
         return case
-    problem = config.Problem.of(p)
-    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * max(1, cfg.split) - 8)
+    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * cfg.split - 8)
     channels = summed * p.spec.groups, min(problem.K, cfg.bn - 8) * p.spec.groups
     c, o = channels if p.role == "fprop" else channels[::-1]
-    images = min(p.batch, config.tiling(problem, cfg).cta_box[0] - 1)
+    images = max(1, config.tiling(problem, cfg).cta_box[0] - 1)
     return dataclasses.replace(case, product=dataclasses.replace(p, batch=images, in_channels=c, out_channels=o))
-
-
-SUITE = kernels.served()
 
 
 @pytest.mark.extended
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("name", SUITE)
-def test_what_is_chosen_for_the_suite(name, count):
-    """The very tiles, taps and stages of the benchmarks, on fewer pixels and channels."""
-    prove_as_planned(in_seconds(shrunk(name, SUITE[name], choice.choose(SUITE[name]))), count)
+@pytest.mark.parametrize("case", paths.cases(), ids=str)
+def test_what_is_chosen_for_wanted_products(case, count):
+    prove_as_planned(in_seconds(case), count)
 
 
 @pytest.mark.parametrize("role", ["fprop", "dgrad"])

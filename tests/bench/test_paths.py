@@ -1,0 +1,100 @@
+"""Every code path that is chosen for what users want is checked as a whole, on the ladder or by a case of its own."""
+
+import functools
+
+import pytest
+
+from bench import paths
+from bench.configured import Case
+from bench.ladder import CASES
+from pallas_conv.kernels import choice, config, evidence, support
+from pallas_conv.kernels.config import Config, Problem
+from pallas_conv.spec import Product
+from pallas_conv.wanted import wanted
+
+LEAST = 0.95  # of products
+NETWORKS = sorted({use.network for use in wanted().networks})
+QUICK = ("dcgan", "resnet18")  # networks whose tiles are chosen in seconds
+COMMITTED = pytest.mark.parametrize("case", paths.cases(), ids=str)
+
+
+def named(source: str) -> dict[str, Product]:
+    """The products of the suite, or of a network."""
+    if source == "suite":
+        return {layer.name: layer.product for layer in wanted().suite}
+    uses = [use for use in wanted().networks if use.network == source]
+    return {f"{source}[{i}]": use.product for i, use in enumerate(uses)}
+
+
+@functools.cache
+def keys(product: Product, cfg: Config) -> set[str]:
+    """What a hardware run of the product proves."""
+    return {evidence.code_path(product, cfg), evidence.epilogue(product, cfg)}
+
+
+def checked() -> set[str]:
+    return set().union(*(keys(case.product, case.config) for case in (*CASES, *paths.cases())))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["suite", *(name if name in QUICK else pytest.param(name, marks=pytest.mark.extended) for name in NETWORKS)],
+)
+def test_what_is_chosen_is_checked(source):
+    rest = {}
+    for name, product in named(source).items():
+        if missing := keys(product, choice.choose(product)) - checked():
+            rest[name] = missing
+    assert len(rest) <= (1 - LEAST) * len(named(source)), f"`python -m bench.paths` makes cases for {rest}"
+
+
+@COMMITTED
+def test_cases_are_served_on_the_path_that_names_them(case):
+    assert support.reasons(case.product, support.CAPABILITY) == ()
+    assert config.illegal(Problem.of(case.product), case.config) is None
+    assert (
+        case.name == f"{evidence.code_path(case.product, case.config)}, {evidence.epilogue(case.product, case.config)}"
+    )
+
+
+@COMMITTED
+def test_each_worker_takes_several_tiles_some_ragged(case):
+    problem = Problem.of(case.product)
+    assert config.workers(problem, case.config, case.num_sms) == paths.WORKERS
+    assert config.units(problem, case.config) > paths.WORKERS
+    box = config.tiling(problem, case.config).cta_box
+    assert any(size % extent for size, extent in zip((problem.N, *(d.rows for d in problem.dims)), box, strict=True))
+
+
+def test_a_case_is_smaller_than_what_it_stands_for():
+    product = named("suite")["unet_mid/f"]
+    small = paths.shrunk("unet", product, choice.choose(product)).product
+    assert small.in_channels < product.in_channels
+    assert small.out_channels < product.out_channels
+    assert small.spec.in_spatial < product.spec.in_spatial
+
+
+def test_one_case_for_each_path_and_each_epilogue():
+    layers = named("suite")
+    chosen = [
+        (layers[name], Config((1, 8, 8), 64)) for name in ("resnet50_c4/f", "resnet50_c4/d", "unet_mid/f", "sdvae_b1/f")
+    ]
+    found = paths.representatives(chosen)
+    path = "2d bf16 2x64pixels k128B n64B one_buffer"
+    assert [case.name for case in found] == [f"{path}, bf16 {tail}" for tail in ("bias", "linear", "bias_silu")]
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(280)
+def test_the_committed_file_is_as_the_command_writes_it(tmp_path):
+    assert paths.main([f"--out={tmp_path / 'paths.json'}"]) == 0
+    assert paths.FILE.read_text() == (tmp_path / "paths.json").read_text()
+
+
+def test_cases_are_data(tmp_path):
+    case = Case("one", named("suite")["resnet50_c2/f"], Config((1, 8, 8), 64, halo=True), num_sms=3)
+    (tmp_path / "paths.json").write_text(paths.text([case]))
+    assert paths.cases(tmp_path / "paths.json") == (case,)
+    (tmp_path / "paths.json").write_text(paths.text([case]).replace('"bn":64', '"bn":null'))
+    with pytest.raises(ValueError, match=r"paths\.json\[0\]\.config\.bn must be int, not None"):
+        paths.cases(tmp_path / "paths.json")
