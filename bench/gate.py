@@ -20,12 +20,10 @@ from .runner import SKIPPED, Context, Program, Row, Source, Step
 POISON_BYTES = 4e9  # of a GPU's memory, at most a quarter
 
 
-def ladder(case: configured.Case, rung: str, interpret: bool) -> Step:
-    """A step of the ladder: a small product under its own configuration."""
-    name = str(case)
-    return _step(
-        "ladder", name, case.product, case.config, case.num_sms, interpret, lambda _: case.operands(), rung=rung
-    )
+def configured_step(kind: str, case: configured.Case, interpret: bool, **about: Any) -> Step:
+    """A step on a small product under its own configuration. about: goes into its row."""
+    draw = lambda _: case.operands()
+    return _step(kind, str(case), case.product, case.config, case.num_sms, interpret, draw, **about)
 
 
 def correctness(case: cases.Case, direction: str, num_sms: int, interpret: bool) -> Step:

@@ -6,7 +6,8 @@ a GPU, --dry-run takes the same steps on the CPU: interpreted kernels on tiny pr
 status is also 3 if no kernel was checked.
 
 First comes what cannot hang: the device, its peaks, stock's times of a few layers. Then probes, the ladder, simplest first,
-kernels on small and medium problems, the suite's products that kernels serve, stock's times again, and the rest.
+every code path that is wanted, small and medium problems, the suite's products that kernels serve, stock's times again, the
+rest.
 
 Every row has a kind, a name, a status and t, seconds since the start. Statuses: "ok"; "wrong" (a result is); "error"
 (exception, traceback); "hung", "crashed" (exception, tail); "unsupported" (reasons); "skipped: why". Kinds:
@@ -15,6 +16,7 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     stock        "<case>/<f|d|w|fb>": the fields of kind time, of stock's program alone
     probe        name of a bench.probes.Probe, detail
     ladder       name of a case of bench.ladder, rung; the fields of kind correctness
+    path         name of a case of bench.paths: a code path that wanted products take; the fields of kind correctness
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, finite, right, deterministic, seed; and what is
                  known of a kernel: product, config, num_sms, facts (of kernels.evidence), code_path, variant
     time         "<case>/<f|d|w|fb>", impl "stock", "best" (the lax program that `auto` takes without kernels, where that is
@@ -39,7 +41,7 @@ import numpy as np
 
 from pallas_conv.target import resolve
 
-from . import cases, configured, correctness, gate, ladder, probes, products, runner, speed, table
+from . import cases, configured, correctness, gate, ladder, paths, probes, products, runner, speed, table
 from .runner import Context, Program, Row, Source, Step
 
 FIRST = (
@@ -81,7 +83,8 @@ def steps(options: argparse.Namespace) -> list[Step]:
         *speed.peaks(),
         *(speed.stock(case, d) for case, d in _samples(jobs, dry)),
         *(probing(probe, dry) for probe in _probes(dry)),
-        *(gate.ladder(case, rung.feature, dry) for rung, case in _rungs(options)),
+        *(gate.configured_step("ladder", case, dry, rung=rung.feature) for rung, case in _rungs(options)),
+        *(gate.configured_step("path", case, dry) for case in paths.cases()[: 1 if dry else None]),
         *(gate.correctness(case, d, sms, dry) for case, d in _problems(options)),
         *compared(first),  # which are held against float64 at their own size, too
         Step(
@@ -141,7 +144,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def unchecked(rows: list[Row]) -> str:
-    checks = [r["status"] for r in rows if r["kind"] in ("ladder", "correctness")]
+    checks = [r["status"] for r in rows if r["kind"] in ("ladder", "path", "correctness")]
     return "no kernel was checked" if checks and not {"ok", *runner.BAD} & set(checks) else ""
 
 

@@ -54,7 +54,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = rows_in(tmp_path)
-    kinds = ["run", "device", "peak", "compile", "stock", "probe", "ladder", "correctness", "time", "spread"]
+    kinds = ["run", "device", "peak", "compile", "stock", "probe", "ladder", "path", "correctness", "time", "spread"]
     assert list(dict.fromkeys(r["kind"] for r in rows)) == kinds
     assert all({"kind", "name", "status", "t"} <= r.keys() for r in rows)
     assert not [r for r in rows if r["status"] in runner.BAD]
@@ -151,7 +151,7 @@ def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot(monkeypatch)
     names = [(s.kind, s.name) for s in steps]
     assert len(set(names)) == len(names)
     kinds = list(dict.fromkeys(s.kind for s in steps))
-    assert kinds == ["peak", "stock", "probe", "ladder", "correctness", "time", "spread"]
+    assert kinds == ["peak", "stock", "probe", "ladder", "path", "correctness", "time", "spread"]
     hazardous = [any(p.kernel for p in s.programs) for s in steps]
     assert not any(hazardous[: names.index(("probe", gpu.probes.probes()[0].name))])
     assert [s.name for s in steps if s.kind == "ladder"] == [str(case) for case in ladder.CASES]
