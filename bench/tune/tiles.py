@@ -1,0 +1,88 @@
+"""The table of tuned tiles from rows: python -m bench.tune --tiles bench/results/h100/tune-*.jsonl
+
+A product of these rows gets a row in kernels/tiles.json where its fastest configuration gains 3% on what the model, as it is
+now, chooses for the device; where it does not, an earlier row of it is taken out. Other products and devices stay.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import NamedTuple
+
+from pallas_conv.kernels import choice, digest, tuned
+from pallas_conv.kernels.config import Config, Problem
+from pallas_conv.spec import Product
+
+from ..record import read
+from ..runner import Row
+from .measure import GAIN
+
+
+class Timed(NamedTuple):
+    """A product on a device, and the microseconds of its configurations."""
+
+    device_kind: str
+    num_sms: int
+    product: Product
+    us: dict[Config, float]
+
+    @property
+    def key(self) -> tuple[str, Product]:
+        return self.device_kind, self.product
+
+
+def timed(files: dict[str, list[Row]]) -> list[Timed]:
+    """What rows say of products, by the names of their files; the last of each.
+
+    Raises ValueError for rows that say nothing of these kernels on a GPU.
+    """
+    found: dict[tuple[str, Product], Timed] = {}
+    for name, rows in files.items():
+        device = _device(name, rows)
+        for row in rows:
+            if row["kind"] == "tuned" and row["status"] == "ok" and row["source"] == "cupti":
+                product = Product.from_json(row["product"], f"{name}, {row['name']}")
+                us = {Config.from_json(it["config"], f"{name}, {row['name']}"): it["us"] for it in row["timed"]}
+                it = Timed(device["device_kind"], row["num_sms"], product, us)
+                found[it.key] = it
+    return list(found.values())
+
+
+def _device(name: str, rows: list[Row]) -> Row:
+    devices = [row for row in rows if row["kind"] == "device"]
+    if not devices:
+        raise ValueError(f"{name}: no row says on which device the run was")
+    if any(row["platform"] != "gpu" for row in devices):
+        raise ValueError(f"{name}: rows of a dry run tell nothing of speed")
+    if any(row["code"] != digest.code() for row in devices):
+        raise ValueError(f"{name}: rows of other kernels, {devices[0]['code']}, not of these, {digest.code()}")
+    return devices[0]
+
+
+def row(it: Timed) -> tuned.Row | None:
+    """What the table shall say of a product: nothing where the model's choice is as good, or was not timed and so may be."""
+    fastest = min(it.us, key=it.us.__getitem__)
+    model = choice.best(Problem.of(it.product), it.num_sms, it.device_kind)
+    if it.us.get(model, float("inf")) < GAIN * it.us[fastest]:
+        return None
+    return tuned.Row(it.device_kind, it.num_sms, it.product, fastest)
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bench.tune --tiles", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("rows", nargs="+", type=pathlib.Path, help="files of rows")
+    parser.add_argument("--table", type=pathlib.Path, default=tuned.TILES, help="to write to (default: %(default)s)")
+    args = parser.parse_args(words)
+    try:
+        found = timed({path.name: read(path) for path in args.rows})
+        if not found:
+            raise ValueError("no product was timed by CUPTI in these rows")
+    except ValueError as error:
+        print(f"bench.tune: {error}", file=sys.stderr)
+        return 1
+    seen = {it.key for it in found}
+    kept = [r for r in tuned.load_tiles(args.table) if (r.device_kind, r.product) not in seen]
+    new = [r for it in found if (r := row(it))]
+    tuned.write_tiles([*kept, *new], args.table)
+    print(f"{args.table}: {len(new)} of {len(found)} products tuned, {len(kept)} rows as they were")
+    return 0
