@@ -1,4 +1,4 @@
-"""The suite's layers in PyTorch, channels first, on the CPU: one more column of `make bench` where PyTorch is installed."""
+"""The suite's layers in PyTorch: one more column of `make bench`, channels first, and of hardware runs, where it is installed."""
 
 import importlib.metadata
 import importlib.util
@@ -33,7 +33,7 @@ def program(case: Case, direction: str, operands: Iterable[Any]) -> Callable[...
         return None
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     given = zip(OPERANDS[direction], operands, strict=True)
-    run = _program(case, direction, {name: _tensor(case, name, a) for name, a in given})
+    run = bound(case, direction, {name: _tensor(case, name, a) for name, a in given})
     try:
         run()
     except RuntimeError:
@@ -53,11 +53,14 @@ def settle() -> None:
 def arrays(case: Case, direction: str, results: Iterable[Any]) -> list[np.ndarray]:
     """The results of a program as stock's are laid out, in float32."""
     names = {"f": "y", "d": "x", "w": "w", "fb": "y" + _leaves(case)}[direction]
-    as_stock = lambda name, t: _exchanged(t, case.groups) if name == "w" and case.transposed else t
+    as_stock = lambda name, t: weights(case, t) if name == "w" else t  # the exchange is its own inverse
     return [as_stock(name, t).detach().float().numpy() for name, t in zip(names, results, strict=True)]
 
 
-def _program(case: Case, direction: str, given: dict[str, Any]) -> Callable[..., list[Any]]:
+def bound(
+    case: Case, direction: str, given: dict[str, Any], place: Callable[[Any], Any] = lambda t: t
+) -> Callable[..., list[Any]]:
+    """A direction on these tensors, the weights as `weights` lays them out; `place` puts a tensor where and as they are."""
     if direction == "f":
 
         @torch.inference_mode()
@@ -78,7 +81,7 @@ def _program(case: Case, direction: str, given: dict[str, Any]) -> Callable[...,
 
     wanted = {"d": "x", "w": "w"}[direction]
     zeros = torch.zeros(case.shapes()[wanted], dtype=dy.dtype)
-    leaf = _exchanged(zeros, case.groups) if wanted == "w" and case.transposed else zeros
+    leaf = place(weights(case, zeros) if wanted == "w" else zeros)
     y = _linear(case, **given, **{wanted: leaf.requires_grad_()})  # once: the gradients are of a linear function
     return lambda *_: list(torch.autograd.grad(y, leaf, dy, retain_graph=True))
 
@@ -107,7 +110,12 @@ def _activated(case: Case, y: Any) -> Any:
 
 def _tensor(case: Case, name: str, a: Any) -> Any:
     t = torch.from_numpy(np.array(a, "float32")).to(getattr(torch, case.dtype))  # NumPy's bfloat16 is not PyTorch's
-    return _exchanged(t, case.groups) if name == "w" and case.transposed else t
+    return weights(case, t) if name == "w" else t
+
+
+def weights(case: Case, w: Any) -> Any:
+    """Stock's weights as PyTorch has them."""
+    return _exchanged(w, case.groups) if case.transposed else w
 
 
 def _exchanged(w: Any, groups: int) -> Any:
