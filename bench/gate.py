@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +17,12 @@ from pallas_conv.verify.verdict import Verdict, judge
 from . import cases, configured, products
 from .runner import SKIPPED, Context, Program, Row, Source, Step
 
+type Draw = Callable[[Context], Sequence[Any]]  # operands of a product
+
 POISON_BYTES = 4e9  # of a GPU's memory, at most a quarter
 
 
-def configured_step(kind: str, case: configured.Case, interpret: bool, **about: Any) -> Step:
+def configured_step(kind: str, case: configured.Case, interpret: bool, **about: str) -> Step:
     """A step on a small product under its own configuration. about: goes into its row."""
     draw = lambda _: case.operands()
     return _step(kind, str(case), case.product, case.config, case.num_sms, interpret, draw, **about)
@@ -41,15 +43,15 @@ def correctness(case: cases.Case, direction: str, num_sms: int, interpret: bool)
 
 
 def _step(
-    kind: str, name: str, product: Product, config: Config | None, num_sms: int, interpret: bool, draw: Any,
-    more: tuple[Program, ...] = (), **about: Any,
+    kind: str, name: str, product: Product, config: Config | None, num_sms: int, interpret: bool, draw: Draw,
+    more: tuple[Program, ...] = (), **about: str,
 ) -> Step:  # fmt: skip
     ours, usual = products.kernel(name, product, config, num_sms, interpret), products.usual(name, product)
     work = functools.partial(check, product=product, ours=ours, usual=usual, draw=draw, about=about)
     return Step(kind, name, work, (ours, usual, *more, *poisoning()))
 
 
-def check(context: Context, product: Product, ours: Program, usual: Program, draw: Any, about: Row) -> Iterator[Row]:
+def check(context: Context, product: Product, ours: Program, usual: Program, draw: Draw, about: Row) -> Iterator[Row]:
     """Run a kernel twice on the same operands, and judge what came out."""
     shapes = products.operands_of(product)
     operands = tuple(np.asarray(a).astype(s.dtype) for a, s in zip(draw(context), shapes, strict=True))

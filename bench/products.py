@@ -136,7 +136,12 @@ def _layer(case: Case, direction: str, converted: tuple[str, ...] | None) -> Sou
     if converted is None:
         return Source(case.stock(direction), _shapes(case, direction))
     f = case.stock(direction, convert=pc.convert)
-    return Source(pc.implementation(converted)(f), _shapes(case, direction))
+
+    def preferring(*operands: jax.Array) -> Any:
+        with pc.implementation(converted):
+            return f(*operands)
+
+    return Source(preferring, _shapes(case, direction))
 
 
 def _ours(case: Case, direction: str, num_sms: int, interpret: bool, config: Config | None) -> Source:

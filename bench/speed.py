@@ -38,18 +38,21 @@ def peaks() -> list[Step]:
 
 
 def peak(context: Context, name: str) -> Iterator[Row]:
-    if name == "copy":
-        n = 2**20 if context.dry else 2**28
-        f, operands, work = jax.jit(lambda x: -x), (jnp.ones(n, "float32"),), 8 * n
-    else:
-        n, dtype = 256 if context.dry else 8192, GEMMS[name.removeprefix("gemm_")]
-        normal = lambda seed: jax.random.normal(jax.random.key(seed, impl="rbg"), (n, n), "float32").astype(dtype)
-        draw = jax.jit(normal)
-        operands, work = (draw(0), draw(1)), 2 * n**3
-        f = jax.jit(jnp.matmul).lower(*operands).compile(None if context.dry else LIBRARY)
-    found = timing.measure({name: f}, [operands])[name]
-    rate = work / found.ms / 1e6  # per nanosecond: GB/s, GFLOP/s
-    yield {"gbps" if name == "copy" else "tflops": rate if name == "copy" else rate / 1e3, **dataclasses.asdict(found)}
+    unit, call, operands, work = _copying(context.dry) if name == "copy" else _multiplying(GEMMS[name[5:]], context.dry)
+    found = timing.measure({name: call}, [operands])[name]
+    yield {unit: work / found.ms / (1e6 if unit == "gbps" else 1e9), **dataclasses.asdict(found)}
+
+
+def _copying(dry: bool) -> tuple[str, Any, tuple[jax.Array, ...], int]:
+    n = 2**20 if dry else 2**28
+    return "gbps", jax.jit(lambda x: -x), (jnp.ones(n, "float32"),), 8 * n
+
+
+def _multiplying(dtype: str, dry: bool) -> tuple[str, Any, tuple[jax.Array, ...], int]:
+    n = 256 if dry else 8192
+    draw = jax.jit(lambda seed: jax.random.normal(jax.random.key(seed, impl="rbg"), (n, n), "float32").astype(dtype))
+    operands = draw(0), draw(1)
+    return "tflops", jax.jit(jnp.matmul).lower(*operands).compile(None if dry else LIBRARY), operands, 2 * n**3
 
 
 def session(context: Context) -> Iterator[Row]:
@@ -124,54 +127,102 @@ def compare(case: Case, direction: str, target: Target, num_sms: int, dry: bool)
     timed = direction == "fb" or not dry  # an interpreted kernel has no time
     if timed and any(products.served(case, d) for d in ("fd" if direction == "fb" else direction)):
         wanted["ours"] = products.ours(case, direction, num_sms)
-    drawn = products.operands(case, direction)
-    work = functools.partial(_compare, case=case, direction=direction, target=target, wanted=wanted, drawn=drawn)
-    return Step("time", f"{case.name}/{direction}", work, (*wanted.values(), drawn, *gate.poisoning()))
+    comparison = Comparison(case, direction, target, wanted, products.operands(case, direction))
+    needed = (*wanted.values(), comparison.drawn, *gate.poisoning())
+    return Step("time", f"{case.name}/{direction}", comparison, needed)
 
 
-def _compare(
-    context: Context, case: Case, direction: str, target: Target, wanted: Mapping[str, Program], drawn: Program
-) -> Iterator[Row]:
-    operands = _sets(context, case, direction, drawn)
-    rows: dict[str, Row] = {impl: {} for impl in wanted}
-    if "ours" not in wanted and direction != "fb":
-        reasons = support.reasons(case.products()[direction], context.capability)
-        rows["ours"] = {"status": "unsupported", "reasons": reasons} if reasons else {"status": NO_TIME}
-    calls, baseline = {}, None
-    for impl, program in wanted.items():
-        try:
-            built = context.compiled(program)
-            rows[impl] |= {"compile_s": built.seconds, **built.about}
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The work of a step: programs of a case on the same operands, first held against stock's, then timed in turns.
+
+    wanted  the programs by their names, stock's first
+    drawn   draws the operands
+    """
+
+    case: Case
+    direction: str
+    target: Target
+    wanted: Mapping[str, Program]
+    drawn: Program
+
+    def __call__(self, context: Context) -> Iterator[Row]:
+        operands = _sets(context, self.case, self.direction, self.drawn)
+        rows, baseline = {impl: self._untimed(context, impl) for impl in (*self.wanted, *self._absent)}, None
+        for impl, program in self.wanted.items():
             yield from gate.poison(context)
-            got = jax.block_until_ready(context.launch(program, *operands[0], impl=impl))
-            context.alive()
-            if impl == "stock":
-                baseline = got
-            else:
-                rows[impl] |= _compared(case, direction, operands[0], got, baseline, context.seed)
-        except Skipped as why:
-            rows[impl]["status"] = f"{SKIPPED}{why}"
-        except Exception as error:
-            if impl == "stock":
-                raise
-            rows[impl] |= log.error(error)
-            if worker.lost():  # nothing can be timed after that
-                yield {"impl": impl} | rows[impl]
-                raise
-        if "status" not in rows[impl]:  # no time is reported for a wrong result
-            calls[impl] = built.call
-    context.alive(
-        impl="in turns", kernel="ours" in calls, **context.compiled(wanted["ours"]).about if "ours" in calls else {}
-    )
-    times = timing.measure(calls, operands)
-    if direction != "fb":
-        rows["ours"] |= _beside(case, direction, target, times)
-    for impl, found in times.items():
-        rows[impl] |= _rates(context, case, direction, found) | _ratios(impl, times)
-    yield from ({"impl": impl} | row for impl, row in rows.items())
+            try:
+                built = context.compiled(program)
+                rows[impl] |= {"compile_s": built.seconds, **built.about}
+                got = jax.block_until_ready(context.launch(program, *operands[0], impl=impl))
+                context.alive()
+                baseline = got if baseline is None else baseline
+                rows[impl] |= self._held(impl, operands[0], got, baseline, context.seed)
+            except Exception as error:
+                if impl == "stock":
+                    raise
+                rows[impl] |= _failed(error)
+                if rows[impl]["status"] == "error" and worker.lost():  # nothing can be timed after that
+                    yield {"impl": impl} | rows[impl]
+                    raise
+        right = [impl for impl, row in rows.items() if "status" not in row]
+        for impl, row in self._timed(context, operands, right).items():
+            rows[impl] |= row
+        yield from ({"impl": impl} | row for impl, row in rows.items())
+
+    @property
+    def _absent(self) -> list[str]:
+        """Ours is told of every single product, why it is not there, too."""
+        return ["ours"] if self.direction != "fb" and "ours" not in self.wanted else []
+
+    def _untimed(self, context: Context, impl: str) -> Row:
+        """What is known beforehand."""
+        if impl != "ours" or self.direction == "fb":
+            return {}
+        row: Row = {"lax": products.formulation(self.case, self.direction, self.target)}
+        if impl in self.wanted:
+            return row
+        reasons = support.reasons(self.case.products()[self.direction], context.capability)
+        return row | ({"status": "unsupported", "reasons": reasons} if reasons else {"status": NO_TIME})
+
+    def _held(self, impl: str, operands: tuple[Any, ...], got: Any, baseline: Any, seed: int) -> Row:
+        """Every result against stock's, coarsely; of one product some pixels against float64, too.
+
+        Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
+        """
+        if impl == "stock":
+            return {}
+        case, pairs = self.case, zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
+        (right, part), *others = (agree(a, b, case.dtype) for a, b in pairs)
+        row: Row = {"difference": part} | ({"gradient_difference": max(p for _, p in others)} if others else {})
+        if self.direction in "fd" and not case.per_example and not any(map(any, case.border)):
+            at = some_pixels(got.shape, PIXELS, seed)
+            verdict = judge_at(case.products()[self.direction], at, operands, got, baseline)
+            row, right = row | dataclasses.asdict(verdict), right and verdict.right
+        return row | ({} if right else {"status": "wrong"})
+
+    def _timed(self, context: Context, operands: list[tuple[jax.Array, ...]], right: list[str]) -> dict[str, Row]:
+        """Times of the right ones; none is reported for a wrong result."""
+        built = {impl: context.compiled(self.wanted[impl]) for impl in right}
+        about = built["ours"].about if "ours" in built else {}
+        context.alive(impl="in turns", kernel="ours" in built, **about)
+        times = timing.measure({impl: it.call for impl, it in built.items()}, operands)
+        rows = {
+            impl: _rates(context, self.case, self.direction, found) | _ratios(impl, times)
+            for impl, found in times.items()
+        }
+        rival = "best" if "best" in self.wanted else "stock"
+        if {"ours", rival} <= times.keys() and self.direction != "fb":
+            lax = times[rival]
+            rows["ours"] |= {"lax_ms": lax.ms, "lax_us": 1e3 * lax.ms, "kernel_us": 1e3 * times["ours"].ms}
+        return rows
 
 
 NO_TIME = f"{SKIPPED}an interpreted kernel has no time"
+
+
+def _failed(error: Exception) -> Row:
+    return {"status": f"{SKIPPED}{error}"} if isinstance(error, Skipped) else log.error(error)
 
 
 def _sets(context: Context, case: Case, direction: str, drawn: Program) -> list[tuple[jax.Array, ...]]:
@@ -179,21 +230,6 @@ def _sets(context: Context, case: Case, direction: str, drawn: Program) -> list[
     count = 2 if context.dry else timing.copies(case.nbytes(direction))
     draw = context.compiled(drawn).call
     return [jax.block_until_ready(draw(np.uint32(context.seed + i))) for i in range(count)]
-
-
-def _compared(case: Case, direction: str, operands: tuple[Any, ...], got: Any, baseline: Any, seed: int) -> Row:
-    """Every result against stock's, coarsely; of one product some pixels against float64, too.
-
-    Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
-    """
-    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
-    (right, part), *others = (agree(a, b, case.dtype) for a, b in pairs)
-    row: Row = {"difference": part} | ({"gradient_difference": max(p for _, p in others)} if others else {})
-    if direction in "fd" and not case.per_example and not any(map(any, case.border)):
-        at = some_pixels(got.shape, PIXELS, seed)
-        verdict = judge_at(case.products()[direction], at, operands, got, baseline)
-        row, right = row | dataclasses.asdict(verdict), right and verdict.right
-    return row | ({} if right else {"status": "wrong"})
 
 
 def _rates(context: Context, case: Case, direction: str, found: timing.Timing) -> Row:
@@ -213,12 +249,3 @@ def _ratios(impl: str, times: Mapping[str, timing.Timing]) -> Row:
     row = {"ratio": times["stock"].ms / times[impl].ms}
     least = min(times[other].ms for other in ("stock", "best") if other in times)
     return row | ({"ratio_best": least / times[impl].ms} if impl == "ours" else {})
-
-
-def _beside(case: Case, direction: str, target: Target, times: Mapping[str, timing.Timing]) -> Row:
-    """The lax program that `auto` takes where no kernel runs, and both times, by the same clock, as records want them."""
-    row: Row = {"lax": products.formulation(case, direction, target)}
-    lax = times.get("best", times["stock"])
-    if "ours" not in times:
-        return row
-    return row | {"lax_ms": lax.ms, "lax_us": 1e3 * lax.ms, "kernel_us": 1e3 * times["ours"].ms}

@@ -53,7 +53,7 @@ class Compiler:
     def __init__(self, processes: int, folder: pathlib.Path, platform: str, alive: Callable[[], object] = lambda: None):
         self.folder, self.platform, self.alive = folder, platform, alive
         self._built: dict[str, Built | Exception] = {}
-        self._lowered: dict[str, concurrent.futures.Future[bytes]] = {}
+        self._lowered: dict[str, concurrent.futures.Future[None]] = {}
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         if processes:
             fresh = multiprocessing.get_context("spawn")  # a forked CUDA or thread pool would be dead
@@ -156,5 +156,7 @@ def lower(source: Source, platform: str) -> bytes:
 
     allowed = [export.DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     exported = export.export(jax.jit(source.function), platforms=[platform], disabled_checks=allowed)(*source.shapes)
-    closures = {f.name: None for f in dataclasses.fields(exported) if callable(getattr(exported, f.name))}
+    closures: dict[str, Any] = {
+        f.name: None for f in dataclasses.fields(exported) if callable(getattr(exported, f.name))
+    }
     return pickle.dumps((dataclasses.replace(exported, **closures), dict(source.about)))

@@ -19,7 +19,8 @@ def shortened(text: str) -> str:
 
 def fitting(lines: list[str], ending: list[str]) -> str:
     """As many of the lines as fit before the ending, the first ones."""
-    room, shown = LONGEST - len("\n".join(ending)) - 100, []
+    shown: list[str] = []
+    room = LONGEST - len("\n".join(ending)) - 100
     for line in lines:
         room -= len(line) + 1
         if room < 0:

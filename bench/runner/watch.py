@@ -105,7 +105,8 @@ def follow(command: list[str], env: dict[str, str], options: argparse.Namespace)
     lines: queue.Queue[str | None] = queue.Queue()
     for task in (lambda: _read(worker.stdout, lines), lambda: _bury(worker)):
         threading.Thread(target=task, daemon=True).start()
-    begun, tail, allowed, heard = None, deque(maxlen=LAST_LINES), limits.start, time.time()
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    begun, allowed, heard = None, limits.start, time.time()
     try:
         while True:
             until = heard + min(allowed, max(limits.least, end - heard))

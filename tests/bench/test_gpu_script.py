@@ -231,6 +231,17 @@ def test_the_best_lax_program_is_timed_where_it_is_not_stocks(tmp_path, monkeypa
     assert rows["ours"]["lax"] == products.formulation(case, "f", H100) != formulations.STOCK
 
 
+def test_no_other_time_stands_in_for_the_rivals(tmp_path, monkeypatch):
+    (case,) = (c for c in MEDIUM if c.name == "medium_up")
+    best = products._best
+    worse = lambda *args: (source := best(*args))._replace(function=lambda *v: 1.1 * source.function(*v))
+    monkeypatch.setattr(products, "_best", worse)
+    rows = compared(tmp_path, monkeypatch, lambda y: y, case)
+    assert rows["best"]["status"] == "wrong"
+    assert rows["ours"]["ratio"] > 0
+    assert not {"lax_ms", "lax_us", "kernel_us"} & rows["ours"].keys()
+
+
 def test_a_training_step_is_that_of_the_converted_layer(tmp_path, monkeypatch):
     (case,) = (c.on_cpu() for c in suite() if c.name == "dcgan_t_last")
     rows = compared(tmp_path, monkeypatch, lambda y: y, case, "fb")
