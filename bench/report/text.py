@@ -71,8 +71,10 @@ def readme(runs: list[Run], products: list[Timed], plots: Sequence[str]) -> str:
             said.caption("What libraries reach; parts of the floor are of those of the same run."),
             _peaks(runs),
         ),
+        *_section("Spread", said.caption(SPREAD), _spread(runs)),
         *_section("In short", said.caption(MEANS), means(products)),
         *_families(said, products),
+        *_section("Tuning", said.caption(TUNING), _tuning(runs)),
         *_section("Training steps of networks", said.beside("compiled", NETWORKS), _networks(runs)),
         *_section("Constants of the cost model", said.beside("modelled", CONSTANTS), _constants(runs)),
     ]
@@ -168,6 +170,15 @@ def _peaks(runs: list[Run]) -> str:
     )
 
 
+SPREAD = "Stock's programs, compiled and timed again by another process: what a time is good for."
+
+
+def _spread(runs: list[Run]) -> str:
+    rows = [row for run in runs for row in run.of("spread") if "ratio" in row]
+    lines = [[row["name"], f"{row['first_ms']:.4f}", f"{row['ms']:.4f}", f"{row['ratio'] - 1:.1%}"] for row in rows]
+    return table(("product", "ms", "again", "apart"), lines) if lines else ""
+
+
 # ---------------------------------------------------------------- products
 
 MEANS = (
@@ -247,6 +258,25 @@ def _ms(row: Row | None) -> str:
 
 def _times(ratio: float | None) -> str:
     return "-" if ratio is None else number(ratio)
+
+
+TUNING = (
+    "Configurations of a kernel in turns, microseconds: today's choice and what is kept. Gain: today's time by the fastest's; "
+    "today's choice is kept below 3%."
+)
+
+
+def _tuning(runs: list[Run]) -> str:
+    """The last row of each product."""
+    rows = {row["name"]: row for run in runs for row in run.of("tuned") if "gain" in row}
+    head = ("product", "configurations", "today's us", "kept us", "gain", "kept")
+    return table(head, [_tuned(rows[name]) for name in sorted(rows)]) if rows else ""
+
+
+def _tuned(row: Row) -> list[str]:
+    kept = "today's" if row["config"] == row["today"] else row["facts"]["code_path"]
+    us = f"{row['today_us']:.1f}", f"{row['kernel_us']:.1f}"
+    return [row["name"], str(len(row["timed"])), *us, f"{row['gain']:.3f}x", kept]
 
 
 # ---------------------------------------------------------------- networks

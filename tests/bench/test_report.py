@@ -167,6 +167,22 @@ def test_a_later_run_takes_the_place_of_an_earlier_one(tmp_path):
     assert (found["unet_mid/d"].ours, found["unet_mid/d"].bad) == (None, "hung")
 
 
+def test_what_tuning_timed_counts_too(tmp_path):
+    us = {"stock_us": 900.0, "lax_us": 900.0, "kernel_us": 450.0, "today_us": 500.0, "gain": 500 / 450}
+    row = {"kind": "tuned", "name": "unet_mid/d", "status": "ok", "source": "cupti", **us, "timed": [{}, {}]}
+    row |= {"config": {"bn": 1}, "today": {"bn": 2}, "facts": {"code_path": "2-D, wide"}}
+    tuning = [device(), row, {"kind": "tuned", "name": "unet_mid/f", "status": "skipped: out of time"}]
+    spread = {"kind": "spread", "name": "unet_mid/d", "status": "ok", "ms": 1.1, "first_ms": 1.0, "ratio": 1.1}
+    paths = written(tmp_path, {"tune-20261202-000000.jsonl": [*tuning, spread], **FILES})
+    assert report.main(paths) == 0
+    assert cells(page(tmp_path), "unet_mid/d", "Dense 2-D")[1:6] == ["0.9000", "-", "0.4500", "-", "2.00x"]
+    assert cells(page(tmp_path), "unet_mid/f", "Dense 2-D")[3] == "0.5000"
+    assert cells(page(tmp_path), "unet_mid/d", "Tuning")[1:] == ["2", "500.0", "450.0", "1.111x", "2-D, wide"]
+    assert cells(page(tmp_path), "unet_mid/d", "Spread")[1:] == ["1.0000", "1.1000", "10.0%"]
+    product = next(p for p in rows.timed(rows.read(map(tmp_path.joinpath, paths))) if p.name == "unet_mid/d")
+    assert product.shown["tflops"] == pytest.approx(product.case.flops("d") / 450e-6 / 1e12)
+
+
 def test_parts_of_the_floor_are_of_the_peaks_of_the_same_run(tmp_path):
     paths = written(tmp_path, {"gpu-20261203-000000.jsonl": [device(), *TIMES[:3]], **FILES})
     found = {p.name: p.part for p in rows.timed(rows.read(map(tmp_path.joinpath, paths)))}
