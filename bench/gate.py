@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_conv.kernels import support
-from pallas_conv.kernels.config import Config
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import Verdict, judge
 
@@ -24,8 +23,8 @@ POISON_BYTES = 4e9  # of a GPU's memory, at most a quarter
 
 def configured_step(kind: str, case: configured.Case, interpret: bool, **about: str) -> Step:
     """A step on a small product under its own configuration. about: goes into its row."""
-    draw = lambda _: case.operands()
-    return _step(kind, str(case), case.product, case.config, case.num_sms, interpret, draw, **about)
+    ours = products.kernel(str(case), case.product, case.config, case.num_sms, interpret)
+    return _step(kind, str(case), case.product, ours, lambda _: case.operands(), (), about)
 
 
 def correctness(case: cases.Case, direction: str, num_sms: int, interpret: bool) -> Step:
@@ -39,16 +38,16 @@ def correctness(case: cases.Case, direction: str, num_sms: int, interpret: bool)
         operands = context.compiled(drawn).call(np.uint32(context.seed))
         return operands[: len(product.operand_shapes)]  # a layer without bias is drawn one nevertheless
 
-    return _step("correctness", name, product, None, num_sms, interpret, draw, (drawn,))
+    ours = products.kernel(name, product, None, num_sms, interpret)
+    return _step("correctness", name, product, ours, draw, (drawn,), {})
 
 
 def _step(
-    kind: str, name: str, product: Product, config: Config | None, num_sms: int, interpret: bool, draw: Draw,
-    more: tuple[Program, ...] = (), **about: str,
-) -> Step:  # fmt: skip
-    ours, usual = products.kernel(name, product, config, num_sms, interpret), products.usual(name, product)
+    kind: str, name: str, product: Product, ours: Program, draw: Draw, drawn: tuple[Program, ...], about: Row
+) -> Step:
+    usual = products.usual(name, product)
     work = functools.partial(check, product=product, ours=ours, usual=usual, draw=draw, about=about)
-    return Step(kind, name, work, (ours, usual, *more, *poisoning()))
+    return Step(kind, name, work, (ours, usual, *drawn, *poisoning()))
 
 
 def check(context: Context, product: Product, ours: Program, usual: Program, draw: Draw, about: Row) -> Iterator[Row]:
