@@ -60,9 +60,7 @@ def _of_tiles(count: int, product: Product, cfg: Config) -> Product:
     """The product with so many whole tiles, and about half of one, in every dimension; two steps over channels a part."""
     problem, groups = Problem.of(product), product.spec.groups
     images, *extents = config.tiling(problem, cfg).cta_box
-    rows = [
-        count * n + n // 2 + 1 if n > 1 else min(d.rows, count + 1) for d, n in zip(problem.dims, extents, strict=True)
-    ]
+    rows = [count * n + n // 2 + 1 if n > 1 else min(d.rows, 2) for d, n in zip(problem.dims, extents, strict=True)]
     summed = problem.C if cfg.unfold else min(problem.C, 2 * cfg.split * cfg.bk - 8)
     channels = summed * groups, min(problem.K, cfg.bn + 8) * groups
     c, o = channels if product.role == "fprop" else channels[::-1]
