@@ -16,7 +16,6 @@ from pallas_conv.kernels.chips import Chip, Measured, Table
 from pallas_conv.kernels.config import H100_SMS
 from pallas_conv.kernels.cost import POWER_SOFTNESS
 
-from .. import record
 from ..runner import Row
 from .measure import LONG, launch_names, sustained_names
 from .questions import DRIFT_STEPS, TENSOR_FLOPS, Sizes, questions
@@ -282,6 +281,8 @@ def main(words: list[str]) -> int:
     add("--without", default="", help="constants that shall stay nominal, comma-separated")
     add("--chips", type=pathlib.Path, default=chips.CHIPS, help="the table to write to (default: %(default)s)")
     args = parser.parse_args(words)
+    from .. import record  # needs what a machine with a GPU may lack
+
     try:
         known = chips.load(args.chips)
         files = {record.evidence_name(path): record.read(path) for path in args.rows}

@@ -11,8 +11,8 @@ from pallas_conv.spec import Product
 from pallas_conv.target import resolve
 from pallas_conv.wanted import wanted
 
-from .. import correctness, record, runner, tune
-from ..runner import Row, Step, summary
+from .. import correctness, runner, tune
+from ..runner import Row, Step, log, summary
 from . import measure, tiles
 from .measure import Device, Wanted
 
@@ -49,7 +49,7 @@ def _wanted(options: argparse.Namespace, device: Device) -> list[Wanted]:
 
 def _done(files: str) -> set[Product]:
     """Products that earlier rows of the same kernels have timed."""
-    rows = [row for name in filter(None, files.split(",")) for row in record.read(pathlib.Path(name))]
+    rows = [row for name in filter(None, files.split(",")) for row in log.read(pathlib.Path(name))]
     if other := {r["code"] for r in rows if r["kind"] == "device"} - {digest.code()}:
         raise ValueError(f"--resume {files}: rows of other kernels, {sorted(other)}, not of these, {digest.code()}")
     timed = [r for r in rows if r["kind"] == "tuned" and r["status"] == "ok"]

@@ -13,8 +13,8 @@ from pallas_conv.kernels import choice, digest, tuned
 from pallas_conv.kernels.config import Config, Problem
 from pallas_conv.spec import Product
 
-from ..record import read
 from ..runner import Row
+from ..runner.log import read
 from .measure import GAIN
 
 

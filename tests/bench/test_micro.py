@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import aot, runner
+from bench import aot, record, runner
 from bench.micro import __main__ as command
 from bench.micro import constants, kernels, measure, stopwatch
 from bench.micro.questions import CHECKED, Multiply, Sizes, questions
@@ -248,8 +248,8 @@ def test_only_what_was_measured_can_be_left_out():
 
 
 def test_the_command_writes_the_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(constants.record, "RESULTS", tmp_path)
-    monkeypatch.setattr(constants.record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
     file, table = tmp_path / "micro.jsonl", tmp_path / "chips.json"
     file.write_text("".join(json.dumps(row) + "\n" for row in made_up()))
     before = chips.load(chips.CHIPS)
