@@ -23,9 +23,9 @@ def draw(runs: list[Run], products: list[Timed], said: Label, folder: pathlib.Pa
     import matplotlib
 
     matplotlib.use("Agg")
-    served = [p for p in products if p.ours]
+    bare = [p for p in products if not p.step]
     found = []
-    for name, figure in (("speed", _speed(served, said)), ("roofline", _roofline(products, said))):
+    for name, figure in (("speed", _speed([p for p in bare if p.ours], said)), ("roofline", _roofline(bare, said))):
         if figure is not None:
             found.append(f"{name}-{said.suffix}.png")
             figure.savefig(folder / found[-1], dpi=130, metadata={"Software": None})

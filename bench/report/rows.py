@@ -85,6 +85,11 @@ class Timed:
         return cases()[self.name.partition("/")[0]]
 
     @property
+    def step(self) -> bool:
+        """Whether it is a layer's whole training step, which is several products."""
+        return self.name.endswith("/fb")
+
+    @property
     def family(self) -> str:
         return family(self.case)
 

@@ -185,6 +185,7 @@ MEANS = (
     "Geometric means over the products that a kernel serves, of the time of stock equinox, the best program without kernels, "
     "and PyTorch by the kernel's: above 1x the kernel is faster. PyTorch ran in a process of its own."
 )
+STEPS = "whole steps of layers"
 PRODUCTS = (
     "f: forward, d: input gradient, w: weight gradient, fb: the layer's whole step. ms of kernels on the device; best lax "
     "where it is not stock's program. Rates are of useful multiply-adds and least traffic, of the kernel, else of the best; "
@@ -194,12 +195,15 @@ PRODUCTS = (
 
 def means(products: list[Timed]) -> str:
     """A line a family, and one for all."""
-    served = [p for p in products if p.ours]
+    served = [p for p in products if p.ours and not p.step]
     if not served:
         return ""
+    steps = [p for p in products if p.ours and p.step]
     families = {name: [p for p in served if p.family == name] for name in _ordered(p.family for p in served)}
     head = ("family", "products", *(f"x {name}" for name in RIVALS.values()), "least x best lax", "part of the floor")
-    return table(head, [_mean(name, found) for name, found in {**families, "all": served}.items()])
+    return table(
+        head, [_mean(name, found) for name, found in {**families, "all": served, STEPS: steps}.items() if found]
+    )
 
 
 def _ordered(families: Iterable[str]) -> list[str]:

@@ -130,7 +130,9 @@ def test_half_precision_keeps_float32_weights():
     images = jax.ShapeDtypeStruct((1, 3, 8, 8), "float32")
     program, logits, _ = eqx.filter_make_jaxpr(lambda model, x: jax.vmap(model)(x))(model, images)
     products = [eq for eq in program.eqns if eq.primitive.name == "conv_general_dilated"]
-    assert {leaf.dtype for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.ShapeDtypeStruct)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.ShapeDtypeStruct)} == {
+        jnp.dtype("float32")
+    }
     assert [eq.outvars[0].aval.dtype for eq in products] == [jnp.bfloat16] * 2
     assert logits.dtype == jnp.float32
 

@@ -51,6 +51,8 @@ TIMES = [
     {"kind": "time", "name": "nnunet_mid/f", "status": "hung", "impl": "ours", "exception": "no sign of life"},
     time("unet_up/f", "stock", 4.0),
     time("unet_up/f", "ours", 1.0, source="batches"),
+    time("unet_up/fb", "stock", 12.0),
+    time("unet_up/fb", "ours", 4.0),
     time("resnext_g32/f", "stock", 3.0),  # which no kernel serves
     {"kind": "time", "name": "resnext_g32/f", "status": "unsupported", "impl": "ours", "reasons": ["groups"]},
 ]
@@ -113,6 +115,7 @@ def test_a_time_that_is_not_cuptis_is_marked(folder):
 def test_means_are_over_the_products_that_a_kernel_serves(folder):
     # stock by ours: 2, 1/2, 4
     assert cells(page(folder), "all", "In short")[1:6] == ["3", "1.59x", "1.53x", "1.50x (1)", "0.50x unet_mid/d"]
+    assert cells(page(folder), "whole steps of layers", "In short")[1:3] == ["1", "3.00x"]
 
 
 def test_checks_are_counted_and_the_worst_is_named(folder):
