@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench import kernels
+from bench import kernels, paths
 from bench.features import FEATURES, features
 from bench.ladder import CASES, LADDER
 from pallas_conv.kernels import config, support
@@ -72,7 +72,7 @@ def test_hardware_scripts_need_no_pytest():
 
 @pytest.mark.aot
 @pytest.mark.extended
-@EVERY
+@pytest.mark.parametrize("case", [*CASES, *paths.cases()], ids=str)
 def test_cases_compile_without_spills(case):
     _, used = kernels.compiled(case.product, case.config)
     assert used.spills == 0, used.log
