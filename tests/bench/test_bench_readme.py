@@ -42,7 +42,8 @@ def test_a_command_line_is_parsed(monkeypatch, line):
     assert option == "-m"
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stops)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    monkeypatch.delitem(sys.modules, module, raising=False)  # which another test may have imported
+    for name in (module, f"{module}.__main__"):  # which another test may have imported
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(Parsed):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
