@@ -1,4 +1,4 @@
-"""The suite's layers in PyTorch, where it is installed: one more column of `make bench`, channels first, and of hardware runs."""
+"""The suite's layers in PyTorch, where it is installed: a column of `make bench`, channels first, and of hardware runs."""
 
 import importlib.metadata
 import importlib.util
