@@ -285,7 +285,7 @@ LADDER: tuple[Rung, ...] = (
              Config((1, 8, 16), 64, stages=3, cluster=2), num_sms=2, extended=True),
         Case("strided halo in every phase: strided and transposed at once",
              fprop(1, (16, 16), (15, 9), (12, 3), (2, 1), 4, input_dilation=(3, 1), bias=True),
-             Config((1, 8, 8), 16, bk=16, halo=True, stages=2)),
+             Config((1, 8, 8), 16, bk=16, halo=True, stages=2), extended=True),
     )),
     Rung("groups", (
         Case("two groups of whole tiles", fprop(1, (256, 128), (8, 16), 1, groups=2),
@@ -313,7 +313,7 @@ LADDER: tuple[Rung, ...] = (
              Config((1, 8, 8), 64, halo=True, stages=2, consumers=1, blocks=2, split=2), extended=True),
         Case("three parts of seven channel steps, both outputs",
              fprop(1, (100, 64), (7, 9), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z")),
-             Config((1, 8, 8), 64, bk=16, stages=2, split=3)),
+             Config((1, 8, 8), 64, bk=16, stages=2, split=3), extended=True),
         Case("parts, 128 pixels, cluster of two, several tiles a worker",
              fprop(1, (200, 136), (17, 30), 1, bias=True, activation="relu"),
              Config((1, 8, 16), 128, stages=2, cluster=2, split=2), num_sms=2, extended=True),
