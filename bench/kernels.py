@@ -4,8 +4,9 @@
     python -m bench.kernels --compile    # and compiled for an H100 that need not be there: registers, spills, shared memory
     python -m bench.kernels --out rows.jsonl --chart speed.png
 
-Times are those of the model by which tiles are ranked (kernels/config.py), at 1.7 GHz. The floor is the larger of the useful
-multiply-adds at the tensor cores' peak and of every operand read and every result written once. A tile of
+Times are those of the model by which tiles are ranked (kernels/cost.py): on the nominal chip, and at most on those that are
+plausible as well, as long as nothing is measured (kernels/chips.json). The floor is the larger of the useful multiply-adds at
+the tensor cores' peak and of every operand read and every result written once, on the nominal chip. A tile of
 2x128x64x32/4 is of two warpgroups, each of 128 pixels and 64 channels in steps of 32, and has its channels in four parts.
 """
 
@@ -21,13 +22,13 @@ import jax
 from tqdm import tqdm
 
 from pallas_conv.kernels import choice, config, cost, support, work
+from pallas_conv.kernels.chips import chips
 from pallas_conv.spec import Product
 
 from . import aot
 from .cases import Case, suite
 from .chart import COLOURS, family, group
 
-CLOCK = 1.7e9  # of an H100, under load
 SMS = config.H100_SMS
 
 
@@ -49,22 +50,29 @@ def case_of(name: str) -> Case:
 def plan(product: Product) -> dict[str, Any]:
     """What the model says of a product that is served."""
     problem, cfg = config.Problem.of(product), choice.choose(product, SMS)
-    tiles, modelled = config.tiling(problem, cfg), cost.estimate(problem, cfg, SMS)
     useful, executed = work.useful_macs(problem), work.executed_macs(problem, cfg)
-    nbytes = work.least_bytes(problem)
-    floor = max(2 * useful / cost.flops_per_clock(problem), nbytes / cost.DRAM_BYTES_PER_CLOCK) / SMS
+    us = [chip.microseconds(cost.estimate(problem, cfg, SMS, chip).clocks) for chip in chips(SMS)]
     return {
         "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}" + (f"/{cfg.split}" if cfg.split > 1 else ""),
         "config": str(cfg),
         "stages": cfg.stages,
-        "smem_bytes": tiles.smem_bytes,
+        "smem_bytes": config.tiling(problem, cfg).smem_bytes,
         "waves": config.units(problem, cfg) * cfg.cluster / (SMS * cfg.blocks),
         "useful_gflop": 2e-9 * useful,
         "executed_by_useful": executed / useful,
-        "mbytes": 1e-6 * nbytes,
-        "predicted_us": 1e6 * modelled.clocks / CLOCK,
-        "floor_us": 1e6 * floor / CLOCK,
+        "mbytes": 1e-6 * work.least_bytes(problem),
+        "predicted_us": us[0],
+        "least_predicted_us": min(us),
+        "most_predicted_us": max(us),
+        "floor_us": floor_us(problem),
     }
+
+
+def floor_us(problem: config.Problem) -> float:
+    """What useful multiply-adds and least traffic allow at best on the nominal chip."""
+    chip = chips(SMS)[0]
+    multiply = 2 * work.useful_macs(problem) / (cost.flops_per_clock(problem.itemsize, chip) * SMS)
+    return chip.microseconds(max(multiply, work.least_bytes(problem) / cost.dram_bytes_per_clock(chip)))
 
 
 @functools.cache  # JAX 0.12 compiles a kernel once a process, and has nothing to say of it the second time
@@ -104,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{'':26} {'tile':>14} {'stages':>6} {'regs':>4} {'KiB':>4} {'waves':>6} {'GFLOP':>8} {'executed':>8} {'MB':>7} "
-        f"{'us':>8} {'floor':>8}"
+        f"{'us':>8} {'at most':>8} {'floor':>8}"
     ]
     for row in rows:
         if "reasons" in row:
@@ -113,17 +121,19 @@ def _table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['name']:26} {row['tile']:>14} {row['stages']:6} {row.get('registers', ''):>4} "
             f"{row['smem_bytes'] // 1024:4} {row['waves']:6.1f} {row['useful_gflop']:8.1f} "
-            f"{row['executed_by_useful']:7.2f}x {row['mbytes']:7.0f} {row['predicted_us']:8.0f} {row['floor_us']:8.0f}"
+            f"{row['executed_by_useful']:7.2f}x {row['mbytes']:7.0f} {row['predicted_us']:8.0f} "
+            f"{row['most_predicted_us']:8.0f} {row['floor_us']:8.0f}"
         )
     return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
-    """How near to its floor the model sees each product."""
+    """How near to its floor the model sees each product: bars on the nominal chip, lines over all plausible ones."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     colour = {row["name"]: group(family(case_of(row["name"]))) for row in rows}
@@ -131,9 +141,12 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
         rows, key=lambda row: (list(COLOURS).index(colour[row["name"]]), row["floor_us"] / -row["predicted_us"])
     )
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.155 * len(rows)), layout="constrained")
-    part = [min(1.0, row["floor_us"] / row["predicted_us"]) for row in rows]  # above 1: taps over padding are skipped
+    # Above 1 where taps over padding are skipped.
+    part = lambda time: [min(1.0, row["floor_us"] / row[time]) for row in rows]
     ticks = [-i for i in range(len(rows))]
-    axes.barh(ticks, part, height=0.75, color=[COLOURS[colour[row["name"]]] for row in rows], zorder=2)
+    axes.barh(ticks, part("predicted_us"), height=0.75, color=[COLOURS[colour[row["name"]]] for row in rows], zorder=2)
+    line: dict[str, Any] = {"color": "black", "linewidth": 1}
+    axes.hlines(ticks, part("most_predicted_us"), part("least_predicted_us"), **line, zorder=3)
     labels = [f"{row['name']}  {row['predicted_us']:.0f} us" for row in rows]
     axes.set_yticks(ticks, labels, fontsize=6.5)
     axes.set_ylim(-len(rows) + 0.3, 0.7)
@@ -143,8 +156,9 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel("modelled, unmeasured: part of the speed that useful multiply-adds and least traffic allow at best")
-    shown = [g for g in COLOURS if g in colour.values()]
-    axes.legend(handles=[Patch(color=COLOURS[g], label=g) for g in shown], fontsize=8, loc="lower right")
+    key: list[Any] = [Patch(color=COLOURS[g], label=g) for g in COLOURS if g in colour.values()]
+    key.append(Line2D([], [], **line, label="over plausible chips"))
+    axes.legend(handles=key, fontsize=8, loc="lower right")
     figure.suptitle("The dense kernel on an H100, forward (f) and input gradient (d) of each layer", fontsize=11)
     figure.savefig(out, dpi=110)
 

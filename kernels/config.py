@@ -1,6 +1,7 @@
 """Config of the dense kernel: the tiling it means, its shared memory, and what the kernel takes."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -172,6 +173,7 @@ class Tiling(NamedTuple):
     smem_bytes: int
 
 
+@functools.lru_cache(maxsize=64)
 def tiling(problem: Problem, cfg: Config) -> Tiling:
     """The tiling of a problem by a configuration that `illegal` has nothing against."""
     problem = problem.under(cfg)

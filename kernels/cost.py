@@ -1,18 +1,24 @@
-"""The cost model by which tiles are ranked: modelled, unmeasured."""
+"""The cost model by which tiles are ranked: modelled, unmeasured.
 
-import math
+A closed form that follows a simulation of the pipeline on one SM: the producer fills slots from L2 and global memory, the
+consumers multiply them and store tiles, whichever takes longer. What a tiling asks is counted in work.py, what a chip can
+do are the constants of chips.py. All times are in clocks of an SM.
+"""
+
 from typing import NamedTuple
 
-from . import work
-from .config import H100_SMS, Config, Problem, tiling
+from .chips import Chip, chips
+from .config import H100_SMS, Config, Problem
+from .work import Work, count
 
-# Constants of the model in `estimate`: all of them modelled, unmeasured.
-FLOPS_PER_CLOCK = 4096  # of one SM's tensor cores on 16-bit operands; half of it as TF32
-L2_BYTES_PER_CLOCK = 30  # what one SM reads from L2
-DRAM_BYTES_PER_CLOCK = 15  # one SM's share of global memory
-SMEM_BYTES_PER_CLOCK = 128  # what one SM's tensor cores read of shared memory
-CHUNK_CLOCKS = 300  # a chunk of columns, and one more a tile, in which a block alone on its SM multiplies nothing
-PASS_CLOCKS = 4000  # of one more kernel after ours: its launch, its first loads, its last stores
+# Fitted to the simulation: how far things that could go on at the same time do. A pair (part, share) adds that part of
+# the shorter one to the longer, as far as it is beyond that share of it.
+DRIFT = 0.6  # part of an epilogue that one consumer stores while another multiplies, with slots to spare
+CLASH = 0.08, 0.7  # (part, share) of a tile's products and loads
+BUNCHED = 0.5, 0.6  # (part, share) of a tile and its traffic, which comes in one go where it is touched first
+TURNS = 0.15  # part of the shorter of products and epilogue that is added if two blocks take turns
+CACHED_PASS = 0.6  # part of the time of a pass of XLA whose bytes L2 holds
+POWER_SOFTNESS = 8  # exponent with which clocks fall before the limit of power is met
 
 
 class Estimate(NamedTuple):
@@ -26,43 +32,180 @@ class Estimate(NamedTuple):
     macs: float
 
 
-def flops_per_clock(problem: Problem) -> float:
-    """Of one SM's tensor cores."""
-    return FLOPS_PER_CLOCK * 2 / problem.itemsize
+def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS, chip: Chip | None = None) -> Estimate:
+    """The cost of a problem under one of its configurations; on the nominal chip unless another one is given."""
+    work = count(problem, cfg, num_sms)
+    return Estimate(clocks(work, chip or chips()[0]), executed(work))
 
 
-def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> Estimate:
-    """Waves of tiles, each the slower of its products and its loads from L2; or global memory, if that is slower."""
-    copied, workspace, results = (
-        work.copied_bytes(problem, cfg),
-        work.workspace_bytes(problem, cfg),
-        work.result_bytes(problem),
-    )
-    problem = problem.under(cfg)
-    t = tiling(problem, cfg)
-    tiles = taps = math.ceil(problem.N / t.cta_box[0])
-    for i, (d, n, extent) in enumerate(zip(problem.dims, t.grid[1:], t.cta_box[1:], strict=True)):
-        tiles *= n * d.out_stride
-        taps *= n * sum(d.count) - (0 if i == t.halo_dim else work.skipped_taps(d, extent))
-    count = t.units * problem.phases
-    waves = -(-count // (num_sms * cfg.blocks // cfg.cluster))
+def executed(work: Work) -> float:
+    """Multiply-adds issued, of the whole product."""
+    return work.all_steps * work.cfg.cluster * work.cfg.consumers * work.macs
 
-    macs = cfg.consumers * cfg.pixels * cfg.bn * cfg.bk  # of a step
-    multiply = 2 * macs / flops_per_clock(problem)
-    row_bytes = cfg.bk * problem.itemsize
-    loaded = t.loads * math.prod(t.load_box) / t.halo_taps + t.weights / t.halo_taps / cfg.cluster
-    read = cfg.consumers * cfg.pixels * (1 + cfg.bn / 64)  # each 64 pixels read the weights
-    steps = taps / tiles * -(-t.c_steps // cfg.split)  # of the largest part
-    slowest = max(multiply, loaded * row_bytes / L2_BYTES_PER_CLOCK, read * row_bytes / SMEM_BYTES_PER_CLOCK)
-    alone = cfg.blocks == 1  # else the products of the other block hide the epilogue
-    epilogue = alone * CHUNK_CLOCKS * (1 + cfg.bn // cfg.columns)
-    clocks = waves * (steps * slowest * cfg.blocks + epilogue) + t.kept * row_bytes * cfg.blocks / L2_BYTES_PER_CLOCK
 
-    memory, hidden = DRAM_BYTES_PER_CLOCK * num_sms, work.least_bytes(problem)
-    if cfg.split > 1:  # the parts end together: nothing hides that they are stored
-        hidden, clocks = hidden - workspace, clocks + workspace / memory
-    clocks = max(clocks, hidden / memory) + copied / memory
-    if cfg.finished_by_xla:
-        clocks += (workspace + results) / memory + PASS_CLOCKS
-    executed = count * cfg.cluster * macs * taps / tiles * t.c_steps / cfg.split
-    return Estimate(clocks, executed)
+def flops_per_clock(itemsize: int, chip: Chip) -> float:
+    """The peak of one SM's tensor cores."""
+    return chip.flops_clk * 2 / itemsize
+
+
+def dram_bytes_per_clock(chip: Chip) -> float:
+    """The rate of the whole chip's global memory."""
+    return chip.dram_tbs * 1e3 / chip.clock
+
+
+def clocks(work: Work, chip: Chip) -> float:
+    """The whole product: the kernel as fast as power allows, and XLA's passes before and after it."""
+    softly = 1 / POWER_SOFTNESS
+    kernel = (_kernel(work, chip) ** POWER_SOFTNESS + _power(work, chip) ** POWER_SOFTNESS) ** softly
+    return kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
+
+
+def _pass(nbytes: float, chip: Chip) -> float:
+    """XLA reads and writes so many bytes."""
+    if not nbytes:
+        return 0.0
+    part = 1.0 if nbytes > chip.l2_mb * 2**20 else CACHED_PASS
+    return part * nbytes / dram_bytes_per_clock(chip) + chip.xla_pass
+
+
+def _power(work: Work, chip: Chip) -> float:
+    """All products, at the rate that power allows."""
+    cap = chip.power_cap if work.itemsize == 2 else chip.power_cap_tf32
+    return 2 * executed(work) * chip.clock * 1e-3 / cap
+
+
+def _kernel(work: Work, chip: Chip) -> float:
+    """Launch, the first loads, the tiles of the block that has most, the last store."""
+    first = chip.issue_tile_producer + chip.lat_dram + _load(work, chip) * work.blocks
+    if work.kept_bytes:
+        first += chip.lat_dram + work.kept_bytes * (1 - chip.l2_merge) * work.blocks / _l2_rate(work, chip)
+    return chip.launch + first + _tiles(work, chip) + chip.store_ack
+
+
+def _tiles(work: Work, chip: Chip) -> float:
+    """All tiles of the block that has most."""
+    pace, traffic = _pace(work, chip), _traffic(work, chip)
+    return sum(rounds * _tile(work, chip, steps, pace, traffic) for rounds, steps in work.rounds)
+
+
+def _tile(work: Work, chip: Chip, steps: float, pace: "_Pace", traffic: "_Traffic") -> float:
+    """The longer of what an SM does and of its traffic with global memory, which comes when a tile begins."""
+    loads = steps * (traffic.fresh * pace.fresh_slot + (1 - traffic.fresh) * pace.slot)
+    busy = _two_blocks(steps, loads, pace) if work.blocks == 2 else _one_block(work.cfg, steps, loads, pace)
+    rate = min(dram_bytes_per_clock(chip) / work.sms, chip.dram_sm_clk)
+    nbytes = (steps * traffic.step_bytes + work.stored_bytes) * work.blocks
+    part, share = BUNCHED
+    return _overlapped(busy, nbytes / rate, part * (1 - traffic.fresh), share)
+
+
+def _overlapped(a: float, b: float, part: float, share: float) -> float:
+    """The longer of two, and part of the other as far as that is beyond a share of it."""
+    return max(a, b) + part * max(0.0, min(a, b) - share * max(a, b))
+
+
+def _one_block(cfg: Config, steps: float, loads: float, pace: "_Pace") -> float:
+    """Two consumers drift apart as far as the ring is deep; loads go on while both store, as far as it is long."""
+    apart = min(1.0, (cfg.stages - 2) / max(steps, 1.0)) * DRIFT if cfg.consumers == 2 else 0.0
+    exposed = pace.epilogue * (1 - apart)
+    ahead = min(exposed, min(cfg.stages, steps) * pace.slot)
+    return exposed + _overlapped(steps * pace.multiply, max(0.0, loads - ahead), *CLASH)
+
+
+def _two_blocks(steps: float, loads: float, pace: "_Pace") -> float:
+    """A tile of each: the products of one hide the epilogue of the other, as far as there are any."""
+    products = steps * pace.multiply
+    return max(2 * products, loads, products + pace.epilogue) + TURNS * min(2 * products, pace.epilogue)
+
+
+class _Pace(NamedTuple):
+    """Clocks of what a block does again and again.
+
+    multiply    the products of a step
+    slot        from one filled slot to the next, with pixels from L2
+    fresh_slot  the same with pixels from global memory
+    epilogue    from a tile's last product to its last store
+    """
+
+    multiply: float
+    slot: float
+    fresh_slot: float
+    epilogue: float
+
+
+def _pace(work: Work, chip: Chip) -> _Pace:
+    slots = _slot(work, chip, chip.lat_l2), _slot(work, chip, chip.lat_dram)
+    return _Pace(_multiply(work, chip), *slots, _epilogue(work, chip))
+
+
+# A step.
+
+
+def _multiply(work: Work, chip: Chip) -> float:
+    """The products of a step of all consumers of a block: bound by the tensor cores, or by shared memory."""
+    flops = flops_per_clock(work.itemsize, chip) * chip.tensor_efficiency
+    written = chip.smem_writes * (work.pixel_bytes + work.weight_bytes) / work.cfg.consumers
+    return work.cfg.consumers * max(2 * work.macs / flops, (work.operand_bytes + written) / chip.smem_clk)
+
+
+def _l2_rate(work: Work, chip: Chip) -> float:
+    """B/clk of one SM if these ask at once."""
+    return min(chip.l2_clk * H100_SMS / work.sms, chip.port_clk)
+
+
+def _load(work: Work, chip: Chip) -> float:
+    """A slot of one block at the rate of L2, of the SM's port, or of its TMA unit, whichever is slowest."""
+    once, filled = 1 - chip.l2_merge, work.pixel_bytes + work.weight_bytes
+    asked = work.pixel_bytes * (once if work.pixel_readers > 1 else 1) + work.weight_bytes / work.cfg.cluster * once
+    return max(asked / _l2_rate(work, chip), filled / chip.port_clk, work.rows / chip.tma_rows)
+
+
+def _issue(work: Work, chip: Chip) -> float:
+    """The producer's own work for a slot."""
+    return chip.issue_step + work.copies * chip.issue_copy
+
+
+def _slot(work: Work, chip: Chip, latency: float) -> float:
+    """From one filled slot to the next: loads follow each other, or every one waits for its slot to come round."""
+    load = _load(work, chip)
+    if work.cfg.box[0] > 1:
+        latency += chip.image_latency
+    alone = work.cfg.cluster == 1
+    handed_back = chip.release if alone else chip.release_remote + chip.cluster_skew
+    around = latency + load + _issue(work, chip) + handed_back + 2 * chip.wake + chip.issue_mma * work.taps
+    return max(load * work.blocks, _issue(work, chip), around / (work.cfg.stages - 1))
+
+
+# A tile's results and traffic.
+
+
+def _epilogue(work: Work, chip: Chip) -> float:
+    """A consumer's, from its last product to its last store: issue slots are shared, buffers wait for what reads them."""
+    issue = work.elements * chip.chunk_element
+    chunk = max(issue * work.cfg.consumers, issue + chip.chunk_fixed)
+    if work.cfg.out_bufs == 1:
+        chunk = max(chunk, issue + chip.store_read)
+    if work.ahead is not None:
+        chunk = max(chunk, (issue + chip.store_read + chip.lat_dram) / max(1, work.ahead))
+    return chip.mma_drain + chip.issue_tile_consumer + work.chunks * chunk + chip.wake
+
+
+class _Traffic(NamedTuple):
+    """What is loaded from global memory.
+
+    step_bytes  bytes of a block's step
+    fresh       part of the steps whose pixels nobody has loaded before
+    """
+
+    step_bytes: float
+    fresh: float
+
+
+def _traffic(work: Work, chip: Chip) -> _Traffic:
+    """Pixels and weights come from global memory once, and again as far as L2 does not keep what is under way."""
+    rounds = sum(count for count, _ in work.rounds)
+    lost = max(0.0, 1 - chip.l2_mb * 2**20 / work.held_bytes)
+    wanted = max(1.0, work.all_steps * work.cfg.cluster * work.pixel_bytes / work.pixel_readers)
+    pixels = min(wanted, work.input_bytes + lost * max(0.0, wanted - work.input_bytes))
+    weights = min(work.all_steps * work.weight_bytes, work.weights_bytes * (1 + lost * (rounds - 1)))
+    ease = chip.image_dram if work.cfg.box[0] > 1 else 1.0
+    return _Traffic((pixels / ease + weights) / max(1.0, work.all_steps * work.cfg.cluster), pixels / wanted)

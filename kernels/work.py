@@ -1,10 +1,12 @@
 """What a tiling costs, counted: multiply-adds, bytes, steps. Nothing here is a model or a measurement."""
 
+import functools
 import itertools
 import math
+from typing import NamedTuple
 
 from . import taps as geometry
-from .config import H100_SMS, Config, Problem, pixels_as_read, tiling, units, workers
+from .config import H100_SMS, Config, Problem, Tiling, pixels_as_read, tiling, units, workers
 
 
 def useful_macs(problem: Problem) -> int:
@@ -24,11 +26,30 @@ def workspace_bytes(problem: Problem, cfg: Config) -> int:
     return result_bytes(problem.under(cfg)) if cfg.finished_by_xla else 0
 
 
+def pixel_bytes(problem: Problem) -> int:
+    """Of all pixels that some tap reads: a stride may leave some out."""
+    return problem.N * problem.G * problem.C * math.prod(map(_inputs_read, problem.dims)) * problem.itemsize
+
+
+@functools.lru_cache(maxsize=256)
+def _inputs_read(d: geometry.Dim) -> int:
+    """Of one dimension."""
+    found: set[int] = set()
+    for p, (taps, offset) in enumerate(zip(d.count, d.offset, strict=True)):
+        reach = -(-(d.out_size - p) // d.out_stride) * d.in_stride
+        for start in range(offset, offset + taps * d.step, d.step):
+            found.update(range(start, start + reach, d.in_stride))
+    return sum(0 <= j < d.in_size for j in found)
+
+
+def weight_bytes(problem: Problem) -> int:
+    """Of all weights."""
+    return problem.G * problem.C * problem.K * math.prod(len(d.order) for d in problem.dims) * problem.itemsize
+
+
 def least_bytes(problem: Problem) -> int:
     """Of global memory: every operand read once, every result written once."""
-    pixels = problem.N * problem.C * math.prod(d.in_size for d in problem.dims)
-    weights = problem.C * problem.K * math.prod(len(d.order) for d in problem.dims)
-    return problem.G * (pixels + weights) * problem.itemsize + result_bytes(problem)
+    return pixel_bytes(problem) + weight_bytes(problem) + result_bytes(problem)
 
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
@@ -68,13 +89,13 @@ def _steps(problem: Problem, cfg: Config) -> int:
     return steps * problem.G * t.k_tiles * t.c_steps
 
 
-def skipped_taps(d: geometry.Dim, extent: int) -> int:
-    """Taps over padding alone, of all tiles of so many outputs: only tiles near either end have any."""
-    starts, skipped = range(0, d.rows, extent), 0
+def skipped_taps(d: geometry.Dim, extent: int) -> list[int]:
+    """Taps over padding alone, of all tiles of so many outputs, in each phase: only tiles near either end have any."""
+    starts, skipped = range(0, d.rows, extent), []
     for p in range(d.out_stride):
         before = (d.span(p, q, q + extent - 1)[0] for q in starts)
         after = (d.count[p] - d.span(p, q, q + extent - 1)[1] for q in reversed(starts))
-        skipped += sum(itertools.takewhile(bool, before)) + sum(itertools.takewhile(bool, after))
+        skipped.append(sum(itertools.takewhile(bool, before)) + sum(itertools.takewhile(bool, after)))
     return skipped
 
 
@@ -83,3 +104,148 @@ def copied_bytes(problem: Problem, cfg: Config) -> int:
     before = problem.N * problem.G * problem.C * math.prod(d.in_size for d in problem.dims)
     after = pixels_as_read(problem.under(cfg))
     return (before + after) * problem.itemsize if before != after or cfg.unfold else 0
+
+
+class Work(NamedTuple):
+    """What a configuration asks of a chip; a block is a thread block, all of whose consumers do the same.
+
+    cfg            the configuration
+    itemsize       bytes of an operand's element
+    sms            SMs that have any work
+    blocks         blocks on each of them: two share its tensor cores and what it loads
+    rounds         (how many, steps): tiles of a block of the busiest SM, those with as many steps together
+    all_steps      steps of all clusters
+    macs           multiply-adds of a consumer's step
+    operand_bytes  bytes of shared memory that they read
+    pixel_bytes    bytes of pixels that a block loads a step
+    weight_bytes   bytes of weights that a block's step needs; its cluster loads them once
+    rows           rows of the boxes that a block loads a step
+    copies         copies that its producer issues a step
+    taps           taps of a step, each multiplied on its own
+    pixel_readers  blocks that load the same pixels, for other output channels
+    kept_bytes     bytes of weights that a block keeps
+    chunks         chunks of columns in which a consumer stores a tile
+    elements       elements of a chunk that a thread computes, of all outputs
+    stored_bytes   bytes of a block's tile that it stores, and of the residual that it loads
+    ahead          chunks by which a residual is loaded ahead; None without one
+    input_bytes    bytes of all pixels
+    weights_bytes  bytes of all weights
+    held_bytes     bytes that all blocks have under way: pixels, weights, results
+    before_bytes   bytes that XLA reads and writes before the kernel
+    after_bytes    bytes that XLA reads and writes after it
+    """
+
+    cfg: Config
+    itemsize: int
+    sms: int
+    blocks: int
+    rounds: tuple[tuple[float, float], ...]
+    all_steps: float
+    macs: int
+    operand_bytes: float
+    pixel_bytes: int
+    weight_bytes: int
+    rows: float
+    copies: int
+    taps: int
+    pixel_readers: int
+    kept_bytes: int
+    chunks: int
+    elements: float
+    stored_bytes: int
+    ahead: int | None
+    input_bytes: int
+    weights_bytes: int
+    held_bytes: float
+    before_bytes: int
+    after_bytes: int
+
+
+def count(raw: Problem, cfg: Config, num_sms: int = H100_SMS) -> Work:
+    """The work of a problem under one of its configurations."""
+    problem, t = raw.under(cfg), tiling(raw, cfg)
+    all_units, phases = t.units * problem.phases, _phases(problem, cfg, t)
+    clusters = min(num_sms * cfg.blocks // cfg.cluster, all_units)
+    row_bytes, taps = cfg.bk * problem.itemsize, t.halo_taps * cfg.taps
+    pixel_rows, weight_rows = t.loads * math.prod(t.load_box) * cfg.taps, t.weights * cfg.taps
+    outputs, chunks = 1 if cfg.finished_by_xla else problem.outputs, cfg.bn // cfg.columns
+    result = cfg.consumers * cfg.pixels * cfg.bn * problem.out_itemsize
+    return Work(
+        cfg=cfg,
+        itemsize=problem.itemsize,
+        sms=min(num_sms, clusters * cfg.cluster),
+        blocks=2 if clusters * cfg.cluster > num_sms else 1,
+        rounds=_rounds(phases, -(-t.c_steps // cfg.split), all_units, clusters, num_sms // cfg.cluster),
+        all_steps=sum(p.share * p.mean for p in phases) * all_units * t.c_steps / cfg.split,
+        macs=cfg.pixels * cfg.bn * cfg.bk * taps,
+        operand_bytes=cfg.pixels * (1 + cfg.bn / 64) * row_bytes * taps,  # each 64 pixels read the weights
+        pixel_bytes=pixel_rows * row_bytes,
+        weight_bytes=weight_rows * row_bytes,
+        rows=pixel_rows + weight_rows / cfg.cluster,
+        copies=cfg.taps * (t.loads + (0 if cfg.resident else t.halo_taps)),
+        taps=taps,
+        pixel_readers=min(t.k_tiles, clusters),
+        kept_bytes=t.kept * row_bytes,
+        chunks=chunks,
+        elements=cfg.pixels * cfg.columns / 128 * outputs,
+        stored_bytes=result * (outputs + problem.residual),
+        ahead=min((cfg.out_bufs - 1) // outputs, chunks) if problem.residual else None,
+        input_bytes=pixel_bytes(problem),
+        weights_bytes=weight_bytes(problem),
+        held_bytes=_pixels_under_way(problem, cfg, t, clusters)
+        + weight_bytes(problem)
+        + clusters * cfg.cluster * result,
+        before_bytes=copied_bytes(raw, cfg),
+        after_bytes=workspace_bytes(raw, cfg) + result_bytes(raw) if cfg.finished_by_xla else 0,
+    )
+
+
+def _pixels_under_way(problem: Problem, cfg: Config, t: Tiling, clusters: int) -> float:
+    """Bytes of all pixels of the tiles that run together; parts and tiles of output channels share them."""
+    boxes = clusters / min(cfg.split * t.k_tiles, clusters) * cfg.cluster * t.tiles
+    return min(pixel_bytes(problem), boxes * math.prod(t.load_box) * problem.C * problem.itemsize)
+
+
+class Phases(NamedTuple):
+    """Phases whose tiles have as many steps over taps.
+
+    share  part of all phases that they are
+    most   steps of a tile that skips none
+    mean   steps of a tile on average
+    """
+
+    share: float
+    most: int
+    mean: float
+
+
+def _rounds(
+    phases: list[Phases], part: int, all_units: int, clusters: int, first: int
+) -> tuple[tuple[float, float], ...]:
+    """(how many, steps) of the tiles of a block of the busiest SM; part: channel steps.
+
+    Of few tiles the slowest decide; many even out. A second block on the SM, `first` clusters later, may have a tile less.
+    """
+    sharing = range(0, clusters, first)
+    rounds = sum(-(-(all_units - i) // clusters) for i in sharing) / len(sharing)
+    return tuple((rounds * p.share, (p.mean + (p.most - p.mean) / math.sqrt(rounds)) * part) for p in phases)
+
+
+def _phases(problem: Problem, cfg: Config, t: Tiling) -> list[Phases]:
+    """All phases of a problem."""
+    along = []
+    for i, (d, extent) in enumerate(zip(problem.dims, t.cta_box[1:], strict=True)):
+        packed = cfg.taps if i == len(problem.dims) - 1 else 1
+        along.append((Phases(1.0, 1, 1.0),) if i == t.halo_dim else _phases_along(d, extent, packed, cfg.skip))
+    product = lambda several: Phases(*map(math.prod, zip(*several, strict=True)))
+    return [product(several) for several in itertools.product(*along)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _phases_along(d: geometry.Dim, extent: int, packed: int, skip: bool) -> tuple[Phases, ...]:
+    """The phases of one dimension, in tiles of so many outputs, some taps packed in a step."""
+    found: dict[int, list[float]] = {}
+    for taps, skipped in zip(d.count, skipped_taps(d, extent), strict=True):
+        steps, read = -(-taps // packed), 1 - skip * skipped / max(1, taps * -(-d.rows // extent))
+        found.setdefault(steps, []).append(steps * read)
+    return tuple(Phases(len(means) / d.out_stride, most, sum(means) / len(means)) for most, means in found.items())

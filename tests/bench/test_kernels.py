@@ -14,7 +14,7 @@ PLANS = {name: kernels.plan(product) for name, product in SERVED.items()}
 # More than 1.15 multiply-adds are executed for a useful one, because a tensor core takes 16 channels.
 FEW_CHANNELS = {
     "resnet50_stem/f": 1.6,  # 7 taps of 3 channels of 32
-    "deepspeech2/f": 1.6,  # 11 taps of 1 channel of 16, 81 rows in tiles of 8
+    "deepspeech2/f": 1.75,  # 11 taps of 1 channel of 16, 81 rows in tiles of 16
     "dcgan_t_last/f": 1.4,  # 4 taps of 3 output channels, of 16
     "dcgan_t_last/d": 1.4,  # 4 taps of 3 channels of 16
     "jax31662/f": 1.8,  # 9 taps of 1 output channel, of 16
@@ -36,7 +36,6 @@ def test_hardly_anything_is_multiplied_in_vain(name):
 ACROSS_BORDERS = {
     "aspp_d12/f": 1.27, "aspp_d12/d": 1.27,  # taps 12 pixels apart on 33: a third of them over padding
     "resnet50_c2_f32/f": 1.18, "resnet50_c2_f32/d": 1.18,  # 1.143 for 56 pixels in tiles of 64, times the border
-    "pde_circular/d": 1.17,  # 66 pixels a side
     "resnet50_c5/f": 1.16, "resnet50_c5/d": 1.16,  # 7 pixels a side
 }  # fmt: skip
 
@@ -51,11 +50,20 @@ def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
     assert name not in ACROSS_BORDERS or ratio > 1.15
 
 
+def test_halos_of_two_slots_share_their_weights():
+    """Were L2 slow, a load alone in flight would be too, unless two blocks load the weights together."""
+    plans = {name: choice.choose(product, kernels.SMS) for name, product in SERVED.items()}
+    waiting = {name: cfg.cluster for name, cfg in plans.items() if cfg.halo and cfg.stages == 2 and not cfg.resident}
+    assert "unet_mid/f" in waiting
+    assert set(waiting.values()) == {2}
+
+
 @pytest.mark.parametrize("name", SERVED)
 def test_no_plan_beats_its_floor(name):
     """To rounding, and but where taps over padding are skipped: the floor counts all."""
     skipped = min(1.0, PLANS[name]["executed_by_useful"])
     assert PLANS[name]["predicted_us"] >= 0.95 * skipped * PLANS[name]["floor_us"] > 0
+    assert PLANS[name]["least_predicted_us"] <= PLANS[name]["predicted_us"] <= PLANS[name]["most_predicted_us"]
 
 
 def test_the_table(tmp_path, capsys):

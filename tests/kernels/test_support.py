@@ -1,15 +1,12 @@
 """What is served, what is not and why, and what things are called."""
 
-import collections
-import dataclasses
-import random
 import subprocess
 import sys
 
 import pytest
 
 from bench import ladder
-from pallas_conv.kernels import choice, config, cost, support, work
+from pallas_conv.kernels import config, support
 from tests.kernels import cases
 
 BASE = {"role": "fprop", "batch": 2, "channels": (64, 64), "size": (9, 9), "kernel": 3}
@@ -102,11 +99,6 @@ def test_copies_of_parts():
     assert len(told) == 1  # 20 floats are whole 16 bytes
 
 
-@pytest.mark.parametrize("case", ladder.CASES, ids=str)
-def test_what_is_chosen_is_legal(case):
-    assert config.illegal(config.Problem.of(case.product), choice.choose(case.product)) is None
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -154,71 +146,8 @@ def test_illegal_configurations_say_why(changes, words):
     assert words in config.illegal(problem, cfg)
 
 
-def test_skipped_taps_are_counted_at_the_ends_alone():
-    """As by every tile's span, in the time of a few."""
-    random_, found = random.Random(0), collections.Counter()
-    pick = random_.randint
-    for _ in range(500):
-        kernel, dilation = pick(1, 7), pick(1, 20)
-        changes = {"kernel": kernel, "dilation": dilation, "stride": pick(1, 3), "input_dilation": pick(1, 3)}
-        size, padding = (pick(5, 90) + dilation * (kernel - 1),), ((pick(-2, 30), pick(-2, 30)),)
-        p = cases.product(random_.choice(("fprop", "dgrad")), 1, (16, 16), size, padding=padding, **changes)
-        (d,), extent = config.Problem.of(p).dims, 2 ** pick(0, 7)
-        spans = [(n, d.span(i, q, q + extent - 1)) for i, n in enumerate(d.count) for q in range(0, d.rows, extent)]
-        skipped = sum(n - (last - first) for n, (first, last) in spans)
-        assert work.skipped_taps(d, extent) == skipped
-        found[skipped > 0] += 1
-    assert min(found[True], found[False]) > 50
-
-
-@pytest.mark.parametrize("num_sms", [1, 2, 132])
-def test_no_more_blocks_than_tiles_or_than_a_chip_holds(num_sms):
-    for channels in ((64, 16), (512, 512)):
-        problem = config.Problem.of(product(channels=channels))
-        cfg = choice.best(problem, num_sms)
-        blocks = config.workers(problem, cfg, num_sms) * cfg.cluster
-        assert 0 < blocks <= num_sms * cfg.blocks
-        assert config.workers(problem, cfg, num_sms) <= config.units(problem, cfg)
-
-
-def test_a_residual_has_buffers_to_be_loaded_ahead():
-    assert choice.choose(product(residual=True, bias=True)).out_bufs > 1  # beside three stages of a halo
-    assert choice.choose(product(residual=True, channels=(64, 256), kernel=1, padding=0)).out_bufs > 2
-
-
-def test_few_tiles_are_split():
-    few = config.Problem.of(product(channels=(1024, 256)))
-    cfg = choice.best(few)
-    assert cfg.split > 1
-    whole = min(cost.estimate(few, other).clocks for other in choice.candidates(few) if other.split == 1)
-    assert cost.estimate(few, cfg).clocks < 0.8 * whole
-    assert work.workspace_bytes(few, cfg) == cfg.split * 4 * 2 * 7 * 7 * 256
-    many = config.Problem.of(product(channels=(1024, 256), batch=256))
-    assert {cfg.split for cfg in choice.candidates(many)} == {1}
-    assert work.workspace_bytes(many, choice.best(many)) == 0
-
-
-def test_few_output_channels_are_folded():
-    few = config.Problem.of(product(channels=(128, 3), size=(32, 32), batch=128, input_dilation=2))
-    cfg = choice.best(few)
-    assert cfg.fold > 0
-    unfolded = min(cost.estimate(few, other).clocks for other in choice.candidates(few) if not other.fold)
-    assert cost.estimate(few, cfg).clocks < 0.7 * unfolded
-    sums = few.K * (9 if cfg.fold == 2 else 3)
-    assert work.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.fold == 2 else 63) * sums
-    enough = dataclasses.replace(few, K=16)
-    assert {cfg.fold for cfg in choice.candidates(enough)} == {0}
-
-
 def test_importing_the_room_imports_no_pallas():
     modules = "pallas_conv.kernels.support, pallas_conv.kernels.config"
     script = f"import sys, {modules}; print('jax.experimental.pallas' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
-
-
-def test_fingerprint_is_the_same_in_another_process():
-    script = "from pallas_conv.kernels.support import fingerprint; print(fingerprint())"
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-    assert other == support.fingerprint()
-    assert len(other) == 12
