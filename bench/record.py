@@ -6,10 +6,12 @@ bench.renew), are made here, from the source that ran.
 
 What counts, of rows by bench.gpu, bench.tune and whatever else runs kernels (see bench.gpu for their form):
 
-    device       the GPU, JAX and the source that ran: alike in all files
-    facts        a row of a kernel that has them is a check: the status "ok" is right; "wrong", "hung" and "crashed" are wrong,
-                 and stay so; any other proves nothing
-    lax, lax_us  beside "kernel_us", both by CUPTI: a timing
+    device         the GPU, JAX and the source that ran: alike in all files
+    facts          a row of a kernel that has them is a check: the status "ok" is right; "wrong", "hung" and "crashed" are
+                   wrong, and stay so; any other proves nothing
+    several_facts  of a program of several kernels: all of them are wrong if it hung or crashed
+    lax, lax_us    beside "kernel_us", both by CUPTI: a timing. Where several tiles were timed, it is of the one that was
+                   chosen then ("today_us"). Of several timings of a product the least favourable one counts.
 
 Refused are rows of a dry run, of several devices or sources, and of a source that is not the present one. There is one
 record a device: a new one takes the place of the old.
@@ -30,7 +32,7 @@ from pallas_conv import record
 from pallas_conv.kernels import digest
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.evidence import Facts
-from pallas_conv.record import Program, Record, Source, Timing
+from pallas_conv.record import RAN, Program, Record, Source, Timing
 from pallas_conv.spec import Product
 
 from . import instructions
@@ -54,9 +56,9 @@ def derived(files: dict[str, list[Row]]) -> Record:
     found = Record(
         device["device_kind"],
         device["compute_capability"],
-        device["driver"],
+        device["driver"] or "unknown",
         date,
-        (Source(device["jax"], device["code"], "run"),),
+        (Source(device["jax"], device["code"], RAN),),
         device["choice"],
         {},
         (),
@@ -65,20 +67,37 @@ def derived(files: dict[str, list[Row]]) -> Record:
     for row, facts in _of_kernels(files):
         if row["status"] in (*RIGHT, *WRONG):
             found = found.with_check(facts, row["status"] in RIGHT)
-        if row["status"] in RIGHT and row.get("source") == "cupti" and row.get("lax_us"):
-            found = found.with_timing(Timing(facts.family, facts.size, row["kernel_us"], row["lax_us"], row["lax"]))
+    for facts in _lost_together(files):
+        found = found.with_check(facts, right=False)
+    for timing in sorted(_timings(files), key=lambda t: t.ratio, reverse=True):
+        found = found.with_timing(timing)
     if not found.checks:
         raise ValueError(f"no kernel was checked in {', '.join(files)}")
-    return found
+    return Record.from_json(found.to_json())  # which raises, too
+
+
+def _timings(files: dict[str, list[Row]]) -> Iterator[Timing]:
+    for row, facts in _of_kernels(files):
+        if row["status"] in RIGHT and row.get("source") == "cupti" and row.get("lax_us"):
+            kernel_us = row.get("today_us", row["kernel_us"])
+            yield Timing(facts.family, facts.size, kernel_us, row["lax_us"], row["lax"])
+
+
+def _lost_together(files: dict[str, list[Row]]) -> Iterator[Facts]:
+    """What may have hung or crashed where several kernels ran."""
+    for name, rows in files.items():
+        for row in rows:
+            if row["status"] in WRONG[1:]:
+                yield from (Facts.from_json(facts, f"{name}, several_facts") for facts in row.get("several_facts", ()))
 
 
 def kernels(files: dict[str, list[Row]]) -> list[tuple[Product, Config, int]]:
-    """A kernel for each code path that was found right, as it ran: the first one of each."""
-    found: dict[str, tuple[Product, Config, int]] = {}
+    """A kernel for each code path and epilogue that was found right, as it ran: the first one of each."""
+    found: dict[tuple[str, str], tuple[Product, Config, int]] = {}
     for row, facts in _of_kernels(files):
-        if row["status"] in RIGHT and facts.code_path not in found:
+        if row["status"] in RIGHT and (facts.code_path, facts.epilogue) not in found:
             product, config = Product.from_json(row["product"]), Config.from_json(row["config"])
-            found[facts.code_path] = product, config, row["num_sms"]
+            found[facts.code_path, facts.epilogue] = product, config, row["num_sms"]
     return list(found.values())
 
 

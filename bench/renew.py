@@ -1,7 +1,9 @@
 """Let records of hardware runs hold for the present source and JAX, if their kernels compile to the same: python -m bench.renew
 
-Without a GPU: every kernel that a record lists (one for each code path) is compiled and its instructions compared with those
-that ran (see bench.instructions). Where all are equal the record gains a source; where one differs it needs a hardware run.
+Without a GPU: every kernel that a record lists (one for each code path and epilogue found right) is compiled, and its
+instructions are compared with those that ran (see bench.instructions). Where all are equal the record gains a source; where one
+differs it needs a hardware run.
+
 Exit status 1 if any record does not hold. --check changes no file; --list compiles nothing and says which hold as they are.
 """
 
@@ -14,15 +16,15 @@ from tqdm import tqdm
 
 from pallas_conv import record
 from pallas_conv.kernels import digest, evidence
-from pallas_conv.record import Record, Source
+from pallas_conv.record import SAME_INSTRUCTIONS, Record, Source
 
 from . import instructions
 
 
 def differing(found: Record) -> list[str]:
-    """The code paths of a record whose kernels compile to other instructions than those that ran."""
+    """The code paths and epilogues of a record whose kernels compile to other instructions than those that ran."""
     return [
-        evidence.code_path(p.product, p.config)
+        f"{evidence.code_path(p.product, p.config)}, {evidence.epilogue(p.product, p.config)}"
         for p in tqdm(found.programs, unit="kernel", disable=None)
         if instructions.digest(p.product, p.config, p.num_sms, found.capability) != p.digest
     ]
@@ -33,7 +35,7 @@ def renewed(found: Record) -> tuple[Record, list[str]]:
     if not found.programs:
         return found, ["it lists no kernels to compare"]
     others = differing(found)
-    source = Source(jax.__version__, digest.code(), "instructions")
+    source = Source(jax.__version__, digest.code(), SAME_INSTRUCTIONS)
     return (found if others else found.with_source(source)), others
 
 

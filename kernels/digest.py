@@ -1,8 +1,9 @@
 """Digests of the kernels' source, under which hardware runs are filed.
 
-`code` is of what decides what a kernel computes: a proof that it is right holds as long as that stays. `choice` is of what
-decides which tiles a product gets: a time holds as long as that stays, a proof does not ask. Both are of the syntax tree,
-so comments, docstrings and layout do not count, and both are the same in every version of Python.
+`code` is of what decides what a kernel computes, and of the keys under which proofs are filed: a proof that a kernel is right
+holds as long as that stays. `choice` is of what decides which tiles a product gets, and of the lax programs that kernels were
+timed beside: a time holds as long as that stays, a proof does not ask. Both are of the syntax tree, so comments, docstrings and
+layout do not count, and both are the same in every version of Python.
 """
 
 import ast
@@ -14,12 +15,7 @@ from collections.abc import Iterable, Iterator
 from pallas_conv import activations, spec
 
 _KERNELS = pathlib.Path(__file__).parent
-_NEITHER = {
-    "__init__.py",
-    "digest.py",
-    "evidence.py",
-    "support.py",
-}  # names and refusals: of which kernel, not what it does
+_NEITHER = {"__init__.py", "digest.py"}
 _CHOICE = {"chips.py", "choice.py", "cost.py", "tuned.py", "work.py"}
 _SHARED = (activations, spec)  # what the kernels import from the package
 
@@ -33,9 +29,10 @@ def code() -> str:
 
 @functools.cache
 def choice() -> str:
-    """Of the cost model, the candidates, and the tables of what was measured and tuned."""
+    """Of the cost model, the candidates, the tables of what was measured and tuned, and the lax programs."""
     own = [path for path in _sources(_KERNELS) if path.name in _CHOICE]
-    return _digest(_KERNELS, own, sorted(_KERNELS.rglob("*.json")))
+    lax_programs = _sources(pathlib.Path(str(spec.__file__)).parent / "formulations")
+    return _digest(_KERNELS, own, [*sorted(_KERNELS.rglob("*.json")), *lax_programs])
 
 
 def _sources(folder: pathlib.Path) -> list[pathlib.Path]:

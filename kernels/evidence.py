@@ -12,7 +12,7 @@ from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from . import support, work
-from .config import Config, Problem
+from .config import Config, Problem, tiling
 
 
 class Size(NamedTuple):
@@ -62,26 +62,34 @@ def code_path(product: Product, config: Config) -> str:
     """Which code makes a tile's sums, and how they leave: products alike in this are proven together."""
     problem = Problem.of(product)
     seen = problem.under(config)
+    outputs = 1 if config.finished_by_xla else seen.outputs
+    halo_dim = tiling(problem, config).halo_dim
     words = {
         f"{len(problem.dims)}d": True,
         support.DTYPES[product.compute_dtype]: True,
         "strided": any(d.in_stride > 1 for d in seen.dims),
         "phased": seen.phases > 1,
+        "idle": any(0 in d.count for d in seen.dims),  # a phase without taps: its tiles load nothing
+        "padded": any(min(d.offset) < 0 for d in seen.dims),  # boxes begin before the array
         "grouped": problem.G > 1,
         f"{config.consumers}x{config.pixels}pixels": True,
         "images": config.box[0] > 1,
         f"k{config.bk * problem.itemsize}B": True,
         "taps": config.taps > 1,
         "halo": config.halo,
+        "sheets": config.halo and seen.dims[halo_dim].sheets > 1,
         "resident": config.resident,
         "unfold": config.unfold,
         "fold": config.fold > 0,
         "split": config.split > 1,
         "cluster": config.cluster > 1,
+        "wide": config.bn > 128,
         f"n{config.columns * seen.out_itemsize}B": True,
-        "outputs": seen.outputs > 1 and config.split == 1,
+        "outputs": outputs > 1,
         "residual": seen.residual,
+        "unprefetched": seen.residual and config.out_bufs <= outputs,  # not even the next chunk of a residual is loaded ahead
         "one_buffer": config.out_bufs == 1,
+        "rotating": config.bn // config.columns * outputs % config.out_bufs > 0,  # tiles begin with different buffers
         "unskipped": not config.skip,
     }
     return " ".join(word for word, holds in words.items() if holds)

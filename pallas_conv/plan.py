@@ -40,7 +40,7 @@ class Plan:
     @property
     def tile(self) -> config.Config:
         """The configuration of that kernel. Only where there is one."""
-        return choice.choose(self.product, self.num_sms)
+        return choice.choose(self.product, self.num_sms, self.target.device_kind)
 
     @property
     def scope(self) -> str:
@@ -118,7 +118,8 @@ def _trust(product: Product, target: Target, rival: str) -> trust.Trust:
     """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is anything known?"""
     if not (known := trust.proofs(target)):
         return trust.Trust(False, trust.nothing_known(target))
-    return known.look_up(evidence.facts(product, choice.choose(product, _num_sms(target))), rival)
+    tile = choice.choose(product, _num_sms(target), target.device_kind)
+    return known.look_up(evidence.facts(product, tile), rival)
 
 
 def _interpreter_reasons(product: Product) -> list[str]:

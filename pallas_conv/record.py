@@ -10,7 +10,8 @@ A record is JSON:
     checks     {code path: {epilogue: found right?}}, see `kernels.evidence`
     timings    [{"family", "size", "kernel_us", "lax_us", "lax"}]: times on the device alone, of the kernel and of the lax
                program of that name
-    programs   [{"product", "config", "num_sms", "digest"}]: a kernel for every code path, and the digest of its instructions
+    programs   [{"product", "config", "num_sms", "digest"}]: a kernel for every check that passed, and the digest of its
+               instructions
 
 Shipped ones lie in `records/` beside this file, made by `python -m bench.record`; `python -m pallas_conv doctor` writes the
 user's own.
@@ -32,8 +33,11 @@ SHIPPED = pathlib.Path(__file__).parent / "records"
 _USER_FOLDER = "records"
 
 
+RAN, SAME_INSTRUCTIONS = "run", "instructions"  # how a record is known to hold for a source
+
+
 class Source(NamedTuple):
-    """A version of JAX and of the kernels that a record holds for; how: "run" or "instructions"."""
+    """A version of JAX and of the kernels that a record holds for, and how that is known."""
 
     jax: str
     code: str

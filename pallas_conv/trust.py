@@ -1,8 +1,8 @@
 """Does a record of a hardware run say that a kernel is right, and faster than the lax program that `auto` takes otherwise?
 
-Right: by compute capability. Every record of this generation of GPUs, of this JAX and of these kernels counts; the code path
-and the epilogue must have been found right, together or each with another, and never wrong.
-Faster: by device kind, at the nearest size that was timed against the same lax program.
+Right: by compute capability, in all records of this JAX and these kernels together. A kernel is right if its code path and its
+epilogue each passed in some check, and no check of either failed; or if a check of both together passed, and none failed.
+Faster: at the nearest size that was timed beside the same lax program, by a margin that is wider for another kind of GPU.
 """
 
 import contextlib
@@ -16,11 +16,12 @@ import jax
 from . import record
 from .kernels import digest
 from .kernels.evidence import Facts
-from .record import Checks, Record, Timing
+from .record import RAN, Checks, Record, Timing
 from .target import Target
 
 MARGIN = 1.05  # times the lax program's speed, or the kernel is not taken: about what two runs differ by
-WIDER_MARGIN = 1.15  # where another kind of GPU was timed, or tiles that are not today's
+WIDER_MARGIN = 1.15  # where another kind of GPU was timed, other tiles or lax programs than today's, or another JAX
+MARGIN_AN_OCTAVE = 0.03  # so much more for every octave between the product and the one that was timed
 NEAR = 4.0  # octaves, see `Size.distance`: a time says nothing about products further away than that
 
 _log = logging.getLogger("pallas_conv")
@@ -61,8 +62,9 @@ class Proofs(NamedTuple):
             return Trust(
                 False, f"no product near this one was timed on {self.device} against the lax program {rival!r}"
             )
-        nearest = min(near, key=lambda t: (t.margin, t.timing.size.distance(facts.size)))
-        timing, margin, file = nearest
+        distance = lambda t: t.timing.size.distance(facts.size)
+        timing, margin, file = nearest = min(near, key=lambda t: (distance(t), t.margin))
+        margin += MARGIN_AN_OCTAVE * distance(nearest)
         why = f"{timing.ratio:.2f}x the speed of {rival!r} at {timing.size.macs:.2g} multiply-adds, says the record {file}"
         if timing.ratio >= margin:
             return Trust(True, why)
@@ -102,14 +104,19 @@ def _together(target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Pr
     of_source = [(name, r) for name, r in records if r.holds_for(jax.__version__, digest.code())]
     here = [(name, r) for name, r in of_source if r.capability == capability]
     checks: Checks = {}
-    # The last one overrules: of this kind of GPU over another, and of those the user's own.
-    for _, r in sorted(here, key=lambda item: item[1].device_kind == target.device_kind):
+    for _, r in here:
         for path, by_epilogue in r.checks.items():
-            checks[path] = checks.get(path, {}) | by_epilogue
-    todays = target.device_kind, digest.choice()
-    margin = lambda r: MARGIN if (r.device_kind, r.choice) == todays else WIDER_MARGIN
-    timed = [Timed(timing, margin(r), name) for name, r in reversed(here) for timing in r.timings]
+            known = checks.setdefault(path, {})
+            known |= {epilogue: right and known.get(epilogue, True) for epilogue, right in by_epilogue.items()}
+    # Of times that are as near and as sure the user's own come first: the last file.
+    timed = [Timed(timing, _margin(r, target), name) for name, r in reversed(here) for timing in r.timings]
     return Proofs(checks, tuple(timed), str(target.device_kind))
+
+
+def _margin(found: Record, target: Target) -> float:
+    todays = target.device_kind, digest.choice()
+    timed_by_this_jax = any(source.how == RAN and source.jax == jax.__version__ for source in found.sources)
+    return MARGIN if (found.device_kind, found.choice) == todays and timed_by_this_jax else WIDER_MARGIN
 
 
 def nothing_known(target: Target) -> str:

@@ -112,6 +112,21 @@ def test_the_nearest_size_counts_by_more_than_its_multiply_adds(cache):
         assert "3.00x" in chosen(PRODUCT).source
 
 
+def test_a_nearer_time_counts_though_its_margin_is_wider(cache):
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 5.0)], device_kind="NVIDIA H200"))
+    far = dataclasses.replace(PRODUCT, batch=8)
+    keep(proven(PRODUCT, timings=[timing(far, 10.0, 20.0)]))
+    assert "0.50x" in chosen(PRODUCT).reasons[0]
+
+
+@pytest.mark.parametrize(("lax_us", "taken"), [(10.8, False), (11.0, True)])
+def test_the_margin_grows_with_the_distance(cache, lax_us, taken):
+    half = dataclasses.replace(PRODUCT, batch=16)
+    assert 1 < facts(half).size.distance(facts(PRODUCT).size) < 2
+    keep(proven(PRODUCT, timings=[timing(half, 10.0, lax_us)]))
+    assert (chosen(PRODUCT).implementation == "mosaic") == taken
+
+
 def test_a_size_far_away_says_nothing(cache):
     tiny = dataclasses.replace(PRODUCT, batch=1, in_channels=16, out_channels=16)
     keep(proven(PRODUCT, timings=[timing(tiny, 10.0, 20.0)]))
@@ -165,6 +180,25 @@ def test_a_record_holds_for_every_source_that_compiles_to_the_same(cache):
     assert chosen(PRODUCT).implementation == "xla"
     keep(old.with_source(source))
     assert chosen(PRODUCT).implementation == "mosaic"
+
+
+def test_times_of_another_jax_must_keep_the_wider_margin(cache):
+    """The kernels compile to the same, XLA may not."""
+    now = Source(jax.__version__, digest.code(), record.SAME_INSTRUCTIONS)
+    for ran, taken in (("0.0.1", False), (jax.__version__, True)):
+        source = Source(ran, "0" * 12, record.RAN)
+        keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 11.0)], sources=(now, source)))
+        assert (chosen(PRODUCT).implementation == "mosaic") == taken
+
+
+@pytest.mark.parametrize("kind", [H100.device_kind, "NVIDIA H200"])
+def test_no_record_overrules_what_another_found_wrong(cache, monkeypatch, tmp_path, kind):
+    wrong = dataclasses.replace(FAST, evidence=("h100.jsonl",), device_kind=kind).with_check(
+        facts(PRODUCT), right=False
+    )
+    shipped(monkeypatch, tmp_path / "shipped", wrong)
+    keep(FAST)
+    assert "found wrong" in chosen(PRODUCT).reasons[0]
 
 
 def test_another_size_of_the_same_chip_is_trusted_by_its_capability(cache):

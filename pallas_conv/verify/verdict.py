@@ -63,6 +63,8 @@ def _judged(
     got, baseline = (np.asarray(a).astype(np.float64) for a in (got, baseline))
     if got.shape != want.shape:
         raise ValueError(f"{product.role} has shape {got.shape}, not {want.shape}")
+    if not np.isfinite(baseline).all():
+        raise ValueError("the baseline is not finite, so it is no measure of errors: draw smaller operands")
     error, own, largest = (_largest(a) for a in (got - want, baseline - want, want))
     bound = own + max(own, _reading(product, exact, operands, want))
     bound += _summing(product, largest) + _ulp(largest, product.out_dtype)
@@ -114,7 +116,8 @@ def _difference(got: Any, baseline: Any) -> Any:
     """The largest, as a part of the baseline's largest, or NaN; one program, since every shape is compiled anew."""
     got, baseline = (a.astype(jnp.float32) for a in (got, baseline))
     apart = jnp.abs(got - baseline)
-    part = jnp.max(apart) / jnp.max(jnp.abs(baseline))
+    most = jnp.max(apart)
+    part = jnp.where(most == 0, 0.0, most / jnp.max(jnp.abs(baseline)))  # both may be zero everywhere
     return jnp.where(jnp.isnan(apart).any(), jnp.nan, part)  # XLA's maximum of float32 passes over a NaN on a CPU
 
 

@@ -90,7 +90,7 @@ def test_a_mutant_is_refused(tmp_path, program, mutation):
     done = in_copy(tmp_path, mutation)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "DOES NOT HOLD" in done.stdout
-    assert "2d bf16 1x64pixels" in done.stdout  # which code path
+    assert "2d bf16 padded 1x64pixels" in done.stdout  # which code path
     assert (tmp_path / "record.json").read_bytes() == before
 
 

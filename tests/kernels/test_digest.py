@@ -90,8 +90,8 @@ def copied(tmp_path, monkeypatch):
         ("cost.py", False, True),
         ("choice.py", False, True),
         ("tuned.py", False, True),
-        ("support.py", False, False),
-        ("evidence.py", False, False),
+        ("__init__.py", False, False),
+        ("evidence.py", True, False),  # the keys of proofs
         ("family/sm90.py", True, False),  # folders, too
         ("tiles/h100.json", False, True),
     ],

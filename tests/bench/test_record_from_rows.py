@@ -56,6 +56,28 @@ def test_what_was_wrong_once_stays_wrong_and_untimed(status):
     assert derived(timed(status)).timings == ()
 
 
+def test_what_was_lost_among_several_kernels_is_wrong():
+    facts = evidence.facts(PRODUCT, HALO).to_json()
+    lost = {"kind": "time", "name": "case/fb", "status": "hung", "several_facts": [facts]}
+    found = derived(check(), check(config=HALO), lost)
+    assert found.checks[facts["code_path"]] == {"bf16 bias": False}
+    assert found.checks[evidence.code_path(PRODUCT, CONFIG)] == {"bf16 bias": True}
+    assert derived(check(config=HALO), lost | {"status": "ok"}).checks == {facts["code_path"]: {"bf16 bias": True}}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_least_favourable_time_of_a_product_counts(order):
+    rows = [timed(), timed(kernel_us=14.0), timed(kernel_us=5.0, today_us=12.0)]
+    (found,) = derived(*rows[::order]).timings
+    assert found.kernel_us == 14.0
+    (tuned,) = derived(rows[2]).timings
+    assert tuned.kernel_us == 12.0  # of the tile that was the choice then
+
+
+def test_a_driver_without_a_name_makes_a_record_all_the_same():
+    assert derived(check(), device=DEVICE | {"driver": None}).driver == "unknown"
+
+
 @pytest.mark.parametrize("row", [timed(source="wall"), timed(lax_us=None), check()])
 def test_only_times_of_the_device_beside_a_lax_program_count(row):
     assert derived(row).timings == ()
@@ -77,9 +99,12 @@ def test_rows_that_prove_nothing_are_refused(rows, named):
         bench_record.derived({"gpu.jsonl": rows})
 
 
-def test_one_kernel_a_code_path_is_listed():
-    files = {"gpu.jsonl": [DEVICE, check("wrong", HALO), check(), check(), timed()]}
-    assert bench_record.kernels(files) == [(PRODUCT, CONFIG, 132)]
+def test_one_kernel_is_listed_for_each_code_path_and_epilogue_found_right():
+    """Each of them is compiled when the record is renewed: an epilogue may change where the main loop does not."""
+    relu = dataclasses.replace(PRODUCT, activation="relu")
+    other = check() | {"facts": evidence.facts(relu, CONFIG).to_json(), "product": relu.to_json()}
+    files = {"gpu.jsonl": [DEVICE, check("wrong", HALO), check(), check(), timed(), other]}
+    assert bench_record.kernels(files) == [(PRODUCT, CONFIG, 132), (relu, CONFIG, 132)]
 
 
 def test_digests_are_only_made_of_the_source_that_ran():
@@ -99,7 +124,7 @@ def test_the_command_writes_what_auto_then_reads(tmp_path, monkeypatch, capsys):
     assert bench_record.main([str(rows)]) == 0
     out = capsys.readouterr().out
     assert "2 code paths, 1 timings, 1 kernels" in out
-    assert "WRONG: 2d bf16 1x64pixels" in out
+    assert "WRONG: 2d bf16 padded 1x64pixels" in out
     found = record.load(shipped / "nvidia-h100-80gb-hbm3.json")
     assert dataclasses.replace(found, programs=()) == bench_record.derived(
         {"bench/results/h100/gpu.jsonl": bench_record.read(rows)}
