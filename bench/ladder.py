@@ -473,7 +473,7 @@ LADDER: tuple[Rung, ...] = (
              Config((1, 64), 16, bk=16, fold=1, stages=2)),
         Case("float32 as TF32, 128 pixels, halo, cluster of two, several tiles a worker",
              fprop(2, (32, 64), (33, 19), 3, 1, 1, dtype="float32", bias=True, activation="relu"),
-             Config((1, 8, 16), 64, bk=32, halo=True, stages=2, cluster=2), num_sms=2),
+             Config((1, 8, 16), 64, bk=32, halo=True, stages=2, cluster=2), num_sms=2, extended=True),
         Case("parts, float32 as TF32, y before z, two models",
              fprop(1, (48, 40), (8, 9), 3, 1, 1, dtype="float32", models=2, bias=True, outputs=("y", "z")),
              Config((1, 8, 8), 48, bk=16, stages=2, split=3), extended=True),

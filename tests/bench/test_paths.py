@@ -80,7 +80,7 @@ def test_one_case_for_each_path_and_each_epilogue():
         (layers[name], Config((1, 8, 8), 64)) for name in ("resnet50_c4/f", "resnet50_c4/d", "unet_mid/f", "sdvae_b1/f")
     ]
     found = paths.representatives(chosen)
-    path = "2d bf16 2x64pixels k128B n64B one_buffer"
+    path = evidence.code_path(*chosen[0])
     assert [case.name for case in found] == [f"{path}, bf16 {tail}" for tail in ("bias", "linear", "bias_silu")]
 
 
