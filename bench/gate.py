@@ -23,7 +23,8 @@ POISON_BYTES = 4e9  # of a GPU's memory, at most a quarter
 
 def configured_step(kind: str, case: configured.Case, interpret: bool, **about: str) -> Step:
     """A step on a small product under its own configuration. about: goes into its row."""
-    ours = products.kernel(str(case), case.product, case.config, case.num_sms, interpret)
+    question = about.get("rung", "")
+    ours = products.kernel(str(case), case.product, case.config, case.num_sms, interpret, question)
     return _step(kind, str(case), case.product, ours, lambda _: case.operands(), (), about)
 
 
@@ -54,11 +55,12 @@ def check(context: Context, product: Product, ours: Program, usual: Program, dra
     """Run a kernel twice on the same operands, and judge what came out."""
     shapes = products.operands_of(product)
     operands = tuple(np.asarray(a).astype(s.dtype) for a, s in zip(draw(context), shapes, strict=True))
-    results = []
+    launched = []  # on the device until both are there, so that the second is not given the memory of the first
     for _ in range(1 if context.dry else 2):
         yield from poison(context)
-        results.append([np.asarray(y) for y in context.launch(ours, *operands, **about)])
-    context.alive()
+        launched.append(jax.block_until_ready(context.launch(ours, *operands, **about)))
+        context.alive()
+    results = [[np.asarray(y) for y in outputs] for outputs in launched]
     baseline = context.compiled(usual).call(*operands)
     worst, right = _worst(product, operands, results[0], baseline)
     same = all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
@@ -83,7 +85,10 @@ def _worst(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any)
 
 
 def poison(context: Context) -> Iterator[Row]:
-    """Fill memory with NaN: what a kernel leaves out of its result is then no right value from before. A row if that fails."""
+    """Fill free memory with NaN, so that an element the kernel does not write cannot be right by chance.
+
+    Yields a row if that fails. It does not reach small free blocks, so no other program may make the same result before ours.
+    """
     try:
         for program in poisoning():
             jax.block_until_ready(context.compiled(program).call())

@@ -1,9 +1,9 @@
 """Everything worth asking of a GPU, most valuable first: `python -m bench.gpu --minutes 9` from the root of a checkout.
 
-It needs JAX, equinox and NumPy, no network and no installation. A kernel that hangs or crashes costs its own row, see
-`bench.runner`, which also documents the arguments, the exit status, and the rows of kind "run", "device" and "compile". Without
-a GPU, --dry-run takes the same steps on the CPU: interpreted kernels on tiny problems, stock layers at CPU sizes. The exit
-status is also 3 if no kernel was checked.
+It needs JAX, equinox and NumPy, no network and no installation. A kernel that hangs or crashes costs its own row: the programs
+that it was to be compared with are timed without it. See `bench.runner`, which also documents the arguments, the exit status,
+and the rows of kind "run", "device" and "compile". Without a GPU, --dry-run takes the same steps on the CPU: interpreted
+kernels on tiny problems, stock layers at CPU sizes. The exit status is also 3 if no kernel was checked.
 
 First comes what cannot hang: the device, its peaks, stock's times of a few layers. Then probes, the ladder, simplest first,
 every code path that is wanted, small and medium problems, the suite's products that kernels serve, stock's times again, the
@@ -44,19 +44,13 @@ from pallas_conv.target import resolve
 from . import cases, configured, correctness, gate, ladder, paths, probes, products, runner, speed, table
 from .runner import Context, Program, Row, Source, Step
 
-FIRST = (
-    "resnet50_c2/f",
-    "resnet50_c4/f",
-    "sd15_b0/f",
-    "unet_mid/d",
-    "resnet50_c4/w",
-)  # that show how far stock's times spread
+# Layers whose stock times are measured twice, to show how much they vary.
+FIRST = ("resnet50_c2/f", "resnet50_c4/f", "sd15_b0/f", "unet_mid/d", "resnet50_c4/w")
 
 
 def probing(probe: probes.Probe, interpret: bool) -> Step:
-    program = Program(
-        f"probe {probe.name}", functools.partial(_probe, probe.name, interpret), kernel=True, portable=True
-    )
+    make, family = functools.partial(_probe, probe.name, interpret), probe.name.partition("_")[0]
+    program = Program(f"probe {probe.name}", make, kernel=True, question=f"probe {family}", portable=True)
     return Step("probe", probe.name, functools.partial(_ask, probe=probe, program=program), (program,))
 
 
@@ -66,7 +60,9 @@ def _probe(name: str, interpret: bool) -> Source:
 
 
 def _ask(context: Context, probe: probes.Probe, program: Program) -> Iterator[Row]:
-    passed, detail = probes.compare(probe, np.asarray(context.launch(program, *probe.operands)))
+    got = np.asarray(context.launch(program, *probe.operands))
+    context.alive()
+    passed, detail = probes.compare(probe, got)
     yield {"status": "ok" if passed else "wrong", "detail": detail}
 
 
@@ -137,10 +133,10 @@ def _of_stock(options: argparse.Namespace) -> list[str]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--cases", default="", help="regular expression: the layers of the suite to time (all; a few in a dry run)")
-    add("--problems", default="", help="regular expression: the problems of the gate (all; a few in a dry run)")
-    add("--rungs", default="", help="regular expression: the rungs of the ladder (all; a few in a dry run)")
+    add = functools.partial(parser.add_argument, type=runner.checked(re.compile), default="")
+    add("--cases", help="regular expression: the layers of the suite to time (all; a few in a dry run)")
+    add("--problems", help="regular expression: the problems of the gate (all; a few in a dry run)")
+    add("--rungs", help="regular expression: the rungs of the ladder (all; a few in a dry run)")
 
 
 def unchecked(rows: list[Row]) -> str:

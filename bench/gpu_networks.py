@@ -23,7 +23,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -32,11 +32,15 @@ import jax.numpy as jnp
 from jax import Array
 
 import pallas_conv as pc
+from pallas_conv.kernels import evidence
+from pallas_conv.plan import Plan
+from pallas_conv.verify import check
 
-from . import runner
+from . import products, runner
 from .models import NETWORKS, resnet
 from .models.common import Network, Scale
-from .runner import log, worker
+from .runner import log
+from .runner.script import LOSSES
 
 MEASURED: dict[str, Network] = {
     "resnet50": resnet.RESNET50,
@@ -96,9 +100,8 @@ class Step:
         place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
         return jax.jit(self, donate_argnums=(0, 1)).lower(*jax.tree.map(place, (*self.shapes, *batch))).compile()
 
-    def served(self, device: Any, *batch: Any) -> dict[str, int]:
-        plans = list(pc.explain(self, *self.shapes, *batch, device=device))
-        return {"products": len(plans), "kernels": sum(plan.implementation == "mosaic" for plan in plans)}
+    def plans(self, device: Any, *batch: Any) -> tuple[Plan, ...]:
+        return pc.explain(self, *self.shapes, *batch, device=device).plans
 
 
 def _is_array(leaf: Any) -> bool:
@@ -109,6 +112,13 @@ def steps_of(network: Network, model: Any) -> dict[str, Step]:
     """The three programs of a stock model."""
     convert = lambda impl: model if impl == "stock" else pc.convert(model)
     return {impl: Step(network, convert(impl), preference) for impl, preference in PREFERENCES.items()}
+
+
+def of_kernels(plans: Iterable[Plan]) -> runner.Row:
+    """What the row of a program that hangs or crashes says of its kernels; nothing of one that has none."""
+    served = [plan for plan in plans if plan.implementation == "mosaic"]
+    found = products.several(evidence.facts(plan.product, plan.tile).to_json() for plan in served)
+    return found | {"kernel": True} if found else {}
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -221,21 +231,25 @@ class Comparison:
         self.carried = self.sources["stock"].start(eqx.filter(model, eqx.is_array))
         self.rows: dict[str, runner.Row] = {impl: scale._asdict() for impl in self.sources}
         self.trainings: dict[str, Training] = {}
+        self.kernels: dict[str, runner.Row] = {}
 
     def say(self, impl: str) -> None:
         """What is about to run, should it hang."""
-        self.context.alive(impl=impl, kernel=impl == "mosaic")
+        self.context.alive(impl=impl, **self.kernels[impl])
 
     def compile(self, impl: str) -> None:
         """The program, with what is known of it before it runs."""
-        self.say(impl)
+        self.context.alive(impl=impl)
         source = self.sources[impl]
-        self.rows[impl] |= source.served(self.context.device, *self.batch)
+        plans = source.plans(self.context.device, *self.batch)
+        self.kernels[impl] = of_kernels(plans)
+        self.rows[impl] |= {"products": len(plans), "kernels": sum(p.implementation == "mosaic" for p in plans)}
         training = self.trainings[impl] = Training(source, self.carried, self.batch)
         self.rows[impl] |= {"compile_s": training.compile_s, **memory(training.program)}
 
     def check(self) -> None:
         """Refer every program to stock's."""
+        self.say("stock")
         reference = Reference(self.trainings["stock"])
         self.rows["stock"]["loss"] = reference.loss
         for impl in [impl for impl in self.trainings if impl != "stock"]:
@@ -254,7 +268,7 @@ class Comparison:
         except Exception as error:
             self.trainings.pop(impl, None)
             self.rows[impl] |= log.error(error)
-            if worker.lost():  # nothing goes on after that
+            if check.lost():  # nothing goes on after that
                 raise
 
     def race(self) -> None:
@@ -276,9 +290,9 @@ class Comparison:
 def measure(context: runner.Context, name: str) -> Iterator[runner.Row]:
     """A row of each program. One that fails or is wrong has no time."""
     found = Comparison(context, name)
-    if lost(context):
-        del found.sources["mosaic"]
-        found.rows["mosaic"]["status"] = f"{runner.SKIPPED}kernels hung or crashed in another network"
+    for impl in lost(context):
+        del found.sources[impl]
+        found.rows[impl]["status"] = f"{runner.SKIPPED}kernels hung or crashed before"
     found.compile("stock")
     for impl in [impl for impl in found.sources if impl != "stock"]:
         found.attempt(impl, functools.partial(found.compile, impl))
@@ -287,25 +301,34 @@ def measure(context: runner.Context, name: str) -> Iterator[runner.Row]:
     yield from ({"impl": impl} | row for impl, row in found.rows.items())
 
 
-def lost(context: runner.Context) -> bool:
-    """Whether a network's kernels took a process with them before."""
-    return any(row["status"] in ("hung", "crashed") and row.get("impl") == "mosaic" for row in context.log.rows)
+def lost(context: runner.Context) -> set[str]:
+    """Programs not to run any more, since kernels took a process with them; those that auto takes, mosaic takes, too."""
+    died = [row for row in context.log.rows if row["status"] in LOSSES]
+    found = {row["impl"] for row in died if row.get("impl") == "mosaic" or ("impl" in row and row.get("kernel"))}
+    return found | ({"mosaic"} if found else set())
 
 
 # ---------------------------------------------------------------- the script
 
 
 def steps(options: argparse.Namespace) -> list[runner.Step]:
-    names = options.networks.split(",")
-    if unknown := set(names) - MEASURED.keys():
-        raise SystemExit(
-            f"bench.gpu_networks: --networks knows {', '.join(MEASURED)}; got {', '.join(sorted(unknown))}"
-        )
-    return [runner.Step("network", n, functools.partial(measure, name=n), seconds=STEP_SECONDS) for n in names]
+    step = lambda name: runner.Step(
+        "network", name, functools.partial(measure, name=name), seconds=STEP_SECONDS, again=True
+    )
+    return [step(name) for name in names(options.networks)]
+
+
+def names(text: str) -> list[str]:
+    """Of networks. Raises ValueError for those that are not known."""
+    found = text.split(",")
+    if unknown := set(found) - MEASURED.keys():
+        raise ValueError(f"known are {', '.join(MEASURED)}; unknown is {', '.join(sorted(unknown))}")
+    return found
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--networks", default=",".join(MEASURED), help="comma-separated, in this order (%(default)s)")
+    networks, told = ",".join(MEASURED), "comma-separated, in this order (%(default)s)"
+    parser.add_argument("--networks", type=runner.checked(names), default=networks, help=told)
 
 
 def summary(rows: list[runner.Row]) -> str:

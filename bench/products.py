@@ -4,6 +4,7 @@ Their makers are partials of this module's functions, so that other processes ca
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -43,13 +44,23 @@ def about(product: Product, config: Config, num_sms: int) -> Row:
     }
 
 
+def several(facts: Iterable[Row]) -> Row:
+    """What rows say of a program that holds several kernels, from the facts of each: the first of a code path and epilogue."""
+    found: dict[tuple[str, str], Row] = {}
+    for it in facts:
+        found.setdefault((it["code_path"], it["epilogue"]), it)
+    return {"code_paths": sorted({path for path, _ in found}), "several_facts": list(found.values())} if found else {}
+
+
 # ------------------------------------------------------------ of a product
 
 
-def kernel(name: str, product: Product, config: Config | None, num_sms: int, interpret: bool = False) -> Program:
+def kernel(
+    name: str, product: Product, config: Config | None, num_sms: int, interpret: bool = False, question: str = ""
+) -> Program:
     """Our kernel, of the product's operands: a list of its outputs. config: None is today's choice."""
     make = functools.partial(_kernel, product, config, num_sms, interpret)
-    return Program(f"{name} ours", make, kernel=True, portable=not interpret)
+    return Program(f"{name} ours", make, kernel=True, question=question, portable=not interpret)
 
 
 def _kernel(product: Product, config: Config | None, num_sms: int, interpret: bool) -> Source:
@@ -157,8 +168,8 @@ def _ours(case: Case, direction: str, num_sms: int, interpret: bool, config: Con
 def _step(case: Case, num_sms: int) -> Source:
     source = _layer(case, "fb", ("mosaic", "auto"))
     by_kernels = [p for d, p in case.products().items() if served(case, d)]
-    paths = [evidence.code_path(p, choice.choose(p, num_sms)) for p in by_kernels]
-    return source._replace(about={"code_paths": paths})
+    facts = [evidence.facts(p, choice.choose(p, num_sms)) for p in by_kernels]
+    return source._replace(about=several(it.to_json() for it in facts))
 
 
 def _shapes(case: Case, direction: str) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ HEAD = f"{'case':24} {'stock ms':>10} {'best ms':>10} {'ours ms':>10} {'ratio':>
 def text(rows: list[Row]) -> str:
     """The table, layers with a kernel of ours first, then the peaks and what every summary ends with.
 
-    ratio: the time of the faster of the others by ours; without ours, stock's by the best. The last columns are of the last.
+    ratio: the fastest lax program's time divided by ours, or stock's by best's where we have no kernel. The last three columns
+    describe the last program listed in the row.
     """
     peaks = [line for row in rows if row["kind"] == "peak" and row["status"] == "ok" and (line := _peak(row))]
     return summary.fitting(table(rows), [*peaks, *_spread(rows), *summary.ending(rows)])

@@ -205,8 +205,8 @@ def compare(context: runner.Context, case: Case) -> Iterator[runner.Row]:
         yield {"impl": "torch", "status": ABSENT}
         return
     device = prepared(context.dry)
-    context.alive(impl="torch")
-    for direction, found in measure(device, programs(case, device), context.alive).items():
+    alive = functools.partial(context.alive, impl="torch")
+    for direction, found in measure(device, programs(case, device), alive).items():
         yield {
             "name": f"{case.name}/{direction}",
             "impl": "torch",
@@ -256,7 +256,8 @@ def chosen() -> list[Case]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", default="", help="regular expression: other layers of the suite than the twelve")
+    told = "regular expression: other layers of the suite than the twelve"
+    parser.add_argument("--cases", type=runner.checked(re.compile), default="", help=told)
 
 
 def summary(rows: list[runner.Row]) -> str:

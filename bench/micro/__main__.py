@@ -18,7 +18,8 @@ def steps(options: argparse.Namespace) -> list[Step]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ask", default="", help="regular expression: the questions to ask (all)")
+    told = "regular expression: the questions to ask (all)"
+    parser.add_argument("--ask", type=runner.checked(re.compile), default="", help=told)
 
 
 def told(rows: list[Row]) -> str:

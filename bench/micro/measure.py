@@ -54,7 +54,7 @@ def _source(name: str, sizes: Sizes) -> Source:
 def _ask(context: Context, question: Question, program: Program) -> Iterator[Row]:
     operands = tuple(map(_drawn, question.shapes))
     plan = question.runs[0].plan(CHECKED)
-    result, _ = context.launch(program, plan, *operands)
+    result, _ = jax.block_until_ready(context.launch(program, plan, *operands))
     context.alive()
     right = question.right(plan, [np.asarray(a) for a in operands], np.asarray(result))
     yield {"status": "ok" if right else "wrong", "detail": f"{CHECKED} repetitions"}

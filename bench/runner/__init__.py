@@ -23,10 +23,12 @@ What a script gets for it
 - Every row is appended to a file of JSON lines at once (--out, else $OUT, else bench/results/). `context.log.rows` are those
   of the run so far, also from before a restart, so a step may build on rows: a peak, what is still to be timed.
 - A step that gives no sign of life for 15 s (`Limits.step`, `Step.seconds`) is killed, and a row says what it was: the seed,
-  and what `context.launch` or `context.alive` said last, else what is known of its kernels. The work goes on in a new
-  process with the next step. So does it after a crash, and after an error that took the CUDA context down.
-- `context.compiled` raises Skipped for a kernel whose code path hung or crashed before, and for every kernel after three.
-  A step that does not catch it becomes a row "skipped: why"; one that does can go on with what is not ours.
+  and what `context.launch` or `context.alive` said last. The work goes on in a new process with the next step, or with what
+  is left of this one (`Step.again`). So does it after a crash, and after an error that took the CUDA context down.
+- `context.compiled` raises Skipped for a kernel whose code path hung or crashed before, for every kernel after three of
+  different code paths, and for those of a question (`Program.question`) after three of that. Of probes, which have no code
+  path, only the last holds. A step that does not catch it becomes a row "skipped: why"; one that does can go on with what is
+  not ours.
 - Programs of the next 32 steps of a kind are compiled before the first of them: kernels side by side, XLA's own one by one.
   A restart compiles little: lowered kernels and JAX's compilation cache, which keeps Mosaic's programs too, are on disk.
 - Steps that do not fit into --minutes become rows "skipped: out of time". The summary comes last.
@@ -46,6 +48,7 @@ and of a step that hung or crashed: exception, tail (the last lines it wrote), a
 """
 
 from .command import INCOMPLETE as INCOMPLETE
+from .command import checked as checked
 from .command import main as main
 from .command import parse as parse
 from .device import num_sms as num_sms

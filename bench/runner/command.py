@@ -5,9 +5,11 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 from . import worker
 from .device import ROOT
@@ -27,9 +29,8 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     if options.worker is not None or options.in_process:
         import jax
 
-        if options.dry_run:
-            jax.config.update("jax_platforms", "cpu")
-        elif jax.default_backend() != "gpu":
+        jax.config.update("jax_platforms", _platforms(jax.config.jax_platforms, options.dry_run))
+        if not options.dry_run and jax.default_backend() != "gpu":
             print(f"{script.module}: JAX sees no GPU here; --dry-run takes the same steps on the CPU", file=sys.stderr)
             return worker.NO_GPU
     if options.worker is not None:
@@ -43,6 +44,13 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     if missing:
         print(f"INCOMPLETE: {missing}")
     return status or (INCOMPLETE if missing else 0)
+
+
+def _platforms(wanted: str | None, dry: bool) -> str | None:
+    """JAX's, the CPU among them, which some programs are for, also where JAX_PLATFORMS names a GPU alone."""
+    if dry:
+        return "cpu"
+    return f"{wanted},cpu" if wanted and "cpu" not in wanted.split(",") else wanted
 
 
 def incomplete(script: Script, rows: list[Row]) -> str:
@@ -67,6 +75,19 @@ def parse(script: Script, arguments: list[str] | None = None) -> argparse.Namesp
         options.file = options.out / f"{script.name}-{now}{'-dry-run' * options.dry_run}.jsonl"
     options.arguments = _handed_on(options, own)
     return options
+
+
+def checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """The type of an argument that `check` accepts. What it raises is told before a worker is started."""
+
+    def text(value: str) -> str:
+        try:
+            check(value)
+        except (ValueError, OSError, re.error) as error:
+            raise argparse.ArgumentTypeError(f"{value!r} does not do: {error}") from error
+        return value
+
+    return text
 
 
 COMMON = ("minutes", "out", "only", "commit", "cache", "processes", "file", "started", "dry_run", "one_by_one")

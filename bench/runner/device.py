@@ -34,7 +34,7 @@ def describe(context: "Context") -> Iterator[Row]:
         "compute_capability": str(getattr(device, "compute_capability", None)),
         "sms": getattr(device, "core_count", None),
         "devices": len(jax.devices()),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "unknown",
         "gpu": _output("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv"),
         "jax": jax.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import time
 import traceback
@@ -21,11 +22,19 @@ class Log:
 
     def __call__(self, kind: str, name: str, row: Row) -> Row:
         row = {"kind": kind, "name": name, "status": "ok", "t": round(time.time() - self.started, 2)} | row
-        with self.path.open("a") as file:
-            file.write(dumps(row) + "\n")
+        _append(self.path, dumps(row))
         self.rows.append(row)
         print(_said(row), flush=True)
         return row
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+    """On a line of its own: a worker may have been killed in the middle of one."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
+        file.write(f"{line}\n".encode())
 
 
 def _said(row: Row) -> str:

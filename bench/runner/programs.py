@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 from .script import Program, Row, Source
 
-CORES = min(
-    16, len(os.sched_getaffinity(0))
-)  # that this process may use; more would need more memory than they save time
+# Cores this process may use, at most 16: more processes would run out of memory.
+CORES = min(16, len(os.sched_getaffinity(0)))
 KERNEL_CALLS = (
     "mosaic_gpu_v2",
     "mosaic_gpu",
@@ -69,7 +68,7 @@ class Compiler:
                 self._lowered[program.name] = self._pool.submit(_lower_to, file, program, self.platform)
 
     def build(self, programs: Iterable[Program], until: float = float("inf")) -> int:
-        """Compile those that are not yet, none after `until`: how many. A failure is told by `get`."""
+        """Compile those that are not yet, none after `until`, by `time.monotonic`: how many. A failure is told by `get`."""
         missing = [p for p in dict.fromkeys(programs) if p.name not in self._built]
         alone = [p for p in missing if p.alone and not (p.kernel or p.on_cpu)]
         with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
@@ -87,11 +86,6 @@ class Compiler:
     def has(self, program: Program) -> bool:
         return program.name in self._built
 
-    def about(self, program: Program) -> Row:
-        """What is known of a program before it runs; nothing of one that failed."""
-        found = self._built.get(program.name)
-        return found.about if isinstance(found, Built) else {}
-
     def keep(self, programs: Iterable[Program]) -> None:
         """Let go of all others, and of their memory."""
         names = {p.name for p in programs}
@@ -102,7 +96,7 @@ class Compiler:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _try(self, program: Program, until: float) -> bool:
-        if time.time() > until:
+        if time.monotonic() > until:
             return False
         try:
             start = time.perf_counter()

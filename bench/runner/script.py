@@ -36,6 +36,7 @@ class Program:
     name      of it in a run
     make      () -> Source
     kernel    holds a kernel of ours, which may hang or crash: refused after what `Limits` allows
+    question  what a kernel is to answer, if others ask the same: they are likely to be lost for the same reason
     alone     compiled while nothing else is, since XLA times the algorithms that it chooses from. Not for kernels
     on_cpu    compiled for the CPU, whatever else there is
     portable  can be lowered where there is no GPU: `make` is then called in another process, so it must be a function of a
@@ -46,6 +47,7 @@ class Program:
     name: str
     make: Callable[[], Source] = dataclasses.field(compare=False)
     kernel: bool = False
+    question: str = ""
     alone: bool = True
     on_cpu: bool = False
     portable: bool = False
@@ -58,6 +60,8 @@ class Step:
 
     programs  that it asks its context for; they are compiled before its time starts
     seconds   without a sign of life after which it is taken to hang; None: `Limits.step`
+    again     taken a second time if a kernel of ours is lost in it: it then measures the rest. It must launch kernels by
+              `Context.launch`, which refuses that one, or look for it in the rows
     """
 
     kind: str
@@ -65,6 +69,7 @@ class Step:
     work: Callable[["Context"], Iterable[Row]]
     programs: tuple[Program, ...] = ()
     seconds: float | None = None
+    again: bool = False
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +118,8 @@ class Limits:
     grace    after the end, until a worker that is not done is killed
     least    that a worker has to start and say what is skipped, whatever the time
     retry    before a worker that failed at the start is started again
-    losses   hung or crashed kernels after which no kernel is run any more
+    losses   hung or crashed kernels, of so many code paths and questions, after which no kernel is run any more; of one
+             question, after which no other of that is
     ahead    steps whose programs are compiled together, those of one kind
     """
 

@@ -21,7 +21,7 @@ from .script import Row, Script
 from .worker import ALIVE, BEGIN, FOUND_BAD, LOST, NO_GPU
 
 TOLD = re.compile(rf"({BEGIN}|{ALIVE}) (\{{.*\}})$")  # behind what another library may have left on the line
-STARTS = 3  # of a worker that does not reach its first step
+STARTS = 3  # Attempts to start a worker before giving up.
 LAST_LINES = 25  # of a worker that died, in its row
 DUMP_SECONDS = 1  # for the Python stacks of a worker that hangs
 
@@ -83,7 +83,7 @@ def _next(log: Log, end: End, options: argparse.Namespace) -> int:
     if end.begun["kind"] == "compile" and not end.begun["alone"]:  # alone, programs say which of them it was
         options.arguments.append("--one-by-one")
         return end.begun["index"]
-    return end.begun["index"] + 1
+    return end.begun["index"] + (0 if end.begun.get("again") and end.begun["launch"].get("kernel") else 1)
 
 
 def command(script: Script, options: argparse.Namespace, first: int) -> list[str]:
@@ -97,7 +97,8 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
 
 def follow(command: list[str], env: dict[str, str], options: argparse.Namespace) -> End:
     """Run a worker to its end, or kill it, and the processes that it started, where it hangs."""
-    limits, end = options.limits, options.started + 60 * options.minutes + options.limits.grace
+    limits = options.limits
+    end = time.monotonic() + (options.started - time.time()) + 60 * options.minutes + limits.grace
     worker = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True,
@@ -106,28 +107,36 @@ def follow(command: list[str], env: dict[str, str], options: argparse.Namespace)
     for task in (lambda: _read(worker.stdout, lines), lambda: _bury(worker)):
         threading.Thread(target=task, daemon=True).start()
     tail: deque[str] = deque(maxlen=LAST_LINES)
-    begun, allowed, heard = None, limits.start, time.time()
+    begun, allowed, heard = None, limits.start, time.monotonic()
     try:
         while True:
             until = heard + min(allowed, max(limits.least, end - heard))
-            line = lines.get(timeout=max(0.01, until - time.time()))
+            line = lines.get(timeout=max(0.01, until - time.monotonic()))
             if line is None:
-                return End(begun, worker.wait(), time.time() - heard, "".join(tail))
-            heard = time.time()
-            if (told := TOLD.search(line)) is None:
+                return End(begun, worker.wait(), time.monotonic() - heard, "".join(tail))
+            heard = time.monotonic()
+            word, what = told(line)
+            if word == BEGIN:
+                begun, allowed = what, what["limit"]
+                tail.clear()
+            elif word == ALIVE and begun is not None:
+                begun["launch"] = what
+            elif not word:
                 print(line, end="", flush=True)
                 tail.append(line)
-            elif told[1] == BEGIN:
-                begun = json.loads(told[2])
-                allowed = begun["limit"]
-                tail.clear()
-            elif begun is not None:
-                begun["launch"] = json.loads(told[2]) or begun["launch"]
     except queue.Empty:
         tail.extend(_stacks(worker, lines))
-        return End(begun, None, time.time() - heard, "".join(tail))
+        return End(begun, None, time.monotonic() - heard, "".join(tail))
     finally:
         _kill(worker)
+
+
+def told(line: str) -> tuple[str, dict[str, Any]]:
+    """The word and what it says; "" of a line that is not for this process, or that another library wrote into."""
+    with contextlib.suppress(json.JSONDecodeError):
+        if found := TOLD.search(line):
+            return found[1], json.loads(found[2])
+    return "", {}
 
 
 def _read(stream: Any, lines: queue.Queue[str | None]) -> None:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pallas_conv.verify import check
+
 from . import log as logs
 from .device import capability, describe, num_sms
 from .programs import Built, Compiler
@@ -26,7 +28,7 @@ class Context:
     options  the script's arguments
     log      appends rows; `log.rows` are those of the run so far, earlier workers' too
     seed     drawn anew for every step, and logged before it
-    about    what was said of the last launch
+    about    What the row will say if the current launch hangs or crashes.
     """
 
     def __init__(self, options: argparse.Namespace, log: logs.Log):
@@ -69,28 +71,38 @@ class Context:
             sys.stdout.flush()
 
     def alive(self, **about: Any) -> None:
-        """Tell the watching process that the step goes on and, if anything, what a row of its death shall say from here on.
+        """Tell the watching process that the step goes on, and what is about to be launched: nothing, if nothing is said.
 
-        "kernel": one of ours is about to be launched.
+        "kernel": one of ours is. What comes after a launch must not be filed as the kernel's fault: say nothing then.
         """
-        if about:
-            self.about = {"seed": self.seed, **about}
-        self.tell(ALIVE, self.about if about else {})
+        self.about = {"seed": self.seed, **about}
+        self.tell(ALIVE, self.about)
 
     def launch(self, program: Program, *operands: Any, **about: Any) -> Any:
         """Say what is launched, and launch it. Raises what `compiled` raises."""
         built = self.compiled(program)
-        self.alive(**built.about, **about, kernel=program.kernel)
+        asked = {"question": program.question} if program.question else {}
+        self.alive(**built.about, **about, **asked, kernel=program.kernel)
         return built.call(*operands)
 
     def compiled(self, program: Program) -> Built:
         """The program. Raises Skipped where it is a kernel that must not run any more, else what its compilation raised."""
-        if program.kernel and len(lost := self._lost_kernels()) >= self.limits.losses:
-            raise Skipped(f"{len(lost)} kernels hung or crashed before")
+        if program.kernel and (why := self._too_many(program.question)):
+            raise Skipped(why)
         built = self.compiler.get(program)
         if program.kernel and (again := _code_paths(built.about) & _code_paths(*self._lost_kernels())):
             raise Skipped(f"a kernel of the same code path hung or crashed before: {'; '.join(sorted(again))}")
         return built
+
+    def _too_many(self, question: str) -> str:
+        """Why no kernel, or none of a question, must run any more, or ""."""
+        lost, most = self._lost_kernels(), self.limits.losses
+        causes = {row.get("question") or frozenset(_code_paths(row)) for row in lost if _code_paths(row)}
+        if len(causes) >= most:
+            return f"{len(causes)} kernels hung or crashed before"
+        if question and sum(row.get("question") == question for row in lost) >= most:
+            return f"{most} kernels of the same question hung or crashed before: {question}"
+        return ""
 
     def _lost_kernels(self) -> list[Row]:
         return [r for r in self.log.rows if r["status"] in LOSSES and r.get("kernel")]
@@ -124,6 +136,7 @@ def _run(context: Context, every: list[Step], first: int) -> int:
         if context.seconds_left < context.limits.spare:
             context.log(every[index].kind, every[index].name, {"status": OUT_OF_TIME})
             continue
+        context.seed = int.from_bytes(os.urandom(3))
         _compile_ahead(context, every, index)
         statuses = list(_take(context, index, every[index]))
         if LOST in statuses:
@@ -141,24 +154,20 @@ def _compile_ahead(context: Context, every: list[Step], index: int) -> None:
     programs = [p for s in chunk for p in s.programs if s.kind == step.kind]
     if not alone:
         context.compiler.keep(programs)
-    start, until = time.time(), time.time() + context.seconds_left / 3
+    start, until = time.monotonic(), time.monotonic() + context.seconds_left / 3
     name = f"{len(set(programs))}_from_{step.kind}_{step.name}"
     begin = {"index": index, "kind": "compile", "name": name, "limit": context.limits.compile, "alone": alone}
     context.tell(BEGIN, begin | {"launch": {}})
     done = context.compiler.build(programs, until)
     if not alone:
-        context.log("compile", name, {"programs": done, "seconds": round(time.time() - start, 2)})
+        context.log("compile", name, {"programs": done, "seconds": round(time.monotonic() - start, 2)})
 
 
 def _take(context: Context, index: int, step: Step) -> Iterator[Any]:
     """Log the rows of a step: their statuses, and LOST if the device no longer answers."""
-    context.seed = int.from_bytes(os.urandom(3))
-    kernels = [p for p in step.programs if p.kernel]
-    context.about = {"seed": context.seed} | ({"kernel": True} if kernels else {})
-    for program in kernels:
-        context.about |= context.compiler.about(program)
+    context.about = {"seed": context.seed}
     limit = context.limits.step if step.seconds is None else step.seconds
-    begin = {"index": index, "kind": step.kind, "name": step.name, "limit": limit}
+    begin = {"index": index, "kind": step.kind, "name": step.name, "limit": limit, "again": step.again}
     context.tell(BEGIN, begin | {"launch": context.about})
     try:
         for row in step.work(context) or ():
@@ -167,16 +176,9 @@ def _take(context: Context, index: int, step: Step) -> Iterator[Any]:
         yield context.log(step.kind, step.name, {"status": f"{SKIPPED}{why}"})["status"]
     except Exception as error:
         yield context.log(step.kind, step.name, context.about | logs.error(error))["status"]
-        if gone := lost():
+        if gone := check.lost():
             context.log("run", "device lost", context.about | logs.error(gone) | {"status": "crashed"})
             yield LOST
-
-
-def lost() -> Exception | None:
-    """What the device answers if it no longer does anything else: a kernel took the CUDA context down."""
-    from pallas_conv.verify import check
-
-    return check.lost()
 
 
 def main(script: Script, options: argparse.Namespace) -> int:

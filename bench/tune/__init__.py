@@ -4,10 +4,10 @@ Of every product the suite wants (with --products wanted also the networks) it r
 that differ from it in kind (see differing.py): each is held against float64 at 64 pixels and coarsely against the lax program
 everywhere, then the right ones are timed in turns, beside stock's program and the one that `auto` takes without kernels.
 
-Two-dimensional products of 16-bit operands come first, then the rest, then those of the networks; of each the longest first,
-by the time of which useful work or least traffic take it at best: time to gain is about in proportion. What does not fit
-into --minutes is left to the next run, which skips what the rows of --resume have done. Arguments, exit status, and the rows
-of kind "run", "device" and "compile" are those of `bench.runner`. The others:
+Two-dimensional products of 16-bit operands come first, then the rest, then those of the networks. Within each group the longest
+come first, by the least time the hardware allows: they have most to gain. What does not fit into --minutes is left to the next
+run, which skips what the rows of --resume have done. Arguments, exit status, and the rows of kind "run", "device" and "compile"
+are those of `bench.runner`. The others:
 
     tune   a candidate of a product: rank (0 is today's choice), differs (in what, from that), modelled_us; product, config,
            num_sms, facts, code_path, variant; error, bound, baseline_error, difference

@@ -49,7 +49,10 @@ def _wanted(options: argparse.Namespace, device: Device) -> list[Wanted]:
 
 def _done(files: str) -> set[Product]:
     """Products that earlier rows of the same kernels have timed."""
-    rows = [row for name in filter(None, files.split(",")) for row in log.read(pathlib.Path(name))]
+    paths = [pathlib.Path(name) for name in files.split(",") if name]
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise ValueError(f"there is no {', '.join(missing)}")
+    rows = [row for path in paths for row in log.read(path)]
     if other := {r["code"] for r in rows if r["kind"] == "device"} - {digest.code()}:
         raise ValueError(f"--resume {files}: rows of other kernels, {sorted(other)}, not of these, {digest.code()}")
     timed = [r for r in rows if r["kind"] == "tuned" and r["status"] == "ok"]
@@ -64,8 +67,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="suite",
         help="the suite's, or the networks', too (%(default)s)",
     )
-    add("--cases", default="", help="regular expression: products by name (all)")
-    add("--resume", default="", help="files of rows, comma-separated, whose products are done")
+    add("--cases", type=runner.checked(re.compile), default="", help="regular expression: products by name (all)")
+    add(
+        "--resume",
+        type=runner.checked(_done),
+        default="",
+        help="files of rows, comma-separated, whose products are done",
+    )
 
 
 def told(rows: list[Row]) -> str:

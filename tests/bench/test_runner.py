@@ -1,8 +1,11 @@
 """The runner: what a kernel costs that hangs, that crashes, that is wrong; what is skipped; what rows say. By stand-ins."""
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -12,6 +15,7 @@ import pytest
 
 from bench.runner import command, log, programs, summary, watch, worker
 from bench.runner.script import OUT_OF_TIME, Limits, Program, Script, Step
+from pallas_conv.verify import check
 from tests.bench import stand_in
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,9 +53,9 @@ def faulty(tmp_path_factory):
 
 
 def test_each_fault_costs_its_own_row(faulty):
-    status = {r["name"]: r["status"] for r in faulty.rows if r["kind"] == "correctness"}
+    status = {r["name"]: r["status"] for r in faulty.rows if r["kind"] == "correctness" and "impl" not in r}
     assert faulty.done.returncode == 1, faulty.done.stdout + faulty.done.stderr
-    assert [status[name] for name in ("right", "hangs", "crashes", "wrong", "still_right", "hangs_again")] == [
+    assert [status[name] for name in ("right", "hangs", "crashes", "wrong", "still_right", "hangs_beside")] == [
         "ok", "hung", "crashed", "wrong", "ok", "hung",
     ]  # fmt: skip
     assert faulty.rows[-1]["name"] == "last"
@@ -81,6 +85,11 @@ def test_after_three_no_kernel_is_run_but_everything_else_is(faulty):
     assert faulty.by["time", "beside", "stock"]["status"] == "ok"
 
 
+def test_what_was_to_be_timed_beside_a_kernel_that_hung_is_timed_without_it(faulty):
+    rows = [(r.get("impl"), r["status"]) for r in faulty.rows if r["name"] == "hangs_beside"]
+    assert rows == [(None, "hung"), ("ours", "skipped: 3 kernels hung or crashed before"), ("stock", "ok")]
+
+
 def test_a_step_that_gives_signs_of_life_may_take_its_time(faulty):
     assert faulty.by["peak", "patient", None]["status"] == "ok"
 
@@ -105,6 +114,7 @@ def test_a_run_without_faults_is_a_success_and_tells_the_commit(tmp_path):
     assert device["commit"] == "abc"
     assert device["versions"]["jax"] == device["jax"] == jax.__version__
     assert {"code", "choice", "driver", "compute_capability"} <= device.keys()
+    assert device["driver"]  # "unknown" where nothing tells
 
 
 # ------------------------------------------------------------ parts of it
@@ -156,6 +166,7 @@ first, alone = int(sys.argv[1]), "--one-by-one" in sys.argv
 def begin(i, kind, name, **about):
     told = json.dumps({"index": i, "kind": kind, "name": name, "limit": 9, "launch": {}} | about)
     print("some text @begin", told, flush=True)
+    print('@begin {"index": 7, "laE0101 a warning of XLA {x}', flush=True)
 for i in range(first, 3):
     if not alone and i == 1:
         begin(i, "compile", "2", alone=False)
@@ -169,11 +180,12 @@ def test_after_a_compilation_that_dies_programs_are_compiled_one_by_one(tmp_path
     status, rows = watched(tmp_path, monkeypatch, COMPILER)
     assert status == 1
     assert [(r["kind"], r["name"], r["status"]) for r in rows] == [("compile", "2", "crashed")]
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("took")] == [
-        "took 0",
-        "took 1",
-        "took 2",
-    ]
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith("took")] == ["took 0", "took 1", "took 2"]
+    assert "some text" not in " ".join(shown)
+    assert (
+        shown.count('@begin {"index": 7, "laE0101 a warning of XLA {x}') == 4
+    )  # a garbled line is output like any other
 
 
 def in_process(folder, monkeypatch, *steps, rows=()):
@@ -198,9 +210,10 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch):
 
 def test_a_worker_stops_when_its_device_is_lost(tmp_path, monkeypatch):
     def fails(context):
+        stand_in.launch(context, program)
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
-    monkeypatch.setattr(worker, "lost", lambda: RuntimeError("lost"))
+    monkeypatch.setattr(check, "lost", lambda: RuntimeError("lost"))
     program = stand_in.kernel("a", "path")
     status, rows = in_process(tmp_path, monkeypatch, Step("probe", "a", fails, (program,)), Step("probe", "b", fails))
     assert status == worker.LOST
@@ -209,6 +222,117 @@ def test_a_worker_stops_when_its_device_is_lost(tmp_path, monkeypatch):
         ("run", "device lost", "crashed"),
     ]
     assert rows[-1]["code_path"] == "path"  # which counts as one of the three
+
+
+def test_what_fails_before_or_after_a_launch_is_not_the_kernels_fault(tmp_path, monkeypatch):
+    def before(context):
+        raise RuntimeError("no memory for operands")
+
+    def after(context):
+        stand_in.launch(context, program)
+        context.alive()
+        raise RuntimeError("no memory for float64")
+
+    program = stand_in.kernel("a", "path")
+    work = [Step("probe", f.__name__, f, (program,)) for f in (before, after)]
+    _, rows = in_process(tmp_path, monkeypatch, *work)
+    found = [r for r in rows if r["kind"] == "probe"]
+    assert [r["status"] for r in found] == ["error", "error"]
+    assert not any({"kernel", "code_path"} & r.keys() for r in found)
+    assert all(isinstance(r["seed"], int) for r in found)
+
+
+def test_what_the_watching_process_hears_of_a_launch_ends_with_it(tmp_path, monkeypatch, capfd):
+    parse_as = parse
+    monkeypatch.setattr(sys.modules[__name__], "parse", lambda *words: parse_as(*words, "--worker=0"))
+
+    def work(context):
+        stand_in.launch(context, program)
+        context.alive()
+        yield {}
+
+    program = stand_in.kernel("a", "path")
+    in_process(tmp_path, monkeypatch, Step("probe", "a", work, (program,)))
+    heard = [watch.told(line) for line in capfd.readouterr().out.splitlines()]
+    step = next(i for i, (word, what) in enumerate(heard) if word == worker.BEGIN and what["kind"] == "probe")
+    assert set(heard[step][1]["launch"]) == {"seed"}
+    assert [what.get("code_path") for word, what in heard[step:] if word == worker.ALIVE] == ["path", None]
+
+
+def test_the_watching_process_forgets_a_launch_that_is_over(tmp_path):
+    code = """
+import time
+print('@begin {"index": 3, "kind": "probe", "name": "a", "limit": 1, "launch": {}}', flush=True)
+print('@alive {"seed": 1, "code_path": "path"}', flush=True)
+print('@alive {"seed": 1}', flush=True)
+time.sleep(60)
+"""
+    end = watch.follow([sys.executable, "-c", code], dict(os.environ), parse(tmp_path))
+    assert end.row["status"] == "hung"
+    assert end.begun["launch"] == {"seed": 1}
+
+
+def lost_rows(*abouts):
+    return [{"kind": "x", "name": str(i), "status": "hung", "kernel": True} | it for i, it in enumerate(abouts)]
+
+
+@pytest.mark.parametrize(
+    ("abouts", "runs"),
+    [
+        ([{"question": "probe view"}] * 3, True),  # probes say nothing against kernels
+        ([{"code_path": "b"}] * 3, True),
+        ([{"code_path": p, "question": "halo"} for p in "bcd"], True),
+        ([{"code_paths": ["b", "c", "d"]}], True),
+        ([{"code_path": p} for p in "bcd"], False),
+    ],
+)
+def test_losses_of_three_causes_end_all_kernels(tmp_path, monkeypatch, abouts, runs):
+    program = stand_in.kernel("right", "a")
+    step = Step("correctness", "right", functools.partial(stand_in.right, program=program), (program,))
+    _, rows = in_process(tmp_path, monkeypatch, step, rows=lost_rows(*abouts))
+    assert rows[-1]["status"] == ("ok" if runs else "skipped: 3 kernels hung or crashed before")
+
+
+def test_losses_of_one_question_end_it(tmp_path, monkeypatch):
+    asked = [dataclasses.replace(stand_in.kernel(name, name), question=name) for name in ("view", "store")]
+    steps = [Step("probe", p.name, functools.partial(stand_in.right, program=p), (p,)) for p in asked]
+    _, rows = in_process(tmp_path, monkeypatch, *steps, rows=lost_rows(*[{"question": "view"}] * 3))
+    status = {r["name"]: r["status"] for r in rows if r["kind"] == "probe"}
+    assert status == {"view": "skipped: 3 kernels of the same question hung or crashed before: view", "store": "ok"}
+
+
+def test_a_lost_kernel_says_its_question(tmp_path, monkeypatch):
+    def fails(context):
+        stand_in.launch(context, program)
+        raise RuntimeError("no answer")
+
+    program = dataclasses.replace(stand_in.kernel("a", "path"), question="view")
+    _, rows = in_process(tmp_path, monkeypatch, Step("probe", "a", fails, (program,)))
+    assert rows[-1]["question"] == "view"
+
+
+def test_the_cpu_is_there_beside_a_gpu_that_is_named_alone(tmp_path, monkeypatch):
+    seen, before = [], jax.config.jax_platforms
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(worker, "run", lambda *_: seen.append(jax.config.jax_platforms) or 0)
+    try:
+        for named in ("cuda", "cuda,cpu", None):
+            jax.config.update("jax_platforms", named)
+            command.main(stand_in.SCRIPT, ["--in-process", f"--out={tmp_path}", f"--cache={tmp_path / 'cache'}"])
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert seen == ["cuda,cpu", "cuda,cpu", None]
+
+
+def test_an_argument_that_does_not_do_is_told_before_a_worker_starts(tmp_path, capsys):
+    def arguments(parser):
+        parser.add_argument("--cases", type=command.checked(re.compile), default="")
+
+    script = Script("stand_in", "", lambda options: [], lambda rows: "", arguments)
+    assert parse(tmp_path, "--cases=a|b", script=script).cases == "a|b"
+    with pytest.raises(SystemExit):
+        parse(tmp_path, "--cases=a(", script=script)
+    assert "argument --cases: 'a(' does not do: missing )" in capsys.readouterr().err
 
 
 def test_what_was_lost_before_a_restart_is_not_run_again(tmp_path, monkeypatch):
@@ -230,7 +354,6 @@ def test_a_program_that_cannot_be_compiled_is_told_by_the_step_that_needs_it(tmp
     assert float(compiler.get(good).call(jax.numpy.ones(4))[0]) == 2
     with pytest.raises(ValueError, match="no tile"):
         compiler.get(bad)
-    assert compiler.about(bad) == {}
     compiler.keep([bad])
     assert not compiler.has(good)
 
@@ -268,6 +391,16 @@ def test_half_a_row_is_left_out(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"kind": "probe", "name": "a"}\n{"kind": "probe", "na')
     assert log.read(file) == [{"kind": "probe", "name": "a"}]
+
+
+def test_a_row_after_half_a_row_is_on_a_line_of_its_own(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    appended = log.Log(file, 0.0)  # by the watching process, before a worker writes
+    appended("run", "a", {})
+    with file.open("a") as worker_s:
+        worker_s.write('{"kind": "probe", "na')
+    appended("run", "b", {})
+    assert [row["name"] for row in log.read(file)] == ["a", "b"]
 
 
 def test_of_a_long_summary_the_middle_is_cut(tmp_path, capsys):
