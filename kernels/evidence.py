@@ -69,8 +69,10 @@ def code_path(product: Product, config: Config) -> str:
         support.DTYPES[product.compute_dtype]: True,
         "strided": any(d.in_stride > 1 for d in seen.dims),
         "phased": seen.phases > 1,
-        "idle": any(0 in d.count for d in seen.dims),  # a phase without taps: its tiles load nothing
-        "padded": any(min(d.offset) < 0 for d in seen.dims),  # boxes begin before the array
+        # Some output phase has no taps: its tiles load nothing.
+        "idle": any(0 in d.count for d in seen.dims),
+        # Some boxes begin before the array.
+        "padded": any(min(d.offset) < 0 for d in seen.dims),
         "grouped": problem.G > 1,
         f"{config.consumers}x{config.pixels}pixels": True,
         "images": config.box[0] > 1,
@@ -83,13 +85,14 @@ def code_path(product: Product, config: Config) -> str:
         "fold": config.fold > 0,
         "split": config.split > 1,
         "cluster": config.cluster > 1,
-        "wide": config.bn > 128,
         f"n{config.columns * seen.out_itemsize}B": True,
         "outputs": outputs > 1,
         "residual": seen.residual,
-        "unprefetched": seen.residual and config.out_bufs <= outputs,  # not even the next chunk of a residual is loaded ahead
+        # No chunk of a residual is loaded before its turn.
+        "unprefetched": seen.residual and config.out_bufs <= outputs,
         "one_buffer": config.out_bufs == 1,
-        "rotating": config.bn // config.columns * outputs % config.out_bufs > 0,  # tiles begin with different buffers
+        # Buffers of a residual have barriers of their own, of which tiles then begin with different ones.
+        "rotating": seen.residual and config.bn // config.columns * outputs % config.out_bufs > 0,
         "unskipped": not config.skip,
     }
     return " ".join(word for word, holds in words.items() if holds)
