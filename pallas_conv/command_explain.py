@@ -4,11 +4,15 @@ python -m pallas_conv explain train:step --device h100 --arg 'bfloat16[8,64,56,5
 """
 
 import argparse
+import difflib
 import importlib
 import inspect
 import os
+import pathlib
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,14 +20,20 @@ import jax
 import jax.numpy as jnp
 
 from .errors import UnsupportedError
-from .explain import explain
+from .explain import Explanation, explain
 from .target import Target, resolve
 
 EXAMPLE = "'bfloat16[8,64,56,56]'"
+MOST_NAMES = 5  # of functions, in a message
+LIBRARIES = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(pathlib.Path(__file__).parent))
 
 
 class Mistake(Exception):
     """What is wrong with what was typed, and how to mend it."""
+
+
+class Failure(Exception):
+    """What went wrong in the function, and where."""
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +41,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add("function", metavar="module:function", help="a layer or function of a module, in this folder or installed")
     add("--device", type=_device, metavar="NAME", help="a GPU's name, such as h100, or cpu (default: what is here)")
     add("--arg", action="append", default=[], type=_shape, metavar="SHAPE", help=f"of each argument, such as {EXAMPLE}")
+    add("--traceback", action="store_true", help="show all of the traceback if the function fails")
     parser.set_defaults(run=run)
 
 
@@ -38,14 +49,37 @@ def run(options: argparse.Namespace) -> int:
     try:
         f = _function(options.function)
         _check_arguments(options.function, f, options.arg)
-        print(explain(f, *options.arg, device=options.device))
+        print(_explained(f, options))
     except Mistake as mistake:
         print(f"pallas_conv explain: {mistake}", file=sys.stderr)
         return 2
     except UnsupportedError as error:
         print(error, file=sys.stderr)
         return 1
+    except Failure as failure:
+        print(f"pallas_conv explain: {failure}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _explained(f: Callable[..., Any], options: argparse.Namespace) -> Explanation:
+    try:
+        return explain(f, *options.arg, device=options.device)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        if options.traceback:
+            raise
+        raise Failure(_where(error)) from error
+
+
+def _where(error: Exception) -> str:
+    """What went wrong, and where in the innermost function that is of no library."""
+    from .doctor.text import first_line
+
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*LIBRARIES, "<"))]
+    at = f"\n  {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}: {frames[-1].line}" if frames else ""
+    return f"{first_line(error)}{at}\n  --traceback shows all of it"
 
 
 def _device(name: str) -> Target:
@@ -78,8 +112,10 @@ def _function(text: str) -> Callable[..., Any]:
     found: Any = _module(module)
     for name in names.split("."):
         if not hasattr(found, name):
-            raise Mistake(f"the module {module!r} has no {names!r}; it has {_functions(found)}")
+            raise Mistake(f"the module {module!r} has no {names!r}{_nearest(name, found)}")
         found = getattr(found, name)
+    if inspect.isclass(found):
+        raise Mistake(f"{text} is a class: name an instance or a function")
     if not callable(found):
         raise Mistake(
             f"{text} is of type {type(found).__name__}: name a function, a layer or a model that can be called"
@@ -100,8 +136,12 @@ def _module(name: str) -> Any:
         ) from None
 
 
-def _functions(owner: Any) -> str:
-    return ", ".join(n for n, f in vars(owner).items() if callable(f) and not n.startswith("_")) or "no functions"
+def _nearest(name: str, owner: Any) -> str:
+    """What the owner has of such a name, or everything if that is little."""
+    names = [n for n, f in getattr(owner, "__dict__", {}).items() if callable(f) and not n.startswith("_")]
+    if len(names) > MOST_NAMES:
+        names = difflib.get_close_matches(name, names, MOST_NAMES)
+    return f"; it has {', '.join(names)}" if names else ""
 
 
 def _check_arguments(name: str, f: Callable[..., Any], arguments: Sequence[Any]) -> None:

@@ -24,6 +24,9 @@ class Steps:
 
 def nothing():
     return layer(jnp.ones((16, 8, 8), jnp.bfloat16))
+
+def apart(x):
+    return jnp.dot(x, jnp.ones(7))
 """
 SHAPE = "bfloat16[4,16,8,8]"
 
@@ -63,7 +66,10 @@ def test_a_layer_is_a_function_too_and_a_function_may_have_no_arguments(module, 
     ("arguments", "said"),
     [
         (["{}"], "must be module:function"),
-        (["{}:nowhere"], "has no 'nowhere'; it has layer, strict, Steps, nothing"),
+        (["{}:nowhere"], "has no 'nowhere'; it has layer, strict, Steps, nothing, apart"),
+        (["math:sinn"], "the module 'math' has no 'sinn'; it has sin, sinh, asin"),
+        (["math:sin.nope"], "the module 'math' has no 'sin.nope'"),
+        (["equinox.nn:Conv2d"], "equinox.nn:Conv2d is a class: name an instance or a function"),
         (["{}:number"], "is of type int: name a function"),
         (["no_such_module:f"], "no module 'no_such_module' in"),
         (["{}:Steps.forward"], "give a --arg for each argument, such as --arg 'bfloat16[8,64,56,56]'"),
@@ -81,6 +87,18 @@ def test_what_was_mistyped_is_named_with_the_fix(module, arguments, said, capsys
 def test_what_a_strict_implementation_does_not_serve_is_said(module, capsys):
     assert status("explain", f"{module}:strict", "--device", "a100", "--arg", "bfloat16[8,9,9]") == 1
     assert "a group" in capsys.readouterr().err
+
+
+def test_an_error_in_the_function_is_said_with_its_line(module, tmp_path, capsys):
+    asked = ["explain", f"{module}:apart", "--arg", "float32[8]"]
+    assert status(*asked) == 1
+    said, at, more = capsys.readouterr().err.splitlines()
+    assert said.startswith("pallas_conv explain: TypeError: ")
+    assert at.startswith(f"  {tmp_path}/{module}.py:")
+    assert at.endswith("in apart: return jnp.dot(x, jnp.ones(7))")
+    assert "--traceback" in more
+    with pytest.raises(TypeError):
+        main([*asked, "--traceback"])
 
 
 def test_a_module_that_another_one_lacks_is_that_ones_matter(tmp_path, module):
@@ -104,8 +122,9 @@ def test_shapes(text, shape, dtype):
         (["--plan", "a100"], "no kernel runs on NVIDIA A100-SXM4-80GB (compute capability 8.0): name a Hopper GPU"),
         (["--plan", "cpu"], "no kernel runs on cpu"),
         (["--plan", "h1000"], "'NVIDIA H100 PCIe'"),
-        (["--minutes", "0"], "minutes must be positive"),
-        (["--minutes", "few"], "few"),
+        (["--minutes", "0"], "minutes must be a positive number, such as 5 or 0.5, not '0'"),
+        (["--minutes", "inf"], "minutes must be a positive number"),
+        (["--minutes", "few"], "minutes must be a positive number, such as 5 or 0.5, not 'few'"),
     ],
 )
 def test_doctor_names_what_was_mistyped(arguments, said, capsys):

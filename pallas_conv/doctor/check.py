@@ -15,16 +15,20 @@ from ..spec import Product
 from ..target import Target
 from ..trilinear import BILINEAR, Op
 from ..verify import timing
-from ..verify.check import Held, drawing, hold
+from ..verify.check import Held, drawing, hold, poisoning
 from .plan import NO_KERNELS, Check
 
 Program = Callable[..., Any]
 
 
 class Ahead(NamedTuple):
-    """What is compiled before the check's turn, beside others: it keeps the GPU free."""
+    """What a thread compiles before the check's turn; compiling needs no GPU.
+
+    poison: fills memory for each of the kernel's outputs with NaN, see `poisoning`.
+    """
 
     kernel: Program
+    poison: Callable[[], None]
     draw: Callable[[int], tuple[jax.Array, ...]]
 
 
@@ -41,8 +45,9 @@ def compile_ahead(check: Check, target: Target) -> Ahead:
     from ..kernels.launch import launch  # imports Pallas
 
     num_sms = plan(check.product, target, ("mosaic",)).num_sms
-    kernel = functools.partial(launch, check.product, check.config, num_sms=num_sms)
-    return Ahead(_compiled(kernel, check.product), drawing(check.product))
+    kernel = _compiled(functools.partial(launch, check.product, check.config, num_sms=num_sms), check.product)
+    sizes = [out.size * out.dtype.itemsize for out in kernel.out_info]
+    return Ahead(kernel, poisoning(*sizes), drawing(check.product))
 
 
 def lax_program(product: Product, target: Target) -> Program:
@@ -50,7 +55,7 @@ def lax_program(product: Product, target: Target) -> Program:
     return _compiled(functools.partial(execute, equation(product, ("auto",), NO_KERNELS), target), product)
 
 
-def _compiled(f: Program, product: Product) -> Program:
+def _compiled(f: Program, product: Product) -> jax.stages.Compiled:
     structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
     return jax.jit(f).lower(*structs).compile()
 
@@ -68,10 +73,14 @@ def equation(product: Product, implementation: tuple[str, ...], no_kernels: str 
 
 
 def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
-    """Run both programs on the same operands, compare, and time them if the kernel is right."""
+    """Run both programs on the same operands, compare, and time them if the kernel is right.
+
+    The kernel runs first, where no right result lies in memory yet that it could leave as it is.
+    """
     operands = ahead.draw(seed)
-    baseline = lax(*operands)
-    held = hold(check.product, operands, ahead.kernel(*operands), baseline, seed)
+    ahead.poison()
+    got = ahead.kernel(*operands)
+    held = hold(check.product, operands, got, lax(*operands), seed)
     if not held.right:
         return Finding(held)
     nbytes = sum(a.nbytes for a in operands)

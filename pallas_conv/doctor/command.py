@@ -1,6 +1,7 @@
 """The command line of doctor, and what there is to do on this machine."""
 
 import argparse
+import contextlib
 import os
 
 import jax
@@ -10,7 +11,9 @@ from ..target import Target, resolve
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=_minutes, default=5, help="start nothing after these (default: %(default)g)")
+    parser.add_argument(
+        "--minutes", type=_minutes, default=5, help="minutes after which no new check starts (default: %(default)g)"
+    )
     parser.add_argument(
         "--plan", type=_hopper, metavar="DEVICE", help="print what would be checked on h100, h200 or another Hopper GPU"
     )
@@ -18,10 +21,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def _minutes(text: str) -> float:
-    minutes = float(text)
-    if not 0 < minutes < float("inf"):
-        raise argparse.ArgumentTypeError(f"minutes must be positive, not {text}")
-    return minutes
+    with contextlib.suppress(ValueError):
+        if 0 < (minutes := float(text)) < float("inf"):
+            return minutes
+    raise argparse.ArgumentTypeError(f"minutes must be a positive number, such as 5 or 0.5, not {text!r}")
 
 
 def _hopper(name: str) -> Target:

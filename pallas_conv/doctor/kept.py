@@ -1,18 +1,101 @@
-"""The user's record of this machine: begun or continued, and kept after every check."""
+"""The user's record of this machine: begun or continued, and kept after every check.
 
+While a kernel runs, the file counts it as wrong, and says what came out only afterwards. So a kernel that takes the process
+down, or that hangs until someone kills doctor, counts as wrong until the file is deleted, and the next run goes on without it.
+An interrupt that reaches Python leaves nothing of the kind: the file says again what was known before.
+"""
+
+import contextlib
 import dataclasses
 import datetime
+import fcntl
+import pathlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import jax
 
 from .. import record
 from ..kernels import digest
-from ..record import Record, Source
+from ..record import RAN, Record, Source
 from ..target import Target
 from .check import Finding
 from .plan import Check
+
+DRIVER_SECONDS = 20.0  # nvidia-smi never answers on a GPU that fell off the bus
+
+
+class Keeper:
+    """What is known of this machine, and the file that says so. known: what was found out, whatever runs now."""
+
+    def __init__(self, known: Record, path: pathlib.Path):
+        self.known, self.path = known, path
+
+    @contextlib.contextmanager
+    def suspecting(self, check: Check) -> Iterator[None]:
+        """Count a kernel as wrong, in the file, while it runs."""
+        self._write(self.known.with_check(check.facts, right=False))
+        try:
+            yield
+        finally:
+            self.save()
+
+    def learn(self, check: Check, finding: Finding) -> None:
+        known = self.known.with_check(check.facts, finding.held.right)
+        self.known = known.with_timing(finding.timing) if finding.timing else known
+
+    def convict(self, check: Check) -> None:
+        self.known = self.known.with_check(check.facts, right=False)
+
+    def wrong(self) -> int:
+        """How many code paths with an epilogue count as wrong."""
+        return sum(not right for found in self.known.checks.values() for right in found.values())
+
+    def save(self) -> None:
+        self._write(self.known)
+
+    def _write(self, known: Record) -> None:
+        with _kindly(str(self.path.parent)):
+            record.save(known, self.path)
+
+
+@contextlib.contextmanager
+def keeping(target: Target) -> Iterator[Keeper]:
+    """The keeper of this machine's record, which no other run may write meanwhile."""
+    with _kindly("the home folder"):
+        known = begin(target)
+        path = record.users_own(known)
+    with _locked(path.with_suffix(".lock")):
+        yield Keeper(known, path)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Hold a lock, of which the system lets go when the process ends, however it ends."""
+    with contextlib.ExitStack() as opened:
+        with _kindly(str(path.parent)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context(path.open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("pallas_conv doctor: another one is keeping the same record; wait until it ends") from None
+        except OSError:
+            pass  # some file systems have no locks
+        yield
+
+
+@contextlib.contextmanager
+def _kindly(folder: str) -> Iterator[None]:
+    """End doctor with what to do about a folder that cannot be written."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise SystemExit(
+            f"pallas_conv doctor: the record cannot be kept in {folder} ({error}): "
+            f"set PALLAS_CONV_CACHE_DIR to a folder that can be written"
+        ) from None
 
 
 def begin(target: Target) -> Record:
@@ -31,25 +114,11 @@ def _empty(target: Target) -> Record:
         capability="{}.{}".format(*(target.capability or ())),
         driver=driver_version(),
         date=datetime.date.today().isoformat(),
-        sources=(Source(jax.__version__, digest.code(), "run"),),
+        sources=(Source(jax.__version__, digest.code(), RAN),),
         choice=digest.choice(),
         checks={},
         timings=(),
     )
-
-
-def keep(known: Record, check: Check, finding: Finding) -> Record:
-    """The record with a finding, on disk before anything else is run."""
-    known = known.with_check(check.facts, finding.held.right)
-    if finding.timing:
-        known = known.with_timing(finding.timing)
-    record.save(known, record.users_own(known))
-    return known
-
-
-def wrong(known: Record) -> int:
-    """How many code paths with an epilogue were found wrong."""
-    return sum(not right for found in known.checks.values() for right in found.values())
 
 
 def driver_version() -> str:
@@ -57,5 +126,9 @@ def driver_version() -> str:
     if (tool := shutil.which("nvidia-smi")) is None:
         return "unknown"
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    try:
+        shown = subprocess.run(query, capture_output=True, text=True, check=False, timeout=DRIVER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    lines = shown.stdout.split()
     return lines[0] if lines else "unknown"

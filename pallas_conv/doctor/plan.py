@@ -1,4 +1,4 @@
-"""Which products doctor checks, and in which order: those first after which `auto` takes the most of what is wanted.
+"""Orders doctor's checks so that each one lets `auto` take as many more wanted products as possible.
 
 `auto` takes a kernel if its code path was found right, its epilogue, and a product near this one faster (see `trust`). So a
 check speaks for many products, and most need none of their own.
@@ -89,7 +89,7 @@ def weights(rows: Sequence[Row]) -> dict[Product, float]:
 
 
 def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
-    """One for each product that is wanted; those are on a Hopper GPU with kernels."""
+    """One for each product that is wanted. The target must be a Hopper GPU."""
     names = {row.product: row.name for row in reversed(rows)}
     weight = weights(rows)
     found = zip(weight, tiles(list(weight), target), strict=True)
@@ -102,8 +102,13 @@ def tiles(products: Sequence[Product], target: Target) -> list[Config]:
     """What `auto` would launch. Choosing takes a fifth of a second a product, and Python does it on one core alone."""
     print(f"choosing tiles for {len(products)} products", file=sys.stderr, flush=True)
     fresh = multiprocessing.get_context("spawn")  # where CUDA runs, a fork is dead
-    with concurrent.futures.ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), fresh) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(MOST_PROCESSES, _cores()), fresh) as pool:
         return list(pool.map(functools.partial(_tile, target), products, chunksize=4))
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tile(target: Target, product: Product) -> Config:
@@ -122,15 +127,23 @@ def lax_program(product: Product, target: Target) -> str:
 
 
 class Order(NamedTuple):
-    """needed: checks that each add something to those before; rest: what they speak for, most wanted first."""
+    """Checks in the order in which they run.
+
+    needed: checks that prove something new. rest: products whose proof follows from those, most wanted first.
+    """
 
     needed: tuple[Check, ...]
     rest: tuple[Check, ...]
 
 
 def order(checks: Iterable[Check], known: Record | None = None) -> Order:
-    """Greedily: next is the check after which most is settled that was not, by weight. known: what is settled already."""
-    checks = sorted(checks, key=lambda check: -check.weight)
+    """Greedily: next is the check after which most is settled that was not, by weight. known: what is settled already.
+
+    A kernel that was found wrong stays so, and may take the GPU down: it is not among them.
+    """
+    checks = sorted((c for c in checks if not (known and _wrong(c, known))), key=lambda check: -check.weight)
+    if not checks:
+        return Order((), ())
     weight, proves = np.array([check.weight for check in checks]), _proves(checks)
     settled = _settled(checks, known) if known else np.zeros((3, len(checks)), bool)
     needed: list[int] = []
@@ -144,6 +157,10 @@ def order(checks: Iterable[Check], known: Record | None = None) -> Order:
         settled = after[:, best]
     rest = sorted(set(range(len(checks))) - set(needed))
     return Order(tuple(checks[i] for i in needed), tuple(checks[i] for i in rest))
+
+
+def _wrong(check: Check, record: Record) -> bool:
+    return record.checks.get(check.facts.code_path, {}).get(check.facts.epilogue) is False
 
 
 def _proves(checks: Sequence[Check]) -> np.ndarray:

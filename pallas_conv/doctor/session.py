@@ -10,48 +10,57 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
-from .. import record, trust
-from ..record import Record
+from .. import trust
 from ..target import Target
 from ..verify.check import lost
 from ..wanted import wanted
 from . import kept, plan, text
-from .check import Ahead, Finding, compile_ahead, examine, lax_program
+from .check import Ahead, Finding, Program, compile_ahead, examine, lax_program
+from .kept import Keeper
 from .plan import Check
 
 WORKERS = 4  # more would wait for Python's lock
 AHEAD = 16  # checks
+HANGING = (
+    r"if a kernel hangs, and Ctrl-C does nothing, press Ctrl-\ and run doctor again: it goes on without that kernel"
+)
 
 type Outcome = Finding | Exception
 
 
 def run(target: Target, minutes: float) -> int:
-    """Print a line a check; 1 if anything was wrong or failed, else 0, but 130 if it was interrupted."""
+    """Print a line a check; 130 if interrupted, else 1 if a check failed or a kernel is on record as wrong, else 0."""
+    with kept.keeping(target) as keeper:
+        return _run(keeper, target, minutes)
+
+
+def _run(keeper: Keeper, target: Target, minutes: float) -> int:
     until = time.monotonic() + 60 * minutes
     rows = plan.rows(wanted())
     checks = plan.checks(rows, target)
-    known, seed = kept.begin(target), int.from_bytes(os.urandom(4), "little")
-    todo = plan.order(checks, known)
+    seed = int.from_bytes(os.urandom(4), "little")
+    todo = plan.order(checks, keeper.known)
+    print(HANGING)
     print(f"\n{'':4} {'product':36} {text.COLUMNS} {'speed':>8}")
     found: list[Outcome] = []
     interrupted = False
     try:
-        for check, outcome in outcomes([*todo.needed, *todo.rest], target, seed, until):
+        for outcome in outcomes([*todo.needed, *todo.rest], target, seed, until, keeper):
             found.append(outcome)
-            if isinstance(outcome, Finding):
-                known = kept.keep(known, check, outcome)
             print(_told(outcome, until), flush=True)
     except KeyboardInterrupt:
         interrupted = True
+        keeper.save()  # it may have come just before or after a kernel ran
         print("\ninterrupted")
-    print("", *summary(found, known, seed), sep="\n")
+    print("", *summary(found, keeper, seed), sep="\n")
     print(f"`auto` takes kernels for {plan.coverage(trust.proofs(target), checks, rows)}")
     if left := len(todo.needed[len(found) :]):
         print(f"{left} more checks would let it take more: run doctor again, or with more --minutes")
-    return 130 if interrupted else int(not all(isinstance(o, Finding) and o.held.right for o in found))
+    failed = any(isinstance(outcome, Exception) for outcome in found)
+    return 130 if interrupted else int(failed or keeper.wrong() > 0)
 
 
-def summary(outcomes: Sequence[Outcome], known: Record, seed: int) -> Iterator[str]:
+def summary(outcomes: Sequence[Outcome], keeper: Keeper, seed: int) -> Iterator[str]:
     """What came out, and where it is recorded."""
     findings = [o for o in outcomes if isinstance(o, Finding)]
     failed, wrong = len(outcomes) - len(findings), sum(not f.held.right for f in findings)
@@ -61,24 +70,30 @@ def summary(outcomes: Sequence[Outcome], known: Record, seed: int) -> Iterator[s
     yield f"{sum(ratio >= trust.MARGIN for ratio in ratios)} of {len(ratios)} are faster than XLA by {trust.MARGIN - 1:.0%}"
     if any(f.no_device_times for f in findings):
         yield "there were no times of the device itself, which CUPTI has: `auto` relies on no others"
-    if findings:
-        yield f"recorded in {record.users_own(known)}"
-    if kept.wrong(known):
-        yield f"what was found wrong, now or before, is not taken until that file is deleted: {kept.wrong(known)} of them"
+    if keeper.known.checks:
+        yield f"recorded in {keeper.path}"
+    if wrong := keeper.wrong():
+        yield f"what was found wrong, now or before, is neither taken nor checked until that file is deleted: {wrong} of them"
+        yield "what was running when doctor was killed counts as wrong until the file is deleted"
 
 
-def outcomes(todo: Sequence[Check], target: Target, seed: int, until: float) -> Iterator[tuple[Check, Outcome]]:
-    """Of each check, begun before `until`. A name is printed first: it is what hangs, if anything does."""
+def outcomes(todo: Sequence[Check], target: Target, seed: int, until: float, keeper: Keeper) -> Iterator[Outcome]:
+    """The outcome of each check that begins before `until`, recorded.
+
+    The name is printed before the launch, so a hang shows which product it was.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(WORKERS)
     try:
         for number, (check, ahead) in enumerate(_ahead(todo, target, pool), 1):
             if time.monotonic() >= until:
                 return
             print(f"{number:4} {check.name:36} ", end="", flush=True)
-            outcome = attempt(check, ahead, target, seed + number)
-            yield check, outcome
+            outcome = attempt(check, ahead, target, seed + number, keeper)
+            yield outcome
             if isinstance(outcome, Exception) and (dead := lost()):
-                print(f"the GPU no longer answers ({text.first_line(dead)}): run doctor again, which goes on from here")
+                print(
+                    f"the GPU no longer answers ({text.first_line(dead)}): run doctor again, which goes on after this"
+                )
                 return
     finally:
         pool.shutdown(cancel_futures=True)
@@ -95,12 +110,26 @@ def _ahead(
     yield from begun
 
 
-def attempt(check: Check, ahead: Future[Ahead], target: Target, seed: int) -> Outcome:
-    """An exception says nothing about the result: neither right nor wrong."""
+def attempt(check: Check, ahead: Future[Ahead], target: Target, seed: int, keeper: Keeper) -> Outcome:
+    """Compile what is left to compile, then run, compare, time and record."""
     try:
-        return examine(check, ahead.result(), lax_program(check.product, target), seed)
+        programs = ahead.result(), lax_program(check.product, target)
     except Exception as error:
         return error
+    with keeper.suspecting(check):
+        return _learned(check, *programs, seed, keeper)
+
+
+def _learned(check: Check, ahead: Ahead, lax: Program, seed: int, keeper: Keeper) -> Outcome:
+    """An exception says that a kernel is neither right nor wrong, but after one that took the GPU down it is wrong."""
+    try:
+        finding = examine(check, ahead, lax, seed)
+    except Exception as error:
+        if lost():
+            keeper.convict(check)
+        return error
+    keeper.learn(check, finding)
+    return finding
 
 
 def _told(outcome: Outcome, until: float) -> str:

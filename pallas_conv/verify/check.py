@@ -50,6 +50,20 @@ def _cut(block: jax.Array, start: jax.Array, shape: tuple[int, ...]) -> jax.Arra
     return block[(count % np.uint32(BLOCK) + start) % np.uint32(BLOCK)].reshape(shape)
 
 
+@functools.cache
+def poisoning(*sizes: int) -> Callable[[], None]:
+    """Compile, now, what fills a block of memory of each size, in bytes, with NaN, and lets go of all of them.
+
+    The next arrays of these sizes take their place: what a kernel leaves out of its result is then no number.
+    """
+    program = jax.jit(lambda: [_nan(nbytes) for nbytes in sizes]).lower().compile()
+    return lambda: jax.block_until_ready(program()).clear()
+
+
+def _nan(nbytes: int) -> jax.Array:
+    return jnp.full(-(-nbytes // 4), 0x7FFF7FFF, "uint32")  # NaN as float32 and, twice, as float16 and bfloat16
+
+
 @dataclasses.dataclass(frozen=True)
 class Held:
     """What a result was found to be: some pixels of each output against float64, all of them against another program's."""

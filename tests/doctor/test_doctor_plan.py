@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 
 import pytest
 
@@ -71,6 +72,21 @@ def test_the_rest_comes_most_wanted_first():
 
 def test_nothing_wanted_is_nothing_to_do():
     assert plan.order([check("a", "relu", weight=0)]).needed == ()
+    assert plan.order([]) == ((), ())
+
+
+def test_what_was_found_wrong_is_not_run_again_and_all_else_is():
+    known = RECORD.with_check(SOME[0].facts, right=False)
+    alike = [c for c in SOME if c.facts[:2] == SOME[0].facts[:2]]
+    needed, rest = plan.order(SOME, known)
+    assert sorted(names(needed + rest)) == sorted(names(c for c in SOME if c not in alike))
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 7, 9}, raising=False)
+    assert plan._cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert plan._cores() == (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize("right", [True, False])

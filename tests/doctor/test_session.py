@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import dataclasses
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ def kernels(monkeypatch, change=lambda product, results: results):
 
     def compile_ahead(one, target):
         lax = check.lax_program(one.product, target)
-        return check.Ahead(lambda *v: change(one.product, lax(*v)), check.drawing(one.product))
+        return check.Ahead(lambda *v: change(one.product, lax(*v)), lambda: None, check.drawing(one.product))
 
     monkeypatch.setattr(session, "compile_ahead", compile_ahead)
 
@@ -61,6 +63,11 @@ def failing(exception):
 
 def chosen(product):
     return planning.plan(product, H100, ("auto",))
+
+
+def needed():
+    """In the order of a first run."""
+    return plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed
 
 
 def users_own():
@@ -122,13 +129,14 @@ def test_a_kernel_that_does_not_compile_fails_by_itself(monkeypatch, capsys):
 
 
 def test_an_interrupted_run_leaves_what_it_proved_and_nothing_else(monkeypatch, capsys):
-    first, second = (c.product for c in plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed)
+    first, second = (c.product for c in needed())
     kernels(
         monkeypatch, lambda product, results: (_ for _ in ()).throw(KeyboardInterrupt) if product == second else results
     )
     assert session.run(H100, minutes=5) == 130
     assert chosen(first).implementation == "mosaic"
     assert "unproven" in chosen(second).reasons[0]
+    assert all(right for found in users_own().checks.values() for right in found.values())
     out = capsys.readouterr().out
     assert "interrupted" in out
     assert "1 more checks would let it take more" in out
@@ -164,7 +172,96 @@ def test_what_was_found_wrong_stays_so_and_is_said(monkeypatch, capsys):
     kernels(monkeypatch)
     session.run(H100, minutes=5)
     assert "found wrong" in chosen(RELU).reasons[0]
-    assert "is not taken until that file is deleted: 2 of them" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "neither taken nor checked until that file is deleted: 2 of them" in out
+    assert "0 of 0 are right" in out  # they were not run again
+
+
+def test_a_kernel_that_kills_doctor_counts_as_wrong_and_the_next_run_goes_on_without_it(monkeypatch, capsys):
+    """A kill leaves the file as it is while the kernel runs."""
+    first, second = needed()
+    left = []
+
+    def change(product, results):
+        if product == second.product:
+            left.append(users_own())
+        return results
+
+    kernels(monkeypatch, change)
+    assert session.run(H100, minutes=5) == 0
+    assert right(left[0], first) is True
+    assert right(left[0], second) is False
+    assert right(users_own(), second) is True
+    record.save(left[0], record.users_own(left[0]))
+    capsys.readouterr()
+    kernels(monkeypatch, lambda product, results: left.append(product) or results)
+    assert session.run(H100, minutes=5) == 1
+    assert second.product not in left
+    assert "found wrong" in chosen(second.product).reasons[0]
+    assert chosen(first.product).implementation == "mosaic"
+    assert "what was running when doctor was killed counts as wrong" in capsys.readouterr().out
+
+
+def right(known, one):
+    return known.checks.get(one.facts.code_path, {}).get(one.facts.epilogue)
+
+
+def test_a_kernel_runs_on_poisoned_memory_and_before_the_program_it_is_held_against(monkeypatch):
+    events = []
+    lax_program, poisoning = check.lax_program, check.poisoning
+
+    def noted(event, f):
+        return lambda *v: events.append(event) or f(*v)
+
+    (one,) = plan.checks(plan.rows(Wanted(LAYERS[:1], ())), H100)
+    lax = lax_program(RELU, H100)
+    ahead = check.Ahead(noted("kernel", lax), noted("poison", poisoning(64)), noted("draw", check.drawing(RELU)))
+    assert check.examine(one, ahead, noted("lax", lax), seed=1).held.right
+    assert events[:4] == ["draw", "poison", "kernel", "lax"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_done(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PALLAS_CONV_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(plan, "tiles", lambda products, target: pytest.fail("tiles were chosen"))
+    with pytest.raises(SystemExit, match=rf"{tmp_path}/file/records .*: set PALLAS_CONV_CACHE_DIR to a folder"):
+        session.run(H100, minutes=5)
+
+
+def test_a_folder_that_disappears_is_made_again_and_one_that_cannot_be_is_said(tmp_path):
+    with kept.keeping(H100) as keeper:
+        shutil.rmtree(tmp_path / "records")
+        keeper.save()
+        assert users_own() == keeper.known
+        shutil.rmtree(tmp_path / "records")
+        (tmp_path / "records").touch()
+        with pytest.raises(SystemExit, match="PALLAS_CONV_CACHE_DIR"):
+            keeper.save()
+
+
+def test_no_home_is_said(monkeypatch):
+    monkeypatch.setattr(record.env, "read", lambda name: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    with pytest.raises(SystemExit, match=r"no home directory.*set PALLAS_CONV_CACHE_DIR"):
+        session.run(H100, minutes=5)
+
+
+def test_two_doctors_do_not_keep_one_record():
+    with kept.keeping(H100), pytest.raises(SystemExit, match="another one is keeping the same record"):
+        session.run(H100, minutes=5)
+    assert session.run(H100, minutes=5) == 0
+
+
+def test_a_file_system_without_locks_will_do(monkeypatch):
+    monkeypatch.setattr(kept.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError("not implemented")))
+    assert session.run(H100, minutes=5) == 0
+
+
+def test_a_driver_that_does_not_answer_is_unknown(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(kept, "DRIVER_SECONDS", 0.1)
+    assert kept.driver_version() == "unknown"
 
 
 def test_times_by_the_clock_are_not_recorded(monkeypatch, capsys):
@@ -176,7 +273,7 @@ def test_times_by_the_clock_are_not_recorded(monkeypatch, capsys):
 
 
 def test_a_dead_gpu_ends_the_run(monkeypatch, capsys):
-    order = [c.product for c in plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed]
+    order = needed()
 
     def dies(product, results):
         raise RuntimeError("illegal address")
@@ -187,6 +284,21 @@ def test_a_dead_gpu_ends_the_run(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.count("FAILED") == 1 < len(order)
     assert "no longer answers (RuntimeError: context is destroyed)" in out
+    assert users_own().checks == {order[0].facts.code_path: {order[0].facts.epilogue: False}}
+    monkeypatch.setattr(session, "lost", lambda: None)
+    kernels(monkeypatch)
+    session.run(H100, minutes=5)
+    assert right(users_own(), order[1]) is True  # the next run goes on after it
+
+
+def test_a_gpu_that_is_lost_before_a_kernel_ran_says_nothing_about_it(monkeypatch):
+    def broken(product, target):
+        raise RuntimeError("autotuning failed")
+
+    monkeypatch.setattr(session, "lax_program", broken)
+    monkeypatch.setattr(session, "lost", lambda: RuntimeError("context is destroyed"))
+    assert session.run(H100, minutes=5) == 1
+    assert not list(record.files(include_user=True))
 
 
 def test_no_more_is_compiled_ahead_than_is_soon_needed():

@@ -1,5 +1,6 @@
 """One product checked: its operands, and what is found in a wrong result."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,3 +72,16 @@ def test_a_nan_agrees_with_nothing(operands):
 
 def test_a_device_that_is_there_answers():
     assert check.lost() is None
+
+
+def test_poison_is_no_number_whatever_reads_it():
+    poison = check._nan(10)
+    assert poison.nbytes == 12
+    for dtype in ("float32", "float16", "bfloat16"):
+        assert np.isnan(np.asarray(poison).view(jnp.dtype(dtype))).all()
+
+
+def test_poison_is_let_go_of():
+    before = len(jax.live_arrays())
+    check.poisoning(64, 64, 128)()
+    assert len(jax.live_arrays()) <= before
