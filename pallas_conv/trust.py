@@ -106,8 +106,8 @@ def _together(target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Pr
     checks: Checks = {}
     for _, r in here:
         for path, by_epilogue in r.checks.items():
-            known = checks.setdefault(path, {})
-            known |= {epilogue: right and known.get(epilogue, True) for epilogue, right in by_epilogue.items()}
+            before = checks.setdefault(path, {})
+            before |= {epilogue: right and before.get(epilogue, True) for epilogue, right in by_epilogue.items()}
     # Of times that are as near and as sure the user's own come first: the last file.
     timed = [Timed(timing, _margin(r, target), name) for name, r in reversed(here) for timing in r.timings]
     return Proofs(checks, tuple(timed), str(target.device_kind))
