@@ -15,8 +15,8 @@ are those of `bench.runner`. The others:
            source; gain (today's time by the fastest's); timed: config and us of each
 
 Kept is the fastest, but today's choice unless the fastest gains 3%: times of one program differ by one or two from one
-compilation or device to the next, and what is tuned no longer follows the model as that gets better. So a row of kind
-"tuned" says for `python -m bench.record` how fast the kernel is that `auto` will take.
+compilation or device to the next, and what is tuned no longer follows the model as that gets better. `python -m bench.record`
+files the time of today's choice, the one that `auto` takes until the table of tiles says otherwise.
 
     python -m bench.tune --tiles bench/results/h100/tune-*.jsonl
 

@@ -11,6 +11,7 @@ import pytest
 from bench import aot, gpu_networks, runner
 from bench.models.common import Scale, supervised
 from bench.runner import log
+from pallas_conv.kernels.evidence import Facts
 
 pc_convert = gpu_networks.pc.convert
 
@@ -103,26 +104,52 @@ def test_a_program_that_fails_costs_its_own_row(monkeypatch, tmp_path):
 
 
 def test_after_a_hang_other_networks_go_without_kernels(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_networks, "lost", lambda context: True)
+    monkeypatch.setattr(gpu_networks, "lost", lambda context: {"mosaic"})
     status, rows = rows_of(monkeypatch, tmp_path)
     assert status == 0
-    assert rows["mosaic"]["status"] == "skipped: kernels hung or crashed in another network"
+    assert rows["mosaic"]["status"] == "skipped: kernels hung or crashed before"
     assert rows["stock"]["ms"] > 0
 
 
 @pytest.mark.parametrize(
-    ("status", "impl", "found"), [("hung", "mosaic", True), ("ok", "mosaic", False), ("hung", "auto", False)]
+    ("row", "found"),
+    [
+        ({"status": "hung", "impl": "mosaic"}, {"mosaic"}),
+        ({"status": "ok", "impl": "mosaic"}, set()),
+        ({"status": "hung", "impl": "auto"}, set()),
+        ({"status": "crashed", "impl": "auto", "kernel": True}, {"auto", "mosaic"}),
+    ],
 )
-def test_what_counts_as_a_hang(status, impl, found):
-    context = types.SimpleNamespace(
-        log=types.SimpleNamespace(rows=[{"status": status, "impl": impl}, {"status": "ok"}])
+def test_what_counts_as_a_hang(row, found):
+    context = types.SimpleNamespace(log=types.SimpleNamespace(rows=[row, {"status": "ok"}]))
+    assert gpu_networks.lost(context) == found
+
+
+def test_a_network_that_hangs_names_all_its_kernels(monkeypatch):
+    model = eqx.filter_eval_shape(gpu_networks.build, TINY)
+    batch = jax.eval_shape(lambda: TINY.batch(jax.random.key(0), *TINY.published))
+    sources = gpu_networks.steps_of(TINY, model)
+    about = gpu_networks.of_kernels(sources["mosaic"].plans("h100", *batch))
+    assert {Facts.from_json(it).code_path for it in about["several_facts"]} == set(about["code_paths"]) != set()
+    assert about["kernel"]
+    assert gpu_networks.of_kernels(sources["stock"].plans("h100", *batch)) == {}
+    said = []
+    found = types.SimpleNamespace(
+        context=types.SimpleNamespace(alive=lambda **it: said.append(it)), kernels={"mosaic": about}
     )
-    assert gpu_networks.lost(context) is found
+    gpu_networks.Comparison.say(found, "mosaic")
+    assert said == [{"impl": "mosaic", **about}]
 
 
-def test_a_network_that_is_not_known_is_named():
-    with pytest.raises(SystemExit, match="knows resnet50, unet, unet3d; got vgg"):
-        gpu_networks.steps(types.SimpleNamespace(networks="unet,vgg"))
+def test_what_is_not_ours_is_measured_if_kernels_are_lost():
+    (step,) = gpu_networks.steps(types.SimpleNamespace(networks="unet"))
+    assert step.again
+
+
+def test_a_network_that_is_not_known_is_named_before_a_worker_starts(capsys):
+    with pytest.raises(SystemExit):
+        runner.parse(gpu_networks.SCRIPT, ["--networks=unet,vgg"])
+    assert "known are resnet50, unet, unet3d; unknown is vgg" in capsys.readouterr().err
 
 
 def test_half_precision_keeps_float32_weights():

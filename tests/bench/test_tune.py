@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from bench import record, runner
+from bench import products, record, runner
 from bench.cases import suite
 from bench.correctness import SMALL
 from bench.runner import Built, Skipped, log
@@ -14,7 +14,7 @@ from bench.tune import __main__ as command
 from bench.tune import differing, measure, tiles
 from bench.tune.differing import FEATURES, MOST, candidates, differences
 from bench.tune.measure import GAIN, Device, Wanted
-from pallas_conv.kernels import choice, digest, tuned
+from pallas_conv.kernels import choice, digest, evidence, tuned
 from pallas_conv.kernels.config import H100_SMS, Config, Problem, illegal
 from pallas_conv.target import resolve
 from pallas_conv.verify import timing
@@ -138,8 +138,9 @@ def test_the_fastest_is_kept_if_todays_choice_is_wrong():
     assert "gain" not in row
 
 
-def times_of(rows, monkeypatch, tmp_path):
+def times_of(rows, monkeypatch, said=None):
     """What the last step of a product makes of earlier rows: the programs it times, and its row."""
+    said = [] if said is None else said
     steps, timed = measure.steps(Wanted("c2", PRODUCT), H100), []
 
     def measured(programs, operands, rounds):
@@ -149,25 +150,47 @@ def times_of(rows, monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "measure", measured)
     monkeypatch.setattr(timing, "copies", lambda nbytes: 1)
     context = types.SimpleNamespace(
-        dry=False, seed=1, alive=lambda **_: None, log=types.SimpleNamespace(rows=rows),
-        compiled=lambda program: Built(lambda *_: (), 0.0, {"code_path": program.name}),
+        dry=False, seed=1, alive=lambda **about: said.append(about), log=types.SimpleNamespace(rows=rows),
+        compiled=lambda program: Built(lambda *_: (), 0.0, program.make().about if program.kernel else {}),
     )  # fmt: skip
     return timed, list(steps[-1].work(context))
 
 
-def test_only_what_was_found_right_is_timed(monkeypatch, tmp_path):
+def test_only_what_was_found_right_is_timed(monkeypatch):
     configs = [it.config.to_json() for it in candidates(PRODUCT, H100_SMS, KIND)]
     said = [("c2", "ok", 0), ("c2", "wrong", 1), ("c2", "ok", 3), ("another", "ok", 2), ("c2", "hung", 4)]
     rows = [{"kind": "tune", "name": n, "status": s, "rank": r, "config": configs[r]} for n, s, r in said]
-    timed, (row,) = times_of([*rows, {"kind": "tune", "name": "c2", "status": "skipped: x"}], monkeypatch, tmp_path)
+    said = []
+    timed, (row,) = times_of([*rows, {"kind": "tune", "name": "c2", "status": "skipped: x"}], monkeypatch, said)
+    facts = [evidence.facts(PRODUCT, right(rank)[rank]).to_json() for rank in (0, 3)]
+    assert said == [{"kernel": True, **products.several(facts)}]  # all of them, should one hang
+    assert said[0]["several_facts"]
     assert set(timed) >= {"stock", "0", "3"}
     assert not {"1", "2", "4"} & set(timed)
     assert row["config"] == configs[0]
 
 
-def test_where_nothing_was_right_nothing_is_timed(monkeypatch, tmp_path):
+def test_where_nothing_was_right_nothing_is_timed(monkeypatch):
     with pytest.raises(Skipped, match="no candidate was found right"):
-        times_of([], monkeypatch, tmp_path)
+        times_of([], monkeypatch)
+
+
+def test_the_right_result_is_made_after_the_candidates(monkeypatch):
+    order = []
+    step = measure.steps(Wanted("c2", PRODUCT), H100)[0]
+
+    def held(*_):
+        raise Skipped("held")
+
+    monkeypatch.setattr(measure, "hold", held)
+    call = lambda program: lambda *_: order.append(program.name) or ()
+    context = types.SimpleNamespace(
+        seed=1, alive=lambda **_: None, launch=lambda program, *_: call(program)(),
+        compiled=lambda program: Built(call(program), 0.0, {}),
+    )  # fmt: skip
+    with pytest.raises(Skipped, match="held"):
+        list(step.work(context))
+    assert [name for name in order if "poison" not in name] == ["c2 operands", "c2 candidate 0", "c2 xla"]
 
 
 # ------------------------------------------------------------ tiles, records, of made-up rows
@@ -249,11 +272,11 @@ def test_the_command_writes_the_table_and_leaves_what_it_knows_nothing_of(tmp_pa
     assert "no product was timed by CUPTI" in capsys.readouterr().err
 
 
-def test_a_record_says_how_fast_the_kept_one_is():
+def test_a_record_says_how_fast_todays_choice_is():
     rows = made_up(stock=0.12, best=0.11, _0=0.10, _1=0.09)
     found = record.derived({"rows": rows})
     (timed,) = found.timings
-    assert (timed.kernel_us, timed.lax_us, timed.lax) == pytest.approx((90, 110, "nhwc"))
+    assert (timed.kernel_us, timed.lax_us, timed.lax) == pytest.approx((100, 110, "nhwc"))
     assert found.checks
 
 
@@ -276,6 +299,14 @@ def test_what_earlier_rows_have_timed_is_not_tuned_again(tmp_path):
     file.write_text(json.dumps(DEVICE | {"code": "other"}) + "\n")
     with pytest.raises(ValueError, match="rows of other kernels"):
         command._done(str(file))
+    with pytest.raises(ValueError, match="there is no missing"):
+        command._done("missing")
+
+
+def test_rows_that_cannot_be_resumed_are_refused_before_a_worker_starts(capsys):
+    with pytest.raises(SystemExit):
+        runner.parse(command.SCRIPT, ["--resume=missing"])
+    assert "argument --resume: 'missing' does not do: there is no missing" in capsys.readouterr().err
 
 
 def test_the_summary_names_gains_first():
