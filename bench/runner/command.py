@@ -84,7 +84,7 @@ def checked(check: Callable[[str], object]) -> Callable[[str], str]:
         try:
             check(value)
         except (ValueError, OSError, re.error) as error:
-            raise argparse.ArgumentTypeError(f"{value!r} does not do: {error}") from error
+            raise argparse.ArgumentTypeError(f"{value!r} cannot be used: {error}") from error
         return value
 
     return text

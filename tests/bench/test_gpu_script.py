@@ -203,7 +203,7 @@ def test_what_is_beside_a_kernel_is_measured_if_that_is_lost(monkeypatch):
 def test_what_is_no_regular_expression_is_refused_before_a_worker_starts(word, capsys):
     with pytest.raises(SystemExit):
         runner.parse(gpu.SCRIPT, [f"{word}=[a"])
-    assert f"argument {word}: '[a' does not do" in capsys.readouterr().err
+    assert f"argument {word}: '[a' cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.aot

@@ -306,7 +306,7 @@ def test_what_earlier_rows_have_timed_is_not_tuned_again(tmp_path):
 def test_rows_that_cannot_be_resumed_are_refused_before_a_worker_starts(capsys):
     with pytest.raises(SystemExit):
         runner.parse(command.SCRIPT, ["--resume=missing"])
-    assert "argument --resume: 'missing' does not do: there is no missing" in capsys.readouterr().err
+    assert "argument --resume: 'missing' cannot be used: there is no missing" in capsys.readouterr().err
 
 
 def test_the_summary_names_gains_first():
