@@ -304,7 +304,23 @@ def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
         return "a halo needs the same number of taps in every phase, and two that are whole strides apart"
     if box[1 + halo_dim] * cfg.consumers + d.in_sheet(d.count[0] - 1)[1] > 256:
         return "a TMA box is at most 256 long"
+    registers = _registers_of_halo(problem, d, cfg)
+    if d.count[0] > 8 and registers > registers_limit(cfg):
+        return f"{registers=} of a halo of {d.count[0]} taps must be at most {registers_limit(cfg)}"
     return None
+
+
+def _registers_of_halo(problem: Problem, d: geometry.Dim, cfg: Config) -> int:
+    """Of a thread, with any epilogue: what ptxas was found to need at most, since it computes addresses of taps ahead."""
+    accumulators, taps = cfg.pixels * cfg.bn // 128, d.count[0]
+    if d.in_stride > 1:
+        return 2 * (accumulators + taps) + 14 + 12 * problem.residual
+    return accumulators + cfg.pixels // 8 + 60 + taps * (2 + cfg.resident * cfg.pixels // 64)
+
+
+def registers_limit(cfg: Config) -> int:
+    """Of a thread: two warpgroups of consumers and the producer share an SM's, as do two blocks of one consumer each."""
+    return 168 if cfg.blocks == 1 else 128
 
 
 def pixels_as_read(problem: Problem) -> int:

@@ -43,7 +43,7 @@ LAYERS = {  # of kinds that the suite below does not have
 FEW_TILES = {
     "silu_yz": p("fprop", 8, (1024, 512), (8, 8), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z")),
     "volume": p("fprop", 1, (512, 256), (8, 8, 8), 3, 1, 1, bias=True, activation="gelu"),
-    "input_gradient_s2": p("dgrad", 4, (512, 1024), (14, 14), 3, 2, 1),
+    "input_gradient_s2": p("dgrad", 4, (512, 2048), (14, 14), 3, 2, 1),
     "grouped_models": p("fprop", 2, (512, 256), (8, 8), 3, 1, 1, groups=2, bias=True, models=2),
     "tf32": p("fprop", 2, (512, 250), (64,), 5, 1, 2, dtype="float32", bias=True, activation="relu"),
 }

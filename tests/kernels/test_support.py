@@ -122,6 +122,16 @@ def test_copies_of_parts():
         ({"halo": True, "box": (2, 8, 4)}, "one image"),
         ({"halo": True, "problem": {"stride": 3}}, "whole strides apart"),
         ({"halo": True, "problem": {"input_dilation": 2}}, "same number of taps"),
+        (
+            {
+                "halo": True,
+                "resident": True,
+                "bn": 32,
+                "bk": 16,
+                "problem": {"channels": (16, 32), "size": (70, 70), "kernel": (41, 1)},
+            },
+            "registers",
+        ),
         ({"consumers": 3}, "consumers"),
         ({"resident": True, "problem": {"channels": (64, 80)}}, "output channels"),
         ({"resident": True, "problem": {"groups": 2}}, "one group"),
