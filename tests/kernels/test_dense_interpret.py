@@ -6,8 +6,10 @@ loaded is counted on the way, and held against the plan and against the definiti
 
 import collections
 import dataclasses
+import functools
 import math
 import random
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -62,10 +64,14 @@ def prove(case: Case) -> None:
 def count(monkeypatch, dropped_axes) -> collections.Counter:
     """Multiply-adds and loaded bytes, of every trip of every loop, from the operands that kernels hand to Mosaic."""
     count: collections.Counter = collections.Counter()
-    multiply, copy = mosaic.wgmma, mosaic.copy_gmem_to_smem
+    multiply, copy, one_at_a_time = mosaic.wgmma, mosaic.copy_gmem_to_smem, threading.Lock()
+
+    def now(name, amount):
+        with one_at_a_time:  # the interpreter calls from several threads
+            count[name] += amount
 
     def add(name, amount):
-        jax.debug.callback(lambda: count.update({name: amount}))
+        jax.debug.callback(functools.partial(now, name, amount))
 
     def counting_wgmma(acc, a, b):
         (rows, depth), columns = a.shape, b.shape[1]
