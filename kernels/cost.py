@@ -11,10 +11,11 @@ from .chips import Chip, chips
 from .config import H100_SMS, Config, Problem
 from .work import Work, count
 
-# Fitted to the simulation: how far things that could go on at the same time do. A pair (part, share) adds that part of
-# the shorter one to the longer, as far as it is beyond that share of it.
+# How far things that could go on at the same time do: fitted to a simulation, CLASH to measured times (see
+# bench/results/h200). A pair (part, share) adds that part of the shorter one to the longer, as far as it is beyond that
+# share of it.
 DRIFT = 0.6  # part of an epilogue that one consumer stores while another multiplies, with slots to spare
-CLASH = 0.08, 0.7  # (part, share) of a tile's products and loads
+CLASH = 0.8, 0.6  # (part, share) of a tile's products and loads if they take turns in two slots; less in more of them
 BUNCHED = 0.5, 0.6  # (part, share) of a tile and its traffic, which comes in one go where it is touched first
 TURNS = 0.15  # part of the shorter of products and epilogue that is added if two blocks take turns
 CACHED_PASS = 0.6  # part of the time of a pass of XLA whose bytes L2 holds
@@ -108,7 +109,9 @@ def _one_block(cfg: Config, steps: float, loads: float, pace: "_Pace") -> float:
     apart = min(1.0, (cfg.stages - 2) / max(steps, 1.0)) * DRIFT if cfg.consumers == 2 else 0.0
     exposed = pace.epilogue * (1 - apart)
     ahead = min(exposed, min(cfg.stages, steps) * pace.slot)
-    return exposed + _overlapped(steps * pace.multiply, max(0.0, loads - ahead), *CLASH)
+    part, share = CLASH
+    part /= (cfg.stages - 1) ** 2
+    return exposed + _overlapped(steps * pace.multiply, max(0.0, loads - ahead), part, share)
 
 
 def _two_blocks(steps: float, loads: float, pace: "_Pace") -> float:
