@@ -6,12 +6,15 @@ bench.renew), are made here, from the source that ran.
 
 What counts, of rows by bench.gpu, bench.tune and whatever else runs kernels (see bench.gpu for their form):
 
-    device         the GPU, JAX and the source that ran: alike in all files
+    device         the GPU, JAX and the kernels that ran: alike in all files. The choice of tiles may differ: the record is of
+                   that of the last file
     facts          a row of a kernel that has them is a check: the status "ok" is right; "wrong", "hung" and "crashed" are
                    wrong, and stay so; any other proves nothing
     several_facts  of a program of several kernels: all of them are wrong if it hung or crashed
-    lax, lax_us    beside "kernel_us", both by CUPTI: a timing. Where several tiles were timed, it is of the one that was
-                   chosen then ("today_us"). Of several timings of a product the least favourable one counts.
+    lax, lax_us    beside "kernel_us", both by CUPTI: a timing. Of a run with the record's choice it is of the tile that was
+                   chosen then ("today_us", where several were timed). Tuning under an earlier choice counts, too, with the
+                   tile that was kept, for products that were not timed since. Of several timings of a product the least
+                   favourable one counts.
 
 Refused are rows of a dry run, of several devices or sources, and of a source that is not the present one. There is one
 record a device: a new one takes the place of the old.
@@ -40,7 +43,7 @@ from . import instructions
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RIGHT, WRONG = ("ok",), ("wrong", "hung", "crashed")
-DEVICE = ("device_kind", "compute_capability", "driver", "jax", "code", "choice")
+DEVICE = ("device_kind", "compute_capability", "driver", "jax", "code")
 
 Row = dict[str, Any]
 
@@ -69,18 +72,34 @@ def derived(files: dict[str, list[Row]]) -> Record:
             found = found.with_check(facts, row["status"] in RIGHT)
     for facts in _lost_together(files):
         found = found.with_check(facts, right=False)
-    for timing in sorted(_timings(files), key=lambda t: t.ratio, reverse=True):
+    for timing in sorted(_timings(files, device["choice"]), key=lambda t: t.ratio, reverse=True):
         found = found.with_timing(timing)
     if not found.checks:
         raise ValueError(f"no kernel was checked in {', '.join(files)}")
     return Record.from_json(found.to_json())  # which raises, too
 
 
-def _timings(files: dict[str, list[Row]]) -> Iterator[Timing]:
+def _timings(files: dict[str, list[Row]], choice: str) -> Iterator[Timing]:
+    """Of products that were timed under this choice of tiles; of others what tuning kept under an earlier one."""
+    current = {name: rows for name, rows in files.items() if _chosen_by(rows) == choice}
+    earlier = {name: rows for name, rows in files.items() if name not in current}
+    timed = set()
+    for row, facts in _timed(current):
+        timed.add(Product.from_json(row["product"]))
+        yield Timing(facts.family, facts.size, row.get("today_us", row["kernel_us"]), row["lax_us"], row["lax"])
+    for row, facts in _timed(earlier):
+        if "timed" in row and Product.from_json(row["product"]) not in timed:
+            yield Timing(facts.family, facts.size, row["kernel_us"], row["lax_us"], row["lax"])
+
+
+def _chosen_by(rows: list[Row]) -> str:
+    return next(str(row["choice"]) for row in rows if row["kind"] == "device")
+
+
+def _timed(files: dict[str, list[Row]]) -> Iterator[tuple[Row, Facts]]:
     for row, facts in _of_kernels(files):
         if row["status"] in RIGHT and row.get("source") == "cupti" and row.get("lax_us"):
-            kernel_us = row.get("today_us", row["kernel_us"])
-            yield Timing(facts.family, facts.size, kernel_us, row["lax_us"], row["lax"])
+            yield row, facts
 
 
 def _lost_together(files: dict[str, list[Row]]) -> Iterator[Facts]:
@@ -102,7 +121,7 @@ def kernels(files: dict[str, list[Row]]) -> list[tuple[Product, Config, int]]:
 
 
 def _device(files: dict[str, list[Row]]) -> tuple[Row, str]:
-    """What all device rows say alike, and the date of the last run."""
+    """The device row of the last file, all of whose fields but the choice are alike in all, and the date of the last run."""
     rows = [(name, row) for name, rows in files.items() for row in rows if row["kind"] == "device"]
     if missing := files.keys() - {name for name, _ in rows}:
         raise ValueError(f"{', '.join(sorted(missing))}: no row says on which device the run was")
@@ -115,7 +134,7 @@ def _device(files: dict[str, list[Row]]) -> tuple[Row, str]:
                 raise ValueError(
                     f"{field} is {row[field]!r} in {name} and {device[field]!r} in {first}: record them apart"
                 )
-    return device, max(row["date"] for _, row in rows)
+    return rows[-1][1], max(row["date"] for _, row in rows)
 
 
 def _of_kernels(files: dict[str, list[Row]]) -> Iterator[tuple[Row, Facts]]:

@@ -14,6 +14,7 @@ from pallas_conv.wanted import wanted
 from .. import correctness, runner, tune
 from ..runner import Row, Step, log, summary
 from . import measure, tiles
+from .differing import MOST
 from .measure import Device, Wanted
 
 ALONE = "--tiles"
@@ -21,15 +22,15 @@ DRY = "small_(3x3|1d_causal)$"
 
 
 def steps(options: argparse.Namespace) -> list[Step]:
-    device = _device(options.dry_run)
+    device = _device(options.dry_run, options.most)
     done = _done(options.resume)
     chosen = [it for it in _wanted(options, device) if it.product not in done]
     return [step for it in chosen for step in measure.steps(it, device)]
 
 
-def _device(dry: bool) -> Device:
+def _device(dry: bool, most: int) -> Device:
     target = resolve(None)
-    return Device(target, runner.num_sms(dry), None if dry else target.device_kind, dry)
+    return Device(target, runner.num_sms(dry), None if dry else target.device_kind, dry, min(most, 2) if dry else most)
 
 
 def _wanted(options: argparse.Namespace, device: Device) -> list[Wanted]:
@@ -68,6 +69,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the suite's, or the networks', too (%(default)s)",
     )
     add("--cases", type=runner.checked(re.compile), default="", help="regular expression: products by name (all)")
+    add(
+        "--most",
+        type=int,
+        default=MOST,
+        choices=range(1, MOST + 1),
+        help="configurations of a product to time; 1: today's choice alone, which is all that a record needs (%(default)s)",
+    )
     add(
         "--resume",
         type=runner.checked(_done),

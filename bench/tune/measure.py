@@ -42,10 +42,7 @@ class Device(NamedTuple):
     num_sms: int
     kind: str | None
     dry: bool
-
-    @property
-    def candidates(self) -> int:
-        return 2 if self.dry else MOST
+    candidates: int = MOST
 
 
 def ordered(wanted: Iterable[Wanted], device: Device) -> list[Wanted]:
