@@ -97,16 +97,16 @@ def reference_at(product: Product, at: np.ndarray, *operands) -> np.ndarray:
     low, dilation = np.array(spec.padding)[:, 0], np.array(spec.kernel_dilation)
     to_grid, from_grid = (spec.strides, spec.input_dilation) if forward else (spec.input_dilation, spec.strides)
     size = spec.in_spatial if forward else spec.out_spatial
-    out = np.zeros((len(at), product.out_channels if forward else product.in_channels))
+    channels = (product.in_channels, product.out_channels)[:: 1 if forward else -1]  # that are read, that are written
+    out = np.zeros((len(at), channels[1]))
     for tap in np.ndindex(spec.kernel_spatial):
         offset = tap * dilation - low
         read, rest = np.divmod(position * to_grid + (offset if forward else -offset), from_grid)
         reads = ((rest == 0) & (read >= 0) & (read < size)).all(1)
-        pixels = source[image[reads], :, *read[reads].T].astype(np.float64).reshape(reads.sum(), g, -1)
+        pixels = source[image[reads], :, *read[reads].T].astype(np.float64).reshape(-1, g, channels[0] // g)
         weight = w[(..., *tap)].astype(np.float64).reshape(g, product.out_channels // g, -1)
-        out[reads] += np.einsum("pgc,goc->pgo" if forward else "pgo,goc->pgc", pixels, weight, optimize=True).reshape(
-            reads.sum(), -1
-        )
+        summed = np.einsum("pgc,goc->pgo" if forward else "pgo,goc->pgc", pixels, weight, optimize=True)
+        out[reads] += summed.reshape(-1, channels[1])
     out += added[0].astype(np.float64) if product.bias else 0
     out += added[-1][image, :, *position.T].astype(np.float64) if product.residual else 0
     return out if product.outputs == ("z",) else ACTIVATIONS[product.activation](out)

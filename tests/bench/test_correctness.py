@@ -77,6 +77,16 @@ def test_float64_at_some_pixels_is_that_of_all(name, direction):
     assert (at[-1] == np.delete(baseline.shape, 1) - 1).all()
 
 
+def test_float64_at_a_pixel_that_a_tap_does_not_reach_is_that_of_the_others():
+    """Each of the taps reads nothing for all pixels but one."""
+    product, operands, baseline = posed("small_no_bias", "d")
+    whole = reference(product, *operands)
+    for at in (np.zeros((1, baseline.ndim - 1), int), np.array([np.delete(baseline.shape, 1) - 1])):
+        np.testing.assert_allclose(
+            reference_at(product, at, *operands), whole[at[:, 0], :, *at[:, 1:].T], rtol=1e-12, atol=1e-12
+        )
+
+
 def test_float64_at_some_pixels_adds_bias_and_residual_before_the_activation():
     rng = np.random.default_rng(0)
     product = dataclasses.replace(CASES["small_dilated"].products()["f"], residual=True)

@@ -74,6 +74,20 @@ def test_the_least_favourable_time_of_a_product_counts(order):
     assert tuned.kernel_us == 12.0  # of the tile that was the choice then
 
 
+def test_what_tuning_kept_under_an_earlier_choice_counts_where_nothing_was_timed_since():
+    earlier = [DEVICE | {"choice": "0" * 12}, timed(timed=[], kernel_us=5.0, today_us=12.0), check(config=HALO)]
+    files = {"tune.jsonl": earlier, "gpu.jsonl": [DEVICE, check()]}
+    found = bench_record.derived(files)
+    assert found.choice == digest.choice()
+    assert len(found.checks) == 2
+    assert [t.kernel_us for t in found.timings] == [5.0]
+    files["gpu.jsonl"].append(timed(kernel_us=14.0))
+    assert [t.kernel_us for t in bench_record.derived(files).timings] == [14.0]
+    files["tune.jsonl"][1].pop("timed")  # a time of the choice that was, which is not today's
+    files["gpu.jsonl"].pop()
+    assert bench_record.derived(files).timings == ()
+
+
 def test_a_driver_without_a_name_makes_a_record_all_the_same():
     assert derived(check(), device=DEVICE | {"driver": None}).driver == "unknown"
 

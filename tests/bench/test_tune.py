@@ -61,7 +61,8 @@ def test_a_tuned_choice_is_tried_beside_the_models(monkeypatch):
 
 def test_slots_and_staging_buffers_are_traded():
     stem = SUITE["resnet50_stem/f"]
-    today = choice.choose(stem, H100_SMS)
+    kept = {"unfold": True, "resident": True, "consumers": 1, "blocks": 2}
+    today = Config((1, 16, 8), 64, 32, halo=True, stages=4, **kept)
     depths = list(differing._depths(Problem.of(stem), today))
     assert depths
     assert all(differences(today, cfg) == ("depth",) for cfg in depths)
