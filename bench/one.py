@@ -26,6 +26,7 @@ those of the suite, and the small ones of bench.correctness, which --dry-run int
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def launch(run: Callable[..., Any], operands: tuple[Any, ...]) -> Any:
 
 def main(words: list[str] | None = None) -> int:
     args = _parse(words)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.dry_run:
         jax.config.update("jax_platforms", "cpu")
     elif jax.default_backend() != "gpu":

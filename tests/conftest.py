@@ -10,3 +10,17 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["PALLAS_CONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="pallas_conv_tests_")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(request, monkeypatch, tmp_path_factory):
+    """The rules about records are tested where there are none: what ships changes with every hardware run.
+
+    A test marked `shipped` sees what ships.
+    """
+    from pallas_conv import record
+
+    if "shipped" not in request.keywords:
+        monkeypatch.setattr(record, "SHIPPED", tmp_path_factory.getbasetemp() / "no_records")

@@ -115,7 +115,7 @@ def _groups(products: list[Timed]) -> list[str]:
 
 
 def _roofline(products: list[Timed], said: Label) -> Any:
-    """Useful rates over intensity, of kernels and of stock, below the peaks of the run that timed the most products."""
+    """Useful rates over intensity, of kernels and of stock, below the peaks that libraries reached."""
     measured = [p for p in products if p.part]
     placed = [p for p in measured if p.ours] or measured  # where there is no kernel, programs of XLA's
     if not placed:
@@ -130,7 +130,7 @@ def _roofline(products: list[Timed], said: Label) -> Any:
         axis.set_major_formatter(lambda x, _: f"{x:g}")
         axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
     axes.tick_params(which="both", labelsize=8)
-    peaks = _peaks(placed)
+    peaks = placed[0].peaks
     _roofs(axes, placed, peaks)
     for p in placed:
         _point(axes, p)
@@ -139,15 +139,10 @@ def _roofline(products: list[Timed], said: Label) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(f"useful operations / byte of least traffic (slope: a copy's {peaks['copy'] / 1e9:.0f} GB/s)")
     axes.set_ylabel("useful TFLOP/s")
-    figure.suptitle("Speed below the peaks that libraries reached in the same run", fontsize=13)
+    figure.suptitle("Speed below the peaks that libraries reached", fontsize=13)
     axes.set_title(said.measured, fontsize=10)
     axes.legend(handles=_points(placed), fontsize=8, loc="lower right")
     return figure
-
-
-def _peaks(placed: list[Timed]) -> dict[str, float]:
-    runs = [p.run for p in placed]
-    return max(runs, key=lambda run: (sum(other is run for other in runs), run.name)).peaks
 
 
 def _roofs(axes: Any, placed: list[Timed], peaks: dict[str, float]) -> None:

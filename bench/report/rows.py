@@ -69,14 +69,14 @@ class Timed:
     """What was measured of a product, "<case>/<f|d|w|fb>".
 
     by     rows with times: "stock", "best" where the best lax program is another, "ours"; from one session of one run
-    run    that one
+    peaks  of the device, see `peaks`
     torch  the last row of PyTorch's, from a run by itself
     bad    how our kernel failed last, if that was not before these rows
     """
 
     name: str
     by: dict[str, Row]
-    run: Run
+    peaks: dict[str, float]
     torch: Row | None = None
     bad: str | None = None
 
@@ -125,8 +125,8 @@ class Timed:
 
     @property
     def part(self) -> float | None:
-        """Of what the peaks of the same run allow at best; None without them."""
-        gemm, copy = self.run.peaks.get(GEMMS[self.case.dtype]), self.run.peaks.get("copy")
+        """Of what the peaks allow at best; None without them."""
+        gemm, copy = self.peaks.get(GEMMS[self.case.dtype]), self.peaks.get("copy")
         if not gemm or not copy:
             return None
         return max(1e12 * self.shown["tflops"] / gemm, 1e9 * self.shown["gbps"] / copy)
@@ -160,8 +160,17 @@ def _began(name: str) -> str:
     return found[0] if found else ""
 
 
+def peaks(runs: list[Run]) -> dict[str, float]:
+    """The best that libraries reached in any run, bytes or operations a second."""
+    found: dict[str, float] = {}
+    for run in runs:
+        found |= {name: max(rate, found.get(name, 0.0)) for name, rate in run.peaks.items()}
+    return found
+
+
 def timed(runs: list[Run]) -> list[Timed]:
     """Every product that has a time, by name."""
+    best = peaks(runs)
     found: dict[str, Timed] = {}
     torch: dict[str, Row] = {}
     bad: dict[str, str] = {}
@@ -171,11 +180,11 @@ def timed(runs: list[Run]) -> list[Timed]:
         torch |= {name: row for name, row in by_torch.items() if "ms" in row}
         beside = [row for row in rows if row.get("impl") != "torch"]
         for name, by in _times(beside).items():
-            found[name] = Timed(name, by, run)
+            found[name] = Timed(name, by, best)
             if "ours" in by:
                 bad.pop(name, None)
         bad |= {row["name"]: row["status"] for row in beside if row["status"] in BAD}
-        found = {name: Timed(name, {}, run) for name in torch} | found  # where PyTorch's is the only one
+        found = {name: Timed(name, {}, best) for name in torch} | found  # where PyTorch's is the only one
     return [
         dataclasses.replace(product, torch=torch.get(name), bad=bad.get(name))
         for name, product in sorted(found.items())

@@ -10,7 +10,7 @@ from pallas_conv.kernels.config import H100_SMS
 
 from ..chart import COLOURS, group, number
 from ..micro import constants
-from .rows import BAD, Row, Run, Timed
+from .rows import BAD, Row, Run, Timed, cases
 
 DRY_RUN = "DRY RUN, NOT A GPU"
 STATUSES = ("ok", *BAD, "skipped", "unsupported")
@@ -68,12 +68,13 @@ def readme(runs: list[Run], products: list[Timed], plots: Sequence[str]) -> str:
         *_section("Checks", said.caption(CHECKED), _checks(runs)),
         *_section(
             "Peaks",
-            said.caption("What libraries reach; parts of the floor are of those of the same run."),
+            said.caption("What libraries reach; parts of the floor are of the best of these."),
             _peaks(runs),
         ),
         *_section("Spread", said.caption(SPREAD), _spread(runs)),
         *_section("In short", said.caption(MEANS), means(products)),
         *_families(said, products),
+        *_section("Products of networks", said.caption(OF_NETWORKS), of_networks(runs)),
         *_section("Tuning", said.caption(TUNING), _tuning(runs)),
         *_section("Training steps of networks", said.beside("compiled", NETWORKS), _networks(runs)),
         *_section("Constants of the cost model", said.beside("modelled", CONSTANTS), _constants(runs)),
@@ -183,13 +184,14 @@ def _spread(runs: list[Run]) -> str:
 
 MEANS = (
     "Geometric means over the products that a kernel serves, of the time of stock equinox, the best program without kernels, "
-    "and PyTorch by the kernel's: above 1x the kernel is faster. PyTorch ran in a process of its own."
+    "and PyTorch by the kernel's: above 1x the kernel is faster. Layers are channels first, and the "
+    "changes of layout around a kernel, or around cuDNN's, are part of its time. PyTorch ran in a process of its own."
 )
 STEPS = "whole steps of layers"
 PRODUCTS = (
     "f: forward, d: input gradient, w: weight gradient, fb: the layer's whole step. ms of kernels on the device; best lax "
     "where it is not stock's program. Rates are of useful multiply-adds and least traffic, of the kernel, else of the best; "
-    "the part of the floor is of what the run's peaks allow. ~: by the clock, where CUPTI saw nothing."
+    "the part of the floor is of what the peaks allow. ~: by the clock, where CUPTI saw nothing."
 )
 
 
@@ -262,6 +264,30 @@ def _ms(row: Row | None) -> str:
 
 def _times(ratio: float | None) -> str:
     return "-" if ratio is None else number(ratio)
+
+
+OF_NETWORKS = (
+    "The forward products and input gradients of eight networks at published sizes, each under the first network that has it: "
+    "the time of stock equinox and of the best program without kernels by the kernel's, layout changes around it included."
+)
+
+
+def of_networks(runs: list[Run]) -> str:
+    """A line a network: geometric means, and how many kernels are faster than the best lax program."""
+    rows = {row["name"]: row for run in runs for row in run.of("tuned") if row["status"] == "ok"}
+    by_network: dict[str, list[Row]] = {}
+    for name, row in sorted(rows.items()):
+        if (network := name.partition("/")[0]) not in cases():
+            by_network.setdefault(network, []).append(row)
+    lines = [_of_network(name, found) for name, found in by_network.items()]
+    return table(("network", "products", "x stock", "x best lax", "faster than it", "by 5%"), lines) if lines else ""
+
+
+def _of_network(name: str, rows: list[Row]) -> list[str]:
+    ratios = {rival: [row[rival] / row["kernel_us"] for row in rows] for rival in ("stock_us", "lax_us")}
+    means = (number(statistics.geometric_mean(found)) for found in ratios.values())
+    faster = (str(sum(ratio > least for ratio in ratios["lax_us"])) for least in (1.0, 1.05))
+    return [name, str(len(rows)), *means, *faster]
 
 
 TUNING = (
@@ -352,14 +378,14 @@ def _constants(runs: list[Run]) -> str:
 def short(runs: list[Run], products: list[Timed], where: str) -> str:
     """The table for a page that says more; `where` is the path of the folder of the report from there."""
     said, last = label(runs), runs[-1].device
-    with_kernels = (
-        f"driver {last.get('driver')}, JAX {last['jax']}, CUDA {cuda(last)}, commit {(last.get('commit') or '?')[:10]}"
-    )
+    with_kernels = f"driver {last.get('driver')}, JAX {last['jax']}, CUDA {cuda(last)}, kernels {last['code']}"
     parts = [
         said.caption(f"{last['date']}; {with_kernels}. {MEANS} Every row: [{where}]({where}/README.md)."),
         means(products),
         f"![{said.measured}]({where}/speed-{said.suffix}.png)",
     ]
+    if products_of := of_networks(runs):
+        parts += [said.caption(OF_NETWORKS), products_of]
     if steps := _steps(runs):
         parts += [said.caption("Milliseconds of a training step, bfloat16, by the clock."), steps]
     return "\n\n".join(filter(None, parts))

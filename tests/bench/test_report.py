@@ -186,11 +186,29 @@ def test_what_tuning_timed_counts_too(tmp_path):
     assert product.shown["tflops"] == pytest.approx(product.case.flops("d") / 450e-6 / 1e12)
 
 
-def test_parts_of_the_floor_are_of_the_peaks_of_the_same_run(tmp_path):
-    paths = written(tmp_path, {"gpu-20261203-000000.jsonl": [device(), *TIMES[:3]], **FILES})
-    found = {p.name: p.part for p in rows.timed(rows.read(map(tmp_path.joinpath, paths)))}
-    assert found["unet_mid/f"] is None
-    assert found["unet_mid/d"] == pytest.approx(500 / 3000)
+def test_parts_of_the_floor_are_of_the_best_peaks_of_any_run(tmp_path):
+    """Tuning measures none."""
+
+    def part(*others):
+        files = {f"tune-2026120{i + 2}-000000.jsonl": [device(), *found] for i, found in enumerate(others)}
+        read = rows.read(map(tmp_path.joinpath, written(tmp_path, FILES | files)))
+        return next(p.part for p in rows.timed(read) if p.name == "unet_mid/f")
+
+    assert part() == part(TIMES[:3]) == pytest.approx(2000 / 3000)
+    assert (
+        part(TIMES[:3], [peak("copy", gbps=4000.0)]) == part([peak("copy", gbps=4000.0)]) == pytest.approx(2000 / 4000)
+    )
+    assert part([peak("copy", gbps=2000.0)]) == part()
+
+
+def test_products_of_networks_have_a_line_a_network(tmp_path):
+    us = {"stock_us": 900.0, "lax_us": 600.0, "kernel_us": 450.0}
+    row = {"kind": "tuned", "name": "dcgan/d 3x64x64-128 k4x4", "status": "ok", "source": "cupti", **us}
+    slower = row | {"name": "dcgan/f 3x64x64-128 k4x4", "kernel_us": 600.0}
+    late = row | {"name": "dcgan/f 9x64x64-128 k4x4", "status": "skipped: out of time"}
+    paths = written(tmp_path, {"tune-20261202-000000.jsonl": [device(), row, slower, late], **FILES})
+    assert report.main(paths) == 0
+    assert cells(page(tmp_path), "dcgan", "Products of networks")[1:] == ["2", "1.73x", "1.15x", "1", "1"]
 
 
 # ---------------------------------------------------------------- what is no GPU's

@@ -139,7 +139,7 @@ def shipped():
 
 @takes_a_minute
 def test_five_minutes_cover_what_is_wanted(shipped):
-    """Estimated, since nothing was timed on a GPU: at least 95% of both in at most 400 s."""
+    """Estimated: at least 95% of both in at most 400 s, where nothing is known yet."""
     rows, checks = shipped
     *lines, last = text.planned(rows, checks, H100, minutes=5)
     words = last.replace(",", "").split()

@@ -153,9 +153,24 @@ def test_worst_regrets():
     assert choice.worst_regrets(times) == [2.0, 2.0, 1.5]
 
 
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Takes the place of the shipped constants: the nominal chip, the plausible ones, and these measured devices."""
+
+    def put(*measured):
+        chips.write(chips.load(chips.CHIPS)._replace(measured=measured), tmp_path / "chips.json")
+        monkeypatch.setattr(chips, "CHIPS", tmp_path / "chips.json")
+        chips.chips.cache_clear()
+
+    yield put
+    monkeypatch.undo()
+    chips.chips.cache_clear()
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_choice_is_of_least_worst_regret(name):
+def test_the_choice_is_of_least_worst_regret(name, table):
     """Over all candidates, whose price on all chips the choice itself looks up for the likely ones alone."""
+    table()
     found = [work.count(problem(name), cfg) for cfg in choice.candidates(problem(name))]
     fewest = min(map(cost.executed, found))
     found = [one for one in found if cost.executed(one) <= 1.5 * fewest]
@@ -164,25 +179,10 @@ def test_the_choice_is_of_least_worst_regret(name):
     assert dict(zip([one.cfg for one in found], regrets, strict=True))[chosen] <= choice.CLOSE * min(regrets)
 
 
-@pytest.fixture
-def measured(tmp_path, monkeypatch):
-    """Adds a measured device to the shipped constants."""
-
-    def add(**changes):
-        known = chips.load(chips.CHIPS)
-        entry = chips.Measured(**{"device_kind": "NVIDIA H100 PCIe", "num_sms": 114, "evidence": "run.jsonl"} | changes)
-        chips.write(known._replace(measured=(*known.measured, entry)), tmp_path / "chips.json")
-        monkeypatch.setattr(chips, "CHIPS", tmp_path / "chips.json")
-        chips.chips.cache_clear()
-
-    yield add
-    monkeypatch.undo()
-    chips.chips.cache_clear()
-
-
-def test_a_measured_device_replaces_all_guesses(measured):
+def test_a_measured_device_replaces_all_guesses(table):
+    table()
     guesses = chips.chips(132)
-    measured(constants={"l2_clk": 24, "l2_merge": 0})
+    table(chips.Measured("NVIDIA H100 PCIe", 114, {"l2_clk": 24, "l2_merge": 0}, "run.jsonl"))
     (found,) = chips.chips(None, "NVIDIA H100 PCIe")
     assert found == dataclasses.replace(NOMINAL, l2_clk=24, l2_merge=0)
     assert chips.chips(114, "another kind of as many SMs") == (found,)

@@ -1,0 +1,108 @@
+"""Register arithmetic where NumPy's operators are not PTX's: on arrays of a warp's 32 lanes, each of its PTX type.
+
+Titles are those of "Instruction Set" in the PTX ISA. Names here are what the compiled expressions call.
+"""
+
+import numpy as np
+
+LANES = np.arange(32, dtype=np.uint32)
+UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+SIGNED = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
+FLOATING = {16: np.float16, 32: np.float32, 64: np.float64}
+SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+def bits_of(a: np.ndarray) -> int:
+    return 8 * a.dtype.itemsize
+
+
+def high_half(a, b):
+    """Integer Arithmetic Instructions: mul.hi."""
+    bits = bits_of(a)
+    if bits == 64:
+        return np.array([(int(x) * int(y)) >> 64 for x, y in zip(a, b, strict=True)]).astype(a.dtype)
+    wide = (SIGNED if a.dtype.kind == "i" else UNSIGNED)[64]
+    return ((a.astype(wide) * b.astype(wide)) >> wide(bits)).astype(a.dtype)
+
+
+def divide(a, b):
+    """Integer Arithmetic Instructions: div, towards zero. Of a division by zero the ISA says nothing; GPUs give all ones."""
+    quotients = [
+        -1 if y == 0 else abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
+        for x, y in zip(a.tolist(), b.tolist(), strict=True)
+    ]
+    return np.array([q & ((1 << bits_of(a)) - 1) for q in quotients], UNSIGNED[bits_of(a)]).view(a.dtype)
+
+
+def remainder(a, b):
+    """Integer Arithmetic Instructions: rem, of the sign of the dividend."""
+    return a - divide(a, b) * b
+
+
+def shift_left(a, n):
+    """Logic and Shift Instructions: shl; amounts beyond the register's width count as its width."""
+    bits = bits_of(a)
+    return np.where(n < bits, a << np.minimum(n, bits - 1).astype(a.dtype), a.dtype.type(0))
+
+
+def shift_right(a, n):
+    """Logic and Shift Instructions: shr, which fills with the sign of signed types; amounts as those of shl."""
+    bits = bits_of(a)
+    shifted = a >> np.minimum(n, bits - 1).astype(a.dtype)
+    return shifted if a.dtype.kind == "i" else np.where(n < bits, shifted, a.dtype.type(0))
+
+
+def extract(a, position, length):
+    """Integer Arithmetic Instructions: bfe, whose position and length are eight bits each."""
+    bits, unsigned = bits_of(a), UNSIGNED[bits_of(a)]
+    raw, position, length = a.view(unsigned), position & np.uint32(255), length & np.uint32(255)
+    there = np.minimum(length, bits - np.minimum(position, bits)).astype(np.uint32)  # bits of the field that a has
+    ones = np.full(32, (1 << bits) - 1, unsigned)
+    above = shift_left(ones, there)
+    field = shift_right(raw, position) & ~above
+    if a.dtype.kind != "i":
+        return field
+    last = np.minimum(position.astype(np.int64) + length - 1, bits - 1).clip(0).astype(np.uint32)
+    negative = (length > 0) & (shift_right(raw, last) & unsigned(1)).astype(bool)
+    return np.where(negative, field | above, field)
+
+
+def fused(a, b, c):
+    """Floating Point Instructions: fma.rn. The product is exact in float64; the sum is rounded there, then to float32."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def fused_down(a, b, c):
+    """Floating Point Instructions: fma.rm, towards minus infinity."""
+    exact = a.astype(np.float64) * b + c
+    nearest = exact.astype(np.float32)
+    return np.where(nearest.astype(np.float64) > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def flush(a):
+    """The modifier .ftz: subnormal numbers count as zeros of their sign."""
+    return np.where(np.abs(a) < SMALLEST_NORMAL, np.copysign(np.float32(0), a), a)
+
+
+def bf16_bits(a):
+    """Data Movement and Conversion Instructions: cvt.rn.bf16.f32, to nearest even; a NaN becomes 0x7fff."""
+    raw = a.view(np.uint32).astype(np.uint64)
+    rounded = ((raw + 0x7FFF + ((raw >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)).astype(np.uint32)
+    return np.where(np.isnan(a), np.uint32(0x7FFF), rounded)
+
+
+def f16_bits(a):
+    """Data Movement and Conversion Instructions: cvt.rn.f16.f32."""
+    return a.astype(np.float16).view(np.uint16).astype(np.uint32)
+
+
+def saturate(a):
+    """Data Movement and Conversion Instructions: cvt.sat, to [0, 1]; a NaN becomes 0."""
+    return np.where(np.isnan(a), np.float32(0), np.clip(a, np.float32(0), np.float32(1)))
+
+
+def to_integer(a, dtype, rounded):
+    """Data Movement and Conversion Instructions: cvt to integers, which clamps; a NaN becomes 0 in up to 32 bits."""
+    limits = np.iinfo(dtype)
+    a = rounded(a.astype(np.float64))
+    return np.where(np.isnan(a), 0, np.clip(a, limits.min, limits.max)).astype(dtype)

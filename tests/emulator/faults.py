@@ -1,0 +1,21 @@
+"""What the emulator says of a kernel that is wrong, and of one that it does not understand."""
+
+
+class Fault(Exception):
+    """The kernel does what the PTX ISA or the CUDA driver leaves undefined or forbids, or it never ends.
+
+    what   in words
+    where  the instruction, the warp that executes it, and the line of the Python kernel it comes from
+    """
+
+    def __init__(self, what: str, where: str = ""):
+        super().__init__(f"{where}: {what}" if where else what)
+        self.what, self.where = what, where
+
+    def at(self, where: str) -> "Fault":
+        """The same, of this instruction, unless it is already known which one it is of."""
+        return self if self.where else Fault(self.what, where)
+
+
+class Unsupported(NotImplementedError):
+    """An instruction, or a form of one, that the emulator does not know: nothing is skipped."""
