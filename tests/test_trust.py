@@ -13,6 +13,7 @@ from pallas_conv import plan, record, trust
 from pallas_conv.kernels import choice, digest, evidence
 from pallas_conv.record import Record, Source, Timing
 from pallas_conv.target import from_device_kind, resolve
+from pallas_conv.wanted import wanted
 from tests.kernels.cases import product
 
 H100 = resolve("h100")
@@ -252,3 +253,16 @@ def test_auto_compiles_the_kernel_once_it_is_trusted(cache):
     keep(FAST)
     assert f"pallas_conv_{name}" in aot.compile_for("h100", jax.vmap(lambda x: layer(x)), x).as_text()
     assert name not in aot.compile_for("a100", jax.vmap(lambda x: layer(x)), x).as_text()
+
+
+@pytest.mark.shipped
+def test_with_what_ships_auto_takes_kernels_on_hopper_and_nowhere_else(cache):
+    """More on the kind of GPU that was timed than on another, for which they must have been faster by more."""
+    suite = list(dict.fromkeys(layer.product for layer in wanted().suite))
+    taken = {
+        name: {p for p in suite if chosen(p, resolve(name)).implementation == "mosaic"}
+        for name in ("h200", "h100", "a100", "b200", "cpu")
+    }
+    assert len(taken["h200"]) > len(suite) / 2
+    assert set() < taken["h100"] < taken["h200"]
+    assert not taken["a100"] | taken["b200"] | taken["cpu"]
