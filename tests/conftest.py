@@ -11,7 +11,7 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["PALLAS_CONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="pallas_conv_tests_")
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from ..wanted import Use, Wanted
 # lower a kernel (10 of the suite; Python, so it holds up whatever else runs), 0.2 for what compares all pixels, 0.25 for 64
 # pixels in float64 (9 of the suite). Measured beside an H200: 0.85 for a lax program, autotuning by cuDNN included (the mean of
 # 89 of the suite). The 1.0 that XLA takes for a kernel and for what draws its operands is not in it: other cores do that
-# meanwhile. Guessed: 0.5 for two programs timed for 15 ms, 5 rounds, twice, and 2 GB a second to the host and through NumPy there.
+# meanwhile. Guessed: 0.5 for two programs timed for 15 ms, 5 rounds, twice, and 2 GB a second to the host and through NumPy.
 CHECK_SECONDS = 0.32 + 0.85 + (0.2 + 0.25) + 0.5
 BYTES_A_SECOND = 2e9
 START_SECONDS = 15.0  # guessed: JAX and CUDA, and tiles chosen in MOST_PROCESSES
