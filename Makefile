@@ -1,5 +1,5 @@
 # Everything a contributor runs. `make test` and `make demo` work from a fresh clone: they set up .venv themselves.
-.PHONY: setup lint test test-all demo bench networks gpu lock clean
+.PHONY: setup lint test test-all emulate demo bench networks gpu lock clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -24,7 +24,7 @@ lint: setup
 	$(PY) -m bench.renew --list
 
 # LLVM would take half of the time to optimise programs that run once; `make test-all` runs them optimised, too.
-test: lint ## lint, type-check, and run the tests (CPU only, about 12 minutes on two cores)
+test: lint ## lint, type-check, and run the tests (CPU only, about 20 minutes on two cores)
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended"
 
 test-all: test ## the long test matrices too, the GPU compile tests with CUDA 13, and the tests again with the newest JAX
@@ -33,6 +33,9 @@ test-all: test ## the long test matrices too, the GPU compile tests with CUDA 13
 	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot
 	bash .ci/setup .venv-newest --upgrade ".[cuda12,inox,test,bench,demo]"
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
+
+emulate: setup ## execute the compiled kernels (PTX) on this CPU, one case a rung of the ladder, and print what they did
+	$(PY) -m tests.emulator
 
 demo: setup ## train a U-Net on real photographs, stock equinox and this package side by side; writes out/denoise.png
 	$(PY) -m examples.denoise --out out/denoise.png

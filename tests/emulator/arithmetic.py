@@ -6,9 +6,9 @@ Titles are those of "Instruction Set" in the PTX ISA. Names here are what the co
 import numpy as np
 
 LANES = np.arange(32, dtype=np.uint32)
-UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-SIGNED = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
-FLOATING = {16: np.float16, 32: np.float32, 64: np.float64}
+UNSIGNED: dict[int, type] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+SIGNED: dict[int, type] = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
+FLOATING: dict[int, type] = {16: np.float16, 32: np.float32, 64: np.float64}
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
@@ -16,11 +16,18 @@ def bits_of(a: np.ndarray) -> int:
     return 8 * a.dtype.itemsize
 
 
+def _cut(exact: list[int], dtype: np.dtype) -> np.ndarray:
+    """The low bits of integers, as an integer type; NumPy by itself would make floating-point numbers of large ones."""
+    bits = 8 * dtype.itemsize
+    return np.array([value & ((1 << bits) - 1) for value in exact], UNSIGNED[bits]).view(dtype)
+
+
 def high_half(a, b):
     """Integer Arithmetic Instructions: mul.hi."""
     bits = bits_of(a)
     if bits == 64:
-        return np.array([(int(x) * int(y)) >> 64 for x, y in zip(a, b, strict=True)]).astype(a.dtype)
+        exact = [x * y >> 64 for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+        return _cut(exact, a.dtype)
     wide = (SIGNED if a.dtype.kind == "i" else UNSIGNED)[64]
     return ((a.astype(wide) * b.astype(wide)) >> wide(bits)).astype(a.dtype)
 
@@ -31,7 +38,7 @@ def divide(a, b):
         -1 if y == 0 else abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
         for x, y in zip(a.tolist(), b.tolist(), strict=True)
     ]
-    return np.array([q & ((1 << bits_of(a)) - 1) for q in quotients], UNSIGNED[bits_of(a)]).view(a.dtype)
+    return _cut(quotients, a.dtype)
 
 
 def remainder(a, b):
@@ -57,7 +64,7 @@ def extract(a, position, length):
     bits, unsigned = bits_of(a), UNSIGNED[bits_of(a)]
     raw, position, length = a.view(unsigned), position & np.uint32(255), length & np.uint32(255)
     there = np.minimum(length, bits - np.minimum(position, bits)).astype(np.uint32)  # bits of the field that a has
-    ones = np.full(32, (1 << bits) - 1, unsigned)
+    ones: np.ndarray = np.full(32, (1 << bits) - 1, unsigned)
     above = shift_left(ones, there)
     field = shift_right(raw, position) & ~above
     if a.dtype.kind != "i":

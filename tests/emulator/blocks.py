@@ -96,8 +96,8 @@ class Warpgroup:
 
     def __init__(self, block: Block):
         self.block = block
-        self.warps: list["Warp"] = []
-        self.issued: list["Multiplication"] = []
+        self.warps: list[Warp] = []
+        self.issued: list[Multiplication] = []
         self.completed = 0
 
 
@@ -113,7 +113,7 @@ class Warp:
     bulk         of each lane, its bulk groups, the last one open
     copies       groups of cp.async, the last one open
     in_flight    registers that a wgmma reads or writes: its wgmma group, and what it is to it
-    fenced       the registers, as they were at the last wgmma.fence
+    fenced       the registers, as they were at the last wgmma.fence; none before the first
     loaded       what ldmatrix put into registers, by the identity of their value: the value, and the chunks it was in
     posted       how many wgmma; `committed`: their number at each commit; `retired`: groups that were waited for
     """
@@ -141,7 +141,7 @@ class Warp:
         self.copies: list[list[Copy]] = [[]]
 
         self.in_flight: dict[int, tuple[int, str]] = {}
-        self.fenced: list | None = None
+        self.fenced: list = []
         self.loaded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.posted = 0
         self.committed: list[int] = []

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,11 +11,14 @@ import numpy as np
 from . import memory_map
 from .blocks import Block, ClusterBarrier, Mbarrier, Warp, Warpgroup
 from .clocks import NOBODY
-from .faults import Fault, Unsupported
+from .faults import Fault, Finding, Unsupported
 from .step import step
 
 if TYPE_CHECKING:
     from .machine import Machine
+
+
+LONG_VECTOR = re.compile(r"\{([^{},]+),(?:[^{},]+,){7,}([^{},]+)\}")  # accumulators, which say little
 
 
 class Place(NamedTuple):
@@ -25,7 +29,7 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         inst = self.warp.kernel.program.insts[self.pc]
-        return f"{self.warp.name} at {inst.line}, `{inst.text[:150]}`"
+        return f"{self.warp.name} at {inst.line}, `{LONG_VECTOR.sub(r'{\1, ..., \2}', inst.text)}`"
 
 
 class Cluster:
@@ -89,8 +93,8 @@ class Cluster:
                 current = self.timing.choose(ready)
             try:
                 step(self, current)
-            except Fault as fault:
-                raise fault.at(str(self.here(current))) from None
+            except Finding as found:
+                raise found.at(str(self.here(current))) from None
             self.now += 1
             if current.exited:
                 running.remove(current)
@@ -111,8 +115,8 @@ class Cluster:
         _, _, place, happens = heapq.heappop(self.events)
         try:
             happens()
-        except Fault as fault:
-            raise fault.at(str(place)) from None
+        except Finding as found:
+            raise found.at(str(place)) from None
 
     def block_of(self, warp: Warp, address: int) -> tuple[Block, int]:
         """The block whose shared memory an address of the cluster's is in, and the address there."""
@@ -143,9 +147,8 @@ class Cluster:
         for warp in running:
             together.setdefault((warp.block.index, warp.inst.line, warp.why), []).append(warp.index)
         lines = [f"  block {b} warps {warps} at {line}: {why}" for (b, line, why), warps in together.items()]
-        lines += [
-            f"  block {block.index} mbarrier {at:#x}: phase {m.phase}, {m.pending} of {m.count} arrivals and {m.tx_count} bytes missing"
-            for block in self.blocks
-            for at, m in sorted(block.mbarriers.items())
-        ]
+        for block in self.blocks:
+            for at, m in sorted(block.mbarriers.items()):
+                missing = f"{m.pending} of {m.count} arrivals and {m.tx_count} bytes missing"
+                lines.append(f"  block {block.index} mbarrier {at:#x}: phase {m.phase}, {missing}")
         return "\n".join(["deadlock:", *lines])

@@ -7,6 +7,7 @@ pattern here matches is unsupported, or has effects and is executed elsewhere.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .ptx import Imm, Inst, Operand, Reg, Special, Sym
 
 COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">"}
 COMPARISONS |= {"hs": ">="}
+TYPES: dict[str, dict[int, type]] = {"b": UNSIGNED, "u": UNSIGNED, "s": SIGNED, "f": FLOATING}
 LOGIC = {"and": "&", "or": "|", "xor": "^"}
 ROUNDINGS = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
 WHOLE_WARP = 0xFFFFFFFF  # as a membermask
@@ -30,7 +32,7 @@ class Expressions:
 
     def __init__(self, symbols: dict[str, int]):
         self.symbols = symbols
-        self.names: dict[str, object] = {"np": np, **vars(arithmetic)}
+        self.names: dict[str, Any] = {"np": np, **vars(arithmetic)}
 
     def statement(self, inst: Inst) -> str | None:
         """None if the instruction is none of these."""
@@ -49,9 +51,9 @@ class Expressions:
     def value(self, arg: Operand, kind: str) -> str:
         """An argument as an array of a PTX type: u32, s32, f32, b16, pred, ..."""
         if kind == "pred":
-            return self.constant(bool(arg.bits), bool) if isinstance(arg, Imm) else f"R[{arg.slot}]"
+            return self.constant(bool(arg.bits), bool) if isinstance(arg, Imm) else f"R[{_register(arg).slot}]"
         bits = int(kind[1:])
-        dtype = {"s": SIGNED, "f": FLOATING}.get(kind[0], UNSIGNED)[bits]
+        dtype = TYPES[kind[0]][bits]
         if isinstance(arg, Imm):
             return self.constant(np.array([arg.bits & ((1 << bits) - 1)], UNSIGNED[bits]).view(dtype)[0], dtype)
         if isinstance(arg, Sym):
@@ -61,12 +63,19 @@ class Expressions:
                 raise Unsupported(f"%{arg.name}")
             return f"S['{arg.name}']"
         # Operand Size Exceeding Instruction-Type Size: the low bits of a wider register are read.
-        text = f"R[{arg.slot}]" if arg.width == bits else f"R[{arg.slot}].astype(np.uint{bits})"
+        register = _register(arg)
+        text = f"R[{register.slot}]" if register.width == bits else f"R[{register.slot}].astype(np.uint{bits})"
         return text if dtype is UNSIGNED[bits] else f"{text}.view(np.{dtype.__name__})"
 
     def values(self, inst: Inst, *kinds: str) -> list[str]:
         """The arguments after the destination."""
         return [self.value(arg, kind) for arg, kind in zip(inst.args[1:], kinds, strict=True)]
+
+
+def _register(arg: Operand) -> Reg:
+    if not isinstance(arg, Reg):
+        raise Unsupported(f"{arg} where a register is expected")
+    return arg
 
 
 Meaning = Callable[[Expressions, Inst, re.Match], str | list[tuple[Reg, str]]]

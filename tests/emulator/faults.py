@@ -1,9 +1,10 @@
 """What the emulator says of a kernel that is wrong, and of one that it does not understand."""
 
+from typing import Self
 
-class Fault(Exception):
-    """The kernel does what the PTX ISA or the CUDA driver leaves undefined or forbids, or it never ends.
 
+class Finding(Exception):
+    """
     what   in words
     where  the instruction, the warp that executes it, and the line of the Python kernel it comes from
     """
@@ -12,10 +13,14 @@ class Fault(Exception):
         super().__init__(f"{where}: {what}" if where else what)
         self.what, self.where = what, where
 
-    def at(self, where: str) -> "Fault":
+    def at(self, where: str) -> Self:
         """The same, of this instruction, unless it is already known which one it is of."""
-        return self if self.where else Fault(self.what, where)
+        return self if self.where else type(self)(self.what, where)
 
 
-class Unsupported(NotImplementedError):
+class Fault(Finding):
+    """The kernel does what the PTX ISA or the CUDA driver leaves undefined or forbids, or it never ends."""
+
+
+class Unsupported(Finding, NotImplementedError):
     """An instruction, or a form of one, that the emulator does not know: nothing is skipped."""

@@ -59,7 +59,11 @@ class GlobalMemory:
 
     def store(self, addresses: np.ndarray, size: int, values: np.ndarray) -> None:
         buffer, offsets = self.locate(addresses, size)
-        memory, stored, at = _elements(self.buffers[buffer], size), _elements(self.stored[buffer], size), offsets // size
+        memory, stored, at = (
+            _elements(self.buffers[buffer], size),
+            _elements(self.stored[buffer], size),
+            offsets // size,
+        )
         memory[at[stored[at] == 0]] = values[stored[at] == 0]  # of several lanes at one place, one wins
         if (memory[at] != values).any():
             raise Fault("stores an element again, with another value")

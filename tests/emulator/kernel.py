@@ -1,12 +1,11 @@
 """A program prepared for execution: runs of register instructions become Python functions, the rest finds its function."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import memory_map
 from .expressions import Expressions
 from .instructions import EFFECTS
-from .opcodes import Opcodes
 from .ptx import Program
 
 
@@ -26,7 +25,7 @@ class Single(NamedTuple):
 
 
 class Kernel:
-    def __init__(self, program: Program, effects: Opcodes = EFFECTS):
+    def __init__(self, program: Program):
         self.program = program
         self.symbols = {name: memory_map.of_parameter(i) for name, i in program.params.items()}
         end = memory_map.STATIC_BASE
@@ -40,11 +39,14 @@ class Kernel:
         self._compile()
         self.effects: list[Callable | None] = []
         for inst, single, branch in zip(program.insts, self.singles, self.branches, strict=True):
-            found = None if single or branch else effects.find(inst.op)
+            found = None if single or branch else EFFECTS.find(inst.op)
             if not (single or branch or found):
                 raise inst.unsupported()
             self.effects.append(found[0] if found else None)
         self.read = self._registers_read()
+        self.multiplies_registers = any(  # A of a wgmma may be in registers, and in shared memory
+            inst.op.startswith("wgmma.mma_async") and isinstance(inst.args[1], tuple) for inst in program.insts
+        )
         self._passed_by_all_paths: list[int] = []
 
     def _compile(self) -> None:
@@ -56,7 +58,7 @@ class Kernel:
         for start, stop in spans:
             body = "\n ".join(s for s in statements[start:stop] if s is not None)
             source.append(f"def straight_{start}(R,S):\n {body}")
-        names = made.names
+        names: dict[str, Any] = made.names
         exec("\n".join(source), names)
         self.singles: list[Single | None] = [None] * len(insts)
         self.straights: list[Straight | None] = [None] * len(insts)

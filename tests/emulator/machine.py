@@ -6,11 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from . import memory_map
-from .capture import Launch
 from .cluster import Cluster
 from .faults import Fault, Unsupported
 from .global_memory import GlobalMemory
 from .kernel import Kernel
+from .launch import Launch
 from .timing import Timing
 
 

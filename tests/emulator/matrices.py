@@ -41,7 +41,9 @@ def chunks(d: Descriptor, rows: int, depth_bytes: int, transposed: bool, itemsiz
     if d.base_offset:
         raise Unsupported(f"a base offset of {d.base_offset} in a matrix descriptor")
     if span != NO_SWIZZLE and d.start % (8 * span) >= span:
-        raise Fault(f"a matrix descriptor starts at {d.start:#x}: its pattern of eight rows of {span} bytes is not aligned")
+        raise Fault(
+            f"a matrix descriptor starts at {d.start:#x}: its pattern of eight rows of {span} bytes is not aligned"
+        )
     if transposed:
         k = np.arange(depth_bytes // itemsize)[:, None]
         along = np.arange(0, rows * itemsize, 16)[None, :]

@@ -4,7 +4,9 @@ Shared memory: the own block's at its offset, that of the block of rank r of the
 Global memory: buffer n at (n + 1) << 40. Parameters, whose tensor maps are addressed generically: from 1 << 56.
 """
 
-STATIC_BASE = 1024  # the system keeps the first KiB of a block's shared memory (CUDA C++ Programming Guide, from 8.0 on)
+STATIC_BASE = (
+    1024  # the system keeps the first KiB of a block's shared memory (CUDA C++ Programming Guide, from 8.0 on)
+)
 MOST_SHARED_KIB = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90a": 227}  # that a block may have, static and dynamic
 
 SHARED_BITS = 24

@@ -73,7 +73,7 @@ class Inst:
         self.parts = tuple(self.op.split("."))
 
     def unsupported(self) -> Unsupported:
-        return Unsupported(f"{self.line}, `{self.text}`")
+        return Unsupported("not an instruction that the emulator knows", f"{self.line}, `{self.text}`")
 
     def slots(self, args: list | None = None) -> Iterator[int]:
         """The registers that these arguments are made of; of all arguments and the guard by default."""
@@ -109,7 +109,6 @@ class Program:
 
 WIDTHS = {"pred": 1} | {f"{kind}{bits}": bits for kind in "busf" for bits in (8, 16, 32, 64)}
 
-BLANK = re.compile(r"\s*")
 LABEL = re.compile(r"([$A-Za-z_][\w$]*)\s*:(?!:)")  # and not the `::` of a state space
 DIRECTIVE = re.compile(r"\.(loc|file|section)\b([^\n]*)")
 REGISTERS = re.compile(r"\.reg \.(\w+) (.*)")
@@ -119,16 +118,15 @@ ADDRESS = re.compile(r"([%\w$.]+?)\s*(?:\+\s*(-?\d+))?")
 
 
 def parse(text: str) -> Program:
-    head = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)", text, re.S)
-    if head is None or len(re.findall(r"\.entry\b", text)) != 1:
-        raise Unsupported("a module of more or less than one entry")
+    head, target = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)", text, re.S), re.search(r"\.target\s+(\w+)", text)
+    if head is None or target is None or len(re.findall(r"\.entry\b", text)) != 1:
+        raise Unsupported("a module without a target, or of more or less than one entry")
     params = {name: i for i, name in enumerate(re.findall(rf"\b({head[1]}_param_\d+)\b", head[2]))}
     body = re.sub(r"//[^\n]*", "", text[text.index("{", head.end()) + 1 :])
     parser = _Parser(dict(re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text)))
     parser.read(body[: body.find("\n}")])
     entries = {inst.target for inst in parser.insts if inst.target >= 0}
-    target = re.search(r"\.target\s+(\w+)", text)[1]
-    return Program(parser.insts, parser.widths, params, parser.shared, entries, target)
+    return Program(parser.insts, parser.widths, params, parser.shared, entries, target[1])
 
 
 class _Scope:
@@ -157,7 +155,7 @@ class _Parser:
 
     def read(self, body: str) -> None:
         at = 0
-        while (at := BLANK.match(body, at).end()) < len(body):
+        while (at := _past_blanks(body, at)) < len(body):
             if body[at] == "{":
                 self.scopes.append(_Scope())
                 at += 1
@@ -233,7 +231,10 @@ class _Parser:
             m = ADDRESS.fullmatch(where)
             if m is None:
                 raise Unsupported(text)
-            return Mem(self._operand(m[1]), int(m[2] or 0), self._operand(coords[0]) if coords else ())
+            base, at = self._operand(m[1]), self._operand(coords[0]) if coords else ()
+            if not isinstance(base, Reg | Sym) or not isinstance(at, tuple):
+                raise Unsupported(text)
+            return Mem(base, int(m[2] or 0), at)
         if "|" in text:
             return tuple(self._operand(part.strip()) for part in text.split("|"))
         if (register := self._register(text)) is not None:
@@ -245,6 +246,12 @@ class _Parser:
         if m := re.fullmatch(r"0[fFdD]([0-9a-fA-F]+)", text):  # a floating-point constant in hexadecimal
             return Imm(int(m[1], 16))
         return Special(text[1:]) if text[0] == "%" else Sym(text)
+
+
+def _past_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
 
 
 def _split(text: str) -> list[str]:

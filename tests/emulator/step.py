@@ -6,56 +6,64 @@ import numpy as np
 
 from .blocks import Active, Join, Warp
 from .faults import Fault
+from .kernel import Single
 
 if TYPE_CHECKING:
     from .cluster import Cluster
 
 
 def step(cluster: "Cluster", warp: Warp) -> None:
-    kernel, insts = warp.kernel, warp.kernel.program.insts
-    executed, visible = 0, False
-    while not visible:
-        while warp.joins and warp.pc == warp.joins[-1].pc:
-            _join(warp)
-        pc = warp.pc
-        if warp.active is None and (straight := kernel.straights[pc]) is not None:
-            _compute(warp, straight.function, pc, straight.stop)
-            executed += straight.stop - pc
-            warp.pc = straight.stop
-            continue
-        inst = insts[pc]
-        active = warp.active
-        if inst.pred is not None:
-            active = _guarded(warp)
-            if kernel.branches[pc]:
-                executed += 1
-                _branch(cluster, warp, active)
-                continue
-            if not active.any():
-                executed += 1
-                warp.pc = pc + 1
-                continue
-            active = None if active.all() else active
-        elif kernel.branches[pc]:
-            executed += 1
-            warp.pc = inst.target
-            continue
-        if kernel.singles[pc] is not None:
-            _single(warp, active)
-        else:
-            visible = True
-            if active is not None and ("sync" in inst.parts or "aligned" in inst.parts):
-                raise Fault("a part of a warp executes what all of its lanes must")
-            if warp.in_flight and "mma_async" not in inst.parts:
-                _check_in_flight(warp, pc, pc + 1)
-            why = kernel.effects[pc](cluster, warp, active, inst)
-            if why is not None:
-                warp.why, warp.blocked_at = why, cluster.changes
-                break
-            warp.blocked_at = -1
-        executed += 1
-        warp.pc = pc if warp.exited else pc + 1
-    cluster.counters["instructions"] += executed
+    executed = 0
+    while count := _silently(cluster, warp):
+        executed += count
+    cluster.counters["instructions"] += executed + _visibly(cluster, warp)
+
+
+def _silently(cluster: "Cluster", warp: Warp) -> int:
+    """Instructions that no other warp can see: so many were executed, none if the next one is seen."""
+    while warp.joins and warp.pc == warp.joins[-1].pc:
+        _join(warp)
+    kernel, pc = warp.kernel, warp.pc
+    if warp.active is None and (straight := kernel.straights[pc]) is not None:
+        _compute(warp, straight.function, pc, straight.stop)
+        warp.pc = straight.stop
+        return straight.stop - pc
+    inst = warp.inst
+    if kernel.branches[pc] and inst.pred is None:
+        warp.pc = inst.target
+        return 1
+    if kernel.branches[pc]:
+        _branch(cluster, warp, _guarded(warp))
+        return 1
+    active = warp.active if inst.pred is None else _guarded(warp)
+    if active is not None and not active.any():
+        warp.pc = pc + 1
+    elif (single := kernel.singles[pc]) is not None:
+        _single(warp, None if active is None or active.all() else active, single)
+        warp.pc = pc + 1
+    else:
+        return 0
+    return 1
+
+
+def _visibly(cluster: "Cluster", warp: Warp) -> int:
+    """One instruction with effects, unless it has to wait."""
+    inst, pc = warp.inst, warp.pc
+    active = warp.active if inst.pred is None else _guarded(warp)
+    active = None if active is None or active.all() else active
+    if active is not None and ("sync" in inst.parts or "aligned" in inst.parts):
+        raise Fault("a part of a warp executes what all of its lanes must")
+    if warp.in_flight and "mma_async" not in inst.parts:
+        _check_in_flight(warp, pc, pc + 1)
+    effect = warp.kernel.effects[pc]
+    assert effect is not None, inst.text  # `Kernel` has seen to it
+    if (why := effect(cluster, warp, active, inst)) is not None:
+        warp.why, warp.blocked_at = why, cluster.changes
+        return 0
+    warp.blocked_at = -1
+    if not warp.exited:
+        warp.pc = pc + 1
+    return 1
 
 
 def _guarded(warp: Warp) -> np.ndarray:
@@ -91,10 +99,10 @@ def _join(warp: Warp) -> None:
         warp.joins.pop()
 
 
-def _single(warp: Warp, active: Active) -> None:
+def _single(warp: Warp, active: Active, single: Single) -> None:
     """One register instruction; lanes that take no part keep what they have."""
     pc = warp.pc
-    function, targets = warp.kernel.singles[pc]
+    function, targets = single
     if active is not None and "sync" in warp.inst.parts:
         raise Fault("a part of a warp executes what all of its lanes must")
     before = [warp.registers[slot] for slot in targets]
@@ -124,4 +132,4 @@ def _check_in_flight(warp: Warp, start: int, stop: int) -> None:
     for pc in range(start, stop):
         if hit := warp.kernel.touched[pc] & warp.in_flight.keys():
             warp.pc = pc
-            raise Fault(f"touches {len(hit)} {warp.in_flight[min(hit)][1]} of a wgmma that was not waited for")
+            raise Fault(f"touches {warp.in_flight[min(hit)][1]} of a wgmma that was not waited for")

@@ -9,7 +9,14 @@ import numpy as np
 from .faults import Fault
 
 # By the numbers that Mosaic's mosaic_gpu_init_tma_desc gives them: CUtensorMapDataType, and the bytes of an element.
-ELEMENTS = {1: ("UINT8", 1), 2: ("UINT16", 2), 3: ("UINT32", 4), 5: ("FLOAT16", 2), 6: ("FLOAT32", 4), 7: ("BFLOAT16", 2)}
+ELEMENTS = {
+    1: ("UINT8", 1),
+    2: ("UINT16", 2),
+    3: ("UINT32", 4),
+    5: ("FLOAT16", 2),
+    6: ("FLOAT32", 4),
+    7: ("BFLOAT16", 2),
+}
 ELEMENTS |= {8: ("INT32", 4)}
 NO_SWIZZLE = 16
 SWIZZLE_MASKS = {NO_SWIZZLE: 0, 32: 1, 64: 3, 128: 7}  # which of the address bits from 7 on permute chunks of 16 bytes

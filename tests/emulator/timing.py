@@ -1,8 +1,8 @@
 """When things happen that the ISA leaves open: asynchronous operations are delayed, and warps take turns.
 
-    random  short, long and very long delays mixed, warps in random order
-    late    nothing asynchronous happens before every warp is blocked
-    early   at once, and warps one after the other
+random  short, long and very long delays mixed, warps in random order
+late    nothing asynchronous happens before every warp is blocked
+early   at once, and warps one after the other
 """
 
 import itertools

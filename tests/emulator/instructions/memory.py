@@ -35,7 +35,7 @@ def load(cluster, warp, active, inst):
     for i, target in enumerate(targets):
         narrow = fetch(i * size)
         extended = narrow.view(SIGNED[8 * size]) if kind == "s" else narrow
-        values = np.zeros(32, UNSIGNED[target.width])
+        values: np.ndarray = np.zeros(32, UNSIGNED[target.width])
         values[lanes(active)] = extended.astype(UNSIGNED[target.width])
         before = warp.registers[target.slot]
         warp.registers[target.slot] = values if active is None or before is None else np.where(active, values, before)

@@ -4,6 +4,7 @@ The four warps of a warpgroup issue a wgmma together; it reads its operands and 
 they have waited for it. Sums are float32 of NumPy's matmul.
 """
 
+import itertools
 import re
 
 import numpy as np
@@ -21,11 +22,12 @@ ACCUMULATORS, FRAGMENTS = "accumulators", "registers of A"  # what a register is
 @executes(r"mma\.sync\.aligned\.m16n8k(8|16)\.row\.col\.f32\.(bf16|f16|tf32)\.\2\.f32")
 def mma(cluster, warp, active, inst):
     kind, depth = inst.parts[7], int(inst.parts[3].partition("k")[2])
-    a, b, c = ([warp.values(register, 32) for register in group] for group in inst.args[1:4])
-    a, b = matrices.fragments_of_a(a, kind), matrices.fragments_of_b(b, kind)
+    registers_a, registers_b, registers_c = ([warp.values(r, 32) for r in group] for group in inst.args[1:4])
+    a, b = matrices.fragments_of_a(registers_a, kind), matrices.fragments_of_b(registers_b, kind)
     if not a.shape[1] == b.shape[0] == depth:
         raise inst.unsupported()
-    for register, value in zip(inst.args[0], matrices.to_registers(a @ b + matrices.to_matrix(c)), strict=True):
+    sums = matrices.to_registers(a @ b + matrices.to_matrix(registers_c))
+    for register, value in zip(inst.args[0], sums, strict=True):
         warp.registers[register.slot] = value
     cluster.counters["mma"] += 1
 
@@ -45,7 +47,7 @@ class Multiplication:
         self.issued_by, self.waiting = 0, len(group.warps)
         self.kind, self.registers = inst.parts[-1], list(inst.slots([inst.args[0]]))
 
-        rows, columns, depth = map(int, re.fullmatch(r"m(\d+)n(\d+)k(\d+)", inst.parts[4]).groups())
+        rows, columns, depth = map(int, re.findall(r"\d+", inst.parts[4]))  # as in m64n128k16
         a_in_shared = isinstance(inst.args[1], Reg)
         scale_a, scale_b, *transposed = (arg.bits for arg in inst.args[4:])  # imm-scale-a, imm-scale-b, imm-trans-a, -b
         self.sign = scale_a * scale_b
@@ -80,6 +82,8 @@ def mma_async(cluster, warp, active, inst):
     accumulate, group = warp.uniform(inst.args[3], None), warp.group
     if len(group.warps) != 4:
         raise Fault(f"wgmma by a warpgroup of {len(group.warps)} warps")
+    if accumulate and any(warp.registers[slot] is None for slot in accumulators):
+        raise Fault("adds to accumulators that nothing has written")
     if warp.posted == len(group.issued):
         group.issued.append(Multiplication(inst, group, descriptors, accumulate))
     op = group.issued[warp.posted]
@@ -92,8 +96,8 @@ def mma_async(cluster, warp, active, inst):
         op.fragments[warp.index] = [warp.registers[slot] for slot in fragments]
         _hand_over(warp, op)
     number = len(warp.committed)  # of the wgmma group that it will be in
-    warp.in_flight |= {slot: (number, ACCUMULATORS) for slot in accumulators}
-    warp.in_flight |= {slot: (number, FRAGMENTS) for slot in fragments}
+    warp.in_flight |= dict.fromkeys(accumulators, (number, ACCUMULATORS))
+    warp.in_flight |= dict.fromkeys(fragments, (number, FRAGMENTS))
     if op.issued_by == len(group.warps):
         _issue(cluster, warp, op)
 
@@ -101,7 +105,7 @@ def mma_async(cluster, warp, active, inst):
 def _check_registers(warp: Warp, inst: Inst, accumulators: list[int], fragments: list[int]) -> None:
     """wgmma.fence: needed before the first wgmma, and whenever registers were written; not between wgmma of one shape."""
     for slots, what in ((accumulators, ACCUMULATORS), (fragments, FRAGMENTS)):
-        if warp.fenced is None or any(warp.registers[slot] is not warp.fenced[slot] for slot in slots):
+        if not warp.fenced or any(warp.registers[slot] is not warp.fenced[slot] for slot in slots):
             raise Fault(f"{what} were written since the last wgmma.fence")
     is_in_flight_as = lambda slot, what: warp.in_flight.get(slot, (0, ""))[1] == what
     if any(is_in_flight_as(slot, ACCUMULATORS) for slot in inst.slots(inst.args[1:4])):
@@ -143,31 +147,32 @@ def _issue(cluster, warp: Warp, op: Multiplication) -> None:
 
 
 def _complete(group: Warpgroup, upto: int) -> None:
-    """All wgmma of a warpgroup up to this one, in order."""
-    registers, sums = None, None
-
-    def flush():
+    """All wgmma of a warpgroup up to this one, in order; those that follow each other on the same accumulators at once."""
+    done = group.issued[group.completed : upto]
+    for registers, ops in itertools.groupby(done, key=lambda op: op.registers):
+        sums = np.concatenate([_sums(warp, registers) for warp in group.warps])
+        for op in ops:
+            product = _product(group, op)
+            sums = product + sums if op.accumulate else product
         for i, warp in enumerate(group.warps):
             for slot, value in zip(registers, matrices.to_registers(sums[16 * i : 16 * i + 16]), strict=True):
                 warp.registers[slot] = warp.fenced[slot] = value
-
-    for op in group.issued[group.completed : upto]:
-        if op.registers != registers:
-            if registers is not None:
-                flush()
-            registers = op.registers
-            of_warps = ([warp.registers[slot] for slot in registers] for warp in group.warps)
-            sums = np.concatenate([matrices.to_matrix(values) for values in of_warps])
-        memory = group.block.shared.chunks
-        if op.a is None:
-            a = np.concatenate([matrices.fragments_of_a(op.fragments[warp.index], op.kind) for warp in group.warps])
-        else:
-            a = matrices.operand(memory, op.a, op.kind, op.a_transposed)
-        product = a @ matrices.operand(memory, op.b, op.kind, op.b_transposed).T * np.float32(op.sign)
-        sums = product + sums if op.accumulate else product
-    if registers is not None:
-        flush()
     group.completed = max(group.completed, upto)
+
+
+def _product(group: Warpgroup, op: Multiplication) -> np.ndarray:
+    memory = group.block.shared.chunks
+    if op.a is None:
+        a = np.concatenate([matrices.fragments_of_a(op.fragments[warp.index], op.kind) for warp in group.warps])
+    else:
+        a = matrices.operand(memory, op.a, op.kind, op.a_transposed)
+    return a @ matrices.operand(memory, op.b, op.kind, op.b_transposed).T * np.float32(op.sign)
+
+
+def _sums(warp: Warp, registers: list[int]) -> np.ndarray:
+    """The accumulators of a warp; what nothing has written is not read (`mma_async` sees to that)."""
+    values = (warp.registers[slot] for slot in registers)
+    return matrices.to_matrix([np.zeros(32, np.uint32) if value is None else value for value in values])
 
 
 @executes(r"wgmma\.commit_group\.sync\.aligned")

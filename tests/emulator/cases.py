@@ -1,0 +1,66 @@
+"""Products under explicit configurations, executed from their PTX: the cases of the ladder and of the chosen code paths."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from bench import paths
+from bench.configured import Case as Case
+from bench.ladder import CASES, LADDER
+from pallas_conv.kernels import config, work
+from pallas_conv.kernels.launch import launch
+from pallas_conv.verify.verdict import Verdict, judge
+from tests.kernels.cases import baseline
+
+from .emulate import Emulation, emulation
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Of each output, its verdict against float64."""
+
+    verdicts: list[Verdict]
+    ran: Emulation
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        return all(verdict.right for verdict in self.verdicts)
+
+    @property
+    def worst(self) -> Verdict:
+        return max(self.verdicts, key=lambda verdict: verdict.error / verdict.bound if verdict.finite else float("inf"))
+
+
+def run(
+    case: Case,
+    *,
+    damage: Callable[[str], str] | None = None,
+    timing: tuple[str, int] = ("random", 0),
+    key: object = None,
+) -> Outcome:
+    """The case's own operands, by the very launch that the kernels' callers use; `key`: see `emulation`."""
+    product, operands = case.product, case.operands()
+    start = time.perf_counter()
+    with emulation(key, damage=damage, timing=timing) as ran:
+        outs = launch(product, case.config, *operands, num_sms=case.num_sms)
+    seconds = time.perf_counter() - start
+    usual = baseline(product, *operands)
+    verdicts = [
+        judge(dataclasses.replace(product, outputs=(name,)), tuple(operands), got, base)
+        for name, got, base in zip(product.outputs, outs, usual, strict=True)
+    ]
+    return Outcome(verdicts, ran, seconds)
+
+
+def executed(case: Case) -> int:
+    """Multiply-adds: the measure of a case's size."""
+    return work.executed_macs(config.Problem.of(case.product), case.config)
+
+
+QUICK = {rung.feature: min(rung.cases, key=executed) for rung in LADDER}
+EVERY = (*CASES, *paths.cases())
+
+
+def named(name: str) -> Case:
+    return next(case for case in EVERY if case.name == name)

@@ -1,0 +1,106 @@
+"""Register instructions on random lanes, against the definitions of the PTX ISA in Python's unbounded integers."""
+
+import numpy as np
+import pytest
+
+from tests.emulator import ptx
+from tests.emulator.arithmetic import UNSIGNED
+from tests.emulator.expressions import Expressions
+
+EDGES = [0, 1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256]
+
+
+def executed(op: str, bits: tuple[int, ...], *arguments: list[int]) -> list[int]:
+    """op d, a, ...: registers of these widths, d first, on 32 lanes."""
+    declared = " ".join(f".reg .b{width} %v{i};" for i, width in enumerate(bits))
+    names = ", ".join(f"%v{i}" for i in range(len(bits)))
+    program = ptx.parse(f".target sm_90a\n.entry f()\n{{ {declared} {op} {names};\n}}")
+    (inst,) = program.insts
+    expressions = Expressions({})
+    statement = expressions.statement(inst)
+    assert statement is not None
+    registers: list = [None] * len(bits)
+    for i, (values, width) in enumerate(zip(arguments, bits[1:], strict=True)):
+        registers[inst.args[1 + i].slot] = np.array([v & ((1 << width) - 1) for v in values], UNSIGNED[width])
+    with np.errstate(all="ignore"):
+        exec(statement, expressions.names, {"R": registers, "S": {}})
+    return registers[inst.args[0].slot].tolist()
+
+
+def lanes(rng: np.random.Generator, bits: int) -> list[int]:
+    """Random integers, with the edges of the type among them."""
+    values = [int(v) for v in rng.integers(0, 1 << bits, 25, dtype=np.uint64 if bits == 64 else np.int64)]
+    return [0, 1, (1 << bits) - 1, 1 << (bits - 1), (1 << (bits - 1)) - 1, 2, 3, *values]
+
+
+def signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) & 1 else value
+
+
+def extracted(a: int, position: int, length: int, bits: int, is_signed: bool) -> int:
+    """The loop of the PTX ISA, "Integer Arithmetic Instructions: bfe"."""
+    position, length = position & 255, length & 255
+    bit = a >> min(position + length - 1, bits - 1) & 1 if is_signed and length else 0
+    each = (a >> position + i & 1 if i < length and position + i < bits else bit for i in range(bits))
+    return sum(b << i for i, b in enumerate(each))
+
+
+@pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
+def test_bfe(kind):
+    bits, rng = int(kind[1:]), np.random.default_rng(0)
+    for _ in range(20):
+        a = lanes(rng, bits)
+        position, length = rng.choice(EDGES, (2, 32)).tolist()
+        got = executed(f"bfe.{kind}", (bits, bits, 32, 32), a, position, length)
+        assert got == [extracted(x, p, n, bits, kind[0] == "s") for x, p, n in zip(a, position, length, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["u16", "s16", "u32", "s32", "u64", "s64"])
+def test_integers(kind):
+    bits, rng = int(kind[1:]), np.random.default_rng(1)
+    a, b = lanes(rng, bits), lanes(rng, bits)[::-1]
+    read = (lambda v: signed(v, bits)) if kind[0] == "s" else (lambda v: v)
+    pairs = [(read(x), read(y)) for x, y in zip(a, b, strict=True)]
+    cut = lambda values: [v & ((1 << bits) - 1) for v in values]
+    towards_zero = lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1) if y else -1
+    expected = {
+        f"add.{kind}": [x + y for x, y in pairs],
+        f"sub.{kind}": [x - y for x, y in pairs],
+        f"mul.lo.{kind}": [x * y for x, y in pairs],
+        f"mul.hi.{kind}": [x * y >> bits for x, y in pairs],
+        f"min.{kind}": [min(pair) for pair in pairs],
+        f"max.{kind}": [max(pair) for pair in pairs],
+        f"div.{kind}": [towards_zero(*pair) for pair in pairs],
+        f"rem.{kind}": [x - y * towards_zero(x, y) for x, y in pairs],
+    }
+    for op, want in expected.items():
+        assert executed(op, (bits,) * 3, a, b) == cut(want), op
+
+
+@pytest.mark.parametrize("kind", ["u16", "s16", "u32", "s32", "u64", "s64"])
+def test_shifts_beyond_the_width(kind):
+    bits, rng = int(kind[1:]), np.random.default_rng(2)
+    a, amounts = lanes(rng, bits), rng.choice(EDGES, 32).tolist()
+    left = [(x << n) & ((1 << bits) - 1) for x, n in zip(a, amounts, strict=True)]
+    assert executed(f"shl.b{bits}", (bits, bits, 32), a, amounts) == left
+    read = (lambda v: signed(v, bits)) if kind[0] == "s" else (lambda v: v)
+    right = [(read(x) >> n) & ((1 << bits) - 1) for x, n in zip(a, amounts, strict=True)]
+    assert executed(f"shr.{kind}", (bits, bits, 32), a, amounts) == right
+
+
+@pytest.mark.parametrize(
+    ("to", "source", "width"), [("s8", "s32", 16), ("s16", "s8", 16), ("u16", "u32", 32), ("s64", "s32", 64)]
+)
+def test_integers_are_cut_then_extended(to, source, width):
+    bits, rng = int(source[1:]), np.random.default_rng(3)
+    a = lanes(rng, bits)
+    cut = [(signed(x, bits) if source[0] == "s" else x) & ((1 << int(to[1:])) - 1) for x in a]
+    extended = [(signed(x, int(to[1:])) if to[0] == "s" else x) & ((1 << width) - 1) for x in cut]
+    assert executed(f"cvt.{to}.{source}", (width, max(16, bits)), a) == extended
+
+
+def test_nan_is_unordered():
+    """setp.ltu is true of a NaN, setp.lt and setp.ne are not."""
+    nan, one = 0x7FC00000, 0x3F800000
+    for how, want in {"lt": False, "ltu": True, "ne": False, "neu": True, "nan": True, "num": False}.items():
+        assert executed(f"setp.{how}.f32", (8, 32, 32), [nan] * 32, [one] * 32) == [want] * 32

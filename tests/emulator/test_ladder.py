@@ -1,0 +1,40 @@
+"""The cases that the interpreter is proven with, executed from their PTX, and judged by the same float64 reference."""
+
+import pytest
+
+from tests.emulator import cases
+from tests.emulator.timing import MODES
+from tests.kernels.test_dense_interpret import generated
+
+pytestmark = pytest.mark.aot
+
+QUICK = cases.QUICK.values()
+EXTENDED = [case for case in cases.EVERY if case not in QUICK]
+
+
+def prove(case: cases.Case, timing: tuple[str, int] = ("random", 0)) -> None:
+    outcome = cases.run(case, timing=timing, key=case)
+    assert outcome.right, outcome.worst
+    assert outcome.ran["wgmma"] > 0
+
+
+def test_every_rung_has_a_case():
+    assert list(cases.QUICK) == [rung.feature for rung in cases.LADDER]
+
+
+@pytest.mark.parametrize("case", [*QUICK, *(pytest.param(c, marks=pytest.mark.extended) for c in EXTENDED)], ids=str)
+def test_right_as_compiled(case):
+    prove(case)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "random"])
+@pytest.mark.parametrize("case", cases.CASES, ids=str)
+def test_right_whatever_the_timing(case, mode):
+    prove(case, (mode, 0))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", range(40))
+def test_generated(seed):
+    prove(generated(seed))

@@ -1,0 +1,124 @@
+"""Can the emulator fail? Kernels that are wrong in one place, in their PTX or in Python, and what it says of each."""
+
+import re
+
+import jax.numpy as jnp
+import pytest
+
+from pallas_conv.kernels import dense, mosaic, schedule
+from tests.emulator.cases import run
+from tests.emulator.damages import DAMAGES, PLAIN, WRONG, every, matches, said
+from tests.emulator.faults import Unsupported
+from tests.kernels.test_mutations import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, nothing, within
+
+pytestmark = pytest.mark.aot
+
+PLACE = re.compile(r"block \d+ warp \d+ at \w+\.py:\d+, `[^`]+`: ")
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+def test_what_is_said_of_damaged_ptx(damage):
+    heard = said(damage.case, damage.change, key=damage.case)
+    assert matches(damage.says, heard), heard
+    assert heard.startswith(WRONG) or PLACE.match(heard), heard
+
+
+UNDAMAGED = pytest.mark.parametrize("case", list(dict.fromkeys(damage.case for damage in DAMAGES)), ids=str)
+
+
+@UNDAMAGED
+def test_undamaged(case):
+    assert run(case, key=case).right
+
+
+@pytest.mark.extended
+@UNDAMAGED
+def test_nothing_is_said_of_an_undamaged_kernel_under_any_timing(case):
+    assert said(case, key=case) == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown"),
+    [
+        (r"add\.s32", "add.sat.s32"),
+        (r"cvt\.rn\.bf16x2\.f32", "cvt.rz.bf16x2.f32"),
+        (r"shfl\.sync\.idx\.b32", "shfl.sync.up.b32"),
+        (r"ld\.global\.", "ld.volatile.global."),
+        (r"mbarrier\.try_wait\.", "mbarrier.test_wait."),
+        (r"fence\.proxy\.async", "fence.proxy.alias"),
+        (r"\.f32\.bf16\.bf16", ".f32.e4m3.e4m3"),
+        (r"bulk\.tensor\.4d\.shared", "bulk.tensor.4d.im2col.shared"),
+    ],
+)
+def test_an_unknown_instruction_is_never_skipped(known, unknown):
+    with pytest.raises(Unsupported, match=rf"\w+\.py:\d+, `.*{re.escape(unknown)}"):
+        said(PLAIN, every(known, unknown), key=PLAIN)
+
+
+# Damaged in Python: the kernel of test_mutations, for which the interpreter has its own words.
+
+
+def test_a_slot_released_before_it_is_multiplied(monkeypatch):
+    """The interpreter does not race-check what wgmma reads: there this shows as wrong numbers only."""
+    multiply, arrive, wait = dense._Kernel._multiply, mosaic.barrier_arrive, mosaic.wgmma_wait
+    released: list = []
+
+    def release_the_slot_itself(barrier):  # which is not the one before; but at first all slots are handed over
+        if len(released) < MUTANT.config.stages:
+            arrive(barrier)
+        released.append(barrier)
+
+    def too_early(self, acc, shared, slot, *rest):
+        arrive(shared.empty.at[slot])
+        multiply(self, acc, shared, slot, *rest)
+
+    within(monkeypatch, dense._Kernel, "_consume", barrier_arrive=release_the_slot_itself, wgmma_wait=wait)
+    monkeypatch.setattr(dense._Kernel, "_multiply", too_early)
+    assert matches("a race: overwrites what a wgmma reads|still reads", heard := said(MUTANT)), heard
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "dropped", "case", "says"),
+    [
+        (dense._Kernel, "_consume", "barrier_wait", MUTANT, "nobody has written|a race: reads what TMA"),
+        (dense._Kernel, "_consume", "barrier_wait", KEEPING, "nobody has written|a race: reads what TMA"),
+        (dense._Kernel, "_consume", "wgmma_wait", MUTANT, "touches accumulators of a wgmma|still reads"),
+        (dense._Kernel, "_produce", "barrier_wait", MUTANT, "more arrivals in a phase|still reads"),
+        (dense._TileEpilogue, "store", "commit_smem", MUTANT, "without fence.proxy.async|a race: reads"),
+        (dense._TileEpilogue, "store", "wait_smem_to_gmem", MUTANT, "still reads"),
+        (
+            dense._TileEpilogue,
+            "store",
+            "barrier_wait",
+            ADDING,
+            "a race: reads what TMA|nobody has written|still writing",
+        ),
+        (dense._TileEpilogue, "prefetch_residual", "wait_smem_to_gmem", AHEAD, "still reads"),
+    ],
+)
+def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, case, says):
+    within(monkeypatch, part, method, **{dropped: nothing})
+    assert matches(says, heard := said(case)), heard
+
+
+def test_a_dropped_tap_is_wrong(monkeypatch):
+    spans = schedule.Schedule.tap_spans
+    shorter = lambda self, tile: [schedule.Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
+    monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
+    assert said(MUTANT).startswith(WRONG)
+
+
+def test_weights_in_another_order_are_wrong(monkeypatch):
+    monkeypatch.setattr(dense, "reordered", lambda w, axis, order: w)
+    assert said(FLIPPED).startswith(WRONG)
+
+
+def test_what_is_not_stored_is_wrong(monkeypatch):
+    """Memory of results is full of NaN: no output is right by accident."""
+    monkeypatch.setattr(mosaic, "copy_smem_to_gmem", nothing)
+    assert said(MUTANT).startswith(WRONG)
+
+
+def test_a_pattern_that_is_not_found_is_no_damage():
+    with pytest.raises(LookupError):
+        run(PLAIN, damage=every("no such text"), key=PLAIN)
