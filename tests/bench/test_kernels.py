@@ -34,9 +34,9 @@ def test_hardly_anything_is_multiplied_in_vain(name):
 
 # The ratio above counts taps over padding as useful. Where they are not counted, tiles that lie across a border count for more.
 ACROSS_BORDERS = {
-    "aspp_d12/f": 1.27, "aspp_d12/d": 1.27,  # taps 12 pixels apart on 33: a third of them over padding
+    "aspp_d12/f": 1.27,  # taps 12 pixels apart on 33: a third of them over padding
     "resnet50_c2_f32/f": 1.18, "resnet50_c2_f32/d": 1.18,  # 1.143 for 56 pixels in tiles of 64, times the border
-    "resnet50_c5/f": 1.16, "resnet50_c5/d": 1.16,  # 7 pixels a side
+    "resnet50_c5/f": 1.23, "resnet50_c5/d": 1.23,  # 7 pixels a side, 560 channels for 512: fastest on an H200 all the same
 }  # fmt: skip
 
 
@@ -50,12 +50,11 @@ def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
     assert name not in ACROSS_BORDERS or ratio > 1.15
 
 
-def test_halos_of_two_slots_share_their_weights():
-    """Were L2 slow, a load alone in flight would be too, unless two blocks load the weights together."""
+def test_no_plan_waits_for_halos_in_two_slots():
+    """On an H200 such a ring kept tensor cores busy two thirds of the time: its loads and its products take turns."""
     plans = {name: choice.choose(product, kernels.SMS) for name, product in SERVED.items()}
-    waiting = {name: cfg.cluster for name, cfg in plans.items() if cfg.halo and cfg.stages == 2 and not cfg.resident}
-    assert "unet_mid/f" in waiting
-    assert set(waiting.values()) == {2}
+    assert not [name for name, cfg in plans.items() if cfg.halo and cfg.stages == 2 and not cfg.resident]
+    assert any(cfg.halo and cfg.stages > 2 for cfg in plans.values())
 
 
 @pytest.mark.parametrize("name", SERVED)
