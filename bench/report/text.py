@@ -267,8 +267,8 @@ def _times(ratio: float | None) -> str:
 
 
 OF_NETWORKS = (
-    "The forward products and input gradients of eight networks at published sizes, each under the first network that has it: "
-    "the time of stock equinox and of the best program without kernels by the kernel's, layout changes around it included."
+    "Forward products and input gradients of networks at published sizes, those that were timed, each under the first network that "
+    "has it: the time of stock equinox and of the best program without kernels by the kernel's, changes of layout included."
 )
 
 
