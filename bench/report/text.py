@@ -268,7 +268,7 @@ def _times(ratio: float | None) -> str:
 
 OF_NETWORKS = (
     "Forward products and input gradients of networks at published sizes, those that were timed, each under the first network "
-    "that has it: the time of stock equinox and of the best program without kernels by the kernel's, changes of layout included."
+    "that has it: the time of stock equinox and of the best program without kernels by the kernel's, layout changes included."
 )
 
 
