@@ -72,7 +72,9 @@ class Gpu:
 def gpu(monkeypatch):
     gpu = Gpu()
     monkeypatch.setattr(timing, "session", gpu.session)
-    monkeypatch.setattr(timing, "_wall", lambda f, iterations: 1e-3)  # else the load of this machine says how many samples
+    monkeypatch.setattr(
+        timing, "_wall", lambda f, iterations: 1e-3
+    )  # else the load of this machine says how many samples
     monkeypatch.setattr(timing, "_mark", lambda: (gpu.program(("mark", 9.0)), None))
     return gpu
 
