@@ -6,6 +6,8 @@ The program is compiled and launched once to warm up, then once more: that launc
 
 `-s 1` passes over the launch that warms up. `--clock-control none` leaves the clock as it is in use; ncu's default, the base
 clock, is a third lower. ncu and CUPTI take turns: not in a process that times with verify.timing, which this one does not do.
+ncu launches the kernel many times and saves the process's GPU memory before each, so JAX must not take nearly all of it in
+advance: here it does not.
 Stock's program is several kernels, and XLA tries many while it compiles: run it once without ncu, which leaves the compiled
 program in --cache, then under ncu without -k, -s and -c; its launch is the last group of kernels of the report.
 
@@ -16,7 +18,7 @@ Look first at
 
     resnet50_c4/f   wide tiles, boxes over images, clusters: do tensor cores wait for loads (warp states of the consumers), and
                     how many bytes a clock come from L2?
-    unet_mid/f      a halo with two slots: is a step as long as its products, or as its loads and their latency?
+    sd15_decoder/f  a halo with three slots: is a step as long as its products, or as its loads and their latency?
     resnet50_c2/f   two blocks an SM (launch statistics: theoretical and achieved occupancy), resident weights, and epilogues
                     that are a sixth of the tile: do they hide each other?
 

@@ -115,9 +115,12 @@ def _beside_kernels(product: Product, target: Target, preferences: Sequence[str]
 
 
 def _trust(product: Product, target: Target, rival: str) -> trust.Trust:
-    """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is anything known?"""
+    """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is the kernel faster?"""
     if not (known := trust.proofs(target)):
         return trust.Trust(False, trust.nothing_known(target))
+    faster = known.faster(support.family(product), evidence.size(product), rival)
+    if not faster.trusted:
+        return faster
     tile = choice.choose(product, _num_sms(target), target.device_kind)
     return known.look_up(evidence.facts(product, tile), rival)
 

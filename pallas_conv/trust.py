@@ -15,7 +15,7 @@ import jax
 
 from . import record
 from .kernels import digest
-from .kernels.evidence import Facts
+from .kernels.evidence import Facts, Size
 from .record import RAN, Checks, Record, Timing
 from .target import Target
 
@@ -56,13 +56,17 @@ class Proofs(NamedTuple):
         """May `auto` take a kernel of which these are the facts? rival: the lax program that it takes otherwise."""
         if against := self._not_right(facts):
             return Trust(False, against)
-        beside = [t for t in self.timed if (t.timing.family, t.timing.lax) == (facts.family, rival)]
-        near = [t for t in beside if t.timing.size.distance(facts.size) <= NEAR]
+        return self.faster(facts.family, facts.size, rival)
+
+    def faster(self, family: str, size: Size, rival: str) -> Trust:
+        """Is the kernel of such a product faster than this lax program, if it is right? The tile need not be known."""
+        beside = [t for t in self.timed if (t.timing.family, t.timing.lax) == (family, rival)]
+        near = [t for t in beside if t.timing.size.distance(size) <= NEAR]
         if not near:
             return Trust(
                 False, f"no product near this one was timed on {self.device} against the lax program {rival!r}"
             )
-        distance = lambda t: t.timing.size.distance(facts.size)
+        distance = lambda t: t.timing.size.distance(size)
         timing, margin, file = nearest = min(near, key=lambda t: (distance(t), t.margin))
         margin += MARGIN_AN_OCTAVE * distance(nearest)
         why = f"{timing.ratio:.2f}x the speed of {rival!r} at {timing.size.macs:.2g} multiply-adds, says the record {file}"

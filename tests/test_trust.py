@@ -128,6 +128,14 @@ def test_the_margin_grows_with_the_distance(cache, lax_us, taken):
     assert (chosen(PRODUCT).implementation == "mosaic") == taken
 
 
+def test_no_tile_is_chosen_for_a_product_whose_kernel_is_not_faster(cache, monkeypatch):
+    """It would take a fifth of a second."""
+    keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 5.0)]))
+    monkeypatch.setattr(choice, "choose", None)
+    assert "not faster" in chosen(PRODUCT).reasons[0]
+    assert "no product near this one" in chosen(dataclasses.replace(PRODUCT, batch=1, in_channels=16)).reasons[0]
+
+
 def test_a_size_far_away_says_nothing(cache):
     tiny = dataclasses.replace(PRODUCT, batch=1, in_channels=16, out_channels=16)
     keep(proven(PRODUCT, timings=[timing(tiny, 10.0, 20.0)]))

@@ -16,8 +16,8 @@ ELEMENTS = {
     5: ("FLOAT16", 2),
     6: ("FLOAT32", 4),
     7: ("BFLOAT16", 2),
+    8: ("INT32", 4),
 }
-ELEMENTS |= {8: ("INT32", 4)}
 NO_SWIZZLE = 16
 SWIZZLE_MASKS = {NO_SWIZZLE: 0, 32: 1, 64: 3, 128: 7}  # which of the address bits from 7 on permute chunks of 16 bytes
 

@@ -72,9 +72,8 @@ class Gpu:
 def gpu(monkeypatch):
     gpu = Gpu()
     monkeypatch.setattr(timing, "session", gpu.session)
-    monkeypatch.setattr(
-        timing, "_wall", lambda f, iterations: 1e-3
-    )  # else the load of this machine says how many samples
+    # The clock's reading decides how many samples are taken: here it is the same however busy this machine is.
+    monkeypatch.setattr(timing, "_wall", lambda f, iterations: 1e-3)
     monkeypatch.setattr(timing, "_mark", lambda: (gpu.program(("mark", 9.0)), None))
     return gpu
 
