@@ -115,11 +115,14 @@ def _beside_kernels(product: Product, target: Target, preferences: Sequence[str]
 
 
 def _trust(product: Product, target: Target, rival: str) -> trust.Trust:
-    """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is the kernel faster?"""
+    """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is the kernel faster?
+
+    Where some kernel was found wrong the tile is chosen all the same, since the tile says whether it is this one.
+    """
     if not (known := trust.proofs(target)):
         return trust.Trust(False, trust.nothing_known(target))
     faster = known.faster(support.family(product), evidence.size(product), rival)
-    if not faster.trusted:
+    if not faster.trusted and not known.any_wrong:
         return faster
     tile = choice.choose(product, _num_sms(target), target.device_kind)
     return known.look_up(evidence.facts(product, tile), rival)

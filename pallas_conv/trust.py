@@ -52,6 +52,10 @@ class Proofs(NamedTuple):
     def __bool__(self) -> bool:
         return bool(self.checks)
 
+    @property
+    def any_wrong(self) -> bool:
+        return not all(right for found in self.checks.values() for right in found.values())
+
     def look_up(self, facts: Facts, rival: str) -> Trust:
         """May `auto` take a kernel of which these are the facts? rival: the lax program that it takes otherwise."""
         if against := self._not_right(facts):

@@ -70,6 +70,11 @@ def needed():
     return plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed
 
 
+def check_of(product):
+    (found,) = (c for c in needed() if c.product == product)
+    return found
+
+
 def users_own():
     return record.load(record.users_own(kept.begin(H100)))
 
@@ -107,7 +112,8 @@ def test_what_is_wrong_is_recorded_and_not_timed(monkeypatch, capsys):
 def test_an_exception_is_neither_right_nor_wrong(monkeypatch, capsys):
     kernels(monkeypatch, failing(RuntimeError("out of memory\nand so on")))
     assert session.run(H100, minutes=5) == 1
-    assert "unproven" in chosen(STRIDED).reasons[0]
+    assert "no product near this one was timed" in chosen(STRIDED).reasons[0]
+    assert right(users_own(), check_of(STRIDED)) is None
     assert chosen(RELU).implementation == "mosaic"
     out = capsys.readouterr().out
     assert "FAILED  RuntimeError: out of memory" in out
@@ -129,13 +135,18 @@ def test_a_kernel_that_does_not_compile_fails_by_itself(monkeypatch, capsys):
 
 
 def test_an_interrupted_run_leaves_what_it_proved_and_nothing_else(monkeypatch, capsys):
-    first, second = (c.product for c in needed())
-    kernels(
-        monkeypatch, lambda product, results: (_ for _ in ()).throw(KeyboardInterrupt) if product == second else results
-    )
+    first, second = needed()
+
+    def change(product, results):
+        if product == second.product:
+            raise KeyboardInterrupt
+        return results
+
+    kernels(monkeypatch, change)
     assert session.run(H100, minutes=5) == 130
-    assert chosen(first).implementation == "mosaic"
-    assert "unproven" in chosen(second).reasons[0]
+    assert chosen(first.product).implementation == "mosaic"
+    assert chosen(second.product).implementation == "xla"
+    assert right(users_own(), second) is None
     assert all(right for found in users_own().checks.values() for right in found.values())
     out = capsys.readouterr().out
     assert "interrupted" in out
@@ -317,7 +328,8 @@ def test_no_more_is_compiled_ahead_than_is_soon_needed():
 def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, product):
     """Even where records say that the kernel is faster."""
     trusting = trust.Proofs({"any": {"any": True}}, (), "any")
-    monkeypatch.setattr(trust.Proofs, "look_up", lambda *_: trust.Trust(True, "says the test"))
+    for method in ("faster", "look_up"):
+        monkeypatch.setattr(trust.Proofs, method, lambda *_: trust.Trust(True, "says the test"))
     monkeypatch.setattr(trust, "proofs", lambda target: trusting)
     assert chosen(product).implementation == "mosaic"
     equation = check.equation(product, ("auto",), plan.NO_KERNELS)
