@@ -37,12 +37,13 @@ def run(
     *,
     damage: Callable[[str], str] | None = None,
     timing: tuple[str, int] = ("random", 0),
+    each_warp_waits: bool = False,
     key: object = None,
 ) -> Outcome:
-    """The case's own operands, by the very launch that the kernels' callers use; `key`: see `emulation`."""
+    """The case's own operands, by the very launch that the kernels' callers use; the rest: see `emulation`."""
     product, operands = case.product, case.operands()
     start = time.perf_counter()
-    with emulation(key, damage=damage, timing=timing) as ran:
+    with emulation(key, damage=damage, timing=timing, each_warp_waits=each_warp_waits) as ran:
         outs = launch(product, case.config, *operands, num_sms=case.num_sms)
     seconds = time.perf_counter() - start
     usual = baseline(product, *operands)

@@ -38,16 +38,18 @@ def emulation(
     damage: Callable[[str], str] | None = None,
     timing: tuple[str, int] = ("random", 0),
     clusters: Iterable[int] | None = None,
+    each_warp_waits: bool = False,
     module: Any = mosaic,
     captured: Captured | None = None,
 ) -> Iterator[Emulation]:
     """Every kernel built by `module.kernel` is emulated; outside of jit, since its operands must be there.
 
-    key       a kernel of a key and of operands of the same shapes is compiled once; None: every time
-    damage    of the PTX text, to see what is said of a wrong kernel
-    timing    mode and seed, see `timing`
-    clusters  which run, see `Machine.run`; what the others would have stored stays NaN
-    captured  what the one kernel was compiled to; by default it is compiled here
+    key              a kernel of a key and of operands of the same shapes is compiled once; None: every time
+    damage           of the PTX text, to see what is said of a wrong kernel
+    timing           mode and seed, see `timing`
+    clusters         which run, see `Machine.run`; what the others would have stored stays NaN
+    each_warp_waits  see `Machine`
+    captured         what the one kernel was compiled to; by default it is compiled here
     """
     ran, built_by = Emulation(), module.kernel
 
@@ -61,7 +63,7 @@ def emulation(
             text = damage(found.ptx) if damage else found.ptx
             buffers = [_bytes(operand) for operand in operands]
             buffers += [np.full(o.size * o.dtype.itemsize, UNWRITTEN, np.uint8) for o in results]
-            machine = Machine(Kernel(ptx.parse(text)), found.launch, buffers, Timing(*timing))
+            machine = Machine(Kernel(ptx.parse(text)), found.launch, buffers, Timing(*timing), each_warp_waits)
             ran.machines.append(machine)
             machine.run(clusters)
             outs = zip(buffers[len(operands) :], results, strict=True)

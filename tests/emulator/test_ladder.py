@@ -3,6 +3,7 @@
 import pytest
 
 from tests.emulator import cases
+from tests.emulator.faults import Fault
 from tests.emulator.timing import MODES
 from tests.kernels.test_dense_interpret import generated
 
@@ -38,3 +39,11 @@ def test_right_whatever_the_timing(case, mode):
 @pytest.mark.parametrize("seed", range(40))
 def test_generated(seed):
     prove(generated(seed))
+
+
+def test_where_a_slot_is_released_by_one_warp_of_a_warpgroup():
+    """The assumption of README.md: what one warp's wait_group has seen end has read its operands for all four warps."""
+    case = cases.QUICK["residual"]
+    prove(case)
+    with pytest.raises(Fault, match="a race: overwrites what a wgmma reads"):
+        cases.run(case, each_warp_waits=True, key=case)

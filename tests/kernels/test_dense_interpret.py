@@ -139,7 +139,10 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
             "input gradient of stride 3, 1x1: phases without taps are zero, odd sizes", marks=pytest.mark.extended
         ),
         pytest.param("three groups, s2", marks=pytest.mark.extended),
-        "strided halo, three taps of two remainders, more tiles than blocks, cluster of two",
+        pytest.param(
+            "strided halo, three taps of two remainders, more tiles than blocks, cluster of two",
+            marks=pytest.mark.extended,
+        ),
         "stem 7x7 s2, taps as channels, odd width",
         "three output channels 5x5, taps of one dimension as output channels, both outputs",
         pytest.param("3-D, several taps a step past the last image", marks=pytest.mark.extended),
@@ -272,12 +275,6 @@ def generated(seed: int) -> Case:
             return Case(f"generated {seed}", p, cfg, num_sms=rng.randint(2, 5))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(n, marks=pytest.mark.extended) for n in range(2, 44))])
 def test_generated(seed):
-    prove(generated(seed))
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("seed", range(4, 44))
-def test_generated_extended(seed):
     prove(generated(seed))

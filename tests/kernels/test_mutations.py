@@ -47,7 +47,18 @@ KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.
 REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
-@pytest.mark.parametrize("case", [MUTANT, TRANSPOSED, FLIPPED, ADDING, AHEAD, NEXT, KEEPING], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        MUTANT,
+        TRANSPOSED,
+        FLIPPED,
+        ADDING,
+        KEEPING,
+        *(pytest.param(c, marks=pytest.mark.extended) for c in (AHEAD, NEXT)),
+    ],
+    ids=str,
+)
 def test_unbroken(case):
     prove(case)
 
