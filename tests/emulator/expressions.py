@@ -121,6 +121,12 @@ def _(e: Expressions, inst: Inst, m: re.Match):
     return raw(f"np.{m[1]}imum({a},{b})", int(m[3]))
 
 
+@MEANINGS(r"(min|max)\.relu\.s32")
+def _(e: Expressions, inst: Inst, m: re.Match):
+    a, b = e.values(inst, "s32", "s32")
+    return raw(f"np.maximum(np.{m[1]}imum({a},{b}),np.int32(0))", 32)
+
+
 @MEANINGS(r"(div|rem)\.([us](16|32|64))")
 def _(e: Expressions, inst: Inst, m: re.Match):
     a, b = e.values(inst, m[2], m[2])

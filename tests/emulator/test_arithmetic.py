@@ -73,6 +73,8 @@ def test_integers(kind):
         f"div.{kind}": [towards_zero(*pair) for pair in pairs],
         f"rem.{kind}": [x - y * towards_zero(x, y) for x, y in pairs],
     }
+    if kind == "s32":
+        expected |= {f"{f.__name__}.relu.s32": [max(0, f(pair)) for pair in pairs] for f in (min, max)}
     for op, want in expected.items():
         assert executed(op, (bits,) * 3, a, b) == cut(want), op
 
