@@ -29,9 +29,9 @@ test: lint ## lint, type-check, and run the tests (CPU only, about 20 minutes on
 
 test-all: test ## the long test matrices too, the GPU compile tests with CUDA 13, and the tests again with the newest JAX
 	$(PY) -m pytest -n 2 --dist worksteal -m extended
-	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,inox,test,bench,demo]"
+	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
 	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot
-	bash .ci/setup .venv-newest --upgrade ".[cuda12,inox,test,bench,demo]"
+	bash .ci/setup .venv-newest --upgrade ".[cuda12,flax,haiku,inox,test,bench,demo]"
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
 
 emulate: setup ## execute the compiled kernels (PTX) on this CPU, one case a rung of the ladder, and print what they did
@@ -55,7 +55,7 @@ gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel,
 
 lock: SHELL := bash
 lock: ## resolve the newest packages (JAX stays pinned below) into requirements.lock
-	uv pip compile pyproject.toml --extra test --extra bench --extra demo --extra inox --extra cuda12 --extra lint \
+	uv pip compile pyproject.toml --extra test --extra bench --extra demo --extra flax --extra haiku --extra inox --extra cuda12 --extra lint \
 	    --constraint <(echo 'jax==0.11.2') --python-version 3.12 --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean: ## remove the environments and caches

@@ -32,7 +32,7 @@ from pallas_conv.explain import describe
 from pallas_conv.plan import Plan
 from pallas_conv.spec import Product
 
-from .formulations import machine, medians, operands, programs
+from .formulations import machine, medians, operands, programs, timed_as
 from .models import DIVIDE, IMAGES, NETWORKS, Network
 
 GATED = 3  # steps whose losses are compared
@@ -209,11 +209,15 @@ class Line:
 
     @property
     def ours(self) -> float:
-        return self.count * self.ms[str(self.plan.formulation)]
+        return self.count * self.ms[self._timed]
+
+    @property
+    def _timed(self) -> str:
+        return timed_as(str(self.plan.formulation))
 
     def __str__(self) -> str:
         fastest = min(self.ms, key=self.ms.__getitem__)
-        better = f"  {fastest}: {self.count * self.ms[fastest]:.2f}" if fastest != self.plan.formulation else ""
+        better = f"  {fastest}: {self.count * self.ms[fastest]:.2f}" if fastest != self._timed else ""
         what = describe(self.plan).splitlines()[0]
         return f"{self.stock:9.2f} {self.ours:9.2f}  {self.count:3} x {what}: {self.plan.formulation}{better}"
 

@@ -1,6 +1,6 @@
 """Convolutions for JAX: equinox- and inox-compatible layers over hand-tiled kernels, with the best lax program elsewhere."""
 
-from . import nn
+from . import lax, nn
 from .errors import UnsupportedError
 from .explain import explain
 from .functional import conv, conv_transpose, transpose_weight
@@ -28,6 +28,7 @@ __all__ = [
     "dots_saveable",
     "explain",
     "implementation",
+    "lax",
     "nn",
     "transpose_weight",
 ]

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,19 @@ from jax import Array, lax
 from ..spec import ConvSpec, Product
 from . import library, loops, matmuls
 from .canonical import adjoint, adjoint_weight, canonical, upsamples
+from .how import How
 from .windows import by_phases, made_of
 
 STOCK = "stock"
-CROPPED = "cropped"  # stock's program, after a pad of the dimensions that XLA would misread
+CHANNELS_LAST = "channels_last"  # stock's program, with operands transposed as XLA's CPU library wants them
+CROPPED = "cropped"  # the same, after a pad of the dimensions that XLA would misread
+LIKE_STOCK = (STOCK, CHANNELS_LAST, CROPPED)  # as fast as stock's, where that is in no loop
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body
 MOST_MATMULS = 64  # taps with a matrix product of their own
 MOST_PHASES = 32  # output phases with a loop or a sum of their own
 
-type Program = Callable[[Array, Array, ConvSpec, dict[str, Any]], Array]
+type Program = Callable[[Array, Array, ConvSpec, How], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +166,11 @@ class Formulation:
 
     serves   whether it computes this product, at a reasonable length of program
     cost     of a product that it serves
-    fprop    (x, w, spec, how) -> y; `how` holds the precision and the dtype of the sums of library calls
+    fprop    (x, w, spec, how) -> y
     dgrad    (ct, w, adjoint of spec, how) -> dx, where that is not fprop of w turned round
     wgrad    (x, ct, spec, how) -> dw
     blocks   how many times the cache a block of images may fill, if it runs over a few images at a time: to keep their
-             windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions,
-             which XLA's CPU compiler replaces by naive loops inside a loop.
+             windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions.
     library  whether it convolves with the platform's library, in the dtypes in which stock does
     loop     whether it is one loop over elements, into which XLA would move what its operands are computed by
     """
@@ -189,7 +190,7 @@ def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
     return lambda a, b, spec, how: f(a, b, spec)
 
 
-def _by_phases(a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def _by_phases(a: Array, b: Array, spec: ConvSpec, how: How) -> Array:
     return by_phases(loops.multiply_add, a, b, spec)
 
 
@@ -460,7 +461,7 @@ def cost(formulation: Formulation, product: Product, cache: float | None) -> Cos
     return dataclasses.replace(whole, temp=formulation.cost(s).temp + s.x + s.y + s.w)
 
 
-def run(formulation: Formulation, role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def run(formulation: Formulation, role: str, a: Array, b: Array, spec: ConvSpec, how: How) -> Array:
     """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w of one model by a formulation that serves it."""
     if role == "wgrad":
         assert formulation.wgrad is not None

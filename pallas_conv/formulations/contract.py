@@ -7,16 +7,27 @@ from jax import Array, lax
 
 from ..trilinear import BILINEAR, Op, fold_axes, out_shapes, product, wider
 from . import catalogue, library
+from .how import How
 
 
 def contract(
-    formulation: str, role: str, a: Array, b: Array, op: Op, dtype: Any, *, wide_sums: bool, cache: float | None = None
+    formulation: str,
+    role: str,
+    a: Array,
+    b: Array,
+    op: Op,
+    dtype: Any,
+    *,
+    wide_sums: bool,
+    cache: float | None = None,
+    on_cpu: bool = False,
 ) -> Array:
     """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w.
 
     The result has `dtype`. Formulations that call the platform's library sum as stock does: with `wide_sums` the library
     stores the wider of `dtype` and the compute dtype, without it the compute dtype. All others sum in at least float32. Those
-    with `blocks` run over as many images at a time as fit into `cache` bytes.
+    with `blocks` run over as many images at a time as fit into `cache` bytes. `on_cpu` is whether XLA's CPU compiler is to
+    recognise the library's convolutions wherever they stand; stock's program stays what it is.
 
     The derivatives are written out, not taken by `jax.linear_transpose` of the forward product: inside `shard_map` that
     adds a hidden sum over devices.
@@ -30,10 +41,10 @@ def contract(
         stored = wider(op.compute_dtype, dtype) if wide_sums else op.compute_dtype
     else:
         stored = op.accumulator_dtype
-    how = {"precision": op.precision, "preferred_element_type": None if stored == op.compute_dtype else stored}
+    how = How(op.precision, None if stored == op.compute_dtype else stored, on_cpu and formulation != catalogue.STOCK)
 
     def one_model(a: Array, b: Array) -> Array:
-        if formulation == catalogue.STOCK:
+        if formulation in (catalogue.STOCK, catalogue.CHANNELS_LAST):
             return library.stock(role, a, b, op.spec, how)
         if formulation == catalogue.CROPPED:
             return library.cropped(role, a, b, op.spec, how)

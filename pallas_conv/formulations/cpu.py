@@ -5,9 +5,11 @@ They name families of products, not layers, and leave out what was not clearly f
 
 import math
 
+import jax.numpy as jnp
+
 from ..spec import Product
 from . import catalogue
-from .catalogue import CROPPED, STOCK, Sizes
+from .catalogue import CHANNELS_LAST, CROPPED, STOCK, Sizes
 from .library import misread_on_cpu
 from .rules import Rule, first
 
@@ -29,6 +31,8 @@ OVERLAP = 6  # taps that meet in one output element
 
 def choose(product: Product) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why."""
+    if not jnp.issubdtype(product.compute_dtype, jnp.inexact):
+        return STOCK, "integers are left to stock's program"
     served = {f.name: f for f in catalogue.serving(product)}
     if served:
         s = Sizes.of(product)
@@ -40,7 +44,7 @@ def choose(product: Product) -> tuple[str, str]:
             CROPPED,
             "XLA's CPU convolution reads out of bounds where one dimension is cropped before and padded after",
         )
-    return STOCK, "no program is known to be faster on a CPU"
+    return CHANNELS_LAST, "no program is known to be faster on a CPU; XLA calls its library for this form in loops, too"
 
 
 def _fits(formulation: catalogue.Formulation, product: Product) -> bool:

@@ -3,16 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.lax import conv_general_dilated  # by name, and so out of reach of `pallas_conv.lax.patched`
 
 from ..spec import ConvSpec, dilated
 from .canonical import adjoint
+from .how import How
 from .windows import pad_spatial
 
 SLAB = 24e6  # bytes of a volume, once for each tap along its depth, that are convolved at a time
+NARROW = 4  # channels of a group that XLA's CPU compiler convolves faster by its naive loop than by its library
 MOST_SLABS = 16  # written out in a program
 
 
@@ -39,12 +41,12 @@ def window(role: str, spec: ConvSpec) -> Window:
     return Window(spec.kernel_dilation, tuple(padding), spec.input_dilation, spec.strides)
 
 
-def stock(role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def stock(role: str, a: Array, b: Array, spec: ConvSpec, how: How) -> Array:
     """What equinox calls, or what lax's own derivative rules make of it."""
     return _PROGRAMS[role](a, b, spec, window(role, spec), how)
 
 
-def cropped(role: str, a: Array, b: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def cropped(role: str, a: Array, b: Array, spec: ConvSpec, how: How) -> Array:
     """Stock's program after a pad of the dimensions that XLA would misread on a CPU, if there are any."""
     w = window(role, spec)
     misread = _misread(w)
@@ -67,32 +69,64 @@ def _misread(window: Window) -> list[bool]:
 # ---------------------------------------------------------------- the three programs
 
 
-def _fprop(x: Array, w: Array, spec: ConvSpec, window: Window, how: dict[str, Any]) -> Array:
-    return _convolve(x, w, window, feature_group_count=spec.groups, **how)
+def _fprop(x: Array, w: Array, spec: ConvSpec, window: Window, how: How) -> Array:
+    spatial = tuple(range(2, spec.ndim + 2))
+    same = (0, 1, *spatial)
+    return convolve(x, w, window, lax.ConvDimensionNumbers(same, same, same), how, feature_group_count=spec.groups)
 
 
-def _dgrad(ct: Array, w: Array, spec: ConvSpec, window: Window, how: dict[str, Any]) -> Array:
+def _dgrad(ct: Array, w: Array, spec: ConvSpec, window: Window, how: How) -> Array:
     """Taps are reversed, channels exchanged within each group."""
     spatial = tuple(range(2, spec.ndim + 2))
     exchanged = lax.ConvDimensionNumbers((0, 1, *spatial), (1, 0, *spatial), (0, 1, *spatial))
     w = lax.rev(_exchange_channels(w, spec.groups), spatial)
-    return _convolve(ct, w, window, dimension_numbers=exchanged, feature_group_count=spec.groups, **how)
+    return convolve(ct, w, window, exchanged, how, feature_group_count=spec.groups)
 
 
-def _wgrad(x: Array, ct: Array, spec: ConvSpec, window: Window, how: dict[str, Any]) -> Array:
+def _wgrad(x: Array, ct: Array, spec: ConvSpec, window: Window, how: How) -> Array:
     """Channels and batch change places."""
     if math.prod(x.shape) == 0 or math.prod(ct.shape) == 0:
         return jnp.zeros((ct.shape[1], x.shape[1] // spec.groups, *spec.kernel_spatial), x.dtype)
     spatial = tuple(range(2, spec.ndim + 2))
     exchanged = lax.ConvDimensionNumbers((1, 0, *spatial), (1, 0, *spatial), (1, 0, *spatial))
-    return _convolve(x, ct, window, dimension_numbers=exchanged, batch_group_count=spec.groups, **how)
+    return convolve(x, ct, window, exchanged, how, batch_group_count=spec.groups)
 
 
 _PROGRAMS = {"fprop": _fprop, "dgrad": _dgrad, "wgrad": _wgrad}
 
 
-def _convolve(lhs: Array, rhs: Array, window: Window, **how: Any) -> Array:
-    return lax.conv_general_dilated(lhs, rhs, **vars(window), **how)
+def convolve(
+    lhs: Array,
+    rhs: Array,
+    window: Window,
+    dims: lax.ConvDimensionNumbers,
+    how: How,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+) -> Array:
+    """lax's convolution; with `how.channels_last` its operands are transposed to the one form that XLA's CPU compiler sends
+    to its library, (N, *S, C) and (*K, C, O) to (N, *T, O).
+
+    XLA brings others into that form by itself, with the same transpositions, but in the entry computation only: in the body
+    of a loop or a branch they become naive loops, 4 to 90 times slower (https://github.com/jax-ml/jax/issues/12868). Nobody
+    knows, while a product is traced, where it will stand. Left as they are: groups of a weight gradient, which would sum in
+    another order, and narrow groups, for which the naive loop is the faster one.
+    """
+    narrow = feature_group_count > 1 and rhs.shape[dims.rhs_spec[1]] <= NARROW
+    if not how.channels_last or batch_group_count > 1 or narrow:
+        return conv_general_dilated(
+            lhs, rhs, **vars(window), dimension_numbers=dims, feature_group_count=feature_group_count,
+            batch_group_count=batch_group_count, **how.of_lax,
+        )  # fmt: skip
+    (batch, channels, *spatial), (out, inner, *kernel), result = dims
+    last = (0, lhs.ndim - 1, *range(1, lhs.ndim - 1))
+    y = conv_general_dilated(
+        lhs.transpose(batch, *spatial, channels), rhs.transpose(*kernel, inner, out), **vars(window),
+        dimension_numbers=lax.ConvDimensionNumbers(last, (lhs.ndim - 1, lhs.ndim - 2, *range(lhs.ndim - 2)), last),
+        feature_group_count=feature_group_count, **how.of_lax,
+    )  # fmt: skip
+    at = (result[0], *result[2:], result[1])  # the axis of the result that each axis of y is
+    return y.transpose(*(at.index(axis) for axis in range(y.ndim)))
 
 
 def _exchange_channels(w: Array, groups: int) -> Array:
@@ -106,7 +140,7 @@ def _exchange_channels(w: Array, groups: int) -> Array:
 # ---------------------------------------------------------------- what a GPU's compiler recognises
 
 
-def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """An up-sampling convolution with a kernel that XLA can see is reversed, which it takes for its library's input gradient.
 
     Otherwise it fills the input with zeros. The barrier keeps it from cancelling the two reversals.
@@ -116,24 +150,24 @@ def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> 
     return cropped("fprop", x, w, spec, how)
 
 
-def exchanged(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def exchanged(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The weight gradient of an up-sampling convolution as that of the convolution it goes against, see `canonical`."""
     return cropped("wgrad", x, ct, spec, how)
 
 
-def padded(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def padded(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """A dilated convolution that is padded unevenly, padded first: XLA would fill the kernel with zeros instead."""
     x = lax.optimization_barrier(pad_spatial(x, spec.padding))
     valid = dataclasses.replace(spec, padding=((0, 0),) * spec.ndim, in_spatial=x.shape[2:])
     return stock("fprop", x, w, valid, how)
 
 
-def evened(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def evened(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """A strided convolution, padded by `low` on both sides: the outputs are the same, and XLA need not pad a copy first."""
     return stock("fprop", x, w, dataclasses.replace(spec, padding=tuple((low, low) for low, _ in spec.padding)), how)
 
 
-def polyphase_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def polyphase_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The weight gradient of a dilated 1-D convolution: a sequence is an image with one column for each residue modulo the
     dilation, along which the kernel has no holes.
     """
@@ -148,7 +182,7 @@ def polyphase_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) ->
 # ---------------------------------------------------------------- 3-D as 2-D
 
 
-def depth_to_channels(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def depth_to_channels(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """3-D as one 2-D convolution: taps along the depth become channels, depth becomes batch. Large ones slab by slab."""
     flat = _without_depth(spec)
     w = jnp.moveaxis(w, 2, 1).reshape(w.shape[0], -1, *w.shape[3:])
@@ -161,7 +195,7 @@ def depth_to_channels(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -
     return jnp.concatenate(slabs, 2)
 
 
-def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     flat = _without_depth(spec)
     dw: Array | None = None
     for rows in depth_slabs(x.nbytes, spec):
@@ -175,7 +209,7 @@ def depth_to_channels_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, 
     return _with_depth(dw, spec)
 
 
-def depth_to_batch_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def depth_to_batch_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The same for a GPU: all at once, with the taps of the depth in the channels of the smaller operand where that can be."""
     if not taps_in_cotangent(spec, x.shape[1], ct.shape[1]):
         taps = _depth_taps(x, spec, range(spec.out_spatial[0]))

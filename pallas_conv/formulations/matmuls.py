@@ -5,41 +5,41 @@ into the pixels: transposing activations is cheaper there than a copy of w for e
 """
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from ..spec import ConvSpec
+from .how import How
 from .windows import interleave, pad_spatial, phase_shape, phases, tap_windows, taps
 
 
-def im2col(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """All windows side by side, then one matrix product (https://hal.science/inria-00112631)."""
     y = _product(w.reshape(spec.groups, w.shape[0] // spec.groups, -1), _columns(x, spec), how)
     return y.reshape(x.shape[0], w.shape[0], *spec.out_spatial)
 
 
-def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The matrix product of the cotangent and the columns."""
     return _outer(ct, _columns(x, spec), spec, how).reshape(ct.shape[1], -1, *spec.kernel_spatial)
 
 
-def matmul_per_tap(x: Array, ct: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def matmul_per_tap(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """A weight gradient tap by tap: no memory for columns."""
     x = pad_spatial(x, spec.padding)
     dw = jnp.stack([_outer(ct, _grouped(a, spec), spec, how) for a in tap_windows(x, spec)], -1)
     return dw.reshape(ct.shape[1], -1, *spec.kernel_spatial)
 
 
-def col2im(x: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def col2im(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """An up-sampling convolution: one matrix product to all taps, each tap's result added where it belongs."""
     o, d = w.shape[:2]
     kernel = w.reshape(spec.groups, o // spec.groups, d, -1).swapaxes(2, 3)
     return _scatter(_product(kernel.reshape(spec.groups, -1, d), _grouped(x, spec), how), list(taps(spec)), spec)
 
 
-def col2im_dgrad(ct: Array, w: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def col2im_dgrad(ct: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """The same for an input gradient, with w as it lies: what is summed over comes first, and taps are met in reverse."""
     kernel = w.reshape(spec.groups, w.shape[0] // spec.groups, -1)
     return _scatter(_product(kernel, _grouped(ct, spec), how, summed=1), list(taps(spec))[::-1], spec)
@@ -74,23 +74,23 @@ def _grouped(x: Array, spec: ConvSpec) -> Array:
     return x.reshape(x.shape[0], spec.groups, -1, pixels)
 
 
-def _product(w: Array, x: Array, how: dict[str, Any], summed: int = 2) -> Array:
+def _product(w: Array, x: Array, how: How, summed: int = 2) -> Array:
     """(G, O, K) times (N, G, K, P) -> (N, G, O, P); or (G, K, O) if it is axis 1 of w that is summed over."""
     n, groups, k, pixels = x.shape
     o = w.shape[3 - summed]
     if n > 1 and o * k > (o + k) * pixels:
         x = jnp.moveaxis(x, 0, 2).reshape(groups, k, n * pixels)
-        y = lax.dot_general(w, x, (((summed,), (1,)), ((0,), (0,))), **how)
+        y = lax.dot_general(w, x, (((summed,), (1,)), ((0,), (0,))), **how.of_lax)
         return jnp.moveaxis(y.reshape(groups, o, n, pixels), 2, 0)
     w = jnp.broadcast_to(w, (n, *w.shape))
-    return lax.dot_general(w, x, (((summed + 1,), (2,)), ((0, 1), (0, 1))), **how)
+    return lax.dot_general(w, x, (((summed + 1,), (2,)), ((0, 1), (0, 1))), **how.of_lax)
 
 
-def _outer(ct: Array, x: Array, spec: ConvSpec, how: dict[str, Any]) -> Array:
+def _outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
     """ct times (N, G, K, P) summed over images and pixels: (G, O // G, K)."""
     ct = _grouped(ct, spec)
     n, _, k, pixels = x.shape
     if n > 1 and ct.shape[2] * k > (ct.shape[2] + k) * pixels:
         a, b = (jnp.moveaxis(t, 0, 2).reshape(*t.shape[1:3], -1) for t in (ct, x))
-        return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how)
-    return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how).sum(0)
+        return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how.of_lax)
+    return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how.of_lax).sum(0)

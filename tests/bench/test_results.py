@@ -9,6 +9,7 @@ import pytest
 
 import pallas_conv as pc
 from bench import chart
+from bench.formulations import timed_as
 from bench.models import NETWORKS
 from bench.test_layers import layers
 
@@ -38,7 +39,7 @@ def test_the_rules_choose_today_what_was_measured(name):
         case, direction = CASES[name], row["direction"]
         operands = jax.eval_shape(functools.partial(case.arrays, direction))
         plans = pc.explain(case.stock(direction, convert=pc.convert), *operands, device="cpu")
-        assert [f"{p.product.role}: {p.formulation}" for p in plans] == row["products"]
+        assert [f"{p.product.role}: {timed_as(p.formulation)}" for p in plans] == row["products"]
 
 
 @pytest.mark.parametrize("family", LEAST)

@@ -42,7 +42,7 @@ class Problem:
     def run(self, name: str, role: str, operands: Any, dtype: str, cache: float | None = None) -> np.ndarray:
         op = Op(self.spec, np.dtype(dtype), np.dtype(dtype))
         program = functools.partial(
-            formulations.contract, name, role, op=op, dtype=np.dtype(dtype), wide_sums=True, cache=cache
+            formulations.contract, name, role, op=op, dtype=np.dtype(dtype), wide_sums=True, cache=cache, on_cpu=True
         )
         optimised = {
             "xla_backend_optimization_level": 3
@@ -233,7 +233,7 @@ def test_other_dtypes_and_models(role, dtype):
     problem = Problem(spec, 2, 4, 4)
     op = Op(spec, np.dtype(dtype), np.dtype(dtype), models=1)
     operands = [jnp.stack([jnp.asarray(t, dtype)] * 2) for t in problem.operands(role, 1)]
-    run = lambda name: formulations.contract(name, role, *operands, op, np.dtype(dtype), wide_sums=True)
+    run = lambda name: formulations.contract(name, role, *operands, op, np.dtype(dtype), wide_sums=True, on_cpu=True)
     served = formulations.serving(dataclasses.replace(problem.product(role, dtype), models=2))
     assert len(served) >= 2
     want = np.asarray(run(formulations.STOCK))
