@@ -20,6 +20,7 @@ CROPPED = "cropped"  # the same, after a pad of the dimensions that XLA would mi
 LIKE_STOCK = (STOCK, CHANNELS_LAST, CROPPED)  # as fast as stock's, where that is in no loop
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body
+MOST_ROWS = 80  # of a block: taps far apart need long ones, which compile for seconds and run no faster
 MOST_MATMULS = 64  # taps with a matrix product of their own
 MOST_PHASES = 32  # output phases with a loop or a sum of their own
 
@@ -212,7 +213,7 @@ def _correlate_cost(s: Sizes) -> Cost:
     written_out = shifts if shifts <= loops.UNROLLED_SHIFTS else 1
     moves = s.x + s.y if s.spec.ndim == 1 else 0.0
     return Cost(
-        s.useful_flops, shifts * (s.x / s.group_in + s.y + 2 * partial), written_out * 2 * loops.BLOCK,
+        s.useful_flops, shifts * (s.x / s.group_in + s.y + 2 * partial), written_out * loops.rows_written_out(s.spec),
         s.x + moves + written_out * partial,
     )  # fmt: skip
 
@@ -294,7 +295,9 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "correlate_rows",
-            lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
+            lambda s: (
+                s.correlates and s.group_in <= loops.UNROLLED_SHIFTS and loops.rows_written_out(s.spec) <= MOST_ROWS
+            ),
             _correlate_cost,
             wgrad=_loop(loops.correlate_rows),
             loop=True,

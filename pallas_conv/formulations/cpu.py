@@ -141,6 +141,11 @@ GROUPED = (
         "few channels a group: fused loops over blocks of rows, where XLA convolves once a group",
     ),
     Rule(
+        lambda s: s.correlates and s.spec.ndim == 1 and s.group_in == 1 and s.taps > FEW_TAPS and s.spec.groups >= LANES,
+        ("im2col_wgrad",),
+        "one channel a group, and taps too far apart for blocks of rows: columns and one matrix product a group",
+    ),
+    Rule(
         lambda s: s.correlates and s.taps > 1 and s.spec.ndim != 2,
         ("matmul_per_tap", "correlate_rows"),
         "one matrix product a tap and group, where XLA convolves once a group",
@@ -192,7 +197,7 @@ DENSE = (
     ),
     Rule(
         lambda s: s.slides and s.group_in <= FEW and s.group_out <= FEW,
-        ("multiply_add",),
+        ("multiply_add", "multiply_add_rows"),
         "too few channels for a matrix product: one fused loop",
     ),
     Rule(

@@ -181,6 +181,14 @@ def _blocks(size: int, span: int, stride: int) -> tuple[int, int]:
     return block, size // block
 
 
+def rows_written_out(spec: ConvSpec) -> int:
+    """How many products of rows `correlate_rows` writes out: those of a block and of what the blocks leave over."""
+    axis = max(0, spec.ndim - 2)
+    size, span = spec.out_spatial[axis], (spec.kernel_spatial[axis] - 1) * spec.kernel_dilation[axis] + 1
+    block, whole = _blocks(size, span, spec.strides[axis])
+    return block * (whole > 0) + size - whole * block
+
+
 def _pad_to_blocks(x: Array, spec: ConvSpec, axis: int) -> Array:
     """The padding of the convolution, and room after it for the last block to be cut out whole; nothing meets that room."""
     stride, span = spec.strides[axis], (spec.kernel_spatial[axis] - 1) * spec.kernel_dilation[axis] + 1

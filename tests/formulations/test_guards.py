@@ -176,3 +176,12 @@ def test_programs_do_not_grow_with_the_kernel(role):
     name, product = small("replknet_31", role)
     f, operands = program(name, product)
     assert compiled(f, *operands).as_text().count("\n") < 1500
+
+
+@pytest.mark.parametrize(("taps", "dilation", "channels"), [(8, 128, 64), (5, 256, 64), (8, 16, 64), (9, 1, 64)])
+def test_programs_do_not_grow_with_the_dilation(taps, dilation, channels):
+    """Of a depthwise sequence: blocks of rows as long as its span would be written out row by row."""
+    spec = ConvSpec((1,), ((dilation * (taps - 1), 0),), (1,), (dilation,), channels, (4096,), (taps,))
+    product = Product("wgrad", spec, 2, channels, channels, "float32", "float32")
+    f, operands = program(formulations.choose(product, CPU)[0], product)
+    assert compiled(f, *operands).as_text().count("\n") < 600
