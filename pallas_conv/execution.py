@@ -51,7 +51,9 @@ def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -
     errors: list[UnsupportedError] = []
     for product in equation.products(shapes):
         try:
-            found.append(plan(product, target, equation.op.implementation, equation.no_kernels))
+            found.append(
+                plan(product, target, equation.op.implementation, equation.no_kernels, equation.op.channels_last)
+            )
         except UnsupportedError as error:
             errors.append(error)
     if errors:

@@ -45,7 +45,7 @@ class Explanation:
         if self.unconverted:
             lines.append(
                 f"{self.unconverted} of jax.lax's own convolutions besides, which this package does not serve: see "
-                f"pallas_conv.convert"
+                f"pallas_conv.convert and pallas_conv.lax"
             )
         return "\n".join(lines)
 

@@ -308,6 +308,7 @@ def _run(
     layout: str,
 ) -> Array:
     """The differentiable function of checked channels-first operands; its result in the caller's layout."""
+    op = op.replace(channels_last=layout == "channels_last")
     r = None if residual is None else _residual(residual, op, w, batch, layout, out_dtype)
     y = _with_whole_images(_conv, _alike(x, w, b, r), op, out_dtype)
     return channels_last(y, batch) if layout == "channels_last" else y

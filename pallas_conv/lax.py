@@ -1,11 +1,14 @@
-"""The convolutions of `jax.lax` over this package's primitives: one door for Flax, Haiku, Keras and code of one's own.
+"""The convolutions of `jax.lax` over this package's primitives: one door for Flax, Haiku and whatever calls `jax.lax`.
 
 `conv_general_dilated`, `conv_general_dilated_local`, `conv`, `conv_with_general_padding` and `conv_transpose` have the
 signatures of `jax.lax` (https://docs.jax.dev/en/latest/jax.lax.html#convolution-operators), its results, its errors, and every
 transformation of JAX. Which implementation runs follows the context `pallas_conv.implementation`.
 
-What the primitives do not serve is `jax.lax`'s own: integers, `batch_group_count`, a `preferred_element_type` other than the
-operands' dtype, an `out_sharding`, and convolutions with no spatial axis.
+Some calls are `jax.lax`'s own, also where the implementation is strict: those under the implementation `"xla"` alone; of
+integers, of weakly typed operands, without a spatial axis, with `batch_group_count`, `out_sharding`, two precisions that
+differ, or a `preferred_element_type` other than the operands' dtype; and those whose arguments do not fit, for lax to say so.
+
+Under `jax.checkpoint`, `pallas_conv.dots_saveable` stands in for JAX's policy of that name, which knows JAX's primitives only.
 """
 
 import contextlib
@@ -13,7 +16,6 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from operator import index
 from typing import Any
 
 import jax
@@ -22,8 +24,10 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.extend.core.primitives import conv_general_dilated_p
+from jax.lax import ConvDimensionNumbers
 
 from . import functional
+from .implementation import preferences
 from .spec import dilated
 from .trilinear import Op
 
@@ -37,6 +41,7 @@ __all__ = [
 ]
 
 _STOCK: dict[str, Callable[..., Array]] = {name: getattr(jax.lax, name) for name in __all__ if name != "patched"}
+
 
 # ---------------------------------------------------------------- a convolution
 
@@ -55,9 +60,10 @@ def _convolve(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> Array:
-    """By the primitives; by lax where they do not serve it, and where lax is to say what is wrong."""
+    """lax.conv_general_dilated, by the primitives where they serve it."""
     ours = None
-    if batch_group_count == 1 and out_sharding is None and _of_one_dtype(lhs, rhs, preferred_element_type):
+    alike = _of_one_dtype(lhs, rhs, preferred_element_type)
+    if alike and batch_group_count == 1 and out_sharding is None and preferences(None) != ("xla",):
         ours = _channels_first(
             lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
         )  # fmt: skip
@@ -72,49 +78,92 @@ def _convolve(
 
 def _of_one_dtype(lhs: Array, rhs: Array, preferred_element_type: Any) -> bool:
     """Whether the operands are of one inexact dtype, and the result is, too."""
-    preferred = lhs.dtype if preferred_element_type is None else preferred_element_type
-    weak = jax.typeof(lhs).weak_type and jax.typeof(rhs).weak_type  # then lax's result is
-    alike = lhs.dtype == rhs.dtype == jax.dtypes.canonicalize_dtype(preferred)
-    return alike and jnp.issubdtype(lhs.dtype, jnp.inexact) and not weak
+    weak = jax.typeof(lhs).weak_type and jax.typeof(rhs).weak_type  # lax's result is weak then, ours never
+    preferred = preferred_element_type is None or jnp.dtype(preferred_element_type) == lhs.dtype
+    return lhs.dtype == rhs.dtype and preferred and jnp.issubdtype(lhs.dtype, jnp.inexact) and not weak
 
 
 def _channels_first(
     lhs: Array,
     rhs: Array,
-    window_strides: Sequence[int],
+    strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None,
     rhs_dilation: Sequence[int] | None,
     dimension_numbers: Any,
-    feature_group_count: int,
+    groups: int,
     precision: Any,
 ) -> tuple[Array, Array, Op, Sequence[int]] | None:
     """x, w, the static part, and which axes of lax's result ours are; None if something does not fit."""
-    ones = (1,) * (lhs.ndim - 2)
-    lhs_dilation, rhs_dilation = lhs_dilation or ones, rhs_dilation or ones
-    if lhs.ndim < 3 or (isinstance(padding, str) and max(lhs_dilation) > 1):
+    n = lhs.ndim - 2
+    lhs_dilation = (1,) * n if lhs_dilation is None else lhs_dilation
+    rhs_dilation = (1,) * n if rhs_dilation is None else rhs_dilation
+    if (
+        n < 1
+        or not all(_are_counts(v, n) for v in (strides, lhs_dilation, rhs_dilation))
+        or not _are_counts((groups,), 1)
+    ):
+        return None
+    precisions = precision if isinstance(precision, tuple | list) else (precision,)
+    if any(isinstance(p, str) and p != p.lower() for p in precisions):  # ours would take it
         return None
     try:
         dims = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        x, w = lhs.transpose(dims.lhs_spec), rhs.transpose(dims.rhs_spec)
-        if isinstance(padding, str):
-            window = [dilated(k, d) for k, d in zip(w.shape[2:], rhs_dilation, strict=True)]
-            padding = jax.lax.padtype_to_pads(x.shape[2:], window, window_strides, padding)
-        op, _ = functional.make_op(
-            x, w, None, strides=window_strides, padding=tuple((index(low), index(high)) for low, high in padding),
-            input_dilation=lhs_dilation, kernel_dilation=rhs_dilation, groups=feature_group_count, activation=None,
-            precision=precision, compute_dtype=None, out_dtype=None, implementation=None,
-        )  # fmt: skip
-    except (TypeError, ValueError):
+    except TypeError:
         return None
-    return x, w, op, dims.out_spec
+    if any(sorted(axes) != list(range(n + 2)) for axes in dims):
+        return None
+    x, w = lhs.transpose(dims.lhs_spec), rhs.transpose(dims.rhs_spec)
+    pairs = _pairs(padding, x.shape[2:], w.shape[2:], strides, lhs_dilation, rhs_dilation)
+    if pairs is None:
+        return None
+    try:
+        op, _ = functional.make_op(
+            x, w, None, strides=strides, padding=pairs, input_dilation=lhs_dilation, kernel_dilation=rhs_dilation,
+            groups=groups, activation=None, precision=precision, compute_dtype=None, out_dtype=None, implementation=None,
+        )  # fmt: skip
+    except ValueError:  # channels, extents or a precision that do not fit
+        return None
+    last = (0, n + 1, *range(1, n + 1))
+    return x, w, op.replace(channels_last=dims.lhs_spec == dims.out_spec == last), dims.out_spec
+
+
+def _are_counts(values: Any, n: int) -> bool:
+    ints = isinstance(values, tuple | list) and all(isinstance(v, int | np.integer) for v in values)
+    return ints and len(values) == n and min(values) >= 1
+
+
+def _pairs(
+    padding: Any,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+) -> tuple[tuple[int, int], ...] | None:
+    """The padding before and after, as lax takes it."""
+    if isinstance(padding, str):
+        if max(lhs_dilation) > 1 or padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
+            return None
+        window = [dilated(k, d) for k, d in zip(kernel, rhs_dilation, strict=True)]
+        return tuple((low, high) for low, high in jax.lax.padtype_to_pads(size, window, strides, padding))
+    if not isinstance(padding, tuple | list) or len(padding) != len(size):
+        return None
+    for pair in padding:
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or not all(isinstance(p, int | np.integer) for p in pair)
+        ):
+            return None
+    return tuple((int(low), int(high)) for low, high in padding)
 
 
 # ---------------------------------------------------------------- the functions
 
 
 def _as_lax_writes_it(name: str) -> Callable[..., Array]:
-    """lax's own function of this name, with each convolution in it replaced by ours."""
+    """Traces lax's own function of this name, and evaluates that program with our convolution."""
 
     def function(lhs: Array, rhs: Array, *args: Any, **kwargs: Any) -> Array:
         return _evaluate(jax.make_jaxpr(lambda lhs, rhs: _STOCK[name](lhs, rhs, *args, **kwargs))(lhs, rhs), lhs, rhs)
@@ -141,21 +190,26 @@ def _evaluate(program: ClosedJaxpr, *args: Array) -> Array:
 _PROGRAMS = {name: _convolve if name == "conv_general_dilated" else _as_lax_writes_it(name) for name in _STOCK}
 
 
-# Inlined where it is traced; outside of jit it makes one program of the transpositions and the convolution, compiled once.
+# Outside of jit the transpositions and the convolution are one program, compiled once. Inside it is inlined.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _call(name: str, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...], lhs: Array, rhs: Array) -> Array:
     return _PROGRAMS[name](lhs, rhs, *args, **dict(kwargs))
 
 
-def _door(name: str) -> Callable[..., Array]:
+def _like_lax(name: str) -> Callable[..., Array]:
+    """The function of this name, with lax's signature and documentation."""
     signature = inspect.signature(_STOCK[name])
 
     @functools.wraps(_STOCK[name])
     def function(lhs: Array, rhs: Array, *args: Any, **kwargs: Any) -> Array:
-        if not (_binds(signature, args, kwargs) and all(isinstance(t, jax.Array | np.ndarray) for t in (lhs, rhs))):
-            return _STOCK[name](lhs, rhs, *args, **kwargs)  # which says so
-        return _call(name, _hashable(args), tuple((k, _hashable(v)) for k, v in kwargs.items()), lhs, rhs)
+        arrays = all(isinstance(t, jax.Array | np.ndarray) and t.dtype != object for t in (lhs, rhs))
+        if not arrays or not _binds(signature, args, kwargs):
+            return _STOCK[name](lhs, rhs, *args, **kwargs)  # which raises
+        if not all(map(_is_plain, (*args, *kwargs.values()))):
+            return _STOCK[name](lhs, rhs, *args, **kwargs)
+        return _call(name, _hashable(args), tuple((k, _hashable(v)) for k, v in sorted(kwargs.items())), lhs, rhs)
 
+    function.__module__ = __name__  # where pickle finds it
     return function
 
 
@@ -167,18 +221,34 @@ def _binds(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
     return True
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether it is a setting that jit can keep, and that is equal to no setting that lax would treat otherwise."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    plain = (
+        int
+        | np.integer
+        | str
+        | np.dtype
+        | type
+        | jax.lax.Precision
+        | jax.sharding.Sharding
+        | jax.sharding.PartitionSpec
+    )
+    return value is None or isinstance(value, plain)
+
+
 def _hashable(value: Any) -> Any:
-    """Sequences as tuples; what has fields, such as lax's dimension numbers, stays what it is."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return tuple(map(_hashable, value)) if type(value) in (list, tuple) else value
+    if isinstance(value, ConvDimensionNumbers):
+        return ConvDimensionNumbers(*map(_hashable, value))
+    return tuple(map(_hashable, value)) if isinstance(value, tuple | list) else value
 
 
-conv = _door("conv")
-conv_general_dilated = _door("conv_general_dilated")
-conv_general_dilated_local = _door("conv_general_dilated_local")
-conv_transpose = _door("conv_transpose")
-conv_with_general_padding = _door("conv_with_general_padding")
+conv = _like_lax("conv")
+conv_general_dilated = _like_lax("conv_general_dilated")
+conv_general_dilated_local = _like_lax("conv_general_dilated_local")
+conv_transpose = _like_lax("conv_transpose")
+conv_with_general_padding = _like_lax("conv_with_general_padding")
 
 
 # ---------------------------------------------------------------- patching
@@ -186,11 +256,12 @@ conv_with_general_padding = _door("conv_with_general_padding")
 
 # Part of every cache key of JAX: what was traced outside is traced anew inside, and the other way round.
 _context = jax.make_user_context(False)
-_inside = 0
+_of_thread = threading.local()
 _lock = threading.Lock()
+_entered = 0  # by all threads
 
 
-class patched(contextlib.ContextDecorator):  # a function, to its users
+class patched(contextlib.ContextDecorator):  # lower case, for it is used like a function
     """Context manager, or decorator: functions that are traced inside find ours under these names in `jax.lax`.
 
     For code that calls `jax.lax` itself and takes no function for it, as Haiku's layers do:
@@ -199,28 +270,36 @@ class patched(contextlib.ContextDecorator):  # a function, to its users
             loss, grads = step(params, batch)
 
     Gradients included; functions under `jax.jit` are traced anew, inside and outside. Undone on exit, also by an exception.
+
     It does not reach names that were imported before (`from jax.lax import conv`), nor what JAX itself convolves with, such as
-    `jax.numpy.convolve` and `jax.lax.conv_general_dilated_patches`. While one thread is inside, others find our functions, too;
-    their results are the same.
+    `jax.numpy.convolve` and `jax.lax.conv_general_dilated_patches`. As a decorator it does not reach into the body of a
+    generator or an `async` function. While one thread is inside, others find our functions, too, and keep them in what they
+    trace then.
     """
 
-    def __init__(self) -> None:
-        self._entered: list[contextlib.AbstractContextManager] = []
-
     def __enter__(self) -> None:
-        global _inside
-        context = _context(True)
-        context.__enter__()
-        self._entered.append(context)
+        global _entered
         with _lock:
-            _inside += 1
+            _entered += 1
             for name in _STOCK:
                 setattr(jax.lax, name, globals()[name])
+        _here(+1)
 
     def __exit__(self, *error: Any) -> None:
-        global _inside
+        global _entered
+        _here(-1)
         with _lock:
-            _inside -= 1
-            for name, stock in _STOCK.items() if not _inside else ():
+            _entered -= 1
+            for name, stock in _STOCK.items() if not _entered else ():
                 setattr(jax.lax, name, stock)
-        self._entered.pop().__exit__(*error)
+
+
+def _here(change: int) -> None:
+    """Counts how often this thread is inside, whatever the order in which it leaves: generators may leave in another."""
+    inside = getattr(_of_thread, "inside", 0)
+    _of_thread.inside = inside + change
+    if not inside:
+        _of_thread.context = _context(True)
+        _of_thread.context.__enter__()
+    elif not _of_thread.inside:
+        _of_thread.context.__exit__(None, None, None)

@@ -76,10 +76,16 @@ def _widens(product: Product) -> bool:
     return wider(product.compute_dtype, product.out_dtype) != product.compute_dtype
 
 
-def plan(product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None = None) -> Plan:
+def plan(
+    product: Product,
+    target: Target,
+    preferences: Sequence[str],
+    no_kernels: str | None = None,
+    channels_last: bool = False,
+) -> Plan:
     """The first implementation of `preferences` that serves the product. Raises UnsupportedError if none does.
 
-    no_kernels: why no kernel may run here, whatever it supports.
+    no_kernels: why no kernel may run here, whatever it supports. channels_last: whether the caller's images lie so.
     """
     against: list[str] = []
     for name in preferences:
@@ -92,7 +98,7 @@ def plan(product: Product, target: Target, preferences: Sequence[str], no_kernel
             found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
         if name == "auto":
             beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
-            rival, why = formulations.choose(product, target, beside_kernels)
+            rival, why = formulations.choose(product, target, beside_kernels, channels_last)
             proof = _trust(product, target, rival) if not found else trust.Trust(False, "")
             if proof.trusted:
                 return Plan(product, target, "mosaic", proof.why, tuple(against))

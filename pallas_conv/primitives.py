@@ -12,6 +12,7 @@ output). The names are explained in trilinear.py. In the rules below, an absent 
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -101,13 +102,34 @@ def _with_saved(op: Op, a: Array | None) -> tuple[Op, Arrays]:
 
 
 def _impl(primitive: Primitive) -> Callable[..., Any]:
-    compiled = jax.jit(lambda *args, **params: primitive.bind(*args, **params), static_argnames=("op", "names", "outs"))
+    static = ("op", "names", "outs")
+    compiled, again = (jax.jit(lambda *v, **params: primitive.bind(*v, **params), static_argnames=static) for _ in "12")
+    running = threading.local()
 
     def impl(*args: Array, **params: Any) -> Any:
         with jax.disable_jit(False):  # under disable_jit, bind and impl would call each other for ever
-            return compiled(*args, **params)
+            if getattr(running, "here", False):
+                return _checked(primitive, functools.partial(again, *args, **params))
+            running.here = True
+            try:
+                return compiled(*args, **params)
+            finally:
+                running.here = False
 
     return impl
+
+
+def _checked(primitive: Primitive, run: Callable[[], Any]) -> Any:
+    """jit calls its function once more, to say where, when it found a NaN or an infinity that the user asked to be told of."""
+    with jax.debug_nans(False), jax.debug_infs(False):
+        outs = run()
+    for name, asked, found in (
+        ("nan", jax.config.jax_debug_nans, jnp.isnan),
+        ("inf", jax.config.jax_debug_infs, jnp.isinf),
+    ):
+        if asked and any(bool(found(out).any()) for out in outs):
+            raise FloatingPointError(f"invalid value ({name}) encountered in {primitive.name}")
+    return outs
 
 
 def partitions(aval: Any) -> tuple[Any, ...]:

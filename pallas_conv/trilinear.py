@@ -53,6 +53,7 @@ class Op:
     """Everything static about an equation; hashable, shared by all derivatives of one call.
 
     models          how many leading axes E every operand has
+    channels_last   whether the caller's images lie so, which a lax program may make use of
     compute_dtype   what operands are multiplied in
     sum_dtype       what a lax program keeps fprop's sum in until bias and activation are applied (a kernel: float32)
     precision       as lax.conv_general_dilated takes it, read from the configuration when the call was traced
@@ -66,6 +67,7 @@ class Op:
     precision: Any = None
     implementation: tuple[str, ...] = ("auto",)
     models: int = 0
+    channels_last: bool = False
 
     @property
     def accumulator_dtype(self) -> np.dtype:

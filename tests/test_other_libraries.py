@@ -38,14 +38,12 @@ class NNX(nnx.Module):
 
 
 class Linen(linen.Module):
-    how: dict
-
     @linen.compact
     def __call__(self, x):
-        x = linen.relu(linen.Conv(8, (3, 3), **self.how)(x))
-        x = linen.relu(x + linen.Conv(8, (3, 3), kernel_dilation=2, **self.how)(x))
-        x = linen.Conv(16, (3, 3), strides=2, **self.how)(x)
-        x = linen.relu(linen.Conv(16, (3, 3), feature_group_count=16, padding="CIRCULAR", **self.how)(x))
+        x = linen.relu(linen.Conv(8, (3, 3))(x))
+        x = linen.relu(x + linen.Conv(8, (3, 3), kernel_dilation=2)(x))
+        x = linen.Conv(16, (3, 3), strides=2)(x)
+        x = linen.relu(linen.Conv(16, (3, 3), feature_group_count=16, padding="CIRCULAR")(x))
         return linen.ConvTranspose(3, (4, 4), strides=(2, 2))(x)
 
 
@@ -65,12 +63,12 @@ def step(apply):
 
 
 def agree(ours, stock, params):
+    assert pc.explain(stock, params, X).unconverted == PRODUCTS
     with pc.lax.patched():
         explanation = pc.explain(ours, params, X)
         got = jax.jit(ours)(params, X)
     assert explanation.unconverted == 0
     assert len(explanation) == PRODUCTS
-    assert pc.explain(stock, params, X).unconverted == PRODUCTS
     want = jax.jit(stock)(params, X)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), got, want)
 
@@ -87,13 +85,18 @@ def test_flax_nnx():
     agree(ours, stock, params)
 
 
-@pytest.mark.parametrize(
-    "how", [{}, {"conv_general_dilated": pc.lax.conv_general_dilated}], ids=["patched", "argument"]
-)
-def test_flax_linen(how):
-    stock, ours = Linen({}), Linen(how)
+def test_flax_linen():
+    model = Linen()
+    params = model.init(jax.random.key(0), X)
+    agree(step(model.apply), step(model.apply), params)
+
+
+def test_flax_linen_takes_a_function():
+    stock = linen.Conv(8, (3, 3), strides=2)
+    ours = linen.Conv(8, (3, 3), strides=2, conv_general_dilated=pc.lax.conv_general_dilated)
     params = stock.init(jax.random.key(0), X)
-    agree(step(ours.apply), step(stock.apply), params)
+    assert (len(pc.explain(ours.apply, params, X)), pc.explain(ours.apply, params, X).unconverted) == (1, 0)
+    np.testing.assert_allclose(ours.apply(params, X), stock.apply(params, X), rtol=1e-5, atol=1e-5)
 
 
 def test_flax_linen_without_shared_kernels():

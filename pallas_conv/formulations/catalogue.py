@@ -17,7 +17,7 @@ from .windows import by_phases, made_of
 STOCK = "stock"
 CHANNELS_LAST = "channels_last"  # stock's program, with operands transposed as XLA's CPU library wants them
 CROPPED = "cropped"  # the same, after a pad of the dimensions that XLA would misread
-LIKE_STOCK = (STOCK, CHANNELS_LAST, CROPPED)  # as fast as stock's, where that is in no loop
+LIKE_STOCK = (STOCK, CHANNELS_LAST, CROPPED)  # outside of loops XLA makes the same of them
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body
 MOST_ROWS = 80  # of a block: taps far apart need long ones, which compile for seconds and run no faster

@@ -6,13 +6,16 @@ from . import cpu, nvidia
 from .catalogue import STOCK
 
 
-def choose(product: Product, target: Target, beside_kernels: bool = False) -> tuple[str, str]:
+def choose(
+    product: Product, target: Target, beside_kernels: bool = False, channels_last: bool = False
+) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why.
 
     beside_kernels: whether kernels serve the other products of the same convolution.
+    channels_last: whether the caller's images lie so.
     """
     if target.platform == "cpu":
-        return cpu.choose(product)
+        return cpu.choose(product, channels_last)
     if target.platform == "cuda":
         return nvidia.choose(product, beside_kernels)
     return STOCK, "no faster program is known here"

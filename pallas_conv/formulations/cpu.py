@@ -29,13 +29,15 @@ HEAVY = 20  # times larger than the images: weights whose change of layout is wh
 OVERLAP = 6  # taps that meet in one output element
 
 
-def choose(product: Product) -> tuple[str, str]:
-    """The formulation that `auto` takes where no kernel runs, and why."""
+def choose(product: Product, channels_last: bool = False) -> tuple[str, str]:
+    """The formulation that `auto` takes where no kernel runs, and why. The rules were fitted to images channels first."""
     if not jnp.issubdtype(product.compute_dtype, jnp.inexact):
         return STOCK, "integers are left to stock's program"
     served = {f.name: f for f in catalogue.serving(product)}
     if served:
         s = Sizes.of(product)
+        if channels_last and s.slides and s.taps == 1 and max(s.spec.strides) == 1 and s.spec.groups == 1:
+            return CHANNELS_LAST, "a 1x1 convolution of images channels last, which the library takes as they lie"
         rules = GROUPED if s.spec.groups > 1 else DENSE if s.useful_flops >= TINY else ()
         if found := first(rules, s, lambda name: name in served and _fits(served[name], product)):
             return found

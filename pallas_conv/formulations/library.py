@@ -14,7 +14,7 @@ from .how import How
 from .windows import pad_spatial
 
 SLAB = 24e6  # bytes of a volume, once for each tap along its depth, that are convolved at a time
-NARROW = 4  # channels of a group that XLA's CPU compiler convolves faster by its naive loop than by its library
+NARROW = 4  # channels that XLA's CPU compiler convolves faster by a naive loop than by its library
 MOST_SLABS = 16  # written out in a program
 
 
@@ -108,11 +108,12 @@ def convolve(
     to its library, (N, *S, C) and (*K, C, O) to (N, *T, O).
 
     XLA brings others into that form by itself, with the same transpositions, but in the entry computation only: in the body
-    of a loop or a branch they become naive loops, 4 to 90 times slower (https://github.com/jax-ml/jax/issues/12868). Nobody
-    knows, while a product is traced, where it will stand. Left as they are: groups of a weight gradient, which would sum in
-    another order, and narrow groups, for which the naive loop is the faster one.
+    of a loop or a branch they become naive loops, which is many times slower (https://github.com/jax-ml/jax/issues/12868).
+    Nobody knows, while a product is traced, where it will stand. Left as they are: groups of a weight gradient, which would
+    sum in another order, and few channels, for which the naive loop is the faster one.
     """
-    narrow = feature_group_count > 1 and rhs.shape[dims.rhs_spec[1]] <= NARROW
+    outs, ins = (rhs.shape[axis] for axis in dims.rhs_spec[:2])
+    narrow = ins <= NARROW and (feature_group_count > 1 or outs <= NARROW)
     if not how.channels_last or batch_group_count > 1 or narrow:
         return conv_general_dilated(
             lhs, rhs, **vars(window), dimension_numbers=dims, feature_group_count=feature_group_count,
@@ -125,8 +126,8 @@ def convolve(
         dimension_numbers=lax.ConvDimensionNumbers(last, (lhs.ndim - 1, lhs.ndim - 2, *range(lhs.ndim - 2)), last),
         feature_group_count=feature_group_count, **how.of_lax,
     )  # fmt: skip
-    at = (result[0], *result[2:], result[1])  # the axis of the result that each axis of y is
-    return y.transpose(*(at.index(axis) for axis in range(y.ndim)))
+    axis_of_result = (result[0], *result[2:], result[1])  # for each axis of y
+    return y.transpose(*(axis_of_result.index(axis) for axis in range(y.ndim)))
 
 
 def _exchange_channels(w: Array, groups: int) -> Array:

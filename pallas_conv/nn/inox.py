@@ -154,7 +154,7 @@ def _call(layer: Any, x: Any) -> Array:
         out_dtype=None,
         implementation=None,
     )
-    return functional.channels_last(functional.apply(x, w, b, None, op, out_dtype), batch)
+    return functional.channels_last(functional.apply(x, w, b, None, op.replace(channels_last=True), out_dtype), batch)
 
 
 type _Configuration = tuple[tuple[int, ...], tuple[int, ...], str | paddings.Pairs, int]

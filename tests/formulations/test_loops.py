@@ -98,7 +98,13 @@ def compiled(layer: Layer, flow: str, **how):
 def test_no_loop_holds_a_naive_convolution(name):
     program = compiled(LAYERS[name], "scan")
     assert naive(program) == []
-    assert "while" in program.as_text()
+    assert re.search(r" while\(", program.as_text())
+
+
+def test_few_channels_stay_naive():
+    """A stencil of one channel: the library would take several times as long."""
+    stencil = Layer((1, 1, 12, 12), (1, 1, 3, 3), {"padding": 1})
+    assert len(naive(compiled(stencil, "scan"))) == 3
 
 
 @pytest.mark.parametrize("flow", CONTROL_FLOW)
@@ -129,7 +135,7 @@ def test_complex_numbers():
 
 
 def test_of_a_network_in_a_loop_none_is_naive():
-    for loop in loops.LOOPS:
+    for loop in (loop for loop in loops.LOOPS if loop.name != "heat equation, 200 steps"):
         model = pc.convert(loop.build(jax.random.key(0)))
         x = jax.eval_shape(loop.inputs, jax.random.key(0))
         arrays, static = eqx.partition(model, eqx.is_array)
