@@ -10,6 +10,7 @@ import pytest
 import pallas_conv as pc
 from bench import chart
 from bench.formulations import timed_as
+from bench.loops import LOOPS
 from bench.models import NETWORKS
 from bench.test_layers import layers
 
@@ -40,6 +41,20 @@ def test_the_rules_choose_today_what_was_measured(name):
         operands = jax.eval_shape(functools.partial(case.arrays, direction))
         plans = pc.explain(case.stock(direction, convert=pc.convert), *operands, device="cpu")
         assert [f"{p.product.role}: {timed_as(p.formulation)}" for p in plans] == row["products"]
+
+
+def test_loops_as_the_readme_has_them():
+    rows = json.loads((RESULTS / "loops_cpu.json").read_text())["loops"]
+    assert [row["name"] for row in rows] == [loop.name for loop in LOOPS]
+    assert {row["status"] for row in rows} == {"ok"}
+    *naive, few = rows
+    assert min(row["ratio"] for row in naive) >= 10
+    assert few["ratio"] >= 0.97
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    for row in rows:
+        ms = lambda t: f"{t:.0f}" if t >= 10 else f"{t:.1f}"
+        ratio = f"{row['ratio']:.0f}x" if row["ratio"] >= 10 else f"{row['ratio']:.1f}x"
+        assert f"| {ms(row['stock_ms'])} | {ms(row['ours_ms'])} | {ratio} |" in readme
 
 
 @pytest.mark.parametrize("family", LEAST)
