@@ -394,7 +394,8 @@ def test_code_that_calls_lax_finds_ours_inside():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), got, jax.value_and_grad(f, (0, 1))(x, w))
 
 
-def test_what_was_traced_outside_is_traced_anew_inside():
+def tracing():
+    """A jitted function, and whether it found ours, each time that it was traced."""
     traced = []
 
     @jax.jit
@@ -402,12 +403,16 @@ def test_what_was_traced_outside_is_traced_anew_inside():
         traced.append(lax.conv is ours.conv)
         return lax.conv(x, w, (1, 1), "SAME")
 
-    x, w = draw(*X), draw(*W)
-    f(x, w)
+    return lambda: f(draw(*X), draw(*W)), traced
+
+
+def test_what_was_traced_outside_is_traced_anew_inside():
+    run, traced = tracing()
+    run()
     with ours.patched():
-        f(x, w)
-        f(x, w)
-    f(x, w)
+        run()
+        run()
+    run()
     assert traced == [False, True]
 
 
@@ -453,12 +458,7 @@ def test_threads_that_overlap():
 
 def test_generators_that_end_in_another_order():
     """What is traced afterwards is told from what was traced inside."""
-    traced = []
-
-    @jax.jit
-    def f(x, w):
-        traced.append(lax.conv is ours.conv)
-        return lax.conv(x, w, (1, 1), "SAME")
+    run, traced = tracing()
 
     def generator():
         with ours.patched():
@@ -466,14 +466,14 @@ def test_generators_that_end_in_another_order():
 
     first, second = generator(), generator()
     next(first), next(second)
-    f(draw(*X), draw(*W))
+    run()
     first.close()
     assert lax.conv is ours.conv
     second.close()
     assert lax.conv is STOCK["conv"]
-    f(draw(*X), draw(*W))
+    run()
     with ours.patched():
-        f(draw(*X), draw(*W))
+        run()
     assert traced == [True, False]
 
 
