@@ -1,9 +1,10 @@
 """Digests of the kernels' source, under which hardware runs are filed.
 
 `code` is of what decides what a kernel computes, and of the keys under which proofs are filed: a proof that a kernel is right
-holds as long as that stays. `choice` is of what decides which tiles a product gets, and of the lax programs that kernels were
-timed beside: a time holds as long as that stays, a proof does not ask. Both are of the syntax tree, so comments, docstrings and
-layout do not count, and both are the same in every version of Python.
+holds as long as that stays. `choice` is of what decides which tiles a product gets: a time holds as long as that stays, a proof
+does not ask. The lax program that a kernel was timed beside is named with the time, and gets another name when it becomes
+another program. Both digests are of the syntax tree, so comments, docstrings and layout do not count, and both are the same in
+every version of Python.
 """
 
 import ast
@@ -29,10 +30,9 @@ def code() -> str:
 
 @functools.cache
 def choice() -> str:
-    """Of the cost model, the candidates, the tables of what was measured and tuned, and the lax programs."""
+    """Of the cost model, the candidates, and the tables of what was measured and tuned."""
     own = [path for path in _sources(_KERNELS) if path.name in _CHOICE]
-    lax_programs = _sources(pathlib.Path(str(spec.__file__)).parent / "formulations")
-    return _digest(_KERNELS, own, [*sorted(_KERNELS.rglob("*.json")), *lax_programs])
+    return _digest(_KERNELS, own, sorted(_KERNELS.rglob("*.json")))
 
 
 def _sources(folder: pathlib.Path) -> list[pathlib.Path]:

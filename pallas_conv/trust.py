@@ -20,7 +20,7 @@ from .record import RAN, Checks, Record, Timing
 from .target import Target
 
 MARGIN = 1.05  # times the lax program's speed, or the kernel is not taken: about what two runs differ by
-WIDER_MARGIN = 1.15  # where another kind of GPU was timed, other tiles or lax programs than today's, or another JAX
+WIDER_MARGIN = 1.15  # where another kind of GPU was timed, other tiles than today's, or another JAX
 MARGIN_AN_OCTAVE = 0.03  # so much more for every octave between the product and the one that was timed
 NEAR = 4.0  # octaves, see `Size.distance`: a time says nothing about products further away than that
 

@@ -33,8 +33,8 @@ def served(f, *args) -> int:
 def alike(f, g, *args):
     """The same result and gradients of f and g, up to rounding."""
     weigh = lambda y: jnp.sum(jnp.real(y * jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype)))
-    want = g(*args), *jax.grad(lambda *v: weigh(g(*v)), (0, 1))(*args)
-    got = f(*args), *jax.grad(lambda *v: weigh(f(*v)), (0, 1))(*args)
+    of = lambda f: jax.jit(lambda *v: (f(*v), *jax.grad(lambda *v: weigh(f(*v)), (0, 1))(*v)))(*args)
+    got, want = of(f), of(g)
     for a, b in zip(got, want, strict=True):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
         eps = float(jnp.finfo(b.dtype).eps)

@@ -112,8 +112,8 @@ def convolve(
     Nobody knows, while a product is traced, where it will stand. Left as they are: groups of a weight gradient, which would
     sum in another order, and few channels, for which the naive loop is the faster one.
     """
-    outs, ins = (rhs.shape[axis] for axis in dims.rhs_spec[:2])
-    narrow = ins <= NARROW and (feature_group_count > 1 or outs <= NARROW)
+    few_out, few_in = (isinstance(n := rhs.shape[axis], int) and n <= NARROW for axis in dims.rhs_spec[:2])
+    narrow = few_in and (few_out or feature_group_count > 1)
     if not how.channels_last or batch_group_count > 1 or narrow:
         return conv_general_dilated(
             lhs, rhs, **vars(window), dimension_numbers=dims, feature_group_count=feature_group_count,
