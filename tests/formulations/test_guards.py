@@ -21,13 +21,16 @@ from pallas_conv.formulations.cpu import SPARE_MEMORY
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.trilinear import Op
 
-PRODUCTS = [  # for which there is more than stock's program
-    pytest.param(product, id=f"{case.name}-{product.role}")
+NAMED = [  # products for which there is more than stock's program
+    (f"{case.name}-{product.role}", product)
     for case in suite()
     for product in (
         dataclasses.replace(p, compute_dtype="float32", out_dtype="float32") for p in case.products().values()
     )
     if formulations.choose(product, CPU)[0] not in formulations.LIKE_STOCK
+]
+PRODUCTS = [
+    pytest.param(product, id=name, marks=[pytest.mark.extended] * (i % 2)) for i, (name, product) in enumerate(NAMED)
 ]
 
 

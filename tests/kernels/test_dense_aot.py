@@ -191,7 +191,7 @@ def generated(seed: int) -> Product:
             return product
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.extended) for n in range(3, 80))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.extended) for n in range(1, 80))])
 def test_generated(seed):
     check(generated(seed), choice.choose(generated(seed)))
 
@@ -208,7 +208,7 @@ def largest(residual: bool) -> dict[str, config.Config]:
 
 
 @pytest.mark.parametrize("tile", largest(residual=True))
-@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("out_dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.extended)])
 def test_the_largest_tiles_with_everything_fused_fit_in_registers(out_dtype, tile):
     kind = {"activation": "gelu", "outputs": ("y", "z"), "out_dtype": out_dtype}
     product = p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, residual=True, **kind)

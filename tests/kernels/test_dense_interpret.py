@@ -118,7 +118,7 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (i % 2)) for i, n in enumerate(WHOLE)])
 def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
     """No padding, whole tiles: exactly the multiply-adds of the definition, whatever the strides on either side."""
     box = {1: (1, 64), 2: (1, 4, 16), 3: (1, 1, 8, 8)}[WHOLE[name].spec.ndim]

@@ -125,7 +125,7 @@ def assert_agree(ours, theirs, *args):
     assert_close(found, expected)
 
 
-SEEDS = [pytest.param(seed, marks=[] if seed < 16 else pytest.mark.extended) for seed in range(200)]
+SEEDS = [pytest.param(seed, marks=[] if seed < 10 else pytest.mark.extended) for seed in range(200)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
