@@ -8,7 +8,7 @@ from collections.abc import Iterator
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 _FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "optimization-barrier"}
-_CALLEES = re.compile(r"(?:calls|body|to_apply)=%([\w.-]+)")
+CALLEES = re.compile(r"(?:calls|body|to_apply)=%([\w.-]+)")
 _LIBRARY = re.compile(r'custom_call_target="__(cudnn|cublas)\$(?:lt\$)?([\w$]+)"')
 
 
@@ -63,7 +63,7 @@ class _Instruction:
 
 def read(text: str) -> Program:
     """The program that `jax.stages.Compiled.as_text` prints."""
-    computations, entry = _computations(text)
+    computations, entry = bodies(text)
     shapes = {i.name: i.shape for body in computations.values() for i in body}
     executed = list(_executed(computations, entry))
     calls = [call for i, times in executed for call in _calls(i, computations, shapes, times)]
@@ -71,7 +71,8 @@ def read(text: str) -> Program:
     return Program(tuple(calls), sum(times for _, times in executed), tuple(moves))
 
 
-def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+def bodies(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+    """The instructions of every computation by its name, and the name of the entry."""
     found: dict[str, list[_Instruction]] = {}
     entry, body = "", []
     for line in text.splitlines():
@@ -95,7 +96,7 @@ def _executed(
     for i in computations[name]:
         if i.opcode in ("while", "call", "conditional"):
             trips = re.search(r'"known_trip_count":{"n":"(\d+)"}', i.text)
-            for callee in _CALLEES.findall(i.text):
+            for callee in CALLEES.findall(i.text):
                 yield from _executed(computations, callee, times * (int(trips[1]) if trips else 1))
         elif i.opcode not in _FREE:
             yield i, times
@@ -112,7 +113,7 @@ def _calls(
             contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', i.text)
             yield Call("matmul", "", times * _matmul_flops(i, contracted[1] if contracted else "", shapes))
     elif i.opcode == "fusion":
-        for callee in _CALLEES.findall(i.text):
+        for callee in CALLEES.findall(i.text):
             for inner in computations[callee]:
                 yield from _calls(inner, computations, shapes, times)
     elif i.opcode == "dot":
@@ -121,7 +122,7 @@ def _calls(
 
 
 def _moves(kernel: _Instruction, computations: dict[str, list[_Instruction]]) -> Iterator[Move]:
-    fused = [callee for callee in _CALLEES.findall(kernel.text) if kernel.opcode == "fusion"]
+    fused = [callee for callee in CALLEES.findall(kernel.text) if kernel.opcode == "fusion"]
     for i in [kernel, *(inner for callee in fused for inner in computations[callee])]:
         opcode = i.opcode.removesuffix("-start")
         if opcode in ("copy", "transpose", "pad"):

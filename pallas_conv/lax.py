@@ -128,9 +128,13 @@ def _channels_first(
     return x, w, op.replace(channels_last=dims.lhs_spec == dims.out_spec == last), dims.out_spec
 
 
-def _are_counts(values: Any, n: int) -> bool:
+def _are_ints(values: Any, n: int) -> bool:
     ints = isinstance(values, tuple | list) and all(isinstance(v, int | np.integer) for v in values)
-    return ints and len(values) == n and min(values) >= 1
+    return ints and len(values) == n
+
+
+def _are_counts(values: Any, n: int) -> bool:
+    return _are_ints(values, n) and min(values) >= 1
 
 
 def _pairs(
@@ -149,13 +153,8 @@ def _pairs(
         return tuple((low, high) for low, high in jax.lax.padtype_to_pads(size, window, strides, padding))
     if not isinstance(padding, tuple | list) or len(padding) != len(size):
         return None
-    for pair in padding:
-        if (
-            not isinstance(pair, tuple | list)
-            or len(pair) != 2
-            or not all(isinstance(p, int | np.integer) for p in pair)
-        ):
-            return None
+    if not all(_are_ints(pair, 2) for pair in padding):
+        return None
     return tuple((int(low), int(high)) for low, high in padding)
 
 
@@ -203,10 +202,9 @@ def _like_lax(name: str) -> Callable[..., Array]:
     @functools.wraps(_STOCK[name])
     def function(lhs: Array, rhs: Array, *args: Any, **kwargs: Any) -> Array:
         arrays = all(isinstance(t, jax.Array | np.ndarray) and t.dtype != object for t in (lhs, rhs))
-        if not arrays or not _binds(signature, args, kwargs):
-            return _STOCK[name](lhs, rhs, *args, **kwargs)  # which raises
-        if not all(map(_is_plain, (*args, *kwargs.values()))):
-            return _STOCK[name](lhs, rhs, *args, **kwargs)
+        plain = all(map(_is_plain, (*args, *kwargs.values())))
+        if not (arrays and plain and _binds(signature, args, kwargs)):
+            return _STOCK[name](lhs, rhs, *args, **kwargs)  # takes it, or says what is wrong
         return _call(name, _hashable(args), tuple((k, _hashable(v)) for k, v in sorted(kwargs.items())), lhs, rhs)
 
     function.__module__ = __name__  # where pickle finds it

@@ -8,7 +8,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """
+    """What is handed through a program to the products in it.
+
     precision      as in `jax.lax.conv_general_dilated`
     result_dtype   of library calls and matrix products; None: that of their operands
     channels_last  whether the library's convolutions are written channels last, see `library.convolve`

@@ -12,28 +12,23 @@ import pytest
 from jax import lax
 
 import pallas_conv as pc
-from bench import loops
+from bench import hlo, loops
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec
 from pallas_conv.trilinear import Op
 
 
 def naive(compiled) -> list[str]:
-    """The convolutions that are computed by a fusion that is no call of a library."""
-    bodies, name = {}, ""
-    for line in compiled.as_text().splitlines():
-        if line.endswith("{") and not line.startswith(" "):
-            name = line.removeprefix("ENTRY ").split(" ", 1)[0]
-        bodies.setdefault(name, []).append(line)
-    found = []
-    for line in (line for body in bodies.values() for line in body):
-        called = re.search(r"kind=kLoop, calls=(%[\w.-]+)", line)
-        found += [inner for inner in bodies.get(called[1], []) if " convolution(" in inner] if called else []
-    return found
+    """The convolutions that are computed by a fusion that loops over elements, and not by a library."""
+    found, _ = hlo.bodies(compiled.as_text())
+    loop_fusions = [i for body in found.values() for i in body if i.opcode == "fusion" and "kind=kLoop" in i.text]
+    inner = [j for i in loop_fusions for name in hlo.CALLEES.findall(i.text) for j in found[name]]
+    return [j.text for j in inner if j.opcode == "convolution"]
 
 
 def convolutions(compiled) -> int:
-    return len(re.findall(r" convolution\(", compiled.as_text()))
+    found, _ = hlo.bodies(compiled.as_text())
+    return sum(i.opcode == "convolution" for body in found.values() for i in body)
 
 
 @dataclasses.dataclass(frozen=True)
