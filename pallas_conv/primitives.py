@@ -103,6 +103,7 @@ def _with_saved(op: Op, a: Array | None) -> tuple[Op, Arrays]:
 
 def _impl(primitive: Primitive) -> Callable[..., Any]:
     static = ("op", "names", "outs")
+    # Two, since `_checked` runs inside a call of the first, and jit refuses to call one function inside itself.
     compiled, again = (jax.jit(lambda *v, **params: primitive.bind(*v, **params), static_argnames=static) for _ in "12")
     running = threading.local()
 
