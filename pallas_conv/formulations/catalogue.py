@@ -21,6 +21,7 @@ LIKE_STOCK = (STOCK, CHANNELS_LAST, CROPPED)  # outside of loops XLA makes the s
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body
 MOST_ROWS = 80  # of a block: taps far apart need long ones, which compile for seconds and run no faster
+MOST_CHANNELS = 12  # of a group, in loops over them
 MOST_MATMULS = 64  # taps with a matrix product of their own
 MOST_PHASES = 32  # output phases with a loop or a sum of their own
 
@@ -209,13 +210,15 @@ def _shifts(s: Sizes) -> int:
 def _correlate_cost(s: Sizes) -> Cost:
     axis = max(0, s.spec.ndim - 2)
     partial = s.y * s.spec.kernel_spatial[axis] / min(loops.BLOCK, s.spec.out_spatial[axis])
-    shifts = _shifts(s)
-    written_out = shifts if shifts <= loops.UNROLLED_SHIFTS else 1
+    shifts, written_out = _shifts(s), loops.shifts_written_out(s.spec, s.group_in)
     moves = s.x + s.y if s.spec.ndim == 1 else 0.0
+    cut_out = s.x / s.group_in if written_out < shifts else 0.0
     return Cost(
-        s.useful_flops, shifts * (s.x / s.group_in + s.y + 2 * partial), written_out * loops.rows_written_out(s.spec),
-        s.x + moves + written_out * partial,
-    )  # fmt: skip
+        s.useful_flops,
+        shifts * (s.x / s.group_in + s.y + 2 * partial) + 2 * cut_out * shifts / written_out,
+        written_out * loops.rows_written_out(s.spec),
+        s.x + moves + cut_out + written_out * partial,
+    )
 
 
 def _steps(s: Sizes) -> int:
@@ -285,7 +288,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: (
                 s.spreads
                 and max(s.spec.kernel_dilation) == 1
-                and s.sum_of_taps <= 2 * MOST_UNROLLED
+                and s.sum_of_taps <= MOST_UNROLLED
                 and s.phases <= MOST_PHASES
             ),
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + 3 * s.y, s.sum_of_taps, s.x + s.y),
@@ -296,7 +299,7 @@ FORMULATIONS: dict[str, Formulation] = {
         Formulation(
             "correlate_rows",
             lambda s: (
-                s.correlates and s.group_in <= loops.UNROLLED_SHIFTS and loops.rows_written_out(s.spec) <= MOST_ROWS
+                s.correlates and s.group_in <= MOST_CHANNELS and loops.rows_written_out(s.spec) <= MOST_ROWS
             ),
             _correlate_cost,
             wgrad=_loop(loops.correlate_rows),
@@ -305,7 +308,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "correlate_taps",
-            lambda s: s.correlates and s.group_in <= loops.UNROLLED_SHIFTS,
+            lambda s: s.correlates and s.group_in <= MOST_CHANNELS,
             lambda s: Cost(
                 s.useful_flops,
                 s.x * s.taps / s.spec.kernel_spatial[-1] + s.y + 2 * s.images * s.w * _steps(s),

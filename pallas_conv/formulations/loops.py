@@ -10,18 +10,19 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ..spec import ConvSpec
-from .windows import made_of, pad_spatial, tap_windows
+from .windows import made_of, pad_spatial, tap_windows, unravel
 
 BLOCK = 16  # rows that one partial sum of a weight gradient covers
 POSITIONS = 32  # about as many positions make one step of a weight gradient that loops over them
 LANES = 8  # float32 elements of a vector
-UNROLLED_SHIFTS = 12  # loops written out for a weight gradient; more become iterations of one
+WRITTEN_OUT = 64  # products of rows of a weight gradient; with more, shifts become iterations of a loop, which compiles faster
 
 
 def multiply_add(x: Array, w: Array, spec: ConvSpec) -> Array:
@@ -98,7 +99,7 @@ def correlate_taps(x: Array, ct: Array, spec: ConvSpec) -> Array:
         grid = (*outer[:-1], *(size // rows for size in outer[-1:]), blocks)
 
         def add(i: Array, dw: Array) -> Array:
-            *position, block = _unravel(i, grid)
+            *position, block = unravel(i, grid)
             total: Array | float = 0.0
             for row, column in itertools.product(range(rows), range(columns)):
                 at = [*position[:-1], *(p * rows + row for p in position[-1:]), first + block * columns + column]
@@ -112,14 +113,6 @@ def correlate_taps(x: Array, ct: Array, spec: ConvSpec) -> Array:
     if size % blocks:
         dw = run(dw, blocks * columns, 1, size % blocks)
     return dw.sum(0)[..., : spec.kernel_spatial[-1]].reshape(o, c // groups, *spec.kernel_spatial)
-
-
-def _unravel(i: Array, grid: tuple[int, ...]) -> list[Array]:
-    index = []
-    for size in reversed(grid):
-        index.append(i % size)
-        i = i // size
-    return index[::-1]
 
 
 def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
@@ -140,25 +133,46 @@ def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
         summed = (0, *range(3, 2 + spec.ndim), 3 + spec.ndim)
     x, ct = lax.optimization_barrier((x, ct))
     others = [i for i in range(spec.ndim) if i != axis]
-    rows = 2 + (spec.ndim > 1) + axis  # where they are in ct, and in x without its axis of channels
+    extents = [d, *(spec.kernel_spatial[i] for i in others)]
+    looped = _looped(extents, rows_written_out(spec))
+    channels = 3 if spec.ndim > 1 else 2
+    rows = channels + axis  # where they are in ct, and in x without its axis of channels
 
-    def at(channel: Array | int, shift: tuple[Array | int, ...]) -> Array:
+    def shifted(x: Array, along: int, t: Array | int) -> Array:
+        """What channel t meets, along 0, or tap t of another dimension."""
+        if along == 0:
+            return lax.dynamic_slice_in_dim(x, t, 1, channels)
+        i = others[along - 1]
+        length = (spec.out_spatial[i] - 1) * spec.strides[i] + 1
+        x = lax.dynamic_slice_in_dim(x, t * spec.kernel_dilation[i], length, 4 + i)
+        return lax.slice_in_dim(x, 0, length, spec.strides[i], 4 + i)
+
+    def correlate(x: Array) -> Array:
         """(groups, m, taps along the rows); for 1-D (m, taps, groups)."""
-        window = lax.dynamic_index_in_dim(x, channel, 3 if spec.ndim > 1 else 2, keepdims=False)
-        for i, t in zip(others, shift, strict=True):
-            length = (spec.out_spatial[i] - 1) * spec.strides[i] + 1
-            window = lax.dynamic_slice_in_dim(window, t * spec.kernel_dilation[i], length, 3 + i)
-            window = lax.slice_in_dim(window, 0, length, spec.strides[i], 3 + i)
-        sums = _row_sums(window, ct, rows, spec.kernel_spatial[axis], spec.strides[axis], spec.kernel_dilation[axis])
+        geometry = spec.kernel_spatial[axis], spec.strides[axis], spec.kernel_dilation[axis]
+        sums = _row_sums(x.squeeze(channels), ct, rows, *geometry)
         return functools.reduce(operator.add, (s.sum(summed) for s in sums))
 
-    shifts = list(itertools.product(range(d), *(range(spec.kernel_spatial[i]) for i in others)))
-    if len(shifts) <= UNROLLED_SHIFTS:
-        dw = jnp.stack([at(channel, tuple(shift)) for channel, *shift in shifts])
+    def at(*first: Array) -> Array:
+        """Of these channels and taps, and all shifts along the dimensions that are left."""
+        part = x
+        for along, t in enumerate(first):
+            part = shifted(part, along, t)
+        if first:  # cut out: to read at an offset that is not a number of the program is several times slower
+            part = lax.optimization_barrier(part)
+        results = []
+        for shift in itertools.product(*map(range, extents[looped:])):
+            window = part
+            for along, t in enumerate(shift, looped):
+                window = shifted(window, along, t)
+            results.append(correlate(window))
+        return jnp.stack(results)
+
+    if looped:
+        shifts = np.indices(extents[:looped]).reshape(looped, -1)
+        dw = lax.map(lambda first: at(*first), tuple(jnp.asarray(s) for s in shifts))
     else:
-        dw = lax.map(
-            lambda s: at(s[0], tuple(s[1:])), tuple(jnp.asarray(column) for column in zip(*shifts, strict=True))
-        )
+        dw = at()
     if spec.ndim == 1:  # (d, m, taps, groups) -> (groups, m, d, taps)
         return dw.transpose(3, 1, 0, 2).reshape(o, d, *spec.kernel_spatial)
     dw = dw.reshape(d, *(spec.kernel_spatial[i] for i in others), groups, m, spec.kernel_spatial[axis])
@@ -179,6 +193,18 @@ def _blocks(size: int, span: int, stride: int) -> tuple[int, int]:
     even = [b for b in range(least, 2 * max(BLOCK, least) + 1) if size % b == 0]
     block = even[0] if even else max(BLOCK, least)
     return block, size // block
+
+
+def shifts_written_out(spec: ConvSpec, channels: int) -> int:
+    """How many shifts `correlate_rows` writes out, of this many channels a group."""
+    extents = [channels, *(k for i, k in enumerate(spec.kernel_spatial) if i != max(0, spec.ndim - 2))]
+    return math.prod(extents[_looped(extents, rows_written_out(spec)) :])
+
+
+def _looped(extents: Sequence[int], rows: int) -> int:
+    """How many of the first of these dimensions are looped over, so that the shifts along the others can be written out."""
+    products = [math.prod(extents[i:]) * rows for i in range(len(extents))]
+    return next((i for i, count in enumerate(products) if count <= WRITTEN_OUT), len(extents))
 
 
 def rows_written_out(spec: ConvSpec) -> int:

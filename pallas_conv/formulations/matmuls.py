@@ -11,7 +11,9 @@ from jax import Array, lax
 
 from ..spec import ConvSpec
 from .how import How
-from .windows import interleave, pad_spatial, phase_shape, phases, tap_windows, taps
+from .windows import interleave, made_of, pad_spatial, phase_shape, phases, tap_window, tap_windows, taps
+
+WRITTEN_OUT = 8  # windows in one program; more become iterations of a loop, which compiles several times faster
 
 
 def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
@@ -27,8 +29,13 @@ def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 def matmul_per_tap(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """A weight gradient tap by tap: no memory for columns."""
-    x = pad_spatial(x, spec.padding)
-    dw = jnp.stack([_outer(ct, _grouped(a, spec), spec, how) for a in tap_windows(x, spec)], -1)
+    x, count = pad_spatial(x, spec.padding), math.prod(spec.kernel_spatial)
+    if count <= WRITTEN_OUT:
+        dw = jnp.stack([_outer(ct, _grouped(a, spec), spec, how) for a in tap_windows(x, spec)], -1)
+    else:
+        x = lax.optimization_barrier(x)
+        of_tap = lambda i: _outer(ct, _grouped(tap_window(x, spec, i), spec), spec, how)
+        dw = jnp.moveaxis(lax.map(of_tap, jnp.arange(count)), 0, -1)
     return dw.reshape(ct.shape[1], -1, *spec.kernel_spatial)
 
 
@@ -64,8 +71,14 @@ def _scatter(z: Array, order: list[tuple[int, ...]], spec: ConvSpec) -> Array:
 
 def _columns(x: Array, spec: ConvSpec) -> Array:
     """(N, groups, C // groups * taps, pixels)."""
-    windows = list(tap_windows(pad_spatial(x, spec.padding), spec))
-    return _grouped(jnp.stack(windows, 2) if len(windows) > 1 else windows[0], spec)
+    x, count = pad_spatial(x, spec.padding), math.prod(spec.kernel_spatial)
+    if count <= WRITTEN_OUT:
+        windows = list(tap_windows(x, spec))
+        return _grouped(jnp.stack(windows, 2) if count > 1 else windows[0], spec)
+    x = lax.optimization_barrier(x)
+    write = lambda i, columns: lax.dynamic_update_slice_in_dim(columns, tap_window(x, spec, i)[:, :, None], i, 2)
+    empty = made_of(x, (*x.shape[:2], count, *spec.out_spatial), x.dtype)
+    return _grouped(lax.fori_loop(0, count, write, empty), spec)
 
 
 def _grouped(x: Array, spec: ConvSpec) -> Array:

@@ -32,6 +32,23 @@ def tap_windows(x: Array, spec: ConvSpec) -> Iterator[Array]:
         yield lax.slice(x, (0, 0, *start), (*x.shape[:2], *stop), (1, 1, *spec.strides))
 
 
+def tap_window(x: Array, spec: ConvSpec, i: Array) -> Array:
+    """The same for tap number i, for loops over many taps: written out one by one they would take seconds to compile."""
+    start = [t * d for t, d in zip(unravel(i, spec.kernel_spatial), spec.kernel_dilation, strict=True)]
+    span = [(n - 1) * s + 1 for n, s in zip(spec.out_spatial, spec.strides, strict=True)]
+    window = lax.dynamic_slice(x, (0, 0, *start), (*x.shape[:2], *span))
+    return lax.slice(window, (0,) * x.ndim, window.shape, (1, 1, *spec.strides))
+
+
+def unravel(i: Array, grid: Sequence[int]) -> list[Array]:
+    """The position in a grid of number i."""
+    index = []
+    for size in reversed(grid):
+        index.append(i % size)
+        i = i // size
+    return index[::-1]
+
+
 def phase_shape(spec: ConvSpec) -> tuple[int, ...]:
     """Extent of one output phase: every input_dilation-th element."""
     return tuple(math.ceil(n / u) for n, u in zip(spec.out_spatial, spec.input_dilation, strict=True))
