@@ -27,7 +27,8 @@ def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation
     Left alone (`pallas_conv.convert_report` says so): subclasses that override `__call__` or what it relies on, or declare
     fields, and may compute something else; layers with an `activation` or `compute_dtype`, and subclasses of this package's
     layers, on the way to equinox, which has no counterpart. Layers outside the pytree, in a static field, the closure of a
-    function, or `equinox.filter_jit(layer)`, cannot be reached: convert them before.
+    function, or `equinox.filter_jit(layer)`, cannot be reached: convert them before. What calls `jax.lax` itself is no layer,
+    see `pallas_conv.lax`.
 
     **Arguments:**
 

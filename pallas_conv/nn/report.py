@@ -13,6 +13,7 @@ import jax.tree_util as jtu
 
 from .classes import CONVERTED, LEFT_ALONE, PENDING, is_layer, name_of, verdict
 from .convert import check_direction
+from .lax_calls import LaxCall, lax_calls
 from .pytrees import children
 
 _JitWrapper: Any = type(eqx.filter_jit(len))
@@ -20,10 +21,10 @@ _JitWrapper: Any = type(eqx.filter_jit(len))
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One convolution layer of a model.
+    """One convolution layer of a model, or something in it that calls a convolution of `jax.lax` itself.
 
     path      where it is, as `jax.tree_util.keystr` writes it; "" is the model itself
-    layer     its class
+    layer     its class, or the name of the function
     status    "converted" (nothing to do), "would be converted", or "left alone"
     reason    why it is left alone, or what it would become
     """
@@ -39,7 +40,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionReport:
-    """The convolution layers of a model, in the order of its pytree; iterable and printable."""
+    """The convolution layers of a model and its own calls of `jax.lax`, in the order of its pytree; iterable and printable."""
 
     rows: tuple[Row, ...]
 
@@ -68,6 +69,10 @@ def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
     (closures, defaults, bound methods, partials). Not seen are layers that a function takes from a global variable, or that
     a plain object holds.
 
+    On the way to this package it lists, too, what calls the convolutions of `jax.lax` itself and so has to be changed by
+    hand: modules, by their methods, and functions that the model holds, with the functions that they name of the same
+    file. Not seen are calls through a variable or through another file, and names imported inside a function.
+
     **Arguments:**
 
     - `model`: any pytree, converted or not.
@@ -84,6 +89,8 @@ def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
         if is_layer(node):
             found = verdict(node, to)
             yield Row(jtu.keystr(path), name_of(type(node)), found.status, found.reason)
+        if isinstance(node, eqx.Module):
+            yield from calls(path, node)
         for key, holder, value in _outside_the_tree(node):
             for inner in _reached(value, set()):
                 if is_layer(inner):
@@ -91,10 +98,33 @@ def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
                     unreachable = f"{holder} holds it, outside the pytree: convert it before it is put there"
                     how = (CONVERTED, "") if converted else (LEFT_ALONE, unreachable)
                     yield Row(jtu.keystr(path + key), name_of(type(inner)), *how)
+                yield from calls(path + key, inner)
         for key, child in children(node)[0]:
             yield from rows(path + key, child)
 
+    def calls(path: tuple, node: Any) -> Iterator[Row]:
+        for call in _calls_of(node) if to == "pallas_conv" else ():
+            caller = node if isinstance(node, types.FunctionType) else type(node)
+            yield Row(jtu.keystr(path), name_of(caller), LEFT_ALONE, str(call))
+
     return ConversionReport(tuple(rows((), model)))
+
+
+# ---------------------------------------------------------------- calls of jax.lax
+
+
+def _calls_of(node: Any) -> Iterator[LaxCall]:
+    """Those of a function, or of the methods of a module, inherited ones included."""
+    if isinstance(node, types.FunctionType):
+        yield from lax_calls(node)
+    if isinstance(node, eqx.Module):
+        members = [member for base in type(node).__mro__ for member in vars(base).values() if _is_code(member)]
+        functions = [inner for inner in _reached(members, set()) if isinstance(inner, types.FunctionType)]
+        yield from dict.fromkeys(call for function in functions for call in lax_calls(function))
+
+
+def _is_code(member: Any) -> bool:
+    return callable(member) or isinstance(member, classmethod | property)
 
 
 # ---------------------------------------------------------------- what a pytree does not show
@@ -131,7 +161,9 @@ def _reached(value: Any, seen: set[int]) -> Iterator[Any]:
         inner = [value.func, *value.args, *value.keywords.values()]
     elif isinstance(value, types.MethodType):
         inner = [value.__self__, value.__func__]
-    elif callable(value):
+    elif isinstance(value, property):
+        inner = [value.fget]
+    elif callable(value) or isinstance(value, classmethod):
         inner = [getattr(value, "__wrapped__", None)]  # of jax.jit, jax.vmap, functools.wraps
         if isinstance(value, types.FunctionType):
             inner += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]

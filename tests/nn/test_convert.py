@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax import lax
+from jax.lax import conv_transpose as convolve
 
 import pallas_conv as pc
 
@@ -585,6 +587,53 @@ def test_layers_under_filter_jit_are_reported():
     assert row.reason.startswith("equinox.filter_jit holds it")
     (row,) = pc.convert_report(eqx.filter_jit(pc.convert(conv)))
     assert row.status == "converted"
+
+
+def of_this_file(x, w):
+    return convolve(x, w, (1,), "SAME") if x.shape == w.shape else of_this_file(x, x)
+
+
+class Lax(eqx.Module):
+    """Calls jax.lax by itself, in every way that is seen; `innocent` only looks like it."""
+
+    w: jax.Array
+    held: callable
+    conv: eqx.nn.Conv1d
+
+    def __call__(self, x):
+        return jax.vmap(lambda x: jax.lax.conv_general_dilated(x, self.w, (1,), "SAME"))(x)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def jitted(self, x):
+        return lax.conv(x, self.w, (1,), "SAME")
+
+    @property
+    def through_another(self):
+        return of_this_file(self.w, self.w)
+
+    def innocent(self, x):
+        return lax.stop_gradient(self.conv(x)) + pc.lax.conv(x, self.w, (1,), "SAME")
+
+
+def test_what_calls_lax_itself_is_reported():
+    conv = eqx.nn.Conv1d(3, 4, 3, key=jr.key(0))
+    held = functools.partial(lax.conv_with_general_padding, window_strides=(1,))
+    model = pc.convert({"lax": Lax(conv.weight, held, conv), "function": lambda x: lax.conv(x, x, (1,), "SAME")})
+    patched = ", or trace it under pallas_conv.lax.patched()"
+    reasons = [
+        ("['function']", f"test_what_calls_lax_itself_is_reported.<locals>.<lambda> calls jax.lax.conv itself: call "
+                         f"pallas_conv.lax.conv{patched}"),
+        ("['lax']", f"Lax.__call__ calls jax.lax.conv_general_dilated itself: call "
+                    f"pallas_conv.lax.conv_general_dilated{patched}"),
+        ("['lax']", f"Lax.jitted calls jax.lax.conv itself: call pallas_conv.lax.conv{patched}"),
+        ("['lax']", "of_this_file calls jax.lax.conv_transpose itself: call pallas_conv.lax.conv_transpose"),
+        ("['lax'].held", "the model calls jax.lax.conv_with_general_padding itself: call "
+                         "pallas_conv.lax.conv_with_general_padding"),
+    ]  # fmt: skip
+    report = pc.convert_report(model)
+    assert [(row.path, row.reason) for row in report if row.status == "left alone"] == reasons
+    assert [row.path for row in report if row.status == "converted"] == ["['lax'].conv"]
+    assert [row.path for row in pc.convert_report(model, to="equinox")] == ["['lax'].conv"]
 
 
 def test_extras_that_equinox_lacks_are_left_alone():
