@@ -5,8 +5,9 @@ from .errors import UnsupportedError
 from .explain import explain
 from .functional import conv, conv_transpose, transpose_weight
 from .implementation import implementation
-from .nn.convert import convert, convert_report
+from .nn.convert import convert
 from .nn.equinox import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from .nn.report import convert_report
 from .primitives import dots_saveable
 
 __version__ = "0.1.0"

@@ -1,12 +1,11 @@
 """Convolutions as functions: batched, in either layout, with a fused epilogue.
 
-`apply` binds the primitive, for layers: every transformation of JAX. `conv` and `conv_transpose` are `jax.custom_vjp`
-functions over the same primitives: their backward is one fused equation, whose input gradient is the other's product.
+`apply` binds the primitive, for layers, `pallas_conv.lax`, `conv` and `conv_transpose`: every transformation of JAX goes
+through it. Backward it is one fused equation; the input gradient of `conv` is the product of `conv_transpose`, and the reverse.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,12 +14,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from . import arguments, batching, compat, lowering
+from . import arguments, batching, lowering
 from . import padding as paddings
-from .activations import saved_by
 from .formulations.canonical import adjoint_weight
 from .implementation import Implementation, preferences
-from .primitives import bind, bwd, contract, partitions, placed_like
+from .primitives import bind, contract, partitions
 from .spec import ConvSpec, dilated
 from .trilinear import Op, wider
 
@@ -34,15 +32,28 @@ type Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 def apply(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
     """act(conv(x, w) + b + r) by the primitives.
 
-    x: (*N, C, *in), w: (O, C // groups, *kernel), b: (O,), r: (*N, O, *out) -> (*N, O, *out).
+    x: (*N, C, *in), w: (O, C // groups, *kernel), b: (O,), r: (*N, O, *out) -> (*N, O, *out). On an explicit mesh, images that
+    are sharded along spatial axes are gathered first, and the result is sharded like x, as lax does.
     """
-    return _with_whole_images(_apply, [x, w, b, r], op, out_dtype)
+    ndim, sharding = op.spec.ndim, jax.typeof(x).sharding
+    if sharding.mesh.empty or not any(spatial := partitions(jax.typeof(x))[-ndim:]):
+        return _bound(x, w, b, r, op, out_dtype)
+
+    def along_images(t: Array, axes: Sequence[Any]) -> Array:
+        return jax.reshard(t, sharding.update(spec=PartitionSpec(*partitions(jax.typeof(t))[:-ndim], *axes)))
+
+    whole = (None,) * ndim
+    y = _bound(along_images(x, whole), w, b, None if r is None else along_images(r, whole), op, out_dtype)
+    parts = [math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(axes)) for axes in spatial]
+    divisible = [n % k == 0 for n, k in zip(y.shape[-ndim:], parts, strict=True)]
+    return along_images(y, [axes if fits else None for axes, fits in zip(spatial, divisible, strict=True)])
 
 
-def _apply(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
-    if b is None and r is None and op.activation is None:
+def _bound(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
+    operands = {name: t for name, t in zip("xwbr", (x, w, b, r), strict=True) if t is not None}
+    if set(operands) == {"x", "w"} and op.activation is None:
         return contract("fprop", x, w, op, out_dtype)  # bilinear: jax.linear_transpose works
-    return bind("affine", op, _operands(x, w, b, r), (("y", out_dtype),))["y"]
+    return bind("affine", op, operands, (("y", out_dtype),))["y"]
 
 
 def make_op(
@@ -114,9 +125,7 @@ def conv(
 ) -> Array:
     """activation(conv(x, w) + b + residual). As in deep learning, the kernel is not flipped: a cross-correlation.
 
-    A `jax.custom_vjp` function: reverse mode, and forward mode over it, but no `jax.jvp` or `jax.linear_transpose` of its own,
-    which the layers have. Batches are axes of x: under `jax.vmap` and then `jax.grad`, JAX forms this function's gradient of w
-    once an example and sums afterwards, in as much memory (layers, which are made for `jax.vmap`, do not).
+    Batches are axes of x, or `jax.vmap`'s; every transformation of JAX goes through it, with one fused equation backward.
 
     **Arguments:**
 
@@ -264,37 +273,7 @@ def transpose_weight(w: Array, groups: int = 1, layout: str = "channels_first") 
     return jnp.moveaxis(w, (0, 1), (-1, -2)) if layout == "channels_last" else w
 
 
-# ---------------------------------------------------------------- the differentiable function
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _conv(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> Array:
-    return _apply(x, w, b, r, op, out_dtype)
-
-
-def _conv_fwd(x: Array, w: Array, b: Array | None, r: Array | None, op: Op, out_dtype: np.dtype) -> tuple[Array, tuple]:
-    """Binds the primitive, not `_conv`: forward over reverse mode then differentiates the primitive."""
-    saved = saved_by(op.activation)
-    outs = (("y", out_dtype),) + ((("z", out_dtype),) if saved == "z" else ())
-    results = bind("affine", op, _operands(x, w, b, r), outs)
-    added = None if r is None else ()  # told apart by structure: a bool would be traced
-    return results["y"], (x, w, b, added, results.get(saved) if saved else None)
-
-
-def _conv_bwd(op: Op, out_dtype: np.dtype, saved: tuple, ct: Array) -> tuple[Array, Array, Array | None, Array | None]:
-    """All cotangents: dead code elimination drops what nobody uses (symbolic zeros break checkpointed while loops)."""
-    x, w, b, added, a = saved
-    wanted = {"dx": x.dtype, "dw": w.dtype}
-    if b is not None:
-        wanted["db"] = b.dtype
-    if added is not None:
-        wanted["dr"] = ct.dtype
-    grads = bwd(op, {"x": x, "w": w}, a, ct, wanted.items())
-    dx, dw = (placed_like(grads[f"d{n}"], jax.typeof(t)) for n, t in (("x", x), ("w", w)))
-    return dx, dw, grads.get("db"), grads.get("dr")
-
-
-_conv.defvjp(_conv_fwd, _conv_bwd)
+# ---------------------------------------------------------------- operands and results
 
 
 def _run(
@@ -307,38 +286,11 @@ def _run(
     batch: tuple[int, ...],
     layout: str,
 ) -> Array:
-    """The differentiable function of checked channels-first operands; its result in the caller's layout."""
+    """The function of checked channels-first operands; its result in the caller's layout."""
     op = op.replace(channels_last=layout == "channels_last")
     r = None if residual is None else _residual(residual, op, w, batch, layout, out_dtype)
-    y = _with_whole_images(_conv, _alike(x, w, b, r), op, out_dtype)
+    y = apply(x, w, b, r, op, out_dtype)
     return channels_last(y, batch) if layout == "channels_last" else y
-
-
-def _with_whole_images(f: Callable[..., Array], operands: list[Array | None], op: Op, out_dtype: np.dtype) -> Array:
-    """f(x, w, b, r, op, out_dtype); on an explicit mesh, images that are sharded along spatial axes are gathered first, and the
-    result is sharded like x, as lax does.
-    """
-    x, w, b, r = operands
-    ndim, sharding = op.spec.ndim, jax.typeof(x).sharding
-    if sharding.mesh.empty or not any(spatial := partitions(jax.typeof(x))[-ndim:]):
-        return f(x, w, b, r, op, out_dtype)
-
-    def along_images(t: Array, axes: Sequence[Any]) -> Array:
-        return jax.reshard(t, sharding.update(spec=PartitionSpec(*partitions(jax.typeof(t))[:-ndim], *axes)))
-
-    x, r = (None if t is None else along_images(t, (None,) * ndim) for t in (x, r))
-    y = f(x, w, b, r, op, out_dtype)
-    parts = [math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(axes)) for axes in spatial]
-    divisible = [n % k == 0 for n, k in zip(y.shape[-ndim:], parts, strict=True)]
-    return along_images(y, [axes if fits else None for axes, fits in zip(spatial, divisible, strict=True)])
-
-
-def _alike(*operands: Array | None) -> list[Array | None]:
-    """All made to vary over the same axes of a shard_map, as their cotangents will: a custom_vjp does not sum those over
-    devices itself.
-    """
-    matched = iter(compat.match_varying_axes([t for t in operands if t is not None]))
-    return [None if t is None else next(matched) for t in operands]
 
 
 def _residual(r: Any, op: Op, w: Array, batch: tuple[int, ...], layout: str, out_dtype: np.dtype) -> Array:
@@ -347,10 +299,6 @@ def _residual(r: Any, op: Op, w: Array, batch: tuple[int, ...], layout: str, out
     shape = (*batch, *spatial, w.shape[0]) if last else (*batch, w.shape[0], *spatial)
     r = arguments.residual(r, shape, out_dtype)
     return channels_first(r, op.spec.ndim) if last else r
-
-
-def _operands(x: Array, w: Array, b: Array | None, r: Array | None) -> dict[str, Array]:
-    return {name: t for name, t in zip("xwbr", (x, w, b, r), strict=True) if t is not None}
 
 
 # ---------------------------------------------------------------- layouts

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import jet
 
 import pallas_conv as pc
 from tests.activations import ACTIVATIONS
@@ -271,13 +272,22 @@ def test_a_backward_pass_runs_the_others_product():
     assert_close(dgrad, pc.conv_transpose(y, pc.transpose_weight(w), stride=2, padding=1, output_padding=1))
 
 
-def test_second_derivatives_and_forward_mode():
-    """The functions are custom_vjp over the primitives: reverse over reverse, and forward over reverse, go on."""
-    x, w = normal(2, 6), normal(3, 2, 3)
-    reference = lambda x, w: jnp.tanh(lax.conv_general_dilated(x[None], w, (1,), "SAME")[0]).sum()
-    ours = lambda x, w: pc.conv(x, w, padding="SAME", activation="tanh").sum()
-    for derivative in (lambda f: jax.jacrev(jax.grad(f, 1)), lambda f: jax.jacfwd(jax.grad(f, 1))):
-        assert_close(derivative(ours)(x, w), derivative(reference)(x, w))
+def test_forward_mode_channels_last():
+    """A Taylor series in all operands, through the changes of layout; tests/transforms has the rest, channels first."""
+    at = normal(2, 6, 2), normal(3, 2, 4), normal(4), normal(2, 6, 4)
+    dims = ("NWC", "WIO", "NWC")
+
+    def reference(x: jax.Array, w: jax.Array, b: jax.Array, r: jax.Array) -> jax.Array:
+        return jnp.tanh(lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=dims) + b[None, None] + r)
+
+    def ours(x: jax.Array, w: jax.Array, b: jax.Array, r: jax.Array) -> jax.Array:
+        return pc.conv(x, w, b, residual=r, padding="SAME", activation="tanh", layout="channels_last")
+
+    along = [[jnp.cos(t), jnp.sin(t)] for t in at]
+    got, want = (jax.tree.leaves(jax.jit(functools.partial(jet.jet, f))(at, along)) for f in (ours, reference))
+    assert len(got) == len(want) == 3
+    for term, expected in zip(got, want, strict=True):
+        assert_close(term, expected)
 
 
 def test_padding_of_mixed_sign():

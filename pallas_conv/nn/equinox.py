@@ -343,7 +343,7 @@ class ConvTranspose3d(ConvTranspose, eqx.nn.ConvTranspose3d):
 
 
 # Stock class -> ours, for `convert`.
-LAYERS = {
+LAYERS: dict[type, type] = {
     eqx.nn.Conv: Conv,
     eqx.nn.Conv1d: Conv1d,
     eqx.nn.Conv2d: Conv2d,

@@ -1,7 +1,10 @@
 """convert: the same function of the very same leaves, wherever the layers are; and a report of what it did."""
 
+import copy
 import functools
 import io
+import pickle
+import re
 
 import equinox as eqx
 import jax
@@ -9,6 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax import lax
+from jax.lax import conv_transpose as convolve
 
 import pallas_conv as pc
 
@@ -246,7 +251,9 @@ def test_what_holds_no_layer_is_passed_on(unet):
     assert model.encoder[0].norm is unet.encoder[0].norm
 
 
-@pytest.mark.parametrize("junk", [None, 3, "text", object(), print, lambda x: x, np.ones(2), (), {}, {1, 2}, jnp.sin])
+@pytest.mark.parametrize(
+    "junk", [None, 3, "text", object(), print, lambda x: x, np.ones(2), (), {}, {1, 2}, jnp.convolve]
+)
 def test_other_things_pass_through(junk):
     assert pc.convert(junk) is junk
     assert len(pc.convert_report(junk)) == 0
@@ -339,7 +346,93 @@ def test_wrapped_functions_and_partials():
         assert_close(wrapped(x), model(x))
 
 
-# ---------------------------------------------------------------- left alone
+# ---------------------------------------------------------------- subclasses by users
+
+
+class Sized(eqx.nn.Conv2d):
+    """Overrides nothing but the constructor."""
+
+    def __init__(self, in_channels, out_channels, *, key):
+        super().__init__(in_channels, out_channels, 3, padding=1, key=key)
+
+    @property
+    def fan_in(self):
+        return self.in_channels * 9
+
+    def twice(self, x):
+        return 2 * super().__call__(x)
+
+
+class SizedAgain(Sized):
+    def __check_init__(self):
+        assert self.kernel_size == (3, 3)
+
+
+class Greeting(eqx.Module):
+    def greet(self):
+        return f"a {type(self).__name__}"
+
+
+class Mixed[T](Greeting, eqx.nn.ConvTranspose1d):
+    def __init__(self, *args, key):
+        eqx.nn.ConvTranspose1d.__init__(self, *args, 3, key=key)
+
+
+@pytest.mark.parametrize(
+    ("cls", "stock", "ours"),
+    [
+        (Sized, eqx.nn.Conv2d, pc.Conv2d),
+        (SizedAgain, eqx.nn.Conv2d, pc.Conv2d),
+        (Mixed, eqx.nn.ConvTranspose1d, pc.ConvTranspose1d),
+    ],
+)
+def test_subclasses_that_only_construct_are_converted(cls, stock, ours):
+    layer = cls(3, 4, key=jr.key(0))
+    model = pc.convert(layer)
+    assert isinstance(model, cls)
+    assert isinstance(model, ours)
+    assert type(model) is type(pc.convert(cls(4, 4, key=jr.key(1))))
+    assert (type(model).__module__, type(model).__qualname__) == (cls.__module__, cls.__qualname__)
+    assert_same_leaves(layer, model)
+    x = jnp.ones((3, 6, 6)[: layer.num_spatial_dims + 1])
+    assert "conv_affine" in str(jax.make_jaxpr(model)(x))
+    assert_close(run(layer, x), run(model, x))
+    back = pc.convert(model, to="equinox")
+    assert type(back) is cls
+    assert jax.tree.structure(back) == jax.tree.structure(layer)
+    before, after = pc.convert_report(layer)[0], pc.convert_report(model)[0]
+    assert before.layer == after.layer == f"{cls.__module__}.{cls.__qualname__}"
+    assert (before.status, after.status) == ("would be converted", "converted")
+    assert before.reason == f"to a subclass of it and of pallas_conv.{ours.__name__}"
+    assert pc.convert_report(model, to="equinox")[0].reason == f"to {before.layer} itself"
+    assert pc.convert_report(layer, to="equinox")[0].status == "converted"
+
+
+def test_converted_subclasses_are_what_their_users_made_them():
+    layer = Sized(3, 4, key=jr.key(0))
+    model = pc.convert(layer, implementation="xla")
+    x = jnp.ones((3, 6, 6))
+    assert model.fan_in == 27
+    assert_close(model.twice(x), 2 * layer(x))
+    assert pc.convert(Mixed(3, 4, key=jr.key(0))).greet() == "a Mixed"
+    file = io.BytesIO()
+    eqx.tree_serialise_leaves(file, layer)
+    file.seek(0)
+    copies = (
+        pickle.loads(pickle.dumps(model)),
+        copy.copy(model),
+        copy.deepcopy(model),
+        eqx.tree_deserialise_leaves(file, model),
+        jax.tree.map(lambda leaf: leaf, model),
+    )
+    for other in copies:
+        assert type(other) is type(model)
+        assert jax.tree.structure(other) == jax.tree.structure(model)
+        assert_close(other.weight, layer.weight)
+    built = type(model)(3, 4, key=jr.key(0))
+    assert type(built) is type(model)
+    assert built.implementation is None
+    assert_close(built.weight, layer.weight)
 
 
 class Scaled(eqx.nn.Conv2d):
@@ -347,25 +440,74 @@ class Scaled(eqx.nn.Conv2d):
         return 2 * super().__call__(x)
 
 
-class Hidden(eqx.Module):
-    seen: eqx.nn.Conv1d
-    unseen: eqx.nn.Conv1d = eqx.field(static=True)
-    function: callable
-
+class Calling(eqx.Module):
     def __call__(self, x):
-        return self.function(self.seen(self.unseen(x)))
+        return x
 
 
-def test_subclasses_of_users_are_left_alone():
-    model = {"mine": Scaled(3, 4, 3, key=jr.key(0)), "stock": eqx.nn.Conv2d(3, 4, 3, key=jr.key(0))}
+class Inherited(Calling, eqx.nn.Conv2d):
+    __init__ = eqx.nn.Conv2d.__init__
+
+
+class WithField(eqx.nn.Conv2d):
+    gain: float
+
+    def __init__(self, *args, key):
+        super().__init__(*args, key=key)
+        self.gain = 2.0
+
+
+class Padding(eqx.nn.Conv2d):
+    def _nonzero_pad(self, x):
+        return x
+
+
+class Activated(eqx.nn.Conv2d):
+    def activation(self, x):
+        return x
+
+
+class Registered(eqx.nn.Conv2d):
+    def __init_subclass__(cls, registry):
+        registry.append(cls)
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (Scaled, r"its __call__ is not that of equinox.nn.Conv2d .* have it derive from pallas_conv.Conv2d"),
+        (Inherited, "its __call__ is not that of equinox.nn.Conv2d"),
+        (WithField, "it declares fields that equinox.nn.Conv2d does not: gain; have it derive"),
+        (Padding, "it overrides _nonzero_pad, on which the __call__ of equinox.nn.Conv2d relies"),
+        (Activated, "its activation would hide what pallas_conv.Conv2d has under that name: rename it"),
+        (Registered, "it cannot be subclassed .*missing 1 required positional argument: 'registry'"),
+    ],
+)
+def test_other_subclasses_are_left_alone(cls, reason):
+    model = {"mine": cls(3, 4, 3, key=jr.key(0)), "stock": eqx.nn.Conv2d(3, 4, 3, key=jr.key(0))}
     converted = pc.convert(model)
     assert converted["mine"] is model["mine"]
     assert type(converted["stock"]) is pc.Conv2d
     mine, stock = pc.convert_report(model)
     assert (mine.path, mine.status) == ("['mine']", "left alone")
-    assert mine.layer.endswith(".Scaled")
-    assert "subclass of equinox.nn.Conv2d" in mine.reason
+    assert mine.layer.endswith(f".{cls.__name__}")
+    assert re.match(reason, mine.reason)
     assert (stock.path, stock.layer, stock.status) == ("['stock']", "equinox.nn.Conv2d", "would be converted")
+
+
+def test_subclasses_of_our_layers_stay_what_they_are():
+    class Ours(pc.Conv2d):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    model = Ours(3, 4, 3, key=jr.key(0))
+    assert pc.convert(model) is model
+    assert pc.convert_report(model)[0].status == "converted"
+    strict = pc.convert(model, implementation="xla")
+    assert (type(strict), strict.implementation) == (Ours, ("xla",))
+    assert pc.convert(model, to="equinox") is model
+    (row,) = pc.convert_report(model, to="equinox")
+    assert (row.status, row.reason) == ("left alone", "a subclass of pallas_conv.Conv2d has no counterpart in equinox")
 
 
 def test_layers_inside_a_subclass_are_converted():
@@ -380,6 +522,18 @@ def test_layers_inside_a_subclass_are_converted():
     assert type(model) is WithSkip
     assert type(model.skip) is pc.Conv2d
     assert [row.status for row in pc.convert_report(model)] == ["left alone", "converted"]
+
+
+# ---------------------------------------------------------------- out of reach
+
+
+class Hidden(eqx.Module):
+    seen: eqx.nn.Conv1d
+    unseen: eqx.nn.Conv1d = eqx.field(static=True)
+    function: callable
+
+    def __call__(self, x):
+        return self.function(self.seen(self.unseen(x)))
 
 
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
@@ -433,6 +587,53 @@ def test_layers_under_filter_jit_are_reported():
     assert row.reason.startswith("equinox.filter_jit holds it")
     (row,) = pc.convert_report(eqx.filter_jit(pc.convert(conv)))
     assert row.status == "converted"
+
+
+def of_this_file(x, w):
+    return convolve(x, w, (1,), "SAME") if x.shape == w.shape else of_this_file(x, x)
+
+
+class Lax(eqx.Module):
+    """Calls jax.lax by itself, in every way that is seen; `innocent` only looks like it."""
+
+    w: jax.Array
+    held: callable
+    conv: eqx.nn.Conv1d
+
+    def __call__(self, x):
+        return jax.vmap(lambda x: jax.lax.conv_general_dilated(x, self.w, (1,), "SAME"))(x)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def jitted(self, x):
+        return lax.conv(x, self.w, (1,), "SAME")
+
+    @property
+    def through_another(self):
+        return of_this_file(self.w, self.w)
+
+    def innocent(self, x):
+        return lax.stop_gradient(self.conv(x)) + pc.lax.conv(x, self.w, (1,), "SAME")
+
+
+def test_what_calls_lax_itself_is_reported():
+    conv = eqx.nn.Conv1d(3, 4, 3, key=jr.key(0))
+    held = functools.partial(lax.conv_with_general_padding, window_strides=(1,))
+    model = pc.convert({"lax": Lax(conv.weight, held, conv), "function": lambda x: lax.conv(x, x, (1,), "SAME")})
+    patched = ", or trace it under pallas_conv.lax.patched()"
+    reasons = [
+        ("['function']", f"test_what_calls_lax_itself_is_reported.<locals>.<lambda> calls jax.lax.conv itself: call "
+                         f"pallas_conv.lax.conv{patched}"),
+        ("['lax']", f"Lax.__call__ calls jax.lax.conv_general_dilated itself: call "
+                    f"pallas_conv.lax.conv_general_dilated{patched}"),
+        ("['lax']", f"Lax.jitted calls jax.lax.conv itself: call pallas_conv.lax.conv{patched}"),
+        ("['lax']", "of_this_file calls jax.lax.conv_transpose itself: call pallas_conv.lax.conv_transpose"),
+        ("['lax'].held", "the model calls jax.lax.conv_with_general_padding itself: call "
+                         "pallas_conv.lax.conv_with_general_padding"),
+    ]  # fmt: skip
+    report = pc.convert_report(model)
+    assert [(row.path, row.reason) for row in report if row.status == "left alone"] == reasons
+    assert [row.path for row in report if row.status == "converted"] == ["['lax'].conv"]
+    assert [row.path for row in pc.convert_report(model, to="equinox")] == ["['lax'].conv"]
 
 
 def test_extras_that_equinox_lacks_are_left_alone():

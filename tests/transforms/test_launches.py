@@ -131,6 +131,7 @@ ROWS = {
     "only dw of grad(x, w, b)": Row(lambda *at: of(v, (0, 1, 2))(*at)[1], "x w b", {"affine y z": 1, "bwd dw": 1}),
     "conv: forward": Row(function, "x w b", FORWARD, passes=0),
     "conv: grad(w, b)": Row(of(function, (1, 2)), "x w b", TRAIN, compiled_by_default=True),
+    "conv under vmap: grad(w, b)": Row(of(batched(function), (1, 2)), "x w b", TRAIN),
     "training step of two layers": Row(step, "x w b w2 b", STEP, compiled_by_default=True),
     "training step of two convs": Row(two_layers(function), "x w b w2 b", STEP),
     "training step of two linear layers": Row(two_linear_layers, "x w w2", {"fprop": 2, "wgrad": 1, "bwd dx dw": 1}),

@@ -19,17 +19,11 @@ import pallas_conv as pc
 from tests.transforms.problems import FUNCTIONS, LAYERS, Calls, Data, Problem, assert_close, data, layer
 
 Case = Callable[[Calls, Data], Any]
-REVERSE: dict[str, Case] = {}  # what a jax.custom_vjp function can do, too
-FORWARD: dict[str, Case] = {}  # what needs forward mode of the function itself
+CASES: dict[str, Case] = {}
 
 
-def reverse(case: Case) -> Case:
-    REVERSE[case.__name__] = case
-    return case
-
-
-def forward(case: Case) -> Case:
-    FORWARD[case.__name__] = case
+def transformation(case: Case) -> Case:
+    CASES[case.__name__] = case
     return case
 
 
@@ -57,85 +51,85 @@ def example(d: Data):
 # ---------------------------------------------------------------- vmap
 
 
-@reverse
+@transformation
 def forward_pass(f, d):
     return f.strided(*example(d))
 
 
-@reverse
+@transformation
 def vmap_x(f, d):
     return images(f.strided)(*args(d))
 
 
-@reverse
+@transformation
 def vmap_w(f, d):
     return jax.vmap(f.strided, (0, None, None))(d.ws, d.b, d.x[0])
 
 
-@reverse
+@transformation
 def vmap_b(f, d):
     return jax.vmap(f.strided, (None, 0, None))(d.w, d.bs, d.x[0])
 
 
-@reverse
+@transformation
 def vmap_w_b(f, d):
     return jax.vmap(f.strided, (0, 0, None))(d.ws, d.bs, d.x[0])
 
 
-@reverse
+@transformation
 def vmap_x_b(f, d):
     return jax.vmap(f.strided, (None, 0, 0))(d.w, d.bs, d.x[:2])
 
 
-@reverse
+@transformation
 def vmap_x_w(f, d):
     return jax.vmap(f.strided, (0, None, 0))(d.ws, d.b, d.x[:2])
 
 
-@reverse
+@transformation
 def vmap_all(f, d):
     return jax.vmap(f.strided)(d.ws, d.bs, d.x[:2])
 
 
-@reverse
+@transformation
 def vmap_nested_x(f, d):
     return jax.vmap(images(f.strided), (None, None, 0))(d.w, d.b, d.xs)
 
 
-@reverse
+@transformation
 def vmap_models_sharing_x(f, d):
     return jax.vmap(images(f.strided), (0, 0, None))(d.ws, d.bs, d.x)
 
 
-@reverse
+@transformation
 def vmap_images_over_models_sharing_x(f, d):
     return jax.vmap(jax.vmap(f.strided, (0, 0, None)), (None, None, 0))(d.ws, d.bs, d.x)
 
 
-@reverse
+@transformation
 def vmap_ensemble(f, d):
     return jax.vmap(images(f.strided))(d.ws, d.bs, d.xs)
 
 
-@reverse
+@transformation
 def vmap_ensemble_of_ensembles(f, d):
     twice = lambda t: jnp.stack([t, 2 * t, 3 * t])
     return jax.vmap(jax.vmap(images(f.strided)))(*map(twice, (d.ws, d.bs, d.xs)))
 
 
-@reverse
+@transformation
 def vmap_models_of_ensembles_sharing_x(f, d):
     twice = lambda t: jnp.stack([t, 2 * t, 3 * t])
     return jax.vmap(jax.vmap(images(f.strided)), (0, 0, None))(twice(d.ws), twice(d.bs), d.xs)
 
 
-@reverse
+@transformation
 def vmap_other_axes(f, d):
     moved = jnp.moveaxis(d.ws, 0, 3), d.bs.T, jnp.moveaxis(d.x[:2], 0, -1)
     return jax.vmap(f.strided, (3, 1, -1), out_axes=1)(*moved)
 
 
-@reverse
+@transformation
 def vmap_size_zero(f, d):
     none = lambda t: t[:0]
     return [
@@ -152,86 +146,86 @@ def vmap_size_zero(f, d):
 # ---------------------------------------------------------------- reverse mode
 
 
-@reverse
+@transformation
 def grad_w(f, d):
     return jax.grad(loss(f.strided))(*example(d))
 
 
-@reverse
+@transformation
 def grad_b(f, d):
     return jax.grad(loss(f.strided), 1)(*example(d))
 
 
-@reverse
+@transformation
 def grad_x(f, d):
     return jax.grad(loss(f.strided), 2)(*example(d))
 
 
-@reverse
+@transformation
 def value_and_grad_of_all(f, d):
     return jax.value_and_grad(loss(f.strided), (0, 1, 2))(*example(d))
 
 
-@reverse
+@transformation
 def grad_of_vmap(f, d):
     return jax.grad(batch_loss(f.strided), (0, 1, 2))(*args(d))
 
 
-@reverse
+@transformation
 def value_and_grad_of_vmap(f, d):
     return jax.value_and_grad(batch_loss(f.strided), (0, 1, 2))(*args(d))
 
 
-@reverse
+@transformation
 def per_example_gradients(f, d):
     return jax.vmap(jax.grad(loss(f.strided), (0, 1)), (None, None, 0))(*args(d))
 
 
-@reverse
+@transformation
 def per_example_gradients_of_all(f, d):
     return jax.vmap(jax.grad(loss(f.strided), (0, 1, 2)), (None, None, 0))(*args(d))
 
 
-@reverse
+@transformation
 def gradients_of_per_example_bias(f, d):
     per_example = lambda w, b, x: jnp.sum(jnp.sin(jax.vmap(f.strided, (None, 0, 0))(w, b, x)))
     return jax.grad(per_example, (0, 1, 2))(d.w, d.bs, d.x[:2])
 
 
-@reverse
+@transformation
 def ensemble_gradients(f, d):
     return jax.vmap(jax.grad(batch_loss(f.strided), (0, 1, 2)))(d.ws, d.bs, d.xs)
 
 
-@reverse
+@transformation
 def ensemble_gradients_sharing_x(f, d):
     return jax.vmap(jax.grad(batch_loss(f.strided), (0, 1)), (0, 0, None))(d.ws, d.bs, d.x)
 
 
-@reverse
+@transformation
 def gradient_of_shared_x_of_an_ensemble(f, d):
     total = lambda x: jnp.sum(jax.vmap(batch_loss(f.strided), (0, 0, None))(d.ws, d.bs, x))
     return jax.grad(total)(d.x)
 
 
-@reverse
+@transformation
 def ensemble_per_example_gradients(f, d):
     per_example = jax.vmap(jax.grad(loss(f.strided), (0, 1)), (None, None, 0))
     return jax.vmap(per_example)(d.ws, d.bs, d.xs)
 
 
-@reverse
+@transformation
 def vjp_pulled_for_several_cotangents(f, d):
     _, pull = jax.vjp(images(f.strided), *args(d))
     return jax.vmap(pull)(d.cts)
 
 
-@reverse
+@transformation
 def jacrev_w(f, d):
     return jax.jacrev(f.strided)(*example(d))
 
 
-@reverse
+@transformation
 def jacrev_x_b(f, d):
     return jax.jacrev(f.strided, (1, 2))(*example(d))
 
@@ -239,13 +233,13 @@ def jacrev_x_b(f, d):
 # ---------------------------------------------------------------- higher orders
 
 
-@reverse
+@transformation
 def hvp_forward_over_reverse(f, d):
     at = args(d)
     return jax.jvp(jax.grad(batch_loss(f.strided), (0, 1, 2)), at, jax.tree.map(jnp.cos, at))
 
 
-@reverse
+@transformation
 def hvp_of_single_operands(f, d):
     ds = []
     for i in range(3):
@@ -254,13 +248,13 @@ def hvp_of_single_operands(f, d):
     return ds
 
 
-@forward
+@transformation
 def hvp_reverse_over_forward(f, d):
     directional = lambda *at: jax.jvp(batch_loss(f.strided), at, jax.tree.map(jnp.cos, at))[1]
     return jax.grad(directional, (0, 1, 2))(*args(d))
 
 
-@reverse
+@transformation
 def hvp_reverse_over_reverse(f, d):
     def slope(*at):
         gs = jax.grad(batch_loss(f.strided), (0, 1, 2))(*at)
@@ -269,7 +263,7 @@ def hvp_reverse_over_reverse(f, d):
     return jax.grad(slope, (0, 1, 2))(*args(d))
 
 
-@reverse
+@transformation
 def hvp_of_an_ensemble(f, d):
     def hvp(*at):
         return jax.jvp(jax.grad(batch_loss(f.strided), (0, 1, 2)), at, jax.tree.map(jnp.cos, at))[1]
@@ -277,17 +271,17 @@ def hvp_of_an_ensemble(f, d):
     return jax.vmap(hvp)(d.ws, d.bs, d.xs), jax.vmap(hvp, (0, 0, None))(d.ws, d.bs, d.x)
 
 
-@reverse
+@transformation
 def hessian_of_w(f, d):
     return jax.hessian(loss(f.strided))(*example(d))
 
 
-@reverse
+@transformation
 def hessian_of_all(f, d):
     return jax.hessian(loss(f.strided), (0, 1, 2))(*example(d))
 
 
-@reverse
+@transformation
 def gradient_penalty(f, d):
     """The double backward of WGAN-GP, per example."""
 
@@ -298,14 +292,14 @@ def gradient_penalty(f, d):
     return jax.grad(penalty, (0, 1))(d.w, d.b)
 
 
-@reverse
+@transformation
 def third_order(f, d):
     first = lambda *at: jax.grad(batch_loss(f.strided))(*at)
     second = lambda *at: jnp.vdot(jax.jvp(first, at, jax.tree.map(jnp.cos, at))[1], jnp.cos(at[0]))
     return jax.grad(second, (0, 1, 2))(*args(d))
 
 
-@forward
+@transformation
 def third_order_forward(f, d):
     def along(g):
         return lambda *at: jax.jvp(g, at, jax.tree.map(jnp.cos, at))[1]
@@ -316,65 +310,65 @@ def third_order_forward(f, d):
 # ---------------------------------------------------------------- forward mode and linear functions
 
 
-@forward
+@transformation
 def jvp_of_all(f, d):
     return jax.jvp(images(f.strided), args(d), jax.tree.map(jnp.cos, args(d)))
 
 
-@forward
+@transformation
 def jvp_x(f, d):
     return jax.jvp(lambda x: images(f.strided)(d.w, d.b, x), (d.x,), (jnp.cos(d.x),))
 
 
-@forward
+@transformation
 def jvp_w(f, d):
     return jax.jvp(lambda w: images(f.strided)(w, d.b, d.x), (d.w,), (jnp.cos(d.w),))
 
 
-@forward
+@transformation
 def jvp_b(f, d):
     return jax.jvp(lambda b: images(f.strided)(d.w, b, d.x), (d.b,), (jnp.cos(d.b),))
 
 
-@forward
+@transformation
 def vmap_of_jvp(f, d):
     push = lambda *dots: jax.jvp(f.strided, example(d), dots)[1]
     return jax.vmap(push)(d.ws, d.bs, d.x[:2]), jax.vmap(push, (0, None, None))(d.ws, d.b, d.x[1])
 
 
-@forward
+@transformation
 def linearize(f, d):
     y, push = jax.linearize(images(f.strided), *args(d))
     return y, push(*jax.tree.map(jnp.cos, args(d))), push(*jax.tree.map(jnp.sin, args(d)))
 
 
-@forward
+@transformation
 def linearize_and_transpose(f, d):
     _, push = jax.linearize(images(f.strided), *args(d))
     return jax.linear_transpose(push, *args(d))(d.ct)
 
 
-@forward
+@transformation
 def jacfwd_w(f, d):
     return jax.jacfwd(f.strided)(*example(d))
 
 
-@forward
+@transformation
 def jacfwd_x_b(f, d):
     return jax.jacfwd(f.strided, (1, 2))(*example(d))
 
 
-@forward
+@transformation
 def jacfwd_of_vmap(f, d):
     return jax.jacfwd(images(f.strided), 1)(*args(d))
 
 
-@forward
+@transformation
 def jacfwd_of_jacrev(f, d):
     return jax.jacfwd(jax.jacrev(f.strided))(*example(d))
 
 
-@forward
+@transformation
 def jacrev_of_jacfwd(f, d):
     return jax.jacrev(jax.jacfwd(f.strided, 2))(*example(d))
 
@@ -388,17 +382,17 @@ def deep(call, policy=None):
     return lambda us, cs, h: functools.reduce(lambda h, p: step(*p, h), zip(us, cs, strict=True), h)
 
 
-@reverse
+@transformation
 def checkpoint(f, d):
     return jax.grad(lambda *p: jnp.sum(jnp.sin(deep(f.same)(*p, d.h))), (0, 1))(d.us, d.cs)
 
 
-@reverse
+@transformation
 def checkpoint_with_policy(f, d):
     return jax.grad(lambda *p: jnp.sum(jnp.sin(deep(f.same, pc.dots_saveable)(*p, d.h))), (0, 1))(d.us, d.cs)
 
 
-@reverse
+@transformation
 def hvp_of_checkpoint(f, d):
     gradient = jax.grad(lambda *p: jnp.sum(jnp.sin(deep(f.same)(*p, d.h))), (0, 1))
     return jax.jvp(gradient, (d.us, d.cs), (d.us, d.cs))
@@ -408,29 +402,29 @@ def scanned(call):
     return lambda us, cs, h: lax.scan(lambda h, p: (jnp.sin(images(call)(*p, h)), None), h, (us, cs))[0]
 
 
-@reverse
+@transformation
 def scan_over_layers(f, d):
     return jax.value_and_grad(lambda *p: jnp.sum(scanned(f.same)(*p)), (0, 1, 2))(d.us, d.cs, d.h)
 
 
-@reverse
+@transformation
 def scan_over_data(f, d):
     total = lambda w, b: lax.scan(lambda s, x: (s + batch_loss(f.strided)(w, b, x), None), 0.0, d.xs)[0]
     return jax.value_and_grad(total, (0, 1))(d.w, d.b)
 
 
-@reverse
+@transformation
 def scan_under_vmap(f, d):
     return jax.vmap(scanned(f.same), (None, None, 0))(d.us, d.cs, jnp.stack([d.h, 2 * d.h]))
 
 
-@reverse
+@transformation
 def hvp_of_scan(f, d):
     gradient = jax.grad(lambda *p: jnp.sum(scanned(f.same)(*p, d.h)), (0, 1))
     return jax.jvp(gradient, (d.us, d.cs), (d.us, d.cs))[1]
 
 
-@reverse
+@transformation
 def cond(f, d):
     branch = lambda *at: lax.cond(jnp.sum(at[2]) > 0, images(f.strided), lambda *at: 2 * images(f.strided)(*at), *at)
     return [
@@ -438,13 +432,13 @@ def cond(f, d):
     ]
 
 
-@reverse
+@transformation
 def cond_under_vmap(f, d):
     choose = lambda x: lax.cond(jnp.sum(x) > 0, f.strided, lambda *at: 2 * f.strided(*at), d.w, d.b, x)
     return jax.vmap(choose)(d.x)
 
 
-@reverse
+@transformation
 def fori_loop(f, d):
     return lax.fori_loop(0, 3, lambda i, h: jnp.sin(images(f.same)(d.us[i], d.cs[i], h)), d.h)
 
@@ -457,24 +451,24 @@ def looped(call, kind):
     return run
 
 
-@reverse
+@transformation
 def checkpointed_while_loop(f, d):
     return jax.value_and_grad(lambda *p: jnp.sum(looped(f.same, "checkpointed")(*p)), (0, 1, 2))(d.us, d.cs, d.h)
 
 
-@reverse
+@transformation
 def bounded_while_loop(f, d):
     return jax.value_and_grad(lambda *p: jnp.sum(looped(f.same, "bounded")(*p)), (0, 1, 2))(d.us, d.cs, d.h)
 
 
-@reverse
+@transformation
 def inside_custom_vjp(f, d):
     wrapped = jax.custom_vjp(lambda *at: jnp.sum(jnp.sin(f.strided(*at))))
     wrapped.defvjp(lambda *at: jax.vjp(loss(f.strided), *at), lambda pull, ct: pull(2 * ct))
     return jax.grad(wrapped, (0, 1, 2))(*example(d))
 
 
-@reverse
+@transformation
 def custom_root_of_gradients(f, d):
     """A transposed linear map inside another transformation."""
     pull = lambda *at: jax.vjp(f.strided, *at)[1](d.ct[0])
@@ -498,23 +492,23 @@ def sharded_loss(f, check_vma):
     )
 
 
-@reverse
+@transformation
 def shard_map_of_vmap(f, d):
     mesh = mesh_of(3, axis_types=(AxisType.Auto,))
     return jax.shard_map(images(f.strided), mesh=mesh, in_specs=(P(), P(), P("d")), out_specs=P("d"))(*args(d))
 
 
-@reverse
+@transformation
 def grad_of_shard_map(f, d):
     return [jax.grad(sharded_loss(f, True), i)(*args(d)) for i in (0, 1, 2, (0, 1, 2))]
 
 
-@reverse
+@transformation
 def grad_of_shard_map_without_check_vma(f, d):
     return [jax.grad(sharded_loss(f, False), i)(*args(d)) for i in (0, 1, 2, (0, 1, 2))]
 
 
-@reverse
+@transformation
 def grad_inside_shard_map(f, d):
     mesh = mesh_of(3, axis_types=(AxisType.Auto,))
     gradient = jax.grad(batch_loss(f.strided), (0, 1, 2))
@@ -522,13 +516,13 @@ def grad_inside_shard_map(f, d):
     return jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs)(*args(d))
 
 
-@reverse
+@transformation
 def hvp_of_shard_map(f, d):
     gradient = jax.grad(sharded_loss(f, True), (0, 1, 2))
     return jax.jvp(gradient, args(d), jax.tree.map(jnp.cos, args(d)))[1]
 
 
-@forward
+@transformation
 def jvp_inside_shard_map(f, d):
     def push(w, b, x):
         return [jax.jvp(lambda t, i=i: images(f.strided)(*[*(w, b, x)[:i], t, *(w, b, x)[i + 1 :]]), (t,), (t,))[1]
@@ -545,7 +539,6 @@ REST = [
     p for kind in (*LAYERS, *FUNCTIONS) for act in (None, "silu", "relu") for groups in (1, 2)
     if (p := Problem(kind, act, groups)) not in MAIN
 ]  # fmt: skip
-of_layers = lambda problems: [p for p in problems if p.kind in LAYERS]
 
 
 def agree(case: Case, problem: Problem, dtype: Any = "float64") -> None:
@@ -554,29 +547,17 @@ def agree(case: Case, problem: Problem, dtype: Any = "float64") -> None:
         assert_close(found, expected)
 
 
-def matrix(transformations: dict[str, Case], problems: list[Problem]) -> Iterator[Any]:
+def matrix() -> Iterator[Any]:
     """In CI all transformations of one problem, and every third of each of the other main ones."""
-    for problem in problems:
-        for i, name in enumerate(transformations):
+    for problem in [*MAIN, *REST]:
+        for i, name in enumerate(CASES):
             often = problem == MAIN[0] or (problem in MAIN and i % 3 == MAIN.index(problem))
             yield pytest.param(problem, name, id=f"{problem}-{name}", marks=[] if often else [pytest.mark.extended])
 
 
-@pytest.mark.parametrize(("problem", "name"), list(matrix(REVERSE, [*MAIN, *REST])))
-def test_reverse(problem, name):
-    agree(REVERSE[name], problem)
-
-
-@pytest.mark.parametrize(("problem", "name"), list(matrix(FORWARD, of_layers([*MAIN, *REST]))))
-def test_forward(problem, name):
-    agree(FORWARD[name], problem)
-
-
-@pytest.mark.parametrize("kind", FUNCTIONS)
-def test_functions_have_no_forward_mode_of_their_own(kind):
-    problem = Problem(kind, None)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jvp_of_all(problem.ours, data(problem, "float32"))
+@pytest.mark.parametrize(("problem", "name"), list(matrix()))
+def test_transformation(problem, name):
+    agree(CASES[name], problem)
 
 
 @pytest.mark.parametrize("case", [forward_pass, grad_of_vmap, per_example_gradients, ensemble_gradients])
@@ -596,13 +577,13 @@ def test_eager(problem):
         assert_close(forward_pass(problem.ours, d), forward_pass(problem.stock, d))
 
 
-LINEAR = [Problem(kind, None, groups) for kind in LAYERS for groups in (1, 2)]
+LINEAR = [Problem(kind, None, groups) for kinds, groups in ((LAYERS, 1), (FUNCTIONS, 2)) for kind in kinds]
 
 
 @pytest.mark.parametrize("operand", [0, 1, 2], ids=["w", "b", "x"])
 @pytest.mark.parametrize("problem", LINEAR, ids=str)
 def test_linear_transpose(problem, operand):
-    """Of a layer without activation in any one operand, a bias being there or not."""
+    """Without activation in any one operand, a bias being there or not."""
 
     def transposed(f, d):
         one = lambda t: images(f.strided)(*[*args(d)[:operand], t, *args(d)[operand + 1 :]])
@@ -617,7 +598,7 @@ def test_linear_transpose(problem, operand):
     assert_close(transposed(problem.ours, d), expected)
 
 
-@pytest.mark.parametrize("problem", [p for p in LINEAR if p.groups == 1], ids=str)
+@pytest.mark.parametrize("problem", LINEAR, ids=str)
 def test_linear_transpose_in_two_factors_is_refused(problem):
     d = data(problem, "float32")
     with pytest.raises(NotImplementedError, match="not jointly linear in"):
@@ -650,7 +631,7 @@ def test_mesh(problem, axis_type, case):
 
 
 @pytest.mark.parametrize("operand", [0, 1, 2], ids=["w", "b", "x"])
-@pytest.mark.parametrize("problem", of_layers(MAIN), ids=str)
+@pytest.mark.parametrize("problem", [p for p in MAIN if p.kind in LAYERS], ids=str)
 def test_jvp_on_an_explicit_mesh(problem, operand):
     """Of one operand alone: the tangent has the sharding of the result, also where only the replicated bias moves."""
     mesh = mesh_of(3, axis_types=(AxisType.Explicit,))
@@ -684,9 +665,8 @@ def test_pmap(problem):
 def test_export(problem, batch, platforms):
     d = data(problem, "float32")
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"{batch}, {', '.join(map(str, d.x.shape[1:]))}"), d.x.dtype)
-    batched = problem.kind in FUNCTIONS  # under vmap, lax has no program for a symbolic number of weight gradients
-    ours = (loss if batched else batch_loss)(problem.ours.strided)
-    exported = jax.export.export(jax.jit(jax.value_and_grad(ours, (0, 1, 2))), platforms=platforms)(d.w, d.b, x)
+    ours = jax.value_and_grad(batch_loss(problem.ours.strided), (0, 1, 2))
+    exported = jax.export.export(jax.jit(ours), platforms=platforms)(d.w, d.b, x)
     assert exported.platforms == platforms
     assert_close(exported.call(*args(d)), value_and_grad_of_vmap(problem.stock, d))
 
@@ -747,12 +727,11 @@ def test_float0(kind):
     assert dx.dtype == jax.dtypes.float0
     expected = jax.grad(ours, (0, 1))(d.w, d.b, x.astype(jnp.float32))
     assert_close((dw, db), expected)
-    if kind in LAYERS:
-        zero = np.zeros(x.shape, jax.dtypes.float0)
-        assert_close(
-            jax.jvp(ours, (d.w, d.b, x), (d.w, d.b, zero))[1],
-            jax.jvp(lambda w, b: ours(w, b, x.astype(jnp.float32)), (d.w, d.b), (d.w, d.b))[1],
-        )
+    zero = np.zeros(x.shape, jax.dtypes.float0)
+    assert_close(
+        jax.jvp(ours, (d.w, d.b, x), (d.w, d.b, zero))[1],
+        jax.jvp(lambda w, b: ours(w, b, x.astype(jnp.float32)), (d.w, d.b), (d.w, d.b))[1],
+    )
 
 
 @pytest.mark.parametrize("problem", MAIN, ids=str)
@@ -789,7 +768,9 @@ def test_debug_nans(problem):
 
 
 @pytest.mark.parametrize(
-    "problem", [Problem(k, act, g) for k in LAYERS for act in (None, "silu") for g in (1, 2)], ids=str
+    "problem",
+    [Problem(k, act, g) for kinds, g in ((LAYERS, 2), (FUNCTIONS, 1)) for k in kinds for act in (None, "silu")],
+    ids=str,
 )
 def test_jet(problem):
     """Taylor series along a curve x(t), w(t), b(t). JAX has none of its own jax.nn.relu."""
