@@ -8,7 +8,7 @@ import jax
 from jax import Array, lax
 from jax.interpreters import partial_eval as pe
 
-# It lets a lowering rule use custom_partitioning. Without: kernels on one device, in shard_map, and on explicit meshes.
+# It lets a lowering rule use custom_partitioning, see can_partition_while_lowering.
 _needs_devices: Any
 try:
     from jax._src.dispatch import prim_requires_devices_during_lowering as _needs_devices
@@ -27,7 +27,12 @@ try:
 except ImportError:
     _checkify = None
 
-CAN_PARTITION_WHILE_LOWERING = _needs_devices is not None
+
+def can_partition_while_lowering() -> bool:
+    """Whether a lowering rule may use custom_partitioning: with Shardy only, JAX's default partitioner. Without: kernels on one
+    device, in shard_map, and on explicit meshes.
+    """
+    return _needs_devices is not None and bool(getattr(jax.config, "jax_use_shardy_partitioner", True))
 
 
 def allow_partitioning(primitive: Any) -> None:

@@ -11,6 +11,7 @@ from jax.interpreters import mlir
 
 from . import compat, partitioning
 from .execution import Equation, execute, plans
+from .plan import Plan
 from .primitives import PRIMITIVES
 from .target import Target, from_device, from_device_kind
 
@@ -37,13 +38,22 @@ def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     local = _local(target)
     if not mesh.empty and mesh.explicit_axes:
         return partitioning.on_explicit_mesh(equation, local, ctx.avals_in)
-    # XLA partitions lax programs, and calls of the interpreter.
-    if not any(p.implementation == "mosaic" for p in chosen):
-        return functools.partial(local, dataclasses.replace(equation, divided=_several_devices(context)))
+    kernels, several = any(p.implementation == "mosaic" for p in chosen), _several_devices(context)
     if _cannot_partition(ctx, context):
-        reason = "a partially manual shard_map, or an export for several devices, cannot carry a kernel"
-        return functools.partial(local, dataclasses.replace(equation, no_kernels=reason))
-    return partitioning.on_automatic_mesh(equation, local)
+        if kernels:
+            reason = (
+                "a partially manual shard_map, export for several devices, or JAX without Shardy cannot carry a kernel"
+            )
+            equation = dataclasses.replace(equation, no_kernels=reason)
+    elif kernels or (several and _gathers(chosen)):
+        return partitioning.on_automatic_mesh(equation, local)
+    # XLA partitions all other lax programs, and calls of the interpreter.
+    return functools.partial(local, dataclasses.replace(equation, divided=several))
+
+
+def _gathers(chosen: list[Plan]) -> bool:
+    """Whether XLA would gather images. The interpreter's calls are left to it all the same."""
+    return any(p.gathers for p in chosen) and not any(p.implementation == "interpret" for p in chosen)
 
 
 @functools.cache
@@ -57,11 +67,11 @@ def _local(target: Target) -> partitioning.Local:
 
 
 def _cannot_partition(ctx: Any, context: Any) -> bool:
-    """Partially manual shard_map, and export for several devices, cannot carry custom_partitioning."""
+    """Partially manual shard_map, export for several devices and JAX's old partitioner cannot carry custom_partitioning."""
     if isinstance(context, mlir.SPMDAxisContext) and set(context.manual_axes) != set(context.mesh.axis_names):
         return True
     return _several_devices(context) and (
-        not compat.CAN_PARTITION_WHILE_LOWERING or ctx.module_context.lowering_parameters.for_export
+        not compat.can_partition_while_lowering() or ctx.module_context.lowering_parameters.for_export
     )
 
 

@@ -1,11 +1,13 @@
 """An equation on many devices: its block on each, then the sums that its outputs need.
 
 Every logical axis (a factor, see trilinear.py) is sharded over some mesh axes or whole; outputs are summed over the mesh axes
-of the factors they are contracted from. XLA partitions its own convolutions: this is for kernels, and for explicit meshes.
+of the factors they are contracted from. This is for kernels, for explicit meshes, and for lax programs that XLA would gather
+images for (formulations/division.py); it partitions all others.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,14 +27,18 @@ type Local = Callable[..., list[Array]]  # (equation, *blocks) -> blocks
 
 
 def mesh_axes(equation: Equation, tensors: Sequence[Any]) -> tuple[MeshAxes, list[PartitionSpec], list[PartitionSpec]]:
-    """The mesh axes of each factor, first come first served, and the specs of operands and outputs that follow."""
+    """The mesh axes of each factor, first come first served, and the specs of operands and outputs that follow.
+
+    A factor that its mesh axes do not divide is whole: XLA would fill the last blocks up with anything, and we would sum that.
+    """
     operand_factors, result_factors = equation.factors([t.shape for t in tensors[: len(equation.names)]])
     axes: MeshAxes = {}
     taken: set[str] = set()
     for t, fs in zip(tensors, operand_factors + result_factors, strict=False):
-        for f, names in zip(fs, partitions(t), strict=True):
+        for f, size, names in zip(fs, t.shape, partitions(t), strict=True):
             names = () if names is None else names if isinstance(names, tuple) else (names,)
-            if names and f not in axes and not must_replicate(equation.op, f) and not taken & set(names):
+            fits = size % math.prod(t.sharding.mesh.shape[name] for name in names) == 0
+            if names and fits and f not in axes and not must_replicate(equation.op, f) and not taken & set(names):
                 axes[f] = names
                 taken |= set(names)
 

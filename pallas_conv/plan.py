@@ -19,6 +19,7 @@ class Plan:
     source          where the choice came from
     reasons         against every implementation that was preferred to it, and against the kernel if it is not taken
     formulation     the lax program, if one serves the product
+    by_name         whether it is what "xla" promises: stock's program, divided over devices as XLA divides it
     """
 
     product: Product
@@ -27,6 +28,16 @@ class Plan:
     source: str
     reasons: tuple[str, ...] = ()
     formulation: str | None = None
+    by_name: bool = False
+
+    @property
+    def gathers(self) -> bool:
+        """Whether XLA, left to divide this program over devices, would gather the batch, and may be kept from it."""
+        return (
+            self.implementation == "xla"
+            and not self.by_name
+            and not formulations.xla_divides(str(self.formulation), self.product)
+        )
 
     @property
     def kernel(self) -> str | None:
@@ -91,7 +102,7 @@ def plan(
     for name in preferences:
         if name == "xla":
             why = 'implementation "xla" was asked for'
-            return Plan(product, target, "xla", why, tuple(against), formulations.STOCK)
+            return Plan(product, target, "xla", why, tuple(against), formulations.STOCK, by_name=True)
         if no_kernels:
             found = [no_kernels]
         else:

@@ -8,3 +8,4 @@ from .catalogue import serving as serving
 from .choice import cache as cache
 from .choice import choose as choose
 from .contract import contract as contract
+from .division import xla_divides as xla_divides

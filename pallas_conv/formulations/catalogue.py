@@ -379,6 +379,13 @@ FORMULATIONS: dict[str, Formulation] = {
             library=True,
         ),
         Formulation(
+            "exchanged_padded",
+            lambda s: s.correlates and s.turned and s.uneven,
+            _library_cost,
+            wgrad=library.exchanged_padded,
+            library=True,
+        ),
+        Formulation(
             "reversed_kernel",
             lambda s: s.spreads and not s.turned and s.spec.groups == 1,
             _library_cost,

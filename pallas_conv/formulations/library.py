@@ -156,11 +156,20 @@ def exchanged(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     return cropped("wgrad", x, ct, spec, how)
 
 
+def exchanged_padded(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
+    """The same where padding is uneven, padded first: the input gradient needs the same copy, and so there is only one."""
+    return exchanged(*_padded_first(x, ct, spec), how)
+
+
 def padded(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """A dilated convolution that is padded unevenly, padded first: XLA would fill the kernel with zeros instead."""
+    return stock("fprop", *_padded_first(x, w, spec), how)
+
+
+def _padded_first(x: Array, other: Array, spec: ConvSpec) -> tuple[Array, Array, ConvSpec]:
+    """The operands of a convolution without padding. The barrier keeps XLA from making the pad its padding again."""
     x = lax.optimization_barrier(pad_spatial(x, spec.padding))
-    valid = dataclasses.replace(spec, padding=((0, 0),) * spec.ndim, in_spatial=x.shape[2:])
-    return stock("fprop", x, w, valid, how)
+    return x, other, dataclasses.replace(spec, padding=((0, 0),) * spec.ndim, in_spatial=x.shape[2:])
 
 
 def evened(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:

@@ -8,7 +8,7 @@ library by a fused loop waits for timings.
 
 import math
 
-from ..spec import Product
+from ..spec import Product, dilated
 from . import catalogue
 from .catalogue import STOCK, Sizes
 from .rules import Rule, first
@@ -32,16 +32,43 @@ def _mostly_zeros(s: Sizes) -> bool:
     """The input filled with zeros, which forward pass and weight gradient share in stock's program, is at least as large as
     the result. Else the result costs more than that: written by the library, then once more with the bias.
     """
-    image, result, up = (s.y, s.x, s.spec.strides) if s.correlates else (s.x, s.y, s.spec.input_dilation)
-    return s.taps > 1 and image * math.prod(up) >= result and s.group_in * s.group_out > 1
+    (image, few), (result, many) = _image_and_result(s)
+    filled = image * math.prod(s.spec.strides if s.correlates else s.spec.input_dilation)
+    if s.uneven and _kernel_results(s):
+        # The library pads evenly only: XLA fills in zeros up to the end of the last window.
+        spans = map(dilated, s.spec.kernel_spatial, s.spec.kernel_dilation)
+        filled = image * math.prod(n + span - 1 for n, span in zip(many, spans, strict=True)) / math.prod(few)
+    return s.taps > 1 and filled >= result and s.group_in * s.group_out > 1
+
+
+def _image_and_result(s: Sizes) -> tuple[tuple[float, tuple[int, ...]], tuple[float, tuple[int, ...]]]:
+    """Bytes and extents of the input and of the result of an up-sampling convolution, whichever of its products `s` is."""
+    x, y = (s.x, s.spec.in_spatial), (s.y, s.spec.out_spatial)
+    return (y, x) if s.correlates else (x, y)
+
+
+def _kernel_results(s: Sizes) -> bool:
+    """XLA takes a correlation for the library's weight gradient if what slides is larger than what results, the kernel. Where
+    weights outweigh images, their changes of layout would cost more than that saves.
+    """
+    (_, few), _ = _image_and_result(s)
+    return all(k < n for k, n in zip(s.spec.kernel_spatial, few, strict=True)) and s.w <= s.x + s.y
 
 
 def _window_as_large_as_the_image(s: Sizes) -> bool:
-    """XLA takes a correlation for the library's weight gradient if what slides is larger than what results. Where weights
-    outweigh images, or channels become the batch without a copy, the changes of layout would cost more than they save.
+    """Whether stock's weight gradient of an up-sampling convolution is worse than the library's.
+
+    Padded evenly, XLA leaves the zeros between the elements of the image to the library. Padded unevenly, also by an output
+    padding, it writes them out and multiplies them, which is worse even beside a forward pass that writes them out, too.
     """
-    larger = all(k < n for k, n in zip(s.spec.kernel_spatial, s.spec.out_spatial, strict=True))
-    return larger and s.w <= s.x + s.y and not _batch_for_free(s)
+    if not _kernel_results(s):
+        return False
+    if not s.uneven:
+        return _mostly_zeros(s) and not _batch_for_free(s)
+    if s.spec.ndim < 3:
+        return not _batch_for_free(s) or (s.spec.ndim == 2 and _mostly_zeros(s))
+    # A padded copy of a volume is a kernel more where no layout changes, and larger than what a single tap needs.
+    return s.evens or (s.taps > 1 and (s.product.batch > 1 or min(s.group_in, s.group_out) > 1))
 
 
 def _batch_for_free(s: Sizes) -> bool:
@@ -61,7 +88,13 @@ RULES = (
         "the library's input gradient, where XLA would convolve an input full of zeros",
     ),
     Rule(
-        lambda s: s.correlates and s.turned and _mostly_zeros(s) and _window_as_large_as_the_image(s),
+        # In three dimensions the library pads evenly where that gives the same, and no copy is needed.
+        lambda s: s.correlates and s.turned and _window_as_large_as_the_image(s) and not (s.spec.ndim == 3 and s.evens),
+        ("exchanged_padded",),
+        "the library's weight gradient, padded first, where XLA would slide a window as large as the image",
+    ),
+    Rule(
+        lambda s: s.correlates and s.turned and _window_as_large_as_the_image(s),
         ("exchanged",),
         "the library's weight gradient, where XLA would slide a window as large as the image",
     ),

@@ -20,6 +20,10 @@ from pallas_conv.target import resolve
 FILES = sorted((pathlib.Path(__file__).parents[2] / "bench" / "results").glob("compiled_*.jsonl"))
 PAGE = 4096  # bytes: sizes of temporary memory are rounded up
 CASES = {case.name: case for case in suite()}
+UNEVEN = dataclasses.replace(  # as many channels out as in, and more pixels than the stride makes
+    CASES["stylegan_up"], name="uneven", in_channels=32, out_channels=32, spatial=(20, 20), kernel_size=(5, 5), stride=(3, 3),
+    padding=((1, 1), (1, 1)), output_padding=(2, 2),
+)  # fmt: skip
 
 
 def rows(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -149,6 +153,25 @@ def test_xla_stays_stocks_program():
     with pc.implementation("xla"):
         (plan,) = pc.explain(layer, *args, device="a100")
     assert plan.formulation == formulations.STOCK
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("op", [0, 1, 2])
+def test_one_image_is_by_itself_only_where_the_library_skips_zeros(batch, op):
+    """Padded evenly, stock's correlation takes the channels of one image for its batch; unevenly, it multiplies zeros."""
+    case = dataclasses.replace(UNEVEN, batch=batch, output_padding=(op, op))
+    name, _ = formulations.choose(case.products()["w"], resolve("b200"))
+    even = formulations.STOCK if batch == 1 else "exchanged"
+    assert name == ("exchanged_padded" if op else even)
+
+
+@pytest.mark.aot
+def test_a_layer_padded_unevenly_slides_its_kernel_only():
+    row = compiled.measure(dataclasses.replace(UNEVEN, batch=1), "fb", "a100")
+    assert not faults(row)
+    assert "size=58x58" in str(row["stock"])
+    assert {call["window"].split(" ")[0] for call in row["auto"]["calls"]} == {"size=5x5"}
+    assert row["auto"]["flops"] == row["useful_flops"] < row["stock"]["flops"] / 6
 
 
 @pytest.mark.aot

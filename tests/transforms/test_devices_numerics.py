@@ -1,6 +1,7 @@
 """Eight devices against one, where this package divides the work: lax programs inside its own partitioning, in float32."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import pallas_conv as pc
-from pallas_conv import partitioning
+from pallas_conv import formulations, partitioning
 from tests.transforms import standin
 from tests.transforms.problems import assert_close, layer
 
@@ -158,9 +159,38 @@ def test_against_one_device(setting, name, mesh_type, monkeypatch):
     assert_close(found, expected, roundings=500)
 
 
+@pytest.mark.parametrize(
+    ("kind", "images", "names", "specs"),
+    [
+        ("Conv2d", 8, "x w b", (P(("x", "y")), P("x"), P("x"))),
+        ("ConvTranspose2d", 6, "x w b", (P("x"), P(None, "y"), P())),
+        ("Conv2d", 8, "xe we be", (P("y", "x"), P("y"), P("y"))),
+    ],
+    ids=["FSDP", "six images on four devices", "ensemble"],
+)
+def test_grouped_programs_that_xla_would_gather_for(kind, images, names, specs, monkeypatch):
+    """Stock's, as on a GPU without a kernel; nothing but that is decided for this test."""
+    monkeypatch.setattr(formulations, "choose", lambda *of: (formulations.STOCK, "as on a GPU"))
+    setting, seen = Setting(kind, "silu", groups=2), note_calls(monkeypatch)
+    at = [t[..., :images, :, :, :] if n[0] == "x" else t for n, t in setting.operands().items() if n in names.split()]
+    f = functools.partial(ensemble if names == "xe we be" else gradient, setting)
+    expected = jax.jit(f)(*at)
+    assert not seen
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    placed = lambda *at: [
+        jax.lax.with_sharding_constraint(t, NamedSharding(mesh, s)) for t, s in zip(at, specs, strict=True)
+    ]
+    assert_close(jax.jit(lambda *at: f(*placed(*at)))(*at), expected, roundings=500)
+    assert set(seen) == {"affine", "bwd"}
+
+
 def count_calls(monkeypatch) -> list[str]:
     """Divide everything by our rules, and note each equation of which a device got a block."""
     standin.partition_everything(monkeypatch)
+    return note_calls(monkeypatch)
+
+
+def note_calls(monkeypatch) -> list[str]:
     seen, one_device = [], partitioning.one_device
 
     def noted(equation, *rest):
