@@ -21,7 +21,8 @@ LIKE_STOCK = (STOCK, CHANNELS_LAST, CROPPED)  # outside of loops XLA makes the s
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body
 MOST_ROWS = 80  # of a block: taps far apart need long ones, which compile for seconds and run no faster
-MOST_CHANNELS = 12  # of a group, in loops over them
+MOST_CHANNELS = 12  # of a group, in a loop over them
+VERY_FEW = 4  # of a group, in a loop that writes its sums to memory
 MOST_MATMULS = 64  # taps with a matrix product of their own
 MOST_PHASES = 32  # output phases with a loop or a sum of their own
 
@@ -201,6 +202,12 @@ def _phase_taps(s: Sizes) -> int:
     return math.prod(math.ceil(k / u) for k, u in per_dim)
 
 
+def _multiply_add_rows(s: Sizes) -> bool:
+    """Few channels, and several rows of taps, one of which can be written out."""
+    rows = s.spec.kernel_spatial[0]
+    return s.slides and s.spec.ndim > 1 < rows and s.group_in <= VERY_FEW and s.taps // rows <= MOST_UNROLLED
+
+
 def _shifts(s: Sizes) -> int:
     """Loops of a weight gradient: taps but those along the rows, times channels of a group."""
     axis = max(0, s.spec.ndim - 2)
@@ -266,18 +273,12 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "multiply_add_rows",
-            lambda s: (
-                s.slides
-                and s.group_in == 1
-                and s.spec.ndim > 1
-                and s.spec.kernel_spatial[0] > 1
-                and s.taps // s.spec.kernel_spatial[0] <= MOST_UNROLLED
-            ),
+            _multiply_add_rows,
             lambda s: Cost(
                 s.useful_flops,
-                s.spec.kernel_spatial[0] * (s.x + 2 * s.y + s.w),
+                s.spec.kernel_spatial[0] * (2 * s.x + 2 * s.group_in * s.y) + s.w,
                 s.taps // s.spec.kernel_spatial[0],
-                s.x + 2 * s.y,
+                s.x + s.x / s.group_in + 2 * s.y,
             ),
             fprop=_loop(loops.multiply_add_rows),
             loop=True,
@@ -298,9 +299,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "correlate_rows",
-            lambda s: (
-                s.correlates and s.group_in <= MOST_CHANNELS and loops.rows_written_out(s.spec) <= MOST_ROWS
-            ),
+            lambda s: s.correlates and s.group_in <= MOST_CHANNELS and loops.rows_written_out(s.spec) <= MOST_ROWS,
             _correlate_cost,
             wgrad=_loop(loops.correlate_rows),
             loop=True,

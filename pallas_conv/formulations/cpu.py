@@ -21,6 +21,7 @@ FEW_TAPS = 4  # of which columns are cheap
 LONG = 16  # taps in a row that fill vectors
 LANES = 8  # float32 elements of a vector
 PIXELS = 64  # fewer are too few for one side of a matrix product, or to loop over
+BROAD = 32  # output channels that are worth a matrix product a model
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 5e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
@@ -38,7 +39,12 @@ def choose(product: Product, channels_last: bool = False) -> tuple[str, str]:
         s = Sizes.of(product)
         if channels_last and s.slides and s.taps == 1 and max(s.spec.strides) == 1 and s.spec.groups == 1:
             return CHANNELS_LAST, "a 1x1 convolution of images channels last, which the library takes as they lie"
-        rules = GROUPED if s.spec.groups > 1 else DENSE if s.useful_flops >= TINY else ()
+        if s.spec.groups > 1:
+            rules = GROUPED
+        elif product.models is not None:
+            rules = (*SIDE_BY_SIDE, *DENSE)
+        else:
+            rules = DENSE if s.useful_flops >= TINY else ()
         if found := first(rules, s, lambda name: name in served and _fits(served[name], product)):
             return found
     if misread_on_cpu(product.role, product.spec):
@@ -159,6 +165,37 @@ GROUPED = (
     ),
 )  # fmt: skip
 
+# Of models or examples with a kernel or a gradient each, which are groups to XLA. In float64 and complex dtypes, for which it
+# has no library, it multiplies zeros between them: 511 tiny gradients take seconds and hundreds of megabytes.
+SIDE_BY_SIDE = (
+    Rule(
+        lambda s: s.slides and s.taps > 1,
+        ("multiply_add",),
+        "a kernel a model and few taps: one fused loop, where XLA convolves group by group",
+    ),
+    Rule(
+        lambda s: s.spreads,
+        ("col2im", "multiply_add_phases"),
+        "a kernel a model and an input full of zeros: only the taps that meet data",
+    ),
+    Rule(
+        lambda s: s.slides and s.spec.ndim == 2 and s.taps > 1 and not _strided(s) and s.group_out >= BROAD,
+        ("im2col",),
+        "a kernel a model: columns and one matrix product a model",
+    ),
+    Rule(
+        lambda s: s.correlates and s.spec.ndim < 3 and s.taps > 1 and s.product.batch > 1
+        and min(s.group_in, s.group_out) >= BROAD // 2,
+        ("matmul_per_tap",),
+        "a gradient a model: one matrix product a tap and model",
+    ),
+    Rule(
+        lambda s: s.correlates and (s.product.batch == 1 or s.group_in <= FEW < s.group_out),
+        ("im2col_wgrad",),
+        "a gradient an example is a matrix product an example",
+    ),
+)  # fmt: skip
+
 DENSE = (
     Rule(lambda s: s.slides and s.taps == 1, ("im2col",), "a 1x1 convolution is a matrix product"),
     Rule(lambda s: s.correlates and s.taps == 1, ("im2col_wgrad",), "a 1x1 convolution is a matrix product"),
@@ -216,10 +253,5 @@ DENSE = (
         lambda s: s.correlates and (_naive(s) or _heavy_weights(s) or _cheap_columns(s) or _few_outputs(s)),
         ("im2col_wgrad",),
         "columns cost less here than the layouts XLA's convolution wants",
-    ),
-    Rule(
-        lambda s: s.correlates and s.product.batch == 1 and s.product.models is not None,
-        ("im2col_wgrad",),
-        "a gradient an example is a matrix product an example",
     ),
 )  # fmt: skip
