@@ -62,7 +62,8 @@ def layers() -> Iterator[Case]:
 def dilated_depthwise() -> Iterator[Case]:
     """Causal ones in 1-D, as of sequence models; centred ones in two and three dimensions."""
     for ndim, channels, extent, kernel, dilation in (
-        (1, 64, 4096, 8, 128), (1, 64, 4096, 5, 256), (1, 64, 4096, 4, 16), (2, 32, 64, 3, 16), (2, 32, 64, 5, 8), (3, 8, 24, 3, 4),
+        (1, 64, 4096, 8, 128), (1, 64, 4096, 5, 256), (1, 64, 4096, 4, 16),
+        (2, 32, 64, 3, 16), (2, 32, 64, 5, 8), (3, 8, 24, 3, 4),
     ):  # fmt: skip
         room = dilation * (kernel - 1)
         padding = (room, 0) if ndim == 1 else (room // 2, room // 2)

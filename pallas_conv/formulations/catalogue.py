@@ -289,7 +289,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: (
                 s.spreads
                 and max(s.spec.kernel_dilation) == 1
-                and s.sum_of_taps <= MOST_UNROLLED
+                and s.sum_of_taps <= 2 * MOST_UNROLLED
                 and s.phases <= MOST_PHASES
             ),
             lambda s: Cost(s.useful_flops, 2 * s.x + s.w + 3 * s.y, s.sum_of_taps, s.x + s.y),

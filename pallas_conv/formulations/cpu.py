@@ -39,6 +39,7 @@ def choose(product: Product, channels_last: bool = False) -> tuple[str, str]:
         s = Sizes.of(product)
         if channels_last and s.slides and s.taps == 1 and max(s.spec.strides) == 1 and s.spec.groups == 1:
             return CHANNELS_LAST, "a 1x1 convolution of images channels last, which the library takes as they lie"
+        rules: tuple[Rule, ...]
         if s.spec.groups > 1:
             rules = GROUPED
         elif product.models is not None:
@@ -131,6 +132,11 @@ GROUPED = (
         lambda s: s.slides and s.taps > 1 and not _short(s),
         ("multiply_add", "multiply_add_rows"),
         "few channels a group: one fused loop, where XLA convolves group by group",
+    ),
+    Rule(
+        lambda s: s.spreads and not _short(s) and s.sum_of_taps > catalogue.MOST_UNROLLED,
+        ("col2im",),
+        "an input full of zeros and too many taps for fused loops: one matrix product a group, and its results added up",
     ),
     Rule(
         lambda s: s.spreads and not _short(s),

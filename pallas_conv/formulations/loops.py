@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from ..spec import ConvSpec
-from .windows import made_of, pad_spatial, tap_windows, unravel
+from .windows import made_of, pad_spatial, unravel
 
 BLOCK = 16  # rows that one partial sum of a weight gradient covers
 POSITIONS = 32  # about as many positions make one step of a weight gradient that loops over them
@@ -68,14 +68,11 @@ def multiply_add_rows(x: Array, w: Array, spec: ConvSpec) -> Array:
 
     def add(i: Array, y: Array) -> Array:
         row, channel = i // d, i % d
-        others = [0] * (spec.ndim - 1)
-        first = (0, 0, channel, row * spec.kernel_dilation[0], *others)
-        of_x = lax.dynamic_slice(x, first, (n, groups, 1, *part.in_spatial))
-        of_w = lax.dynamic_slice(w, (0, 0, channel, row, *others), (groups, o // groups, 1, *part.kernel_spatial))
-        y_of_part = multiply_add(
-            of_x.reshape(n, groups, *part.in_spatial), of_w.reshape(o, 1, *part.kernel_spatial), part
-        )
-        return jnp.where(i > 0, y, 0) + y_of_part
+        of_x = lax.dynamic_slice_in_dim(x, channel, 1, 2)
+        of_x = lax.dynamic_slice_in_dim(of_x, row * spec.kernel_dilation[0], height, 3)
+        of_w = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(w, channel, 1, 2), row, 1, 3)
+        of_x, of_w = of_x.reshape(n, groups, *part.in_spatial), of_w.reshape(o, 1, *part.kernel_spatial)
+        return jnp.where(i > 0, y, 0) + multiply_add(of_x, of_w, part)
 
     return lax.fori_loop(0, spec.kernel_spatial[0] * d, add, made_of(x, (n, o, *spec.out_spatial), x.dtype))
 
@@ -183,8 +180,8 @@ def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
         results = []
         for shift in itertools.product(*map(range, extents[looped:])):
             window = part
-            for along, t in enumerate(shift, looped):
-                window = shifted(window, along, t)
+            for along, tap in enumerate(shift, looped):
+                window = shifted(window, along, tap)
             results.append(correlate(window))
         return jnp.stack(results)
 
