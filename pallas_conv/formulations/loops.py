@@ -50,7 +50,7 @@ def multiply_add(x: Array, w: Array, spec: ConvSpec) -> Array:
 
     *rows, last = (d, *spec.kernel_spatial)
     sums = (sum(term(*row, t) for t in range(last)) for row in itertools.product(*map(range, rows)))
-    return sum(sums, jnp.zeros((), x.dtype)).reshape(n, o, *spec.out_spatial)
+    return jnp.asarray(sum(sums)).reshape(n, o, *spec.out_spatial)
 
 
 def multiply_add_rows(x: Array, w: Array, spec: ConvSpec) -> Array:
