@@ -19,6 +19,8 @@ SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where s
 FEW = 4  # channels too few to fill a matrix product
 FEW_TAPS = 4  # of which columns are cheap
 LONG = 16  # taps in a row that fill vectors
+MOST_TERMS = 64  # of a sum that compiles quickly in one loop
+MANY_TAPS = 40  # that fill vectors, whatever the rows they are in
 LANES = 8  # float32 elements of a vector
 PIXELS = 64  # fewer are too few for one side of a matrix product, or to loop over
 BROAD = 32  # output channels that are worth a matrix product a model
@@ -101,6 +103,13 @@ def _few_outputs(s: Sizes) -> bool:
     return s.group_out <= FEW and s.columns <= NEAR_CACHE * s.images
 
 
+def _taps_fill_vectors(s: Sizes) -> bool:
+    """Better than a row of pixels does: many taps, or a row that is read with a stride."""
+    if s.taps < MANY_TAPS:
+        return s.group_in == 1 and s.spec.ndim == 3 and s.taps > LANES and _strided(s)
+    return s.group_in > 1 or (s.spec.ndim == 3 and s.group_out > 1)
+
+
 def _short(s: Sizes) -> bool:
     """Long sums for each of a few pixels: no loop over pixels is worth it."""
     return s.group_in > 2 * FEW and min(s.in_pixels, s.out_pixels) < PIXELS
@@ -129,6 +138,11 @@ GROUPED = (
         "windows that hardly overlap: columns, and one matrix product a group",
     ),
     Rule(
+        lambda s: s.slides and s.taps > 1 and not _short(s) and s.sum_of_taps > MOST_TERMS,
+        ("multiply_add_rows", "multiply_add"),
+        "few channels a group and a large kernel: a fused loop for each row of taps, where XLA convolves group by group",
+    ),
+    Rule(
         lambda s: s.slides and s.taps > 1 and not _short(s),
         ("multiply_add", "multiply_add_rows"),
         "few channels a group: one fused loop, where XLA convolves group by group",
@@ -147,6 +161,11 @@ GROUPED = (
         lambda s: s.correlates and s.group_in <= FEW and s.spec.kernel_spatial[-1] >= LONG and s.spec.kernel_dilation[-1] == 1,
         ("correlate_taps",),
         "long rows of taps: one fused loop over them, where XLA convolves once a group",
+    ),
+    Rule(
+        lambda s: s.correlates and s.group_in <= FEW and s.out_pixels > 1 and _taps_fill_vectors(s),
+        ("correlate_taps",),
+        "few channels a group and many taps, or pixels far apart: one fused loop over taps, where XLA convolves once a group",
     ),
     Rule(
         lambda s: s.correlates and s.taps > 1 and s.group_in <= FEW
