@@ -149,6 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random layers")
     parser.add_argument("--count", type=int, default=150, help="of the random layers")
     parser.add_argument("--only", nargs="+", default=[""], help="layers whose name contains one of these")
+    parser.add_argument("--directions", default="fdw", help="some of f, d and w (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="a product")
     parser.add_argument(
         "--every", action="store_true", help="every formulation of random layers, not the chosen one alone"
@@ -156,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     threads = len(os.sched_getaffinity(0))
     layers = list(suite_layers(threads) if args.layers == "suite" else random_layers(args.count, args.seed))
-    work = [(case, d) for case in layers if any(part in case.name for part in args.only) for d in case.directions]
+    asked_for = [case for case in layers if any(part in case.name for part in args.only)]
+    work = [(case, d) for case in asked_for for d in case.directions if d in args.directions]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("a") as out:
         asked = {name: value for name, value in vars(args).items() if name != "out"}

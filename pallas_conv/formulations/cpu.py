@@ -19,7 +19,6 @@ SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where s
 FEW = 4  # channels too few to fill a matrix product
 FEW_TAPS = 4  # of which columns are cheap
 LONG = 16  # taps in a row that fill vectors
-MOST_TERMS = 64  # of a sum that compiles quickly in one loop
 MANY_TAPS = 40  # that fill vectors, whatever the rows they are in
 LANES = 8  # float32 elements of a vector
 PIXELS = 64  # fewer are too few for one side of a matrix product, or to loop over
@@ -106,7 +105,8 @@ def _few_outputs(s: Sizes) -> bool:
 def _taps_fill_vectors(s: Sizes) -> bool:
     """Better than a row of pixels does: many taps, or a row that is read with a stride."""
     if s.taps < MANY_TAPS:
-        return s.group_in == 1 and s.spec.ndim == 3 and s.taps > LANES and _strided(s)
+        strided = _strided(s) and s.taps > LANES and s.group_out <= 2
+        return strided and (s.spec.ndim == 3 or s.group_in > 1)
     return s.group_in > 1 or (s.spec.ndim == 3 and s.group_out > 1)
 
 
@@ -136,11 +136,6 @@ GROUPED = (
         lambda s: s.slides and s.taps > 1 and _hardly_overlaps(s),
         ("im2col",),
         "windows that hardly overlap: columns, and one matrix product a group",
-    ),
-    Rule(
-        lambda s: s.slides and s.taps > 1 and not _short(s) and s.sum_of_taps > MOST_TERMS,
-        ("multiply_add_rows", "multiply_add"),
-        "few channels a group and a large kernel: a fused loop for each row of taps, where XLA convolves group by group",
     ),
     Rule(
         lambda s: s.slides and s.taps > 1 and not _short(s),
@@ -179,7 +174,12 @@ GROUPED = (
         "one channel a group, and taps too far apart for blocks of rows: columns and one matrix product a group",
     ),
     Rule(
-        lambda s: s.correlates and s.taps > 1 and s.spec.ndim != 2,
+        lambda s: s.correlates and s.taps > 1 and s.spec.ndim == 3 and s.group_out <= 2,
+        ("correlate_rows",),
+        "two outputs a group: fused loops over blocks of rows, where XLA convolves once a group",
+    ),
+    Rule(
+        lambda s: s.correlates and s.taps > 1 and s.spec.ndim == 1,
         ("matmul_per_tap", "correlate_rows"),
         "one matrix product a tap and group, where XLA convolves once a group",
     ),
