@@ -2,13 +2,16 @@
 
 import functools
 import json
+import math
 import pathlib
+import statistics
 
 import jax
 import pytest
 
 import pallas_conv as pc
 from bench import chart
+from bench.compile_time import programs
 from bench.formulations import timed_as
 from bench.loops import LOOPS
 from bench.models import NETWORKS
@@ -55,6 +58,22 @@ def test_loops_as_the_readme_has_them():
         ms = lambda t: f"{t:.0f}" if t >= 10 else f"{t:.1f}"
         ratio = f"{row['ratio']:.0f}x" if row["ratio"] >= 10 else f"{row['ratio']:.1f}x"
         assert f"| {ms(row['stock_ms'])} | {ms(row['ours_ms'])} | {ratio} |" in readme
+
+
+def test_compile_times_as_the_readme_has_them():
+    rows = json.loads((RESULTS / "compile_cpu.json").read_text())["programs"]
+    assert [row["name"] for row in rows] == [program.name for program in programs()]
+    times = {row["name"]: (row["stock_s"], row["ours_s"]) for row in rows}
+    layers = [row for row in rows if row["kind"] == "layer"]
+    over = [row["name"] for row in rows if not row["within"]]
+    assert len([row for row in layers if not row["within"]]) <= 0.04 * len(layers), over
+    assert [row["name"] for row in rows if row["kind"] == "network" and not row["within"]] == ["eight MBConv 7x7"]
+    mean = math.exp(statistics.mean(math.log(row["ours_s"] / row["stock_s"]) for row in layers))
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
+    assert f"{mean:.2f}x of stock's over {len(layers)} layers" in readme
+    for name in ("HiFi-GAN generator", "eight MBConv 7x7"):
+        stock_s, ours_s = times[name]
+        assert f"{stock_s:.1f} s in stock and {ours_s:.1f} s in ours" in readme
 
 
 @pytest.mark.parametrize("family", LEAST)
