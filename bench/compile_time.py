@@ -3,7 +3,7 @@
     python -m bench.compile_time --out out/compile_cpu.json
 
 A training step of each layer of the suite, of random layers, of dilated depthwise ones, and of networks, traced, lowered and
-compiled anew each time, in turns; the least of a few times counts. A step is run by nobody here.
+compiled anew each time, in turns; the least of a few times counts. Nothing is run.
 """
 
 import argparse
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     chosen = [program for program in programs() if args.only in program.name]
-    seconds(chosen[0].step(pc.convert))  # what is imported by the first of all is nobody's time
+    seconds(chosen[0].step(pc.convert))  # not counted: the first one imports modules
     document: dict[str, Any] = {"machine": machine(), "programs": []}
     for program in tqdm(chosen, unit="program"):
         document["programs"].append(measure(program, args.times))

@@ -205,7 +205,8 @@ def _phase_taps(s: Sizes) -> int:
 def _multiply_add_rows(s: Sizes) -> bool:
     """Few channels, and several rows of taps, one of which can be written out."""
     rows = s.spec.kernel_spatial[0]
-    return s.slides and s.spec.ndim > 1 < rows and s.group_in <= VERY_FEW and s.taps // rows <= MOST_UNROLLED
+    several = s.spec.ndim > 1 and rows > 1
+    return s.slides and several and s.group_in <= VERY_FEW and s.taps // rows <= MOST_UNROLLED
 
 
 def _shifts(s: Sizes) -> int:

@@ -17,6 +17,7 @@ CACHE = 16e6  # bytes that blocks of images should stay within: the level above 
 NEAR_CACHE = 2e6  # bytes of a nearer level
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
 FEW = 4  # channels too few to fill a matrix product
+A_PAIR = 2  # outputs of a group
 FEW_TAPS = 4  # of which columns are cheap
 LONG = 16  # taps in a row that fill vectors
 MANY_TAPS = 40  # that fill vectors, whatever the rows they are in
@@ -105,7 +106,7 @@ def _few_outputs(s: Sizes) -> bool:
 def _taps_fill_vectors(s: Sizes) -> bool:
     """Better than a row of pixels does: many taps, or a row that is read with a stride."""
     if s.taps < MANY_TAPS:
-        strided = _strided(s) and s.taps > LANES and s.group_out <= 2
+        strided = _strided(s) and s.taps > LANES and s.group_out <= A_PAIR
         return strided and (s.spec.ndim == 3 or s.group_in > 1)
     return s.group_in > 1 or (s.spec.ndim == 3 and s.group_out > 1)
 
@@ -174,9 +175,9 @@ GROUPED = (
         "one channel a group, and taps too far apart for blocks of rows: columns and one matrix product a group",
     ),
     Rule(
-        lambda s: s.correlates and s.taps > 1 and s.spec.ndim == 3 and s.group_out <= 2,
+        lambda s: s.correlates and s.taps > 1 and s.spec.ndim == 3 and s.group_out <= A_PAIR,
         ("correlate_rows",),
-        "two outputs a group: fused loops over blocks of rows, where XLA convolves once a group",
+        "one or two outputs a group: fused loops over blocks of rows, where XLA convolves once a group",
     ),
     Rule(
         lambda s: s.correlates and s.taps > 1 and s.spec.ndim == 1,

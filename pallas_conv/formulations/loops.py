@@ -24,20 +24,21 @@ BLOCK = 16  # rows that one partial sum of a weight gradient covers
 POSITIONS = 32  # about as many positions make one step of a weight gradient that loops over them
 LANES = 8  # float32 elements of a vector
 WRITTEN_OUT = (
-    64  # products of rows of a weight gradient; with more, shifts become iterations of a loop, which compiles faster
+    64  # products of rows in one program; with more, shifts become iterations of a loop, which compiles faster
 )
 
 
 def multiply_add(x: Array, w: Array, spec: ConvSpec) -> Array:
-    """y = sum over taps and channels of a group of window * w[tap], row of taps by row of taps: sums side by side are faster.
+    """y = sum over taps and channels of a group of window * w[tap].
 
-    Two slices a term and no other change of shape: the length of the program is what takes the compiler's time.
+    Each row of taps has a sum of its own, so that they need not wait for one another. Two slices a term and no other change of
+    shape: the length of the program is what takes the compiler's time.
     """
     groups, n, (o, d) = spec.groups, x.shape[0], w.shape[:2]
     x = lax.optimization_barrier(pad_spatial(x, spec.padding))  # else the loop asks of every tap whether it is padding
     x = x.reshape(n, groups, 1, d, *x.shape[2:])
     w = w.reshape(1, groups, o // groups, d, *spec.kernel_spatial)
-    size = [(n - 1) * s + 1 for n, s in zip(spec.out_spatial, spec.strides, strict=True)]
+    size = [(k - 1) * s + 1 for k, s in zip(spec.out_spatial, spec.strides, strict=True)]
 
     def term(channel: int, *tap: int) -> Array:
         start = [t * dilation for t, dilation in zip(tap, spec.kernel_dilation, strict=True)]
@@ -175,7 +176,7 @@ def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
         part = x
         for along, t in enumerate(first):
             part = shifted(part, along, t)
-        if first:  # cut out: to read at an offset that is not a number of the program is several times slower
+        if first:  # copied: a fused loop that reads at an offset known only at run time is several times slower
             part = lax.optimization_barrier(part)
         results = []
         for shift in itertools.product(*map(range, extents[looped:])):

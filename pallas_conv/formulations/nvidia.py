@@ -32,12 +32,14 @@ def _mostly_zeros(s: Sizes) -> bool:
     """The input filled with zeros, which forward pass and weight gradient share in stock's program, is at least as large as
     the result. Else the result costs more than that: written by the library, then once more with the bias.
     """
-    (image, few), (result, many) = _image_and_result(s)
+    (image, in_extents), (result, out_extents) = _image_and_result(s)
     filled = image * math.prod(s.spec.strides if s.correlates else s.spec.input_dilation)
-    if s.uneven and _kernel_results(s):
+    if s.uneven and _slides_over_more_than_its_kernel(s):
         # The library pads evenly only: XLA fills in zeros up to the end of the last window.
         spans = map(dilated, s.spec.kernel_spatial, s.spec.kernel_dilation)
-        filled = image * math.prod(n + span - 1 for n, span in zip(many, spans, strict=True)) / math.prod(few)
+        filled = (
+            image * math.prod(n + span - 1 for n, span in zip(out_extents, spans, strict=True)) / math.prod(in_extents)
+        )
     return s.taps > 1 and filled >= result and s.group_in * s.group_out > 1
 
 
@@ -47,12 +49,12 @@ def _image_and_result(s: Sizes) -> tuple[tuple[float, tuple[int, ...]], tuple[fl
     return (y, x) if s.correlates else (x, y)
 
 
-def _kernel_results(s: Sizes) -> bool:
-    """XLA takes a correlation for the library's weight gradient if what slides is larger than what results, the kernel. Where
-    weights outweigh images, their changes of layout would cost more than that saves.
+def _slides_over_more_than_its_kernel(s: Sizes) -> bool:
+    """XLA takes a correlation for the library's weight gradient if the image that slides is larger than the resulting kernel.
+    Where weights outweigh images, their changes of layout would cost more than that saves.
     """
-    (_, few), _ = _image_and_result(s)
-    return all(k < n for k, n in zip(s.spec.kernel_spatial, few, strict=True)) and s.w <= s.x + s.y
+    (_, extents), _ = _image_and_result(s)
+    return all(k < n for k, n in zip(s.spec.kernel_spatial, extents, strict=True)) and s.w <= s.x + s.y
 
 
 def _window_as_large_as_the_image(s: Sizes) -> bool:
@@ -61,7 +63,7 @@ def _window_as_large_as_the_image(s: Sizes) -> bool:
     Padded evenly, XLA leaves the zeros between the elements of the image to the library. Padded unevenly, also by an output
     padding, it writes them out and multiplies them, which is worse even beside a forward pass that writes them out, too.
     """
-    if not _kernel_results(s):
+    if not _slides_over_more_than_its_kernel(s):
         return False
     if not s.uneven:
         return _mostly_zeros(s) and not _batch_for_free(s)
