@@ -58,8 +58,8 @@ class ConversionReport:
         summary = ", ".join(
             f"{counts[status]} {status}" for status in (CONVERTED, PENDING, LEFT_ALONE) if counts[status]
         )
-        layers = f"{len(self.rows)} convolution layer{'s' * (len(self.rows) != 1)}"
-        return "\n".join([f"{layers}: {summary}" if summary else layers, *(f"  {row}" for row in self.rows)])
+        found = f"{len(self.rows)} convolution{'s' * (len(self.rows) != 1)}"
+        return "\n".join([f"{found}: {summary}" if summary else found, *(f"  {row}" for row in self.rows)])
 
 
 def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:

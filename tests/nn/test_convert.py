@@ -664,7 +664,7 @@ def test_report_before_and_after(unet):
     assert {row.status for row in after} == {"converted"}
     assert str(before[-1]) == ".up: equinox.nn.ConvTranspose2d would be converted: to pallas_conv.ConvTranspose2d"
     assert str(after).splitlines()[:2] == [
-        "6 convolution layers: 6 converted",
+        "6 convolutions: 6 converted",
         "  .encoder[0].conv: pallas_conv.Conv2d converted",
     ]
 
@@ -672,10 +672,10 @@ def test_report_before_and_after(unet):
 def test_report_of_a_bare_layer_and_of_none():
     conv = eqx.nn.Conv1d(3, 4, 3, key=jr.key(0))
     assert str(pc.convert_report(conv)).splitlines() == [
-        "1 convolution layer: 1 would be converted",
+        "1 convolution: 1 would be converted",
         "  (the model): equinox.nn.Conv1d would be converted: to pallas_conv.Conv1d",
     ]
-    assert str(pc.convert_report([])) == "0 convolution layers"
+    assert str(pc.convert_report([])) == "0 convolutions"
 
 
 def test_report_paths_lead_to_the_layers(unet):
