@@ -2,6 +2,7 @@
 
     python -m bench.formulations suite  --out bench/results/formulations_suite.jsonl
     python -m bench.formulations random --seed 1 --count 150 --out bench/results/formulations_random.jsonl
+    python -m bench.formulations dense  --dtype bfloat16 --count 60 --out bench/results/formulations_dense.jsonl
 
 One JSON line a product: layer, direction, threads, product, ms {formulation: median}, chosen (by the rules of today); a first
 line names the machine. Programs are interleaved in one run. One that takes three times as long as the fastest is not repeated.
@@ -30,13 +31,13 @@ from tqdm import tqdm
 
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec, Product
-from pallas_conv.target import Target
+from pallas_conv.target import this_cpu
 from pallas_conv.trilinear import Op
 
 from .cases import Case, suite
-from .layers import random_layers
+from .layers import dense_layers, random_layers
 
-CPU = Target("cpu")
+CPU = this_cpu()
 BATCHES = (1, 2, 8)
 HOPELESS = 3  # times the fastest
 HALF_PRECISION = (  # one layer of each family
@@ -51,6 +52,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
         "threads": len(os.sched_getaffinity(0)),
+        "amx": CPU.amx,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "numpy")},
         "commit": run(["git", "describe", "--always", "--dirty"]).stdout.strip(),
@@ -74,6 +76,7 @@ def programs(product: Product) -> dict[str, Callable[..., Any]]:
         wide_sums=True,
         cache=formulations.cache(CPU),
         on_cpu=True,
+        narrow_matmuls=CPU.amx,
     )
     return {name: jax.jit(functools.partial(contract, name, product.role)) for name in names}
 
@@ -144,19 +147,25 @@ def measure(case: Case, direction: str, seconds: float, *, every: bool) -> dict[
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.formulations", description=__doc__.splitlines()[0])
-    parser.add_argument("layers", choices=("suite", "random"))
+    parser.add_argument("layers", choices=("suite", "random", "dense"))
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the random layers")
     parser.add_argument("--count", type=int, default=150, help="of the random layers")
+    parser.add_argument("--dtype", default="float32", help="of the dense layers (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[""], help="layers whose name contains one of these")
     parser.add_argument("--directions", default="fdw", help="some of f, d and w (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="a product")
     parser.add_argument(
-        "--every", action="store_true", help="every formulation of random layers, not the chosen one alone"
+        "--every", action="store_true", help="every formulation, not the chosen one alone, of layers that are drawn"
     )
     args = parser.parse_args(argv)
     threads = len(os.sched_getaffinity(0))
-    layers = list(suite_layers(threads) if args.layers == "suite" else random_layers(args.count, args.seed))
+    drawn = {
+        "suite": lambda: suite_layers(threads),
+        "random": lambda: random_layers(args.count, args.seed),
+        "dense": lambda: dense_layers(args.count, args.seed, args.dtype),
+    }
+    layers = list(drawn[args.layers]())
     asked_for = [case for case in layers if any(part in case.name for part in args.only)]
     work = [(case, d) for case in asked_for for d in case.directions if d in args.directions]
     args.out.parent.mkdir(parents=True, exist_ok=True)

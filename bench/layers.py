@@ -21,6 +21,35 @@ def random_layers(count: int, seed: int) -> Iterator[Case]:
             yield case
 
 
+def dense_layers(count: int, seed: int, dtype: str) -> Iterator[Case]:
+    """`count` 2-D convolutions without groups, as image networks have them."""
+    rng = random.Random(f"dense {seed}")
+    found = 0
+    while found < count:
+        c = rng.choice((3, 16, 24, 32, 40, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512))
+        o = c if rng.random() < 0.5 else rng.choice((16, 24, 32, 40, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512))
+        kernel, extent = rng.choice((3, 3, 3, 3, 1, 2, 4, 5, 7)), rng.choice((7, 8, 10, 14, 16, 20, 28, 32, 56, 64))
+        stride = 2 if kernel in (2, 4) else rng.choice((1, 1, 1, 2))
+        dilation = rng.choice((1, 1, 1, 1, 2)) if kernel in (3, 5) else 1
+        low = dilation * (kernel - 1) // 2
+        case = Case(
+            name=f"dense_{dtype}_{seed}_{found:03d}",
+            op="conv",
+            batch=rng.choice((1, 2, 4, 8, 16)),
+            in_channels=c,
+            out_channels=o,
+            spatial=(extent, extent),
+            kernel_size=(kernel, kernel),
+            stride=(stride, stride),
+            padding=((low, low),) * 2,
+            dilation=(dilation, dilation),
+            dtype=dtype,
+        )
+        if min(case.out_spatial) > 1 and _runs_on_a_cpu(case):
+            found += 1
+            yield case
+
+
 def _draw(rng: random.Random, name: str) -> Case | None:
     ndim = rng.choice((1, 2, 2, 2, 3))
     transposed = rng.random() < 0.35

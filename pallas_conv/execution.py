@@ -86,10 +86,10 @@ def _run_lax(equation: Equation, chosen: Plan, role: str, a: Array, b: Array, op
     with jax.named_scope(chosen.scope):
         wide_sums = not rounds_once(chosen.product, chosen.target)
         cache = None if equation.divided else formulations.cache(chosen.target)
-        on_cpu = chosen.target.platform == "cpu"
         return formulations.contract(
-            str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums, cache=cache, on_cpu=on_cpu
-        )
+            str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums, cache=cache,
+            on_cpu=chosen.target.platform == "cpu", narrow_matmuls=chosen.target.amx,
+        )  # fmt: skip
 
 
 def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:

@@ -13,7 +13,7 @@ from . import compat, partitioning
 from .execution import Equation, execute, plans
 from .plan import Plan
 from .primitives import PRIMITIVES
-from .target import Target, from_device, from_device_kind
+from .target import Target, from_device, from_device_kind, this_cpu
 
 
 def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: Any) -> Any:
@@ -23,7 +23,7 @@ def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: 
         target = _gpu(ctx)
     else:
         several = ctx.platforms or ctx.module_context.platforms  # an export may be for more than one
-        target = Target(platform or "+".join(several))
+        target = this_cpu() if platform == "cpu" else Target(platform or "+".join(several))
     program = distribute(Equation(primitive, **params), target, ctx)
     return mlir.lower_fun(program, multiple_results=True)(ctx, *args)
 

@@ -1,6 +1,8 @@
 """What a program is compiled for: platform, GPU generation, size of the chip."""
 
 import dataclasses
+import functools
+import pathlib
 
 import jax
 
@@ -28,21 +30,37 @@ _SHORT_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """platform as JAX names it when lowering: "cpu", "cuda", "rocm", "tpu". The rest is of a GPU, None if not known."""
+    """platform as JAX names it when lowering: "cpu", "cuda", "rocm", "tpu". The rest is of a GPU, None if not known.
+
+    amx is of a CPU: whether it multiplies bfloat16 matrices by instructions of their own (Intel's AMX).
+    """
 
     platform: str
     device_kind: str | None = None
     capability: tuple[int, int] | None = None
     num_sms: int | None = None
+    amx: bool = False
 
     @property
     def is_gpu(self) -> bool:
         return self.platform in ("cuda", "rocm")
 
     def __str__(self) -> str:
+        if self.amx:
+            return f"{self.platform} (AMX)"
         if self.capability is None:
             return self.device_kind or self.platform
         return f"{self.device_kind} (compute capability {self.capability[0]}.{self.capability[1]})"
+
+
+@functools.cache
+def this_cpu() -> Target:
+    """The CPU of this process. AMX is looked for where Linux lists what a CPU has; elsewhere there is none to XLA."""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    return Target("cpu", amx="amx_bf16" in flags)
 
 
 def from_device_kind(kind: str) -> Target:
@@ -54,6 +72,8 @@ def from_device_kind(kind: str) -> Target:
 
 
 def from_device(device: jax.Device) -> Target:
+    if device.platform == "cpu":
+        return this_cpu()
     if device.platform not in ("gpu", "cuda"):
         return Target(device.platform, device.device_kind)
     known = from_device_kind(device.device_kind)
@@ -69,6 +89,8 @@ def from_device(device: jax.Device) -> Target:
 
 def _named(name: str) -> Target | None:
     short = name.lower()
+    if short == "cpu":
+        return this_cpu()
     if short in _PLATFORMS:
         return Target(short)
     if short in _SHORT_NAMES:

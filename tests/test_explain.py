@@ -189,6 +189,21 @@ def test_the_gpu_program_holds_what_explain_printed(name, gpu):
         assert any(p.implementation == "mosaic" for p in plans)
 
 
+def test_a_cpu_that_multiplies_bfloat16_matrices(monkeypatch):
+    """The same layer in bfloat16, on CPUs with and without Intel's AMX."""
+    layer = pc.Conv2d(64, 64, 3, padding=1, dtype="bfloat16", key=jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, 64, 32, 32), "bfloat16")
+    chosen = {}
+    for amx in (False, True):
+        (plan,) = pc.explain(jax.vmap(layer), x, device=target.Target("cpu", amx=amx))
+        chosen[amx] = plan.formulation
+        assert ("(AMX)" in str(plan.target)) == amx
+    assert chosen == {False: "channels_last", True: "split_im2col"}
+    for flags, amx in (("flags : avx512f amx_bf16", True), ("flags : avx2", False)):
+        monkeypatch.setattr(target.pathlib.Path, "read_text", lambda path, flags=flags: flags)
+        assert target.this_cpu.__wrapped__() == target.Target("cpu", amx=amx)
+
+
 def test_targets():
     assert target.resolve("H100").capability == (9, 0)
     assert target.resolve(jax.devices()[0]).platform == "cpu"

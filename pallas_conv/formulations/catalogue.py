@@ -23,7 +23,9 @@ MOST_UNROLLED = 128  # multiply-adds in one loop body
 MOST_ROWS = 80  # of a block: taps far apart need long ones, which compile for seconds and run no faster
 MOST_CHANNELS = 12  # of a group, in a loop over them
 VERY_FEW = 4  # of a group, in a loop that writes its sums to memory
+VERY_MANY = 192  # channels on both sides from which Eigen's convolution is faster than YNNPACK's, and as accurate
 MOST_MATMULS = 64  # taps with a matrix product of their own
+MOST_SUMMED = 16  # taps whose results are rounded before they are added
 MOST_PHASES = 32  # output phases with a loop or a sum of their own
 
 type Program = Callable[[Array, Array, ConvSpec, How], Array]
@@ -133,6 +135,11 @@ class Sizes:
         return self.product.role == "fprop" and upsamples(self.spec) and max(self.spec.strides) == 1
 
     @property
+    def stays(self) -> bool:
+        """An fprop that neither strides nor spreads."""
+        return self.slides and max(self.spec.strides) == 1
+
+    @property
     def correlates(self) -> bool:
         """A wgrad without input dilation."""
         return self.product.role == "wgrad" and not upsamples(self.spec)
@@ -176,6 +183,7 @@ class Formulation:
              windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions.
     library  whether it convolves with the platform's library, in the dtypes in which stock does
     loop     whether it is one loop over elements, into which XLA would move what its operands are computed by
+    matmul   whether all it multiplies are matrices, of any dtype whose products are summed in a wider one
     """
 
     name: str
@@ -187,6 +195,7 @@ class Formulation:
     blocks: int | None = None
     library: bool = False
     loop: bool = False
+    matmul: bool = False
 
 
 def _loop(f: Callable[[Array, Array, ConvSpec], Array]) -> Program:
@@ -325,6 +334,7 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + _copies_of_w(s)),
             fprop=matmuls.im2col,
             blocks=1,
+            matmul=True,
         ),
         Formulation(
             "im2col_wgrad",
@@ -332,6 +342,23 @@ FORMULATIONS: dict[str, Formulation] = {
             lambda s: Cost(s.useful_flops, s.x + 2 * s.columns + s.w + s.y, s.taps, s.columns + _copies_of_w(s)),
             wgrad=matmuls.im2col_wgrad,
             blocks=1,
+            matmul=True,
+        ),
+        Formulation(
+            "split_im2col",
+            lambda s: s.slides and _splits(s) and s.product.compute_dtype == "bfloat16",
+            lambda s: _split_cost(s, s.spec.kernel_spatial[0] * s.y),
+            fprop=matmuls.split_im2col,
+            blocks=1,
+            matmul=True,
+        ),
+        Formulation(
+            "split_im2col_wgrad",
+            lambda s: s.correlates and max(s.spec.strides) == 1 and _splits(s),
+            lambda s: _split_cost(s, s.spec.kernel_spatial[0] * s.y),
+            wgrad=matmuls.split_im2col_wgrad,
+            blocks=1,
+            matmul=True,
         ),
         Formulation(
             "matmul_per_tap",
@@ -341,16 +368,18 @@ FORMULATIONS: dict[str, Formulation] = {
             ),
             wgrad=matmuls.matmul_per_tap,
             blocks=1,
+            matmul=True,
         ),
         Formulation(
             "col2im",
-            lambda s: s.spreads and s.taps <= MOST_MATMULS and s.phases <= MOST_PHASES,
+            lambda s: (s.spreads and s.taps <= MOST_MATMULS and s.phases <= MOST_PHASES) or _shifts_few(s),
             lambda s: Cost(
                 s.useful_flops, s.x + s.w + 2 * _spread(s) + 3 * s.y, s.taps, _spread(s) + s.y + _copies_of_w(s)
             ),
             fprop=matmuls.col2im,
             dgrad=matmuls.col2im_dgrad,
             blocks=1,
+            matmul=True,
         ),
         Formulation(
             "depth_to_channels",
@@ -407,6 +436,13 @@ FORMULATIONS: dict[str, Formulation] = {
             library=True,
         ),
         Formulation(
+            "extra_row",
+            lambda s: s.stays and s.spec.ndim == 2 and s.spec.groups == 1 and min(s.group_in, s.group_out) >= VERY_MANY,
+            _library_cost,
+            fprop=library.extra_row,
+            library=True,
+        ),
+        Formulation(
             "polyphase_wgrad",
             lambda s: s.correlates and s.interlaces,
             _library_cost,
@@ -417,11 +453,33 @@ FORMULATIONS: dict[str, Formulation] = {
 }
 
 
+def _shifts_few(s: Sizes) -> bool:
+    """A dense fprop at the same resolution, whose sum over taps stays short: it is one more rounding a tap."""
+    return s.stays and s.spec.groups == 1 and s.taps <= MOST_SUMMED
+
+
+def _splits(s: Sizes) -> bool:
+    """Two dimensions with several taps along each."""
+    return s.spec.ndim == 2 and s.spec.groups == 1 and min(s.spec.kernel_spatial) > 1
+
+
+def _split_cost(s: Sizes, by_rows: float) -> Cost:
+    """Taps along W beside the channels of x, so many bytes with those along H."""
+    beside = s.spec.kernel_spatial[1] * s.x
+    return Cost(
+        s.useful_flops,
+        s.x + 2 * (beside + by_rows) + s.w + s.y,
+        sum(s.spec.kernel_spatial),
+        s.x + s.y + beside + by_rows,
+    )
+
+
 def _copies_of_w(s: Sizes) -> float:
     """Of a batched matrix product: w or a partial dw for every image, unless the batch is folded into the pixels."""
     k = s.group_in * s.taps
     pixels = s.in_pixels if upsamples(s.spec) else s.out_pixels
-    folded = s.product.batch > 1 and s.group_out * k > (s.group_out + k) * pixels
+    times = matmuls.FOLDED if s.product.role == "wgrad" else 1
+    folded = s.product.batch > 1 and times * s.group_out * k > (s.group_out + k) * pixels
     return s.w if folded else s.w * s.product.batch
 
 

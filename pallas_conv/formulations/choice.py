@@ -15,7 +15,7 @@ def choose(
     channels_last: whether the caller's images lie so.
     """
     if target.platform == "cpu":
-        return cpu.choose(product, channels_last)
+        return cpu.choose(product, channels_last, target.amx)
     if target.platform == "cuda":
         return nvidia.choose(product, beside_kernels)
     return STOCK, "no faster program is known here"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from ..trilinear import BILINEAR, Op, fold_axes, out_shapes, product, wider
@@ -21,13 +22,15 @@ def contract(
     wide_sums: bool,
     cache: float | None = None,
     on_cpu: bool = False,
+    narrow_matmuls: bool = False,
 ) -> Array:
     """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w.
 
     The result has `dtype`. Formulations that call the platform's library sum as stock does: with `wide_sums` the library
     stores the wider of `dtype` and the compute dtype, without it the compute dtype. All others sum in at least float32. Those
     with `blocks` run over as many images at a time as fit into `cache` bytes. `on_cpu` is whether XLA's CPU compiler is to
-    recognise the library's convolutions wherever they stand; stock's program stays what it is.
+    recognise the library's convolutions wherever they stand; stock's program stays what it is. `narrow_matmuls` is whether
+    matrix products read bfloat16 as it is: the products and sums are the same, and some CPUs have instructions for it.
 
     The derivatives are written out, not taken by `jax.linear_transpose` of the forward product: inside `shard_map` that
     adds a hidden sum over devices.
@@ -53,7 +56,7 @@ def contract(
 
         def once(a: Array, b: Array) -> Array:
             """Of a block of images: no more than that is widened at once."""
-            if not program.library:
+            if not program.library and not (narrow_matmuls and program.matmul and op.compute_dtype == jnp.bfloat16):
                 a, b = a.astype(stored), b.astype(stored)
             y = catalogue.run(program, role, a, b, op.spec, how)
             return y if role == "wgrad" else y.astype(dtype)

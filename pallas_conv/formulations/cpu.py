@@ -16,6 +16,7 @@ from .rules import Rule, first
 CACHE = 16e6  # bytes that blocks of images should stay within: the level above main memory, or so
 NEAR_CACHE = 2e6  # bytes of a nearer level
 SPARE_MEMORY = 64e6  # bytes of temporary memory that a program may take where stock's takes less
+SPARE_OF_IMAGES = 32e6  # those that a program with copies of both operands may take at all
 FEW = 4  # channels too few to fill a matrix product
 A_PAIR = 2  # outputs of a group
 FEW_TAPS = 4  # of which columns are cheap
@@ -27,13 +28,24 @@ BROAD = 32  # output channels that are worth a matrix product a model
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 5e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
-HEAVIER = 4  # times larger than the images: weights that a strided input gradient had better read as they lie
+HEAVIER = 2.5  # times larger than the images: weights that a strided input gradient had better read as they lie
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
 OVERLAP = 6  # taps that meet in one output element
+OUTWEIGHS = 4  # times larger than the images: weights that had better be read as they lie, of one image or with strides
+LOPSIDED = 3  # times the channels of one side: those of all windows of the other, if they are to be written out
+MANY_IMAGES = 8
+MANY_PIXELS = 100  # of windows that are written out
+SQUARE = 256  # pixels of an image large enough for a product of rows
+A_FEW_TAPS = 16  # written out or looped over at little cost
+THICK = 128  # channels on both sides for which XLA's weight gradient is far from the speed of a matrix product
+THICKER = 160  # the same with strides
 
 
-def choose(product: Product, channels_last: bool = False) -> tuple[str, str]:
-    """The formulation that `auto` takes where no kernel runs, and why. The rules were fitted to images channels first."""
+def choose(product: Product, channels_last: bool = False, amx: bool = False) -> tuple[str, str]:
+    """The formulation that `auto` takes where no kernel runs, and why. The rules were fitted to images channels first.
+
+    amx: whether the CPU has instructions for products of bfloat16 matrices.
+    """
     if not jnp.issubdtype(product.compute_dtype, jnp.inexact):
         return STOCK, "integers are left to stock's program"
     served = {f.name: f for f in catalogue.serving(product)}
@@ -48,7 +60,13 @@ def choose(product: Product, channels_last: bool = False) -> tuple[str, str]:
             rules = (*SIDE_BY_SIDE, *DENSE)
         else:
             rules = DENSE if s.useful_flops >= TINY else ()
-        if found := first(rules, s, lambda name: name in served and _fits(served[name], product)):
+        bfloat16 = amx and product.compute_dtype == "bfloat16"
+        images: tuple[Rule, ...] = ()
+        if s.spec.groups == 1 and product.models is None and s.useful_flops >= TINY:
+            images = IMAGES_BFLOAT16 if bfloat16 else IMAGES
+        usual = first(rules, s, lambda name: name in served and _fits(served[name], product))
+        of_images = first(images, s, lambda name: name in served and _small(served[name], product))
+        if found := (of_images or usual) if bfloat16 else (usual or of_images):
             return found
     if misread_on_cpu(product.role, product.spec):
         return (
@@ -61,6 +79,11 @@ def choose(product: Product, channels_last: bool = False) -> tuple[str, str]:
 def _fits(formulation: catalogue.Formulation, product: Product) -> bool:
     needed = catalogue.cost(formulation, product, CACHE).temp
     return needed <= max(catalogue.stock_temp(product), SPARE_MEMORY)
+
+
+def _small(formulation: catalogue.Formulation, product: Product) -> bool:
+    """All at once: what a block of images is copied from stays in memory, too, and these programs copy both operands."""
+    return catalogue.cost(formulation, product, None).temp <= SPARE_OF_IMAGES
 
 
 # ---------------------------------------------------------------- what is slow in XLA on a CPU
@@ -94,7 +117,8 @@ def _weights_outweigh_strides(s: Sizes) -> bool:
 
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
-    enough = s.useful_flops >= SMALL and s.out_pixels >= PIXELS
+    many_small = s.images > MANY_IMAGES and s.out_pixels < SQUARE  # a product each, of too few pixels
+    enough = s.useful_flops >= SMALL and s.out_pixels >= PIXELS and not many_small
     return enough and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW_TAPS))
 
 
@@ -119,12 +143,14 @@ def _short(s: Sizes) -> bool:
 def _covers(s: Sizes) -> bool:
     """No output without a tap and none that sums very many results."""
     covered = all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
-    many_phases = (
-        s.spec.ndim == 2 and max(s.spec.input_dilation) > 2
-    )  # to interleave them takes longer than to fill zeros in
-    return (
-        s.useful_flops >= SMALL and covered and not many_phases and s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
-    )
+    # To interleave many phases takes longer than to fill zeros in.
+    many_phases = s.spec.ndim == 2 and max(s.spec.input_dilation) > 2
+    undilated = max(s.spec.kernel_dilation) == 1
+    narrow = undilated and s.product.compute_dtype == "bfloat16" and s.in_pixels < SQUARE
+    wide = s.turned and s.spec.ndim == 2 and s.in_pixels < MANY_PIXELS and s.taps >= 4 * s.phases
+    few_pixels = narrow or wide
+    rarely_overlaps = s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
+    return s.useful_flops >= SMALL and covered and rarely_overlaps and not (many_phases or few_pixels)
 
 
 GROUPED = (
@@ -279,5 +305,109 @@ DENSE = (
         lambda s: s.correlates and (_naive(s) or _heavy_weights(s) or _cheap_columns(s) or _few_outputs(s)),
         ("im2col_wgrad",),
         "columns cost less here than the layouts XLA's convolution wants",
+    ),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- two dimensions, many channels
+
+
+def _image(s: Sizes) -> bool:
+    return s.spec.ndim == 2 and 1 < s.taps <= A_FEW_TAPS
+
+
+def _thinner(s: Sizes) -> int:
+    """Channels of the side that has fewer."""
+    return min(s.group_in, s.group_out)
+
+
+def _few_results(s: Sizes) -> bool:
+    """Without strides, and the results of all taps are not many more than what they are computed from."""
+    few = s.taps * s.group_out <= LOPSIDED * s.group_in
+    return max(s.spec.strides) == 1 and few and min(s.in_pixels, s.out_pixels) >= MANY_PIXELS
+
+
+def _few_columns(s: Sizes) -> bool:
+    """The same of all windows of x, and of output channels enough for a matrix product."""
+    few = s.taps * s.group_in <= LOPSIDED * s.group_out and s.group_out >= BROAD
+    return max(s.spec.strides) == 1 and few and min(s.in_pixels, s.out_pixels) >= MANY_PIXELS
+
+
+def _odd_channels(s: Sizes) -> bool:
+    """Of which vectors of the library's weight gradient are not full."""
+    return s.group_in % 16 > 0 and s.group_out % 16 > 0 and _thinner(s) >= BROAD
+
+
+def _float32(s: Sizes) -> bool:
+    return s.product.compute_dtype == "float32"
+
+
+IMAGES = (
+    Rule(
+        lambda s: _float32(s) and _image(s) and s.stays and _few_results(s),
+        ("col2im",),
+        "few outputs for so many channels: one matrix product to all taps, and their sum",
+    ),
+    Rule(
+        lambda s: _float32(s) and _image(s) and s.stays and s.turned and _thinner(s) >= THICK and 3 * s.w > 2 * (s.x + s.y),
+        ("col2im",),
+        "an input gradient with many weights, which are read as they lie: one matrix product to all taps, and their sum",
+    ),
+    Rule(
+        lambda s: _float32(s) and _image(s) and s.slides and not s.turned and s.w > OUTWEIGHS * (s.x + s.y)
+        and (s.product.batch == 1 or _strided(s)),
+        ("im2col",),
+        "more weights than pixels: columns, and weights read as they lie",
+    ),
+    Rule(
+        lambda s: _float32(s) and _image(s) and s.stays,
+        ("extra_row",),
+        "very many channels, for which Eigen's convolution is faster than XLA's first choice",
+    ),
+    Rule(
+        lambda s: _float32(s) and _image(s) and s.correlates
+        and (_few_columns(s) or s.w > OUTWEIGHS * (s.x + s.y)
+             or (_strided(s) and _thinner(s) >= THICKER and 3 * s.w > 2 * (s.x + s.y))),
+        ("im2col_wgrad",),
+        "columns cost less here than the layouts XLA's convolution wants",
+    ),
+    Rule(
+        lambda s: _float32(s) and _image(s) and s.correlates and (_thinner(s) >= THICK or _odd_channels(s)),
+        ("split_im2col_wgrad",),
+        "many channels: one matrix product of the windows along one axis of x and along the other of the cotangent",
+    ),
+)  # fmt: skip
+
+# With AMX a product of bfloat16 matrices takes a small part of the time of XLA's convolution, which widens them to float32.
+IMAGES_BFLOAT16 = (
+    Rule(
+        lambda s: _image(s) and s.slides and s.w > OUTWEIGHS * (s.x + s.y),
+        ("im2col",),
+        "bfloat16 matrix products are fast here: columns are worth their copies",
+    ),
+    Rule(
+        lambda s: _image(s) and s.stays and not s.turned and s.group_in >= 2 * s.group_out and s.out_pixels >= PIXELS,
+        ("col2im",),
+        "bfloat16 matrix products are fast here: one to all taps, and their sum",
+    ),
+    Rule(
+        lambda s: _image(s) and s.stays and s.group_out >= 2 * s.group_in >= BROAD and s.out_pixels >= PIXELS,
+        ("im2col",),
+        "bfloat16 matrix products are fast here: columns are worth their copies",
+    ),
+    Rule(
+        lambda s: _image(s) and s.stays and _thinner(s) >= BROAD and (s.out_pixels >= SQUARE or _thinner(s) >= THICK),
+        ("split_im2col",),
+        "bfloat16 matrix products are fast here: one of the windows along one axis to the taps along the other",
+    ),
+    Rule(
+        lambda s: _image(s) and s.correlates and s.group_in >= 2 * s.group_out >= BROAD and s.out_pixels >= MANY_PIXELS,
+        ("split_im2col_wgrad",),
+        "bfloat16 matrix products are fast here: one of the windows along one axis of x and along the other of the cotangent",
+    ),
+    Rule(
+        lambda s: _image(s) and s.correlates and _thinner(s) >= BROAD // 2 and s.group_in < 4 * s.group_out
+        and (s.out_pixels >= PIXELS or _thinner(s) >= THICK),
+        ("im2col_wgrad",),
+        "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
 )  # fmt: skip

@@ -177,6 +177,16 @@ def evened(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     return stock("fprop", x, w, dataclasses.replace(spec, padding=tuple((low, low) for low, _ in spec.padding)), how)
 
 
+def extra_row(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
+    """A convolution with more rows of output than of input, which are dropped again: XLA's CPU compiler then calls Eigen's
+    convolution, not YNNPACK's, which is the slower one for very many channels.
+    """
+    (low, high), *others = spec.padding
+    more = max(0, spec.in_spatial[0] + 1 - spec.out_spatial[0]) * spec.strides[0]
+    y = stock("fprop", x, w, dataclasses.replace(spec, padding=((low, high + more), *others)), how)
+    return lax.slice_in_dim(y, 0, spec.out_spatial[0], axis=2)
+
+
 def polyphase_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The weight gradient of a dilated 1-D convolution: a sequence is an image with one column for each residue modulo the
     dilation, along which the kernel has no holes.

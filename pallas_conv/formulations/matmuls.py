@@ -4,6 +4,8 @@ Columns are ordered by channel, then tap, so that neither w nor dw is transposed
 into the pixels: transposing activations is cheaper there than a copy of w for every image.
 """
 
+import dataclasses
+import itertools
 import math
 
 import jax.numpy as jnp
@@ -13,18 +15,78 @@ from ..spec import ConvSpec
 from .how import How
 from .windows import interleave, made_of, pad_spatial, phase_shape, phases, tap_window, tap_windows, taps
 
+FOLDED = 3  # times larger than a partial dw: operands of an image that are worth bringing beside those of the others
 WRITTEN_OUT = 8  # windows in one program; more become iterations of a loop, which compiles several times faster
 
 
 def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """All windows side by side, then one matrix product (https://hal.science/inria-00112631)."""
+    n, o = x.shape[0], w.shape[0]
+    if spec.groups == 1 and _folds(n, o, w.size // o, math.prod(spec.out_spatial)):
+        y = lax.dot_general(w.reshape(o, -1), _columns_of_all(x, spec), (((1,), (0,)), ((), ())), **how.of_lax)
+        return y.reshape(o, n, *spec.out_spatial).swapaxes(0, 1)
     y = _product(w.reshape(spec.groups, w.shape[0] // spec.groups, -1), _columns(x, spec), how)
     return y.reshape(x.shape[0], w.shape[0], *spec.out_spatial)
 
 
 def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The matrix product of the cotangent and the columns."""
+    (n, o), k, pixels = ct.shape[:2], x.shape[1] * math.prod(spec.kernel_spatial), math.prod(spec.out_spatial)
+    if spec.groups == 1 and _folds(n, o, k, pixels, FOLDED):
+        ct = ct.swapaxes(0, 1).reshape(o, -1)
+        dw = lax.dot_general(ct, _columns_of_all(x, spec), (((1,), (1,)), ((), ())), **how.of_lax)
+        return dw.reshape(o, -1, *spec.kernel_spatial)
     return _outer(ct, _columns(x, spec), spec, how).reshape(ct.shape[1], -1, *spec.kernel_spatial)
+
+
+def split_im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
+    """A 2-D convolution: taps along W beside the channels of x, taps along H beside the output channels, whose rows are then
+    added where they belong. One matrix product of kw copies of x to kh results, where columns are kh kw copies.
+    """
+    kh, sh, dh = spec.kernel_spatial[0], spec.strides[0], spec.kernel_dilation[0]
+    oh, ow = spec.out_spatial
+    beside = _columns(x, _row_by_row(spec))
+    kernel = w.transpose(2, 0, 1, 3).reshape(1, kh * w.shape[0], -1)
+    z = _product(kernel, beside, how).reshape(x.shape[0], kh, w.shape[0], -1, ow)
+    rows = lambda i: lax.slice_in_dim(z[:, i], i * dh, i * dh + (oh - 1) * sh + 1, sh, 2)
+    return sum((rows(i) for i in range(1, kh)), rows(0))
+
+
+def split_im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
+    """The same for a weight gradient without strides: taps along H beside the channels of ct.
+
+    What is summed over are rows of x: a matrix product of the rows that every tap meets, and one of each set of rows near an
+    edge that only some taps meet, so that no zero is multiplied.
+    """
+    (kh, kw), dh, oh = spec.kernel_spatial, spec.kernel_dilation[0], spec.out_spatial[0]
+    c, o, height = x.shape[1], ct.shape[1], spec.in_spatial[0]
+    x, ct = lax.optimization_barrier((x.swapaxes(0, 1), ct.swapaxes(0, 1)))
+    first = [i * dh - spec.padding[0][0] for i in range(kh)]  # row of x that tap i multiplies by row 0 of ct
+    edges = sorted({min(max(row, 0), height) for f in first for row in (f, f + oh)})
+    of_tap: list[list[Array]] = [[] for _ in range(kh)]
+    for start, stop in itertools.pairwise(edges):
+        met = [i for i in range(kh) if first[i] <= start and stop <= first[i] + oh]
+        if met:
+            part = _row_by_row(dataclasses.replace(spec, padding=((-start, stop - height), spec.padding[1])))
+            rows = jnp.stack([lax.slice_in_dim(ct, start - first[i], stop - first[i], axis=2) for i in met])
+            a, b = rows.reshape(len(met) * o, -1), _windows(x, part, 1).reshape(c * kw, -1)
+            dw = lax.dot_general(a, b, (((1,), (1,)), ((), ())), **how.of_lax)
+            for i, of_rows in zip(met, dw.reshape(len(met), o, -1), strict=True):
+                of_tap[i].append(of_rows)
+    nothing = jnp.zeros((o, c * kw), how.result_dtype or x.dtype)
+    sums = [sum(parts[1:], parts[0]) if parts else nothing for parts in of_tap]
+    return jnp.stack(sums, 1).reshape(o, kh, c, kw).swapaxes(1, 2)
+
+
+def _row_by_row(spec: ConvSpec) -> ConvSpec:
+    """The taps of one row over all rows of padded x."""
+    in_a_row = lambda sizes: (1, *sizes[1:])
+    return dataclasses.replace(
+        spec,
+        strides=in_a_row(spec.strides),
+        kernel_dilation=in_a_row(spec.kernel_dilation),
+        kernel_spatial=in_a_row(spec.kernel_spatial),
+    )
 
 
 def matmul_per_tap(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
@@ -40,16 +102,22 @@ def matmul_per_tap(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def col2im(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """An up-sampling convolution: one matrix product to all taps, each tap's result added where it belongs."""
+    """A convolution without strides: one matrix product to all taps, each tap's result added where it belongs. With input
+    dilation no zero is multiplied; without, it is known as kn2row (https://arxiv.org/abs/1709.03395)."""
     o, d = w.shape[:2]
     kernel = w.reshape(spec.groups, o // spec.groups, d, -1).swapaxes(2, 3)
     return _scatter(_product(kernel.reshape(spec.groups, -1, d), _grouped(x, spec), how), list(taps(spec)), spec)
 
 
 def col2im_dgrad(ct: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """The same for an input gradient, with w as it lies: what is summed over comes first, and taps are met in reverse."""
-    kernel = w.reshape(spec.groups, w.shape[0] // spec.groups, -1)
-    return _scatter(_product(kernel, _grouped(ct, spec), how, summed=1), list(taps(spec))[::-1], spec)
+    """The same for an input gradient, with w as it lies: what is summed over comes first, and taps are met in reverse.
+
+    But for bfloat16, whose fast instructions want it last.
+    """
+    kernel, summed = w.reshape(spec.groups, w.shape[0] // spec.groups, -1), 1
+    if ct.dtype == jnp.bfloat16:
+        kernel, summed = lax.optimization_barrier(kernel.swapaxes(1, 2)), 2
+    return _scatter(_product(kernel, _grouped(ct, spec), how, summed), list(taps(spec))[::-1], spec)
 
 
 def _scatter(z: Array, order: list[tuple[int, ...]], spec: ConvSpec) -> Array:
@@ -71,14 +139,30 @@ def _scatter(z: Array, order: list[tuple[int, ...]], spec: ConvSpec) -> Array:
 
 def _columns(x: Array, spec: ConvSpec) -> Array:
     """(N, groups, C // groups * taps, pixels)."""
+    return _grouped(_windows(x, spec, 2), spec)
+
+
+def _columns_of_all(x: Array, spec: ConvSpec) -> Array:
+    """(C * taps, N * pixels), without groups: of x with the batch beside its pixels, which is smaller than the columns."""
+    x = lax.optimization_barrier(x.swapaxes(0, 1))
+    return _windows(x, spec, 1).reshape(x.shape[0] * math.prod(spec.kernel_spatial), -1)
+
+
+def _windows(x: Array, spec: ConvSpec, axis: int) -> Array:
+    """(a, b, *in) -> (a, b, *out) for each tap, side by side along a new axis."""
     x, count = pad_spatial(x, spec.padding), math.prod(spec.kernel_spatial)
     if count <= WRITTEN_OUT:
-        windows = list(tap_windows(x, spec))
-        return _grouped(jnp.stack(windows, 2) if count > 1 else windows[0], spec)
+        return jnp.stack(list(tap_windows(x, spec)), axis)
     x = lax.optimization_barrier(x)
-    write = lambda i, columns: lax.dynamic_update_slice_in_dim(columns, tap_window(x, spec, i)[:, :, None], i, 2)
-    empty = made_of(x, (*x.shape[:2], count, *spec.out_spatial), x.dtype)
-    return _grouped(lax.fori_loop(0, count, write, empty), spec)
+    window = lambda i: jnp.expand_dims(tap_window(x, spec, i), axis)
+    write = lambda i, columns: lax.dynamic_update_slice_in_dim(columns, window(i), i, axis)
+    shape = (*x.shape[:axis], count, *x.shape[axis:2], *spec.out_spatial)
+    return lax.fori_loop(0, count, write, made_of(x, shape, x.dtype))
+
+
+def _folds(n: int, o: int, k: int, pixels: int, times: int = 1) -> bool:
+    """Whether one product of all images copies less than one an image, with a w of (o, k) each."""
+    return n > 1 and times * o * k > (o + k) * pixels
 
 
 def _grouped(x: Array, spec: ConvSpec) -> Array:
@@ -91,7 +175,7 @@ def _product(w: Array, x: Array, how: How, summed: int = 2) -> Array:
     """(G, O, K) times (N, G, K, P) -> (N, G, O, P); or (G, K, O) if it is axis 1 of w that is summed over."""
     n, groups, k, pixels = x.shape
     o = w.shape[3 - summed]
-    if n > 1 and o * k > (o + k) * pixels:
+    if _folds(n, o, k, pixels):
         x = jnp.moveaxis(x, 0, 2).reshape(groups, k, n * pixels)
         y = lax.dot_general(w, x, (((summed,), (1,)), ((0,), (0,))), **how.of_lax)
         return jnp.moveaxis(y.reshape(groups, o, n, pixels), 2, 0)
@@ -103,7 +187,7 @@ def _outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
     """ct times (N, G, K, P) summed over images and pixels: (G, O // G, K)."""
     ct = _grouped(ct, spec)
     n, _, k, pixels = x.shape
-    if n > 1 and ct.shape[2] * k > (ct.shape[2] + k) * pixels:
+    if _folds(n, ct.shape[2], k, pixels, FOLDED):
         a, b = (jnp.moveaxis(t, 0, 2).reshape(*t.shape[1:3], -1) for t in (ct, x))
         return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how.of_lax)
     return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how.of_lax).sum(0)

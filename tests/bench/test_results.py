@@ -16,11 +16,15 @@ from bench.formulations import timed_as
 from bench.loops import LOOPS
 from bench.models import NETWORKS
 from bench.test_layers import layers
+from pallas_conv.formulations import LIKE_STOCK
+from pallas_conv.target import Target
 
 RESULTS = pathlib.Path(chart.__file__).parent / "results"
 LAYERS = json.loads((RESULTS / "layers_cpu.json").read_text())
 ROWS = [b["extra_info"] for b in LAYERS["benchmarks"]]
 STEPS = chart.rows(LAYERS)  # a training step of every layer in float32
+DENSE = json.loads((RESULTS / "dense_layers_cpu.json").read_text())
+DENSE_ROWS = [b["extra_info"] for b in DENSE["benchmarks"]]
 LEAST = {  # geometric means of stock's time by ours
     "transposed 2-D": 8, "transposed 3-D": 18, "dense 3-D": 3.5, "depthwise 7x7": 8, "depthwise 3x3": 2.3,
     "depthwise 31x31": 40, "depthwise strided": 10, "depthwise 3-D": 22, "depthwise 1-D": 4.5, "grouped": 35,
@@ -36,14 +40,47 @@ def test_every_layer_was_measured_in_every_direction():
 CASES = {c.name: c for c in layers()}
 
 
+def chosen_today(row, target, name=str):
+    case, direction = CASES[row["layer"]], row["direction"]
+    operands = jax.eval_shape(functools.partial(case.arrays, direction))
+    plans = pc.explain(case.stock(direction, convert=pc.convert), *operands, device=target)
+    return [f"{p.product.role}: {name(p.formulation)}" for p in plans]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_rules_choose_today_what_was_measured(name):
-    """Names of programs, not every detail of them."""
+    """Names of programs, not every detail of them. What changed since was measured again, on another CPU."""
+    again = {(r["layer"], r["direction"]) for r in DENSE_ROWS}
     for row in (r for r in ROWS if r["layer"] == name):
-        case, direction = CASES[name], row["direction"]
-        operands = jax.eval_shape(functools.partial(case.arrays, direction))
-        plans = pc.explain(case.stock(direction, convert=pc.convert), *operands, device="cpu")
-        assert [f"{p.product.role}: {timed_as(p.formulation)}" for p in plans] == row["products"]
+        same = chosen_today(row, Target("cpu"), timed_as) == row["products"]
+        assert same or (row["layer"], row["direction"]) in again, row["direction"]
+    for row in (r for r in DENSE_ROWS if r["layer"] == name):
+        assert chosen_today(row, Target("cpu", amx=True)) == row["products"], row["direction"]
+
+
+def test_dense_layers_against_pytorch():
+    """A training step in float32, 2-D and 1x1."""
+    steps = chart.rows(DENSE)
+    assert DENSE["machine_info"]["amx"]
+    assert {r["family"] for r in steps} == {"dense 2-D", "dense 1x1"}
+    other = [r for r in steps if not all(p.endswith(LIKE_STOCK) for p in r["products"])]
+    assert min(r["ratio"] for r in other) >= 0.95  # of the rest the program is stock's
+    mean = chart.mean(steps, "ours")
+    torch = chart.mean(steps, "torch")
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
+    assert (
+        f"{mean:.2f}x of stock's speed in the geometric mean over {len(steps)} layers, PyTorch {torch:.2f}x" in readme
+    )
+
+
+def test_random_dense_layers():
+    """As chosen when they were measured, before anything was corrected after them."""
+    rows = [json.loads(line) for line in (RESULTS / "formulations_dense_unseen.jsonl").read_text().splitlines()]
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
+    for dtype in ("float32", "bfloat16"):
+        found = [r["ms"] | {"chosen": r["chosen"]} for r in rows if r.get("product", {}).get("compute_dtype") == dtype]
+        mean = math.exp(statistics.mean(math.log(ms["stock"] / ms[timed_as(ms["chosen"])]) for ms in found))
+        assert f"{mean:.2f}x in {dtype}" in readme
 
 
 def test_loops_as_the_readme_has_them():

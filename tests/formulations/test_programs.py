@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import random
+import re
 import zlib
 from typing import Any
 
@@ -165,6 +166,8 @@ LAYERS = {
     "transposed_3d": Problem(
         ConvSpec((1, 1, 1), ((1, 1),) * 3, (2, 2, 2), (1, 1, 1), 1, (8, 8, 8), (2, 2, 2)), 1, 16, 8
     ),
+    "dense": Problem(ConvSpec((1, 1), ((1, 2), (1, 1)), (1, 1), (1, 1), 1, (14, 13), (3, 3)), 2, 40, 24),
+    "dense_wide": Problem(ConvSpec((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1, (8, 9), (3, 3)), 2, 192, 200),
     "dense_3d": Problem(ConvSpec((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), (1, 1, 1), 1, (8, 10, 9), (3, 3, 3)), 2, 16, 24),
     "pointwise_strided": Problem(ConvSpec((2, 2), ((0, 0),) * 2, (1, 1), (1, 1), 1, (28, 28), (1, 1)), 2, 48, 64),
 }
@@ -200,7 +203,10 @@ def test_errors_are_at_most_twice_stocks(layer, role, kind, dtype):
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
     "layer",
-    [pytest.param(name, marks=() if name in ("depthwise", "transposed") else pytest.mark.extended) for name in LAYERS],
+    [
+        pytest.param(name, marks=() if name in ("depthwise", "transposed", "dense") else pytest.mark.extended)
+        for name in LAYERS
+    ],
 )
 def test_what_is_not_finite_spreads_no_further_than_in_stock(layer, role):
     problem = LAYERS[layer]
@@ -240,3 +246,28 @@ def test_other_dtypes_and_models(role, dtype):
     for formulation in served:
         tolerance = 1e-5 if dtype == "complex64" else 2e-2
         np.testing.assert_allclose(np.asarray(run(formulation.name)), want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_matrix_products_read_bfloat16_as_it_is_where_that_is_fast(role):
+    """Products and sums are the same as of widened operands: only their order differs, before one rounding."""
+    problem = LAYERS["dense"]
+    op = Op(problem.spec, jnp.dtype("bfloat16"), jnp.dtype("bfloat16"))
+    operands = [jnp.asarray(t, "bfloat16") for t in problem.operands(role, 2)]
+    widened = [np.asarray(t, "float64") for t in operands]
+    with jax.enable_x64(True):
+        exact = problem.run(formulations.STOCK, role, widened, "float64")
+    for formulation in formulations.serving(problem.product(role, "bfloat16")):
+        run = lambda narrow, name=formulation.name: jax.jit(
+            functools.partial(
+                formulations.contract, name, role, op=op, dtype=op.compute_dtype, wide_sums=True, on_cpu=True,
+                narrow_matmuls=narrow,
+            )
+        )  # fmt: skip
+        narrow, wide = (run(n).lower(*operands).as_text() for n in (True, False))
+        of_bfloat16 = re.compile(r"dot_general.*xbf16>, tensor<.*xbf16>\) -> tensor<.*xf32>")
+        assert bool(of_bfloat16.search(narrow)) == formulation.matmul
+        assert not of_bfloat16.search(wide)
+        got, want = (np.asarray(run(n)(*operands), "float32") for n in (True, False))
+        for reference in (want, exact):
+            assert np.abs(got - reference).max() <= 2.0**-7 * np.abs(exact).max(), formulation.name

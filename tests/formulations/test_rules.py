@@ -1,6 +1,7 @@
 """The rules against every committed measurement, and what they promise on other platforms."""
 
 import collections
+import dataclasses
 import json
 import math
 import pathlib
@@ -12,49 +13,76 @@ import pytest
 
 import pallas_conv as pc
 from bench.cases import suite
-from bench.formulations import CPU, product_from_json, timed_as
+from bench.formulations import product_from_json, timed_as
 from pallas_conv import formulations, target
 from pallas_conv.formulations import catalogue
 from pallas_conv.spec import ConvSpec, Product
+from pallas_conv.target import Target
 
+CPU = Target("cpu")
 RESULTS = pathlib.Path(__file__).parents[2] / "bench" / "results"
 FILES = sorted(RESULTS.glob("formulations_*.jsonl"))
 
 
-def measurements(path: pathlib.Path) -> list[tuple[str, Product, dict[str, float]]]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    named = [(f"{r['layer']} {r['direction']}", r) for r in rows if "ms" in r]
-    return [(name, product_from_json(r["product"]), r["ms"]) for name, r in named]
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A product, what its programs took, and on what. `name` is the same wherever it was measured with as many threads."""
+
+    name: str
+    product: Product
+    ms: dict[str, float]
+    target: Target
+
+    @property
+    def ratio(self) -> float:
+        """Stock's time by that of what is chosen today."""
+        chosen, _ = formulations.choose(self.product, self.target)
+        return self.ms[formulations.STOCK] / self.ms[timed_as(chosen)]
 
 
-def ratio(product: Product, ms: dict[str, float]) -> float:
-    """Stock's time by that of what is chosen today."""
-    name, _ = formulations.choose(product, CPU)
-    return ms[formulations.STOCK] / ms[timed_as(name)]
+def measurements(path: pathlib.Path) -> list[Row]:
+    rows, target = [], Target("cpu")
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if "machine" in row:
+            target = Target("cpu", amx=row["machine"].get("amx", False))
+        else:
+            name = f"{row['layer']} {row['direction']}, {row['threads']} threads"
+            rows.append(Row(name, product_from_json(row["product"]), row["ms"], target))
+    return rows
 
 
 def test_there_are_measurements_of_the_suite_and_of_random_layers():
     """Of the suite with one thread and with two; of random layers, those that the rules were fitted to and others."""
-    first = [json.loads(path.read_text().splitlines()[0]) for path in FILES]
-    assert {(f["arguments"]["layers"], f["machine"]["threads"]) for f in first} == {
+    lines = [json.loads(line) for path in FILES for line in path.read_text().splitlines()]
+    runs = [line for line in lines if "machine" in line]
+    assert {(run["arguments"]["layers"], run["machine"]["threads"]) for run in runs} == {
         ("random", 2),
+        ("dense", 2),
         ("suite", 1),
         ("suite", 2),
     }
-    assert "formulations_random_unseen" in {path.stem for path in FILES}
-    assert len(measurements(RESULTS / "formulations_random_unseen.jsonl")) >= 3 * 150
+    assert {(run["arguments"]["dtype"]) for run in runs if run["arguments"]["layers"] == "dense"} == {
+        "float32",
+        "bfloat16",
+    }
+    for stem, least in (("random_unseen", 3 * 150), ("dense_unseen", 3 * 100)):
+        assert len(measurements(RESULTS / f"formulations_{stem}.jsonl")) >= least
 
 
-def measured_anew() -> set[str]:
-    """Products for which a program is chosen today that was not among those that were timed at first."""
-    return {name for name, _, _ in measurements(RESULTS / "formulations_random_renewed.jsonl")}
+def current(path: pathlib.Path) -> list[Row]:
+    """Without products for which a program is chosen today that was not among those that were timed at first."""
+    renewed = RESULTS / "formulations_renewed.jsonl"
+    anew = {row.name for row in measurements(renewed)} if path != renewed else set()
+    rows = measurements(path)
+    if path == renewed:
+        rows = list({row.name: row for row in rows}.values())  # the last time each was measured
+    return [row for row in rows if row.name not in anew]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_nothing_measured_gets_slower(path):
-    anew = measured_anew() if "renewed" not in path.stem else set()
-    rows = [row for row in measurements(path) if row[0] not in anew]
-    ratios = {name: ratio(product, ms) for name, product, ms in rows}
+    ratios = {row.name: row.ratio for row in current(path)}
     slower = {name: round(r, 2) for name, r in ratios.items() if r < 0.95}
     assert len(slower) <= 0.03 * len(ratios), slower
     assert min(ratios.values()) >= 0.8, slower
@@ -64,9 +92,9 @@ def test_nothing_measured_gets_slower(path):
 def test_the_slow_families_get_their_fast_programs(path):
     """Geometric means of the products of each family, all batch sizes together."""
     found = collections.defaultdict(list)
-    for _, product, ms in measurements(path):
-        if product.compute_dtype == "float32":
-            found[family(product)].append(math.log(ratio(product, ms)))
+    for row in current(path):
+        if row.product.compute_dtype == "float32":
+            found[family(row.product)].append(math.log(row.ratio))
     means = {name: math.exp(statistics.mean(logs)) for name, logs in found.items()}
     floors = {"transposed": 4, "grouped": 10, "depthwise": 8, "dense 3-D": 2}
     assert not {name: means[name] for name, least in floors.items() if means[name] < least}, means
@@ -100,10 +128,10 @@ def test_a_program_that_needs_too_much_memory_is_not_chosen():
 
 def test_every_formulation_can_be_chosen():
     """By the rules of some platform, or it would be dead code."""
-    products = [product for path in FILES for _, product, _ in measurements(path)]
+    products = [row.product for path in FILES for row in measurements(path)]
     products += [product for case in suite() for product in case.products().values()]
     hopper = target.resolve("h100")
-    places = ((CPU, False), (hopper, False), (hopper, True))
+    places = ((CPU, False), (Target("cpu", amx=True), False), (hopper, False), (hopper, True))
     chosen = {formulations.choose(p, *place)[0] for p in products for place in places}
     assert chosen >= set(catalogue.FORMULATIONS), set(catalogue.FORMULATIONS) - chosen
 
