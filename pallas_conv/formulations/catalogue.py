@@ -270,6 +270,13 @@ def _depth_to_batch_cost(s: Sizes) -> Cost:
     return Cost(s.useful_flops, 3 * repeated + whole + s.w, taps, repeated)
 
 
+def _split_cost(s: Sizes) -> Cost:
+    """Of a product of taps along W beside the channels of x and taps along H beside those of y."""
+    rows, columns = s.spec.kernel_spatial
+    copies = columns * s.x + rows * s.y
+    return Cost(s.useful_flops, s.x + 2 * copies + s.w + s.y, rows + columns, s.x + s.y + copies)
+
+
 FORMULATIONS: dict[str, Formulation] = {
     f.name: f
     for f in (
@@ -347,7 +354,7 @@ FORMULATIONS: dict[str, Formulation] = {
         Formulation(
             "split_im2col",
             lambda s: s.slides and _splits(s) and s.product.compute_dtype == "bfloat16",
-            lambda s: _split_cost(s, s.spec.kernel_spatial[0] * s.y),
+            _split_cost,
             fprop=matmuls.split_im2col,
             blocks=1,
             matmul=True,
@@ -355,7 +362,7 @@ FORMULATIONS: dict[str, Formulation] = {
         Formulation(
             "split_im2col_wgrad",
             lambda s: s.correlates and max(s.spec.strides) == 1 and _splits(s),
-            lambda s: _split_cost(s, s.spec.kernel_spatial[0] * s.y),
+            _split_cost,
             wgrad=matmuls.split_im2col_wgrad,
             blocks=1,
             matmul=True,
@@ -461,17 +468,6 @@ def _shifts_few(s: Sizes) -> bool:
 def _splits(s: Sizes) -> bool:
     """Two dimensions with several taps along each."""
     return s.spec.ndim == 2 and s.spec.groups == 1 and min(s.spec.kernel_spatial) > 1
-
-
-def _split_cost(s: Sizes, by_rows: float) -> Cost:
-    """Taps along W beside the channels of x, so many bytes with those along H."""
-    beside = s.spec.kernel_spatial[1] * s.x
-    return Cost(
-        s.useful_flops,
-        s.x + 2 * (beside + by_rows) + s.w + s.y,
-        sum(s.spec.kernel_spatial),
-        s.x + s.y + beside + by_rows,
-    )
 
 
 def _copies_of_w(s: Sizes) -> float:
