@@ -33,7 +33,7 @@ HEAVY = 20  # times larger than the images: weights whose change of layout is wh
 OVERLAP = 6  # taps that meet in one output element
 OUTWEIGHS = 4  # times larger than the images: weights that had better be read as they lie, of one image or with strides
 LOPSIDED = 3  # times the channels of one side: those of all windows of the other, if they are to be written out
-MANY_IMAGES = 8
+MANY_IMAGES = 8  # a matrix product each, if their pixels are few
 MANY_PIXELS = 100  # of windows that are written out
 SQUARE = 256  # pixels of an image large enough for a product of rows
 A_FEW_TAPS = 16  # written out or looped over at little cost
@@ -60,13 +60,11 @@ def choose(product: Product, channels_last: bool = False, amx: bool = False) -> 
             rules = (*SIDE_BY_SIDE, *DENSE)
         else:
             rules = DENSE if s.useful_flops >= TINY else ()
-        bfloat16 = amx and product.compute_dtype == "bfloat16"
-        images: tuple[Rule, ...] = ()
-        if s.spec.groups == 1 and product.models is None and s.useful_flops >= TINY:
-            images = IMAGES_BFLOAT16 if bfloat16 else IMAGES
         usual = first(rules, s, lambda name: name in served and _fits(served[name], product))
-        of_images = first(images, s, lambda name: name in served and _small(served[name], product))
-        if found := (of_images or usual) if bfloat16 else (usual or of_images):
+        of_images = first(_of_images(s, amx), s, lambda name: name in served and _small(served[name], product))
+        if product.compute_dtype == "bfloat16":  # whose usual rules were fitted to products of widened matrices
+            usual, of_images = of_images, usual
+        if found := usual or of_images:
             return found
     if misread_on_cpu(product.role, product.spec):
         return (
@@ -74,6 +72,14 @@ def choose(product: Product, channels_last: bool = False, amx: bool = False) -> 
             "XLA's CPU convolution reads out of bounds where one dimension is cropped before and padded after",
         )
     return CHANNELS_LAST, "no program is known to be faster on a CPU; XLA calls its library for this form in loops, too"
+
+
+def _of_images(s: Sizes, amx: bool) -> tuple[Rule, ...]:
+    """The rules of 2-D convolutions without groups, with a few taps: in float32, and in bfloat16 on a CPU with AMX."""
+    dense = s.spec.ndim == 2 and s.spec.groups == 1 and s.product.models is None
+    if not dense or not 1 < s.taps <= A_FEW_TAPS or s.useful_flops < TINY:
+        return ()
+    return {"float32": IMAGES, "bfloat16": IMAGES_BFLOAT16 if amx else ()}.get(s.product.compute_dtype, ())
 
 
 def _fits(formulation: catalogue.Formulation, product: Product) -> bool:
@@ -117,7 +123,7 @@ def _weights_outweigh_strides(s: Sizes) -> bool:
 
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
-    many_small = s.images > MANY_IMAGES and s.out_pixels < SQUARE  # a product each, of too few pixels
+    many_small = s.images > MANY_IMAGES and s.out_pixels < SQUARE
     enough = s.useful_flops >= SMALL and s.out_pixels >= PIXELS and not many_small
     return enough and (s.columns <= s.y or (s.columns <= s.x and s.taps <= FEW_TAPS))
 
@@ -311,10 +317,6 @@ DENSE = (
 # ---------------------------------------------------------------- two dimensions, many channels
 
 
-def _image(s: Sizes) -> bool:
-    return s.spec.ndim == 2 and 1 < s.taps <= A_FEW_TAPS
-
-
 def _thinner(s: Sizes) -> int:
     """Channels of the side that has fewer."""
     return min(s.group_in, s.group_out)
@@ -343,35 +345,35 @@ def _float32(s: Sizes) -> bool:
 
 IMAGES = (
     Rule(
-        lambda s: _float32(s) and _image(s) and s.stays and _few_results(s),
+        lambda s: s.stays and _few_results(s),
         ("col2im",),
         "few outputs for so many channels: one matrix product to all taps, and their sum",
     ),
     Rule(
-        lambda s: _float32(s) and _image(s) and s.stays and s.turned and _thinner(s) >= THICK and 3 * s.w > 2 * (s.x + s.y),
+        lambda s: s.stays and s.turned and _thinner(s) >= THICK and 3 * s.w > 2 * (s.x + s.y),
         ("col2im",),
         "an input gradient with many weights, which are read as they lie: one matrix product to all taps, and their sum",
     ),
     Rule(
-        lambda s: _float32(s) and _image(s) and s.slides and not s.turned and s.w > OUTWEIGHS * (s.x + s.y)
+        lambda s: s.slides and not s.turned and s.w > OUTWEIGHS * (s.x + s.y)
         and (s.product.batch == 1 or _strided(s)),
         ("im2col",),
         "more weights than pixels: columns, and weights read as they lie",
     ),
     Rule(
-        lambda s: _float32(s) and _image(s) and s.stays,
+        lambda s: s.stays,
         ("extra_row",),
         "very many channels, for which Eigen's convolution is faster than XLA's first choice",
     ),
     Rule(
-        lambda s: _float32(s) and _image(s) and s.correlates
+        lambda s: s.correlates
         and (_few_columns(s) or s.w > OUTWEIGHS * (s.x + s.y)
              or (_strided(s) and _thinner(s) >= THICKER and 3 * s.w > 2 * (s.x + s.y))),
         ("im2col_wgrad",),
         "columns cost less here than the layouts XLA's convolution wants",
     ),
     Rule(
-        lambda s: _float32(s) and _image(s) and s.correlates and (_thinner(s) >= THICK or _odd_channels(s)),
+        lambda s: s.correlates and (_thinner(s) >= THICK or _odd_channels(s)),
         ("split_im2col_wgrad",),
         "many channels: one matrix product of the windows along one axis of x and along the other of the cotangent",
     ),
@@ -380,32 +382,32 @@ IMAGES = (
 # With AMX a product of bfloat16 matrices takes a small part of the time of XLA's convolution, which widens them to float32.
 IMAGES_BFLOAT16 = (
     Rule(
-        lambda s: _image(s) and s.slides and s.w > OUTWEIGHS * (s.x + s.y),
+        lambda s: s.slides and s.w > OUTWEIGHS * (s.x + s.y),
         ("im2col",),
         "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
     Rule(
-        lambda s: _image(s) and s.stays and not s.turned and s.group_in >= 2 * s.group_out and s.out_pixels >= PIXELS,
+        lambda s: s.stays and not s.turned and s.group_in >= 2 * s.group_out and s.out_pixels >= PIXELS,
         ("col2im",),
         "bfloat16 matrix products are fast here: one to all taps, and their sum",
     ),
     Rule(
-        lambda s: _image(s) and s.stays and s.group_out >= 2 * s.group_in >= BROAD and s.out_pixels >= PIXELS,
+        lambda s: s.stays and s.group_out >= 2 * s.group_in >= BROAD and s.out_pixels >= PIXELS,
         ("im2col",),
         "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
     Rule(
-        lambda s: _image(s) and s.stays and _thinner(s) >= BROAD and (s.out_pixels >= SQUARE or _thinner(s) >= THICK),
+        lambda s: s.stays and _thinner(s) >= BROAD and (s.out_pixels >= SQUARE or _thinner(s) >= THICK),
         ("split_im2col",),
         "bfloat16 matrix products are fast here: one of the windows along one axis to the taps along the other",
     ),
     Rule(
-        lambda s: _image(s) and s.correlates and s.group_in >= 2 * s.group_out >= BROAD and s.out_pixels >= MANY_PIXELS,
+        lambda s: s.correlates and s.group_in >= 2 * s.group_out >= BROAD and s.out_pixels >= MANY_PIXELS,
         ("split_im2col_wgrad",),
         "bfloat16 matrix products are fast here: one of the windows along one axis of x and along the other of the cotangent",
     ),
     Rule(
-        lambda s: _image(s) and s.correlates and _thinner(s) >= BROAD // 2 and s.group_in < 4 * s.group_out
+        lambda s: s.correlates and _thinner(s) >= BROAD // 2 and s.group_in < 4 * s.group_out
         and (s.out_pixels >= PIXELS or _thinner(s) >= THICK),
         ("im2col_wgrad",),
         "bfloat16 matrix products are fast here: columns are worth their copies",

@@ -178,11 +178,11 @@ def evened(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def extra_row(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """A convolution with more rows of output than of input, which are dropped again: XLA's CPU compiler then calls Eigen's
-    convolution, not YNNPACK's, which is the slower one for very many channels.
+    """A convolution without strides that computes more rows than its input has, and drops them: XLA's CPU compiler then calls
+    Eigen's convolution instead of YNNPACK's, which is slower for very many channels.
     """
     (low, high), *others = spec.padding
-    more = max(0, spec.in_spatial[0] + 1 - spec.out_spatial[0]) * spec.strides[0]
+    more = max(0, spec.in_spatial[0] + 1 - spec.out_spatial[0])
     y = stock("fprop", x, w, dataclasses.replace(spec, padding=((low, high + more), *others)), how)
     return lax.slice_in_dim(y, 0, spec.out_spatial[0], axis=2)
 

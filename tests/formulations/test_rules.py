@@ -88,6 +88,18 @@ def test_nothing_measured_gets_slower(path):
     assert min(ratios.values()) >= 0.8, slower
 
 
+def test_layers_that_the_rules_had_not_seen_as_the_readme_has_them():
+    rows = {row.name: row for row in measurements(RESULTS / "formulations_random_unseen.jsonl")}
+    rows |= {row.name: row for row in measurements(RESULTS / "formulations_renewed.jsonl") if row.name in rows}
+    ratios = [row.ratio for row in rows.values()]
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
+    cut = lambda value, digits: f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
+    kept = cut(100 * sum(r >= 0.95 for r in ratios) / len(ratios), 1)
+    assert f"of the {len(ratios)} products of those {kept}% were not below 0.95x" in readme
+    mean = math.exp(statistics.mean(map(math.log, ratios)))
+    assert f"none was below {cut(min(ratios), 2)}x, and the geometric mean was {cut(mean, 1)}x" in readme
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if "suite" in p.stem], ids=lambda p: p.stem)
 def test_the_slow_families_get_their_fast_programs(path):
     """Geometric means of the products of each family, all batch sizes together."""
