@@ -183,7 +183,7 @@ class Formulation:
              windows in the cache (1), or only to need no memory for all at once (4). None for the library's convolutions.
     library  whether it convolves with the platform's library, in the dtypes in which stock does
     loop     whether it is one loop over elements, into which XLA would move what its operands are computed by
-    matmul   whether all it multiplies are matrices, of any dtype whose products are summed in a wider one
+    matmul   whether it multiplies by matrix products alone, which can read bfloat16 and sum in float32
     """
 
     name: str
@@ -271,7 +271,7 @@ def _depth_to_batch_cost(s: Sizes) -> Cost:
 
 
 def _split_cost(s: Sizes) -> Cost:
-    """Of a product of taps along W beside the channels of x and taps along H beside those of y."""
+    """Of a product with x once for each tap along W and y once for each tap along H."""
     rows, columns = s.spec.kernel_spatial
     copies = columns * s.x + rows * s.y
     return Cost(s.useful_flops, s.x + 2 * copies + s.w + s.y, rows + columns, s.x + s.y + copies)
@@ -461,7 +461,7 @@ FORMULATIONS: dict[str, Formulation] = {
 
 
 def _shifts_few(s: Sizes) -> bool:
-    """A dense fprop at the same resolution, whose sum over taps stays short: it is one more rounding a tap."""
+    """An fprop without groups or strides, of so few taps that adding up their rounded results costs no accuracy."""
     return s.stays and s.spec.groups == 1 and s.taps <= MOST_SUMMED
 
 

@@ -31,14 +31,16 @@ SMALL = 2e6  # those below which columns and sums of them cost about as much as 
 HEAVIER = 2.5  # times larger than the images: weights that a strided input gradient had better read as they lie
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
 OVERLAP = 6  # taps that meet in one output element
-OUTWEIGHS = 4  # times larger than the images: weights that had better be read as they lie, of one image or with strides
-LOPSIDED = 3  # times the channels of one side: those of all windows of the other, if they are to be written out
-MANY_IMAGES = 8  # a matrix product each, if their pixels are few
-MANY_PIXELS = 100  # of windows that are written out
-SQUARE = 256  # pixels of an image large enough for a product of rows
+OUTWEIGHS = 4  # times larger than the images: weights that take longer to copy than columns of the images
+LOPSIDED = (
+    3  # the fewer channels times taps, by the more channels, up to which all taps of the fewer are written to memory
+)
+MANY_IMAGES = 8  # above it, a matrix product for each small image is slower than the library
+MANY_PIXELS = 100  # of an image, from which writing all taps to memory pays
+SQUARE = 256  # pixels of an image that is no longer small
 A_FEW_TAPS = 16  # written out or looped over at little cost
 THICK = 128  # channels on both sides for which XLA's weight gradient is far from the speed of a matrix product
-THICKER = 160  # the same with strides
+THICKER = 160  # the same of a strided convolution
 
 
 def choose(product: Product, channels_last: bool = False, amx: bool = False) -> tuple[str, str]:

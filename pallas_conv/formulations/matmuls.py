@@ -15,7 +15,9 @@ from ..spec import ConvSpec
 from .how import How
 from .windows import interleave, made_of, pad_spatial, phase_shape, phases, tap_window, tap_windows, taps
 
-FOLDED = 3  # times larger than a partial dw: operands of an image that are worth bringing beside those of the others
+FOLDED = (
+    3  # operands of an image up to so many times larger than its dw are transposed, so that one product sums all images
+)
 WRITTEN_OUT = 8  # windows in one program; more become iterations of a loop, which compiles several times faster
 
 
@@ -40,8 +42,9 @@ def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def split_im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """A 2-D convolution: taps along W beside the channels of x, taps along H beside the output channels, whose rows are then
-    added where they belong. One matrix product of kw copies of x to kh results, where columns are kh kw copies.
+    """A 2-D convolution with half of its taps in the columns: x once for each tap along W, (C kw, rows of x), gives a result for
+    each tap along H, (kh O, rows of x), and those are added, each shifted by its tap. Columns of all taps would be
+    kh kw copies of x; this writes kw copies of x and kh of y.
     """
     kh, sh, dh = spec.kernel_spatial[0], spec.strides[0], spec.kernel_dilation[0]
     oh, ow = spec.out_spatial
@@ -53,10 +56,11 @@ def split_im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def split_im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
-    """The same for a weight gradient without strides: taps along H beside the channels of ct.
+    """The weight gradient of the same, without strides: ct once for each tap along H, (kh O, rows of x), times x once for each
+    tap along W, (C kw, rows of x), summed over the rows.
 
-    What is summed over are rows of x: a matrix product of the rows that every tap meets, and one of each set of rows near an
-    edge that only some taps meet, so that no zero is multiplied.
+    Near an edge some taps along H meet padding, not x. So there is one product for the rows that all taps meet, and a small one
+    for each other range of rows, of those taps alone: a zero times a NaN would be a NaN that stock does not have.
     """
     (kh, kw), dh, oh = spec.kernel_spatial, spec.kernel_dilation[0], spec.out_spatial[0]
     c, o, height = x.shape[1], ct.shape[1], spec.in_spatial[0]
@@ -79,7 +83,7 @@ def split_im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def _row_by_row(spec: ConvSpec) -> ConvSpec:
-    """The taps of one row over all rows of padded x."""
+    """The geometry of the taps along W alone: every row of padded x gives a row."""
     in_a_row = lambda sizes: (1, *sizes[1:])
     return dataclasses.replace(
         spec,
