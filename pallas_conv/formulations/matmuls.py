@@ -42,8 +42,8 @@ def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def split_im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """A 2-D convolution with half of its taps in the columns: x once for each tap along W, (C kw, rows of x), gives a result for
-    each tap along H, (kh O, rows of x), and those are added, each shifted by its tap. Columns of all taps would be
+    """A 2-D convolution with half of its taps in the columns: x once for each tap along W, (C kw, rows of x), gives a result
+    for each tap along H, (kh O, rows of x), and those are added, each shifted by its tap. Columns of all taps would be
     kh kw copies of x; this writes kw copies of x and kh of y.
     """
     kh, sh, dh = spec.kernel_spatial[0], spec.strides[0], spec.kernel_dilation[0]
