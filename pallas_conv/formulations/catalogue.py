@@ -273,7 +273,7 @@ def _depth_to_batch_cost(s: Sizes) -> Cost:
 def _split_cost(s: Sizes) -> Cost:
     """Of a product with x once for each tap along W and y once for each tap along H."""
     rows, columns = s.spec.kernel_spatial
-    copies = columns * s.x * s.spec.out_spatial[1] / s.spec.in_spatial[1] + rows * s.y
+    copies = columns * s.x + rows * s.y
     return Cost(s.useful_flops, s.x + 2 * copies + s.w + s.y, rows + columns, s.x + s.y + copies)
 
 
@@ -353,7 +353,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "split_im2col",
-            lambda s: s.stays and _splits(s) and s.product.compute_dtype == "bfloat16",
+            lambda s: s.slides and _splits(s) and s.product.compute_dtype == "bfloat16",
             _split_cost,
             fprop=matmuls.split_im2col,
             blocks=1,
@@ -361,7 +361,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "split_im2col_wgrad",
-            lambda s: s.correlates and _splits(s),
+            lambda s: s.correlates and max(s.spec.strides) == 1 and _splits(s),
             _split_cost,
             wgrad=matmuls.split_im2col_wgrad,
             blocks=1,

@@ -32,18 +32,14 @@ HEAVIER = 2.5  # times larger than the images: weights that a strided input grad
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
 OVERLAP = 6  # taps that meet in one output element
 OUTWEIGHS = 4  # times larger than the images: weights that take longer to copy than columns of the images
-OUTWEIGHS_NARROW = 2  # the same of an fprop in bfloat16
 LOPSIDED = (
     3  # the fewer channels times taps, by the more channels, up to which all taps of the fewer are written to memory
 )
-SEVERAL_IMAGES = 4  # from which XLA's weight gradient of few channels is fast
 MANY_IMAGES = 8  # above it, a matrix product for each small image is slower than the library
 MANY_PIXELS = 100  # of an image, from which writing all taps to memory pays
 SQUARE = 256  # pixels of an image that is no longer small
 A_FEW_TAPS = 16  # written out or looped over at little cost
-SEVERAL_TAPS = 25  # of which columns along one axis are small
-NARROW, MEDIUM, BROADER = 40, 64, 96  # channels for which XLA's weight gradient may be far from the speed of a matrix product
-THICK = 128  # channels on both sides for which its input gradient is, too
+THICK = 128  # channels on both sides for which XLA's weight gradient is far from the speed of a matrix product
 THICKER = 160  # the same of a strided convolution
 
 
@@ -81,14 +77,11 @@ def choose(product: Product, channels_last: bool = False, amx: bool = False) -> 
 
 
 def _of_images(s: Sizes, amx: bool) -> tuple[Rule, ...]:
-    """The rules of 2-D convolutions without groups: with a few taps in float32, and in bfloat16 on a CPU with AMX."""
+    """The rules of 2-D convolutions without groups, with a few taps: in float32, and in bfloat16 on a CPU with AMX."""
     dense = s.spec.ndim == 2 and s.spec.groups == 1 and s.product.models is None
-    if not dense or s.taps == 1 or s.useful_flops < TINY:
+    if not dense or not 1 < s.taps <= A_FEW_TAPS or s.useful_flops < TINY:
         return ()
-    if s.product.compute_dtype == "bfloat16":
-        return IMAGES_BFLOAT16 if amx else ()
-    few_taps = s.taps <= (SEVERAL_TAPS if s.correlates else A_FEW_TAPS)
-    return IMAGES if s.product.compute_dtype == "float32" and few_taps else ()
+    return {"float32": IMAGES, "bfloat16": IMAGES_BFLOAT16 if amx else ()}.get(s.product.compute_dtype, ())
 
 
 def _fits(formulation: catalogue.Formulation, product: Product) -> bool:
@@ -343,20 +336,9 @@ def _few_columns(s: Sizes) -> bool:
     return max(s.spec.strides) == 1 and few and min(s.in_pixels, s.out_pixels) >= MANY_PIXELS
 
 
-def _many_channels(s: Sizes) -> bool:
-    """Too many for XLA's weight gradient, which gains from many images and needs few channels to be fast."""
-    thinner, thicker = _thinner(s), max(s.group_in, s.group_out)
-    if _strided(s):
-        return thinner >= BROADER and s.images < MANY_IMAGES
-    if s.group_in >= 2 * s.group_out:
-        return thicker >= BROADER
-    several = s.images >= SEVERAL_IMAGES
-    return thinner >= MEDIUM or (thicker >= BROADER if several else thinner >= NARROW)
-
-
 def _odd_channels(s: Sizes) -> bool:
     """Of which vectors of the library's weight gradient are not full."""
-    return not _strided(s) and s.group_in % 16 > 0 and s.group_out % 16 > 0 and _thinner(s) >= BROAD
+    return s.group_in % 16 > 0 and s.group_out % 16 > 0 and _thinner(s) >= BROAD
 
 
 def _float32(s: Sizes) -> bool:
@@ -386,50 +368,23 @@ IMAGES = (
         "very many channels, for which Eigen's convolution is faster than XLA's first choice",
     ),
     Rule(
-        lambda s: s.correlates and s.group_in <= FEW and s.group_out >= BROAD // 2,
-        ("im2col_wgrad",),
-        "a first layer of few channels: columns are small, and XLA's weight gradient is slow",
-    ),
-    Rule(
         lambda s: s.correlates
-        and ((_few_columns(s) and s.images < SEVERAL_IMAGES) or s.w > OUTWEIGHS * (s.x + s.y)
+        and (_few_columns(s) or s.w > OUTWEIGHS * (s.x + s.y)
              or (_strided(s) and _thinner(s) >= THICKER and 3 * s.w > 2 * (s.x + s.y))),
         ("im2col_wgrad",),
         "columns cost less here than the layouts XLA's convolution wants",
     ),
     Rule(
-        lambda s: s.correlates and (_many_channels(s) or _odd_channels(s)),
+        lambda s: s.correlates and (_thinner(s) >= THICK or _odd_channels(s)),
         ("split_im2col_wgrad",),
         "many channels: one matrix product of the windows along one axis of x and along the other of the cotangent",
     ),
 )  # fmt: skip
 
-
-def _first_layer(s: Sizes) -> bool:
-    """From few channels to many."""
-    return s.group_in <= 2 * FEW and s.group_out >= BROAD // 2
-
-
-def _windows_are_apart(s: Sizes) -> bool:
-    return all(stride >= size for stride, size in zip(s.spec.strides, s.spec.kernel_spatial, strict=True))
-
-
 # With AMX a product of bfloat16 matrices takes a small part of the time of XLA's convolution, which widens them to float32.
 IMAGES_BFLOAT16 = (
     Rule(
-        lambda s: s.slides and not s.turned and _first_layer(s),
-        ("im2col",),
-        "bfloat16 matrix products are fast here, and the columns of a first layer small",
-    ),
-    Rule(
-        lambda s: s.correlates and _first_layer(s),
-        ("im2col_wgrad",),
-        "bfloat16 matrix products are fast here, and the columns of a first layer small",
-    ),
-    Rule(
-        lambda s: s.slides
-        and (s.w > (OUTWEIGHS if s.turned else OUTWEIGHS_NARROW) * (s.x + s.y)
-             or (_strided(s) and _thinner(s) >= BROAD // 2)),
+        lambda s: s.slides and s.w > OUTWEIGHS * (s.x + s.y),
         ("im2col",),
         "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
@@ -449,13 +404,14 @@ IMAGES_BFLOAT16 = (
         "bfloat16 matrix products are fast here: one of the windows along one axis to the taps along the other",
     ),
     Rule(
-        lambda s: s.correlates and (_few_columns(s) or s.w > OUTWEIGHS * (s.x + s.y) or _windows_are_apart(s)),
-        ("im2col_wgrad",),
-        "bfloat16 matrix products are fast here: columns are worth their copies",
-    ),
-    Rule(
-        lambda s: s.correlates and _thinner(s) >= BROAD // 2 and (s.out_pixels >= PIXELS or _thinner(s) >= THICK),
+        lambda s: s.correlates and s.group_in >= 2 * s.group_out >= BROAD and s.out_pixels >= MANY_PIXELS,
         ("split_im2col_wgrad",),
         "bfloat16 matrix products are fast here: one of the windows along one axis of x and along the other of the cotangent",
+    ),
+    Rule(
+        lambda s: s.correlates and _thinner(s) >= BROAD // 2 and s.group_in < 4 * s.group_out
+        and (s.out_pixels >= PIXELS or _thinner(s) >= THICK),
+        ("im2col_wgrad",),
+        "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
 )  # fmt: skip

@@ -48,55 +48,48 @@ def split_im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """
     kh, sh, dh = spec.kernel_spatial[0], spec.strides[0], spec.kernel_dilation[0]
     oh, ow = spec.out_spatial
-    beside = _columns(x, _row_by_row(spec, spec.in_spatial[0], spec.padding[0]))
-    of_rows = [w[:, :, i].reshape(w.shape[0], -1) for i in range(kh)]  # as a transpose of w it would take three times as long
-    z = _product(jnp.concatenate(of_rows)[None], beside, how).reshape(x.shape[0], kh, w.shape[0], -1, ow)
+    beside = _columns(x, _row_by_row(spec))
+    kernel = w.transpose(2, 0, 1, 3).reshape(1, kh * w.shape[0], -1)
+    z = _product(kernel, beside, how).reshape(x.shape[0], kh, w.shape[0], -1, ow)
     rows = lambda i: lax.slice_in_dim(z[:, i], i * dh, i * dh + (oh - 1) * sh + 1, sh, 2)
     return sum((rows(i) for i in range(1, kh)), rows(0))
 
 
 def split_im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
-    """The weight gradient of the same: ct once for each tap along H, (kh O, rows of x), times x once for each tap along W,
-    (C kw, rows of x), summed over the rows. With a stride of s along H a tap meets every s-th row of x, so the taps that meet
-    the same rows have a product of their own.
+    """The weight gradient of the same, without strides: ct once for each tap along H, (kh O, rows of x), times x once for each
+    tap along W, (C kw, rows of x), summed over the rows.
 
     Near an edge some taps along H meet padding, not x. So there is one product for the rows that all taps meet, and a small one
     for each other range of rows, of those taps alone: a zero times a NaN would be a NaN that stock does not have.
     """
-    (kh, kw), dh, sh, oh = spec.kernel_spatial, spec.kernel_dilation[0], spec.strides[0], spec.out_spatial[0]
-    c, o = x.shape[1], ct.shape[1]
+    (kh, kw), dh, oh = spec.kernel_spatial, spec.kernel_dilation[0], spec.out_spatial[0]
+    c, o, height = x.shape[1], ct.shape[1], spec.in_spatial[0]
     x, ct = lax.optimization_barrier((x.swapaxes(0, 1), ct.swapaxes(0, 1)))
-    met_first = [i * dh - spec.padding[0][0] for i in range(kh)]  # row of x that tap i multiplies by row 0 of ct
+    first = [i * dh - spec.padding[0][0] for i in range(kh)]  # row of x that tap i multiplies by row 0 of ct
+    edges = sorted({min(max(row, 0), height) for f in first for row in (f, f + oh)})
     of_tap: list[list[Array]] = [[] for _ in range(kh)]
-    for phase in {row % sh for row in met_first}:
-        rows_of_x = x[:, :, phase::sh]
-        height = rows_of_x.shape[2]
-        first = {i: row // sh for i, row in enumerate(met_first) if row % sh == phase}
-        edges = sorted({min(max(row, 0), height) for f in first.values() for row in (f, f + oh)})
-        for start, stop in itertools.pairwise(edges):
-            met = [i for i, f in first.items() if f <= start and stop <= f + oh]
-            if met:
-                part = _row_by_row(spec, height, (-start, stop - height))
-                rows = jnp.stack([lax.slice_in_dim(ct, start - first[i], stop - first[i], axis=2) for i in met])
-                a, b = rows.reshape(len(met) * o, -1), _windows(rows_of_x, part, 1).reshape(c * kw, -1)
-                dw = lax.dot_general(a, b, (((1,), (1,)), ((), ())), **how.of_lax)
-                for i, of_rows in zip(met, dw.reshape(len(met), o, -1), strict=True):
-                    of_tap[i].append(of_rows)
+    for start, stop in itertools.pairwise(edges):
+        met = [i for i in range(kh) if first[i] <= start and stop <= first[i] + oh]
+        if met:
+            part = _row_by_row(dataclasses.replace(spec, padding=((-start, stop - height), spec.padding[1])))
+            rows = jnp.stack([lax.slice_in_dim(ct, start - first[i], stop - first[i], axis=2) for i in met])
+            a, b = rows.reshape(len(met) * o, -1), _windows(x, part, 1).reshape(c * kw, -1)
+            dw = lax.dot_general(a, b, (((1,), (1,)), ((), ())), **how.of_lax)
+            for i, of_rows in zip(met, dw.reshape(len(met), o, -1), strict=True):
+                of_tap[i].append(of_rows)
     nothing = jnp.zeros((o, c * kw), how.result_dtype or x.dtype)
     sums = [sum(parts[1:], parts[0]) if parts else nothing for parts in of_tap]
     return jnp.stack(sums, 1).reshape(o, kh, c, kw).swapaxes(1, 2)
 
 
-def _row_by_row(spec: ConvSpec, height: int, padding: tuple[int, int]) -> ConvSpec:
-    """The geometry of the taps along W alone: each of `height` rows, padded or cropped, gives a row."""
+def _row_by_row(spec: ConvSpec) -> ConvSpec:
+    """The geometry of the taps along W alone: every row of padded x gives a row."""
     in_a_row = lambda sizes: (1, *sizes[1:])
     return dataclasses.replace(
         spec,
         strides=in_a_row(spec.strides),
         kernel_dilation=in_a_row(spec.kernel_dilation),
         kernel_spatial=in_a_row(spec.kernel_spatial),
-        in_spatial=(height, *spec.in_spatial[1:]),
-        padding=(padding, *spec.padding[1:]),
     )
 
 
