@@ -273,7 +273,7 @@ def _depth_to_batch_cost(s: Sizes) -> Cost:
 def _split_cost(s: Sizes) -> Cost:
     """Of a product with x once for each tap along W and y once for each tap along H."""
     rows, columns = s.spec.kernel_spatial
-    copies = columns * s.x + rows * s.y
+    copies = columns * s.x * s.spec.out_spatial[1] / s.spec.in_spatial[1] + rows * s.y
     return Cost(s.useful_flops, s.x + 2 * copies + s.w + s.y, rows + columns, s.x + s.y + copies)
 
 
@@ -353,7 +353,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "split_im2col",
-            lambda s: s.slides and _splits(s) and s.product.compute_dtype == "bfloat16",
+            lambda s: s.stays and _splits(s) and s.product.compute_dtype == "bfloat16",
             _split_cost,
             fprop=matmuls.split_im2col,
             blocks=1,
@@ -361,7 +361,7 @@ FORMULATIONS: dict[str, Formulation] = {
         ),
         Formulation(
             "split_im2col_wgrad",
-            lambda s: s.correlates and max(s.spec.strides) == 1 and _splits(s),
+            lambda s: s.correlates and _splits(s),
             _split_cost,
             wgrad=matmuls.split_im2col_wgrad,
             blocks=1,
@@ -474,7 +474,7 @@ def _copies_of_w(s: Sizes) -> float:
     """Of a batched matrix product: w or a partial dw for every image, unless the batch is folded into the pixels."""
     k = s.group_in * s.taps
     pixels = s.in_pixels if upsamples(s.spec) else s.out_pixels
-    times = matmuls.FOLDED if s.product.role == "wgrad" else 1
+    times = matmuls.folded(s.spec) if s.product.role == "wgrad" else 1
     folded = s.product.batch > 1 and times * s.group_out * k > (s.group_out + k) * pixels
     return s.w if folded else s.w * s.product.batch
 

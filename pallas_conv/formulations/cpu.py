@@ -3,8 +3,6 @@
 They name families of products, not layers, and leave out what was not clearly faster (python -m bench.formulations).
 """
 
-import math
-
 import jax.numpy as jnp
 
 from ..spec import Product
@@ -28,18 +26,26 @@ BROAD = 32  # output channels that are worth a matrix product a model
 WIDE = 128  # output channels from which a product of matrices for each tap pays in 3-D
 TINY = 5e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as what they save
-HEAVIER = 2.5  # times larger than the images: weights that a strided input gradient had better read as they lie
 HEAVY = 20  # times larger than the images: weights whose change of layout is what takes the time
-OVERLAP = 6  # taps that meet in one output element
+OVERLAP = 13  # taps that meet in one output element
+OVERLAP_SMALL = 6  # the same for small images, of which more is edge
 OUTWEIGHS = 4  # times larger than the images: weights that take longer to copy than columns of the images
+OUTWEIGHS_NARROW = 2  # the same of bfloat16, whose columns are cheaper
 LOPSIDED = (
     3  # the fewer channels times taps, by the more channels, up to which all taps of the fewer are written to memory
 )
+SEVERAL_IMAGES = 4  # from which XLA's weight gradient of few channels is fast
 MANY_IMAGES = 8  # above it, a matrix product for each small image is slower than the library
 MANY_PIXELS = 100  # of an image, from which writing all taps to memory pays
 SQUARE = 256  # pixels of an image that is no longer small
 A_FEW_TAPS = 16  # written out or looped over at little cost
-THICK = 128  # channels on both sides for which XLA's weight gradient is far from the speed of a matrix product
+SEVERAL_TAPS = 25  # of which columns along one axis are small
+NARROW, MEDIUM, BROADER = (
+    40,
+    80,
+    96,
+)  # channels for which XLA's weight gradient may be far from the speed of a matrix product
+THICK = 128  # channels on both sides for which its input gradient is, too
 THICKER = 160  # the same of a strided convolution
 
 
@@ -77,11 +83,14 @@ def choose(product: Product, channels_last: bool = False, amx: bool = False) -> 
 
 
 def _of_images(s: Sizes, amx: bool) -> tuple[Rule, ...]:
-    """The rules of 2-D convolutions without groups, with a few taps: in float32, and in bfloat16 on a CPU with AMX."""
+    """The rules of 2-D convolutions without groups: with a few taps in float32, and in bfloat16 on a CPU with AMX."""
     dense = s.spec.ndim == 2 and s.spec.groups == 1 and s.product.models is None
-    if not dense or not 1 < s.taps <= A_FEW_TAPS or s.useful_flops < TINY:
+    if not dense or s.taps == 1 or s.useful_flops < TINY:
         return ()
-    return {"float32": IMAGES, "bfloat16": IMAGES_BFLOAT16 if amx else ()}.get(s.product.compute_dtype, ())
+    if s.product.compute_dtype == "bfloat16":
+        return IMAGES_BFLOAT16 if amx else ()
+    few_taps = s.taps <= (SEVERAL_TAPS if s.correlates else A_FEW_TAPS)
+    return IMAGES if s.product.compute_dtype == "float32" and few_taps else ()
 
 
 def _fits(formulation: catalogue.Formulation, product: Product) -> bool:
@@ -118,11 +127,6 @@ def _heavy_weights(s: Sizes) -> bool:
     return s.w > HEAVY * (s.x + s.y) and not turned_for_little
 
 
-def _weights_outweigh_strides(s: Sizes) -> bool:
-    """The input gradient of a strided convolution with so many weights that to go through them is what takes the time."""
-    return s.turned and s.w > HEAVIER * (s.x + s.y)
-
-
 def _cheap_columns(s: Sizes) -> bool:
     """Columns smaller than what they are multiplied to, or no larger than what they are cut from."""
     many_small = s.images > MANY_IMAGES and s.out_pixels < SQUARE
@@ -149,16 +153,26 @@ def _short(s: Sizes) -> bool:
 
 
 def _covers(s: Sizes) -> bool:
-    """No output without a tap and none that sums very many results."""
-    covered = all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
+    """No output without a tap, but for 1x1 kernels, and none that sums very many results."""
+    covered = s.taps == 1 or all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
     # To interleave many phases takes longer than to fill zeros in.
     many_phases = s.spec.ndim == 2 and max(s.spec.input_dilation) > 2
-    undilated = max(s.spec.kernel_dilation) == 1
-    narrow = undilated and s.product.compute_dtype == "bfloat16" and s.in_pixels < SQUARE
-    wide = s.turned and s.spec.ndim == 2 and s.in_pixels < MANY_PIXELS and s.taps >= 4 * s.phases
-    few_pixels = narrow or wide
-    rarely_overlaps = s.taps <= OVERLAP * math.prod(s.spec.input_dilation)
-    return s.useful_flops >= SMALL and covered and rarely_overlaps and not (many_phases or few_pixels)
+    weak = s.turned and s.spec.ndim == 2 and s.in_pixels < PIXELS and s.taps >= 4 * s.phases and _thinner(s) < MEDIUM
+    rarely_overlaps = s.taps <= (OVERLAP if s.in_pixels >= PIXELS else OVERLAP_SMALL) * s.phases
+    return (
+        s.useful_flops >= SMALL
+        and covered
+        and rarely_overlaps
+        and not (many_phases or weak or _bfloat16_spreads_badly(s))
+    )
+
+
+def _bfloat16_spreads_badly(s: Sizes) -> bool:
+    """Phases with different numbers of taps, over few pixels or to many outputs from few sums."""
+    uneven = any(k % u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
+    few_pixels = s.in_pixels < (SQUARE if max(s.spec.kernel_dilation) == 1 else PIXELS)
+    bfloat16 = s.product.compute_dtype == "bfloat16"
+    return bfloat16 and s.taps > 1 and uneven and (few_pixels or s.group_out >= 4 * s.group_in)
 
 
 GROUPED = (
@@ -265,7 +279,7 @@ DENSE = (
         "one channel, nothing to sum over: one fused loop an output phase",
     ),
     Rule(
-        lambda s: s.spreads and (s.spec.ndim == 3 or (_covers(s) and not _weights_outweigh_strides(s)) or _naive(s)),
+        lambda s: s.spreads and (s.spec.ndim == 3 or _covers(s) or _naive(s)),
         ("col2im",),
         "an input full of zeros: one matrix product and a sum, no zero multiplied",
     ),
@@ -336,9 +350,26 @@ def _few_columns(s: Sizes) -> bool:
     return max(s.spec.strides) == 1 and few and min(s.in_pixels, s.out_pixels) >= MANY_PIXELS
 
 
+def _many_channels(s: Sizes) -> bool:
+    """Too many for XLA's weight gradient, which gains from many images, and from 64 channels on both sides."""
+    thinner, thicker = _thinner(s), max(s.group_in, s.group_out)
+    if _strided(s):
+        return thinner >= BROADER and s.images < MANY_IMAGES
+    if s.group_in >= 2 * s.group_out:
+        return thicker >= BROADER
+    if _better_split(s):
+        return thicker >= MEDIUM
+    return thinner >= NARROW and (thinner, thicker) != (64, 64)
+
+
+def _better_split(s: Sizes) -> bool:
+    """Columns of all taps would be built for each of several images, or of pixels far apart."""
+    return s.images >= SEVERAL_IMAGES or max(s.spec.kernel_dilation) > 1
+
+
 def _odd_channels(s: Sizes) -> bool:
     """Of which vectors of the library's weight gradient are not full."""
-    return s.group_in % 16 > 0 and s.group_out % 16 > 0 and _thinner(s) >= BROAD
+    return not _strided(s) and s.group_in % 16 > 0 and s.group_out % 16 > 0 and _thinner(s) >= BROAD
 
 
 def _float32(s: Sizes) -> bool:
@@ -368,23 +399,64 @@ IMAGES = (
         "very many channels, for which Eigen's convolution is faster than XLA's first choice",
     ),
     Rule(
+        lambda s: s.correlates and s.group_in <= FEW and s.group_out >= BROAD,
+        ("im2col_wgrad",),
+        "a first layer of few channels: columns are small, and XLA's weight gradient is slow",
+    ),
+    Rule(
         lambda s: s.correlates
-        and (_few_columns(s) or s.w > OUTWEIGHS * (s.x + s.y)
+        and ((_few_columns(s) and not (_better_split(s) and _many_channels(s))) or s.w > OUTWEIGHS * (s.x + s.y)
              or (_strided(s) and _thinner(s) >= THICKER and 3 * s.w > 2 * (s.x + s.y))),
         ("im2col_wgrad",),
         "columns cost less here than the layouts XLA's convolution wants",
     ),
     Rule(
-        lambda s: s.correlates and (_thinner(s) >= THICK or _odd_channels(s)),
+        lambda s: s.correlates and (_many_channels(s) or _odd_channels(s)),
         ("split_im2col_wgrad",),
         "many channels: one matrix product of the windows along one axis of x and along the other of the cotangent",
     ),
 )  # fmt: skip
 
+
+def _weights_outweigh_columns(s: Sizes) -> bool:
+    """In bfloat16. Turned weights are moved in any case, and many channels under few outputs have large columns."""
+    if s.turned or s.group_in > 2 * s.group_out:
+        return s.taps <= A_FEW_TAPS and s.w > OUTWEIGHS * (s.x + s.y)
+    return s.w > OUTWEIGHS_NARROW * (s.x + s.y)
+
+
+def _wide_strides(s: Sizes) -> bool:
+    """Strided, with columns of moderate size, and enough channels for a matrix product: more of them where there is one for
+    each of many small images."""
+    many_small = s.images > MANY_IMAGES and s.out_pixels < PIXELS
+    enough = _thinner(s) >= BROAD // 2 and max(s.group_in, s.group_out) >= (MEDIUM if many_small else BROAD)
+    moderate = s.taps <= FEW_TAPS or (s.taps <= A_FEW_TAPS and s.group_in <= LOPSIDED * s.group_out)
+    return _strided(s) and enough and moderate
+
+
+def _first_layer(s: Sizes) -> bool:
+    """From few channels to many."""
+    return s.group_in <= 2 * FEW and s.group_out >= BROAD // 2
+
+
+def _windows_are_apart(s: Sizes) -> bool:
+    return all(stride >= size for stride, size in zip(s.spec.strides, s.spec.kernel_spatial, strict=True))
+
+
 # With AMX a product of bfloat16 matrices takes a small part of the time of XLA's convolution, which widens them to float32.
 IMAGES_BFLOAT16 = (
     Rule(
-        lambda s: s.slides and s.w > OUTWEIGHS * (s.x + s.y),
+        lambda s: s.slides and not s.turned and _first_layer(s),
+        ("im2col",),
+        "bfloat16 matrix products are fast here, and the columns of a first layer small",
+    ),
+    Rule(
+        lambda s: s.correlates and _first_layer(s),
+        ("im2col_wgrad",),
+        "bfloat16 matrix products are fast here, and the columns of a first layer small",
+    ),
+    Rule(
+        lambda s: s.slides and (_weights_outweigh_columns(s) or _wide_strides(s)),
         ("im2col",),
         "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
@@ -394,7 +466,8 @@ IMAGES_BFLOAT16 = (
         "bfloat16 matrix products are fast here: one to all taps, and their sum",
     ),
     Rule(
-        lambda s: s.stays and s.group_out >= 2 * s.group_in >= BROAD and s.out_pixels >= PIXELS,
+        lambda s: s.stays and s.taps <= A_FEW_TAPS and s.group_out >= 2 * s.group_in >= BROAD
+        and s.out_pixels >= (SQUARE if s.images > MANY_IMAGES else PIXELS),
         ("im2col",),
         "bfloat16 matrix products are fast here: columns are worth their copies",
     ),
@@ -404,14 +477,18 @@ IMAGES_BFLOAT16 = (
         "bfloat16 matrix products are fast here: one of the windows along one axis to the taps along the other",
     ),
     Rule(
-        lambda s: s.correlates and s.group_in >= 2 * s.group_out >= BROAD and s.out_pixels >= MANY_PIXELS,
+        lambda s: s.correlates and max(s.group_in, s.group_out) <= FEW and s.taps > FEW_TAPS,
         ("split_im2col_wgrad",),
         "bfloat16 matrix products are fast here: one of the windows along one axis of x and along the other of the cotangent",
     ),
     Rule(
-        lambda s: s.correlates and _thinner(s) >= BROAD // 2 and s.group_in < 4 * s.group_out
-        and (s.out_pixels >= PIXELS or _thinner(s) >= THICK),
+        lambda s: s.correlates and (_few_columns(s) or s.w > OUTWEIGHS * (s.x + s.y) or _windows_are_apart(s)),
         ("im2col_wgrad",),
         "bfloat16 matrix products are fast here: columns are worth their copies",
+    ),
+    Rule(
+        lambda s: s.correlates and _thinner(s) >= BROAD // 2 and (s.out_pixels >= PIXELS or _thinner(s) >= THICK),
+        ("split_im2col_wgrad",),
+        "bfloat16 matrix products are fast here: one of the windows along one axis of x and along the other of the cotangent",
     ),
 )  # fmt: skip

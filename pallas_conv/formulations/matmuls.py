@@ -7,6 +7,7 @@ into the pixels: transposing activations is cheaper there than a copy of w for e
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -15,16 +16,16 @@ from ..spec import ConvSpec
 from .how import How
 from .windows import interleave, made_of, pad_spatial, phase_shape, phases, tap_window, tap_windows, taps
 
-FOLDED = (
-    3  # operands of an image up to so many times larger than its dw are transposed, so that one product sums all images
-)
+FOLDED = 3  # times larger than its dw: operands of an image that are transposed, so that one product sums all images
+FOLDED_AS_THEY_LIE = 1 / 8  # the same where x is its own columns, which would only be moved for it
 WRITTEN_OUT = 8  # windows in one program; more become iterations of a loop, which compiles several times faster
 
 
 def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """All windows side by side, then one matrix product (https://hal.science/inria-00112631)."""
     n, o = x.shape[0], w.shape[0]
-    if spec.groups == 1 and _folds(n, o, w.size // o, math.prod(spec.out_spatial)):
+    several = math.prod(spec.kernel_spatial) > 1
+    if spec.groups == 1 and several and _folds(n, o, w.size // o, math.prod(spec.out_spatial)):
         y = lax.dot_general(w.reshape(o, -1), _columns_of_all(x, spec), (((1,), (0,)), ((), ())), **how.of_lax)
         return y.reshape(o, n, *spec.out_spatial).swapaxes(0, 1)
     y = _product(w.reshape(spec.groups, w.shape[0] // spec.groups, -1), _columns(x, spec), how)
@@ -34,7 +35,7 @@ def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
 def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The matrix product of the cotangent and the columns."""
     (n, o), k, pixels = ct.shape[:2], x.shape[1] * math.prod(spec.kernel_spatial), math.prod(spec.out_spatial)
-    if spec.groups == 1 and _folds(n, o, k, pixels, FOLDED):
+    if spec.groups == 1 and _folds(n, o, k, pixels, folded(spec)):
         ct = ct.swapaxes(0, 1).reshape(o, -1)
         dw = lax.dot_general(ct, _columns_of_all(x, spec), (((1,), (1,)), ((), ())), **how.of_lax)
         return dw.reshape(o, -1, *spec.kernel_spatial)
@@ -42,54 +43,70 @@ def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def split_im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """A 2-D convolution with half of its taps in the columns: x once for each tap along W, (C kw, rows of x), gives a result
-    for each tap along H, (kh O, rows of x), and those are added, each shifted by its tap. Columns of all taps would be
-    kh kw copies of x; this writes kw copies of x and kh of y.
+    """A 2-D convolution without strides, with half of its taps in the columns. x once for each tap along W, (C kw, rows of x),
+    gives a result for each tap along H, (kh O, rows of x), and those are added, each shifted by its tap. Columns of all taps
+    would be kh kw copies of x; this writes kw copies of x and kh of y.
     """
-    kh, sh, dh = spec.kernel_spatial[0], spec.strides[0], spec.kernel_dilation[0]
+    n, o, kh, dh = x.shape[0], w.shape[0], spec.kernel_spatial[0], spec.kernel_dilation[0]
     oh, ow = spec.out_spatial
-    beside = _columns(x, _row_by_row(spec))
-    kernel = w.transpose(2, 0, 1, 3).reshape(1, kh * w.shape[0], -1)
-    z = _product(kernel, beside, how).reshape(x.shape[0], kh, w.shape[0], -1, ow)
-    rows = lambda i: lax.slice_in_dim(z[:, i], i * dh, i * dh + (oh - 1) * sh + 1, sh, 2)
+    beside = _columns(x, _row_by_row(spec, spec.in_spatial[0], spec.padding[0]))
+    kernel = jnp.concatenate(
+        [w[:, :, i].reshape(o, -1) for i in range(kh)]
+    )  # XLA takes three times as long to transpose w
+    z = _product(kernel[None], beside, how).reshape(n, kh, o, -1, ow)
+    rows = lambda i: lax.slice_in_dim(z[:, i], i * dh, i * dh + oh, axis=2)
     return sum((rows(i) for i in range(1, kh)), rows(0))
 
 
 def split_im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
-    """The weight gradient of the same, without strides: ct once for each tap along H, (kh O, rows of x), times x once for each
-    tap along W, (C kw, rows of x), summed over the rows.
+    """The weight gradient of a 2-D convolution in that way: ct once for each tap along H, (kh O, rows of x), times x once for
+    each tap along W, (C kw, rows of x), summed over the rows.
 
-    Near an edge some taps along H meet padding, not x. So there is one product for the rows that all taps meet, and a small one
-    for each other range of rows, of those taps alone: a zero times a NaN would be a NaN that stock does not have.
+    Not all rows of x are met by all taps: some meet padding near an edge, and with a stride of s each meets every s-th row. So
+    there is one product for each set of rows that the same taps meet. Filled up with zeros they would be one product, but a
+    zero times a NaN is a NaN that stock does not have.
     """
-    (kh, kw), dh, oh = spec.kernel_spatial, spec.kernel_dilation[0], spec.out_spatial[0]
-    c, o, height = x.shape[1], ct.shape[1], spec.in_spatial[0]
+    (kh, kw), c, o = spec.kernel_spatial, x.shape[1], ct.shape[1]
     x, ct = lax.optimization_barrier((x.swapaxes(0, 1), ct.swapaxes(0, 1)))
-    first = [i * dh - spec.padding[0][0] for i in range(kh)]  # row of x that tap i multiplies by row 0 of ct
-    edges = sorted({min(max(row, 0), height) for f in first for row in (f, f + oh)})
     of_tap: list[list[Array]] = [[] for _ in range(kh)]
-    for start, stop in itertools.pairwise(edges):
-        met = [i for i in range(kh) if first[i] <= start and stop <= first[i] + oh]
-        if met:
-            part = _row_by_row(dataclasses.replace(spec, padding=((-start, stop - height), spec.padding[1])))
-            rows = jnp.stack([lax.slice_in_dim(ct, start - first[i], stop - first[i], axis=2) for i in met])
-            a, b = rows.reshape(len(met) * o, -1), _windows(x, part, 1).reshape(c * kw, -1)
-            dw = lax.dot_general(a, b, (((1,), (1,)), ((), ())), **how.of_lax)
-            for i, of_rows in zip(met, dw.reshape(len(met), o, -1), strict=True):
-                of_tap[i].append(of_rows)
+    for rows, starts in _rows_met_by_the_same_taps(spec):
+        of_x = _windows(x[:, :, rows.start : rows.stop : rows.step], _row_by_row(spec, len(rows), (0, 0)), 1)
+        of_ct = jnp.stack([lax.slice_in_dim(ct, start, start + len(rows), axis=2) for start in starts.values()])
+        a, b = of_ct.reshape(len(starts) * o, -1), of_x.reshape(c * kw, -1)
+        dw = lax.dot_general(a, b, (((1,), (1,)), ((), ())), **how.of_lax)
+        for tap, part in zip(starts, dw.reshape(len(starts), o, -1), strict=True):
+            of_tap[tap].append(part)
     nothing = jnp.zeros((o, c * kw), how.result_dtype or x.dtype)
     sums = [sum(parts[1:], parts[0]) if parts else nothing for parts in of_tap]
     return jnp.stack(sums, 1).reshape(o, kh, c, kw).swapaxes(1, 2)
 
 
-def _row_by_row(spec: ConvSpec) -> ConvSpec:
-    """The geometry of the taps along W alone: every row of padded x gives a row."""
+def _rows_met_by_the_same_taps(spec: ConvSpec) -> Iterator[tuple[range, dict[int, int]]]:
+    """Rows of x, and for each tap along H that meets them the row of ct that it multiplies by the first of them."""
+    kh, sh, dh, oh, height = (
+        spec.kernel_spatial[0], spec.strides[0], spec.kernel_dilation[0], spec.out_spatial[0], spec.in_spatial[0]
+    )  # fmt: skip
+    at_first = [tap * dh - spec.padding[0][0] for tap in range(kh)]  # the row of x that a tap multiplies by row 0 of ct
+    for phase in sorted({row % sh for row in at_first}):
+        every = range(phase, height, sh)
+        first = {tap: row // sh for tap, row in enumerate(at_first) if row % sh == phase}  # an index of `every`
+        edges = sorted({min(max(row, 0), len(every)) for f in first.values() for row in (f, f + oh)})
+        for start, stop in itertools.pairwise(edges):
+            met = {tap: start - f for tap, f in first.items() if f <= start and stop <= f + oh}
+            if met:
+                yield every[start:stop], met
+
+
+def _row_by_row(spec: ConvSpec, height: int, padding: tuple[int, int]) -> ConvSpec:
+    """The geometry of the taps along W alone: each of `height` rows, padded or cropped, gives a row."""
     in_a_row = lambda sizes: (1, *sizes[1:])
     return dataclasses.replace(
         spec,
         strides=in_a_row(spec.strides),
         kernel_dilation=in_a_row(spec.kernel_dilation),
         kernel_spatial=in_a_row(spec.kernel_spatial),
+        in_spatial=(height, *spec.in_spatial[1:]),
+        padding=(padding, *spec.padding[1:]),
     )
 
 
@@ -164,7 +181,12 @@ def _windows(x: Array, spec: ConvSpec, axis: int) -> Array:
     return lax.fori_loop(0, count, write, made_of(x, shape, x.dtype))
 
 
-def _folds(n: int, o: int, k: int, pixels: int, times: int = 1) -> bool:
+def folded(spec: ConvSpec) -> float:
+    """From which size of dw a weight gradient folds the batch into the pixels."""
+    return FOLDED_AS_THEY_LIE if spec.groups == math.prod(spec.kernel_spatial) == 1 else FOLDED
+
+
+def _folds(n: int, o: int, k: int, pixels: int, times: float = 1) -> bool:
     """Whether one product of all images copies less than one an image, with a w of (o, k) each."""
     return n > 1 and times * o * k > (o + k) * pixels
 
@@ -180,6 +202,9 @@ def _product(w: Array, x: Array, how: How, summed: int = 2) -> Array:
     n, groups, k, pixels = x.shape
     o = w.shape[3 - summed]
     if _folds(n, o, k, pixels):
+        if groups == 1:  # a product of channels last, whose layout XLA chooses
+            y = lax.dot_general(x[:, 0], w[0], (((1,), (summed - 1,)), ((), ())), **how.of_lax)
+            return y.swapaxes(1, 2)[:, None]
         x = jnp.moveaxis(x, 0, 2).reshape(groups, k, n * pixels)
         y = lax.dot_general(w, x, (((summed,), (1,)), ((0,), (0,))), **how.of_lax)
         return jnp.moveaxis(y.reshape(groups, o, n, pixels), 2, 0)
@@ -191,7 +216,7 @@ def _outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
     """ct times (N, G, K, P) summed over images and pixels: (G, O // G, K)."""
     ct = _grouped(ct, spec)
     n, _, k, pixels = x.shape
-    if _folds(n, ct.shape[2], k, pixels, FOLDED):
+    if _folds(n, ct.shape[2], k, pixels, folded(spec)):
         a, b = (jnp.moveaxis(t, 0, 2).reshape(*t.shape[1:3], -1) for t in (ct, x))
         return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how.of_lax)
     return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how.of_lax).sum(0)

@@ -71,6 +71,10 @@ def test_dense_layers_against_pytorch():
     assert (
         f"{mean:.2f}x of stock's speed in the geometric mean over {len(steps)} layers, PyTorch {torch:.2f}x" in readme
     )
+    large_kernels = {r["layer"] for r in steps if max(CASES[r["layer"]].kernel_size) >= 7}
+    assert large_kernels == {"resnet50_stem", "deepspeech2"}
+    rest = [r for r in steps if r["layer"] not in large_kernels]
+    assert f"Without them the means are {chart.mean(rest, 'ours'):.2f}x and {chart.mean(rest, 'torch'):.2f}x" in readme
 
 
 def test_random_dense_layers():
@@ -83,8 +87,8 @@ def test_random_dense_layers():
         ratios = [ms["stock"] / ms[timed_as(ms["chosen"])] for ms in found]
         slow += sum(ratio < 0.8 for ratio in ratios)
         assert f"{math.exp(statistics.mean(map(math.log, ratios))):.2f}x in {dtype}" in readme
-    assert slow == 5
-    assert "five that were below 0.8x were corrected afterwards" in readme
+    assert slow == 3
+    assert "three that were below 0.8x were corrected or measured again afterwards" in readme
 
 
 def test_loops_as_the_readme_has_them():

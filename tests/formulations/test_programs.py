@@ -168,6 +168,7 @@ LAYERS = {
     ),
     "dense": Problem(ConvSpec((1, 1), ((1, 2), (1, 1)), (1, 1), (1, 1), 1, (14, 13), (3, 3)), 2, 40, 24),
     "dense_wide": Problem(ConvSpec((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1, (8, 9), (3, 3)), 2, 192, 200),
+    "dense_strided": Problem(ConvSpec((2, 2), ((1, 2), (2, 0)), (1, 1), (1, 1), 1, (14, 17), (3, 3)), 2, 136, 96),
     "dense_3d": Problem(ConvSpec((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), (1, 1, 1), 1, (8, 10, 9), (3, 3, 3)), 2, 16, 24),
     "pointwise_strided": Problem(ConvSpec((2, 2), ((0, 0),) * 2, (1, 1), (1, 1), 1, (28, 28), (1, 1)), 2, 48, 64),
 }
@@ -204,7 +205,9 @@ def test_errors_are_at_most_twice_stocks(layer, role, kind, dtype):
 @pytest.mark.parametrize(
     "layer",
     [
-        pytest.param(name, marks=() if name in ("depthwise", "transposed", "dense") else pytest.mark.extended)
+        pytest.param(
+            name, marks=() if name in ("depthwise", "transposed", "dense", "dense_strided") else pytest.mark.extended
+        )
         for name in LAYERS
     ],
 )
