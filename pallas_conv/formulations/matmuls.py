@@ -67,7 +67,7 @@ def split_im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     zero times a NaN is a NaN that stock does not have.
     """
     (kh, kw), c, o = spec.kernel_spatial, x.shape[1], ct.shape[1]
-    x, ct = lax.optimization_barrier((x.swapaxes(0, 1), ct.swapaxes(0, 1)))
+    x, ct = x.swapaxes(0, 1), ct.swapaxes(0, 1)
     of_tap: list[list[Array]] = [[] for _ in range(kh)]
     for rows, starts in _rows_met_by_the_same_taps(spec):
         of_x = _windows(x[:, :, rows.start : rows.stop : rows.step], _row_by_row(spec, len(rows), (0, 0)), 1)
