@@ -51,10 +51,15 @@ def rows(wanted: Wanted) -> list[Row]:
 
 
 def _name(use: Use) -> str:
-    """In the way of the suite's names: "resnet50/f 64x56x56-256 k1x1"."""
+    """In the way of the suite's names: "resnet50/f 64x56x56-256 k1x1", "wavenet/f 128x16384-256 k2 d8" where dilated.
+
+    Whoever measures these products tells them apart by their names, so no two have the same one.
+    """
     product, spec = use.product, use.product.spec
-    image = "x".join(map(str, (product.in_channels, *spec.in_spatial)))
-    return f"{use.network}/{product.role[0]} {image}-{product.out_channels} k{'x'.join(map(str, spec.kernel_spatial))}"
+    joined = lambda sizes: "x".join(map(str, sizes))
+    name = f"{use.network}/{product.role[0]} {joined((product.in_channels, *spec.in_spatial))}-{product.out_channels}"
+    dilation = f" d{joined(spec.kernel_dilation)}" if max(spec.kernel_dilation) > 1 else ""
+    return f"{name} k{joined(spec.kernel_spatial)}{dilation}"
 
 
 @dataclasses.dataclass(frozen=True)

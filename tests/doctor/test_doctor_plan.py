@@ -110,6 +110,12 @@ def test_weights_are_by_number_and_by_multiply_adds():
     assert [row.name for row in rows] == ["one", "two", "net/f 128x28x28-128 k3x3"]
 
 
+def test_no_two_wanted_products_have_one_name():
+    rows = {row.product: row.name for row in plan.rows(wanted())}
+    assert len(set(rows.values())) == len(rows)
+    assert "wavenet/f 128x16384-256 k2 d8" in rows.values()
+
+
 def test_checks_that_start_in_time():
     late = plan.START_SECONDS + 1.5 * SOME[0].seconds
     timed = list(plan.in_time(SOME, late))
