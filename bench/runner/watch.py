@@ -17,7 +17,7 @@ from typing import Any
 
 from .device import ROOT
 from .log import Log
-from .script import Row, Script
+from .script import OUT_OF_TIME, Row, Script
 from .worker import ALIVE, BEGIN, FOUND_BAD, LOST, NO_GPU
 
 TOLD = re.compile(rf"({BEGIN}|{ALIVE}) (\{{.*\}})$")  # behind what another library may have left on the line
@@ -35,8 +35,9 @@ class End:
     """How a worker ended.
 
     begun   the step it was at: index, kind, name, and what was launched; None before the first
-    status  its exit status; None: it hung and was killed
+    status  its exit status; None: it was killed
     after   seconds without a sign of life
+    cut     it was killed because the run was over: it might have gone on
     tail    the last lines it wrote
     """
 
@@ -44,9 +45,12 @@ class End:
     status: int | None
     after: float
     tail: str
+    cut: bool = False
 
     @property
     def row(self) -> Row:
+        if self.cut and self.begun and not self.begun["launch"].get("kernel"):  # kernels take no seconds
+            return {"status": OUT_OF_TIME}
         if self.status is None:
             row = {"status": "hung", "exception": f"no sign of life for {self.after:.0f} s: killed"}
         else:
@@ -71,7 +75,7 @@ def watch(script: Script, options: argparse.Namespace) -> int:
                 return 1
             time.sleep(options.limits.retry)
             continue
-        bad, starts = 1, 0
+        bad, starts = bad or int(end.row["status"] != OUT_OF_TIME), 0
         first = _next(log, end, options)
 
 
@@ -126,7 +130,8 @@ def follow(command: list[str], env: dict[str, str], options: argparse.Namespace)
                 tail.append(line)
     except queue.Empty:
         tail.extend(_stacks(worker, lines))
-        return End(begun, None, time.monotonic() - heard, "".join(tail))
+        after = time.monotonic() - heard
+        return End(begun, None, after, "".join(tail), cut=after < allowed)
     finally:
         _kill(worker)
 

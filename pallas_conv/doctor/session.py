@@ -68,8 +68,8 @@ def summary(outcomes: Sequence[Outcome], keeper: Keeper, seed: int) -> Iterator[
     yield right + f", {wrong} wrong" * bool(wrong) + f", {failed} failed" * bool(failed) + f" (random seed {seed})"
     ratios = [f.timing.ratio for f in findings if f.timing]
     yield f"{sum(ratio >= trust.MARGIN for ratio in ratios)} of {len(ratios)} are faster than XLA by {trust.MARGIN - 1:.0%}"
-    if any(f.no_device_times for f in findings):
-        yield "there were no times of the device itself, which CUPTI has: `auto` relies on no others"
+    if untimed := sum(f.no_device_times for f in findings):
+        yield f"{untimed} of {len(findings)} have no times of the device itself, by CUPTI: `auto` relies on no others"
     if keeper.known.checks:
         yield f"recorded in {keeper.path}"
     if wrong := keeper.wrong():

@@ -272,6 +272,19 @@ time.sleep(60)
     assert end.begun["launch"] == {"seed": 1}
 
 
+@pytest.mark.parametrize("launch, status", [("{}", "skipped: out of time"), ('{"kernel": true}', "hung")])
+def test_a_step_that_the_end_of_the_run_cuts_off_hung_only_if_a_kernel_ran(tmp_path, launch, status):
+    code = f"""
+import time
+print('@begin {{"index": 3, "kind": "network", "name": "a", "limit": 60, "launch": {launch}}}', flush=True)
+time.sleep(60)
+"""
+    options = parse(tmp_path, "--minutes=0")
+    options.limits = dataclasses.replace(options.limits, grace=0, least=1)
+    end = watch.follow([sys.executable, "-c", code], dict(os.environ), options)
+    assert end.row["status"] == status
+
+
 def lost_rows(*abouts):
     return [{"kind": "x", "name": str(i), "status": "hung", "kernel": True} | it for i, it in enumerate(abouts)]
 
