@@ -10,8 +10,9 @@ every version of Python.
 import ast
 import functools
 import hashlib
+import json
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pallas_conv import activations, spec
 
@@ -29,22 +30,41 @@ def code() -> str:
 
 
 @functools.cache
-def choice() -> str:
-    """Of the cost model, the candidates, and the tables of what was measured and tuned."""
+def choice(device_kind: str | None = None) -> str:
+    """Of the cost model, the candidates, and of what was measured and tuned on this kind of device; of all, where it was not.
+
+    So what is learnt of one kind of device does not make the times of another obsolete.
+    """
     own = [path for path in _sources(_KERNELS) if path.name in _CHOICE]
-    return _digest(_KERNELS, own, sorted(_KERNELS.rglob("*.json")))
+    return _digest(
+        _KERNELS, own, sorted(_KERNELS.rglob("*.json")), functools.partial(_of_device, device_kind=device_kind)
+    )
+
+
+def _of_device(table: str, device_kind: str | None) -> str:
+    """A table of JSON with only the device's rows, if it has any."""
+    data = json.loads(table)
+    rows = data if isinstance(data, list) else data["measured"]
+    if own := [row for row in rows if row["device_kind"] == device_kind]:
+        rows[:] = own
+    return json.dumps(data)
 
 
 def _sources(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.rglob("*.py"))
 
 
-def _digest(root: pathlib.Path, own: Iterable[pathlib.Path], others: Iterable[pathlib.Path]) -> str:
+def _digest(
+    root: pathlib.Path,
+    own: Iterable[pathlib.Path],
+    others: Iterable[pathlib.Path],
+    of_table: Callable[[str], str] = str,
+) -> str:
     digest = hashlib.sha256()
     named = [(path.relative_to(root).as_posix(), path) for path in own] + [(path.name, path) for path in others]
     for name, path in named:
         text = path.read_text(encoding="utf-8")
-        meaning = "".join(meaning_of(text)) if path.suffix == ".py" else text
+        meaning = "".join(meaning_of(text)) if path.suffix == ".py" else of_table(text)
         digest.update(f"{name}\0{meaning}\0".encode())
     return digest.hexdigest()[:12]
 

@@ -32,11 +32,15 @@ class Row(NamedTuple):
 
 
 def look_up(product: Product, num_sms: int, device_kind: str | None = None) -> Config | None:
-    """The tuned configuration: of this kind of device, else of one with as many SMs; None if there is none."""
-    rows = _by_product().get(product, ())
-    own = [row for row in rows if row.device_kind == device_kind]
-    alike = [row for row in rows if row.num_sms == num_sms]
-    return next((row.config for row in [*own, *alike]), None)
+    """The tuned configuration: of this kind of device, where that was not tuned of one with as many SMs; None if there is none.
+
+    A device that was tuned has no row where the model's choice was as good, so another's rows do not count for it.
+    """
+    tables = _by_device()
+    alike = (kind for kind, table in tables.items() if num_sms in {row.num_sms for row in table.values()})
+    kind = device_kind if device_kind in tables else next(alike, None)
+    row = tables.get(kind, {}).get(product) if kind else None
+    return row.config if row else None
 
 
 def load_tiles(path: pathlib.Path) -> tuple[Row, ...]:
@@ -60,10 +64,10 @@ def write_tiles(rows: Iterable[Row], path: pathlib.Path) -> None:
 
 
 @functools.cache
-def _by_product() -> dict[Product, list[Row]]:
-    found: dict[Product, list[Row]] = {}
+def _by_device() -> dict[str, dict[Product, Row]]:
+    found: dict[str, dict[Product, Row]] = {}
     for row in load_tiles(TILES):
-        found.setdefault(row.product, []).append(row)
+        found.setdefault(row.device_kind, {})[row.product] = row
     return found
 
 

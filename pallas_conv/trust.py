@@ -122,7 +122,7 @@ def _together(target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Pr
 
 
 def _margin(found: Record, target: Target) -> float:
-    todays = target.device_kind, digest.choice()
+    todays = target.device_kind, digest.choice(target.device_kind)
     timed_by_this_jax = any(source.how == RAN and source.jax == jax.__version__ for source in found.sources)
     return MARGIN if (found.device_kind, found.choice) == todays and timed_by_this_jax else WIDER_MARGIN
 

@@ -34,7 +34,9 @@ def timing(p, kernel_us, lax_us, lax="stock"):
 def proven(*products, timings=(), **changes):
     """A record of this JAX and these kernels in which these products are right."""
     source = Source(jax.__version__, digest.code(), "run")
-    found = Record(H100.device_kind, "9.0", "1.0", "2026-01-01", (source,), digest.choice(), {}, tuple(timings))
+    found = Record(
+        H100.device_kind, "9.0", "1.0", "2026-01-01", (source,), digest.choice(H100.device_kind), {}, tuple(timings)
+    )
     for p in products:
         found = found.with_check(facts(p), right=True)
     return dataclasses.replace(found, **changes)
@@ -265,12 +267,11 @@ def test_auto_compiles_the_kernel_once_it_is_trusted(cache):
 
 @pytest.mark.shipped
 def test_with_what_ships_auto_takes_kernels_on_hopper_and_nowhere_else(cache):
-    """More on the kind of GPU that was timed than on another, for which they must have been faster by more."""
+    """On the two kinds of GPU that were timed."""
     suite = list(dict.fromkeys(layer.product for layer in wanted().suite))[::4]  # each takes a while to choose a tile
     taken = {
         name: {p for p in suite if chosen(p, resolve(name)).implementation == "mosaic"}
         for name in ("h200", "h100", "a100", "b200", "cpu")
     }
-    assert len(taken["h200"]) > len(suite) / 2
-    assert set() < taken["h100"] < taken["h200"]
+    assert min(len(taken["h200"]), len(taken["h100"])) > len(suite) / 2
     assert not taken["a100"] | taken["b200"] | taken["cpu"]

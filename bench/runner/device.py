@@ -42,7 +42,7 @@ def describe(context: "Context") -> Iterator[Row]:
         "versions": versions(),
         "xla_flags": os.environ.get("XLA_FLAGS"),
         "code": digest.code(),
-        "choice": digest.choice(),
+        "choice": digest.choice(device.device_kind),
         "commit": context.options.commit or _output("git", "rev-parse", "HEAD"),
         "changed": _output("git", "status", "--porcelain", "--untracked-files=no"),
     }

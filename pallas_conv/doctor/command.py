@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     target = resolve(None)
     print(f"device       {target}")
     print(f"JAX          {jax.__version__}")
-    print(f"kernels      {digest.code()}, choice of tiles {digest.choice()}")
+    print(f"kernels      {digest.code()}, choice of tiles {digest.choice(target.device_kind)}")
     if has_kernels(target):
         from . import session
 

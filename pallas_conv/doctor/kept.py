@@ -115,7 +115,7 @@ def _empty(target: Target) -> Record:
         driver=driver_version(),
         date=datetime.date.today().isoformat(),
         sources=(Source(jax.__version__, digest.code(), RAN),),
-        choice=digest.choice(),
+        choice=digest.choice(target.device_kind),
         checks={},
         timings=(),
     )

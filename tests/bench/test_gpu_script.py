@@ -407,7 +407,7 @@ def test_rows_make_a_record(tmp_path, monkeypatch):
         "device_kind": "NVIDIA H100 80GB HBM3",
     }
     device |= {"compute_capability": "9.0", "driver": "580", "jax": jax.__version__, "date": "2026-01-01"}
-    device |= {"code": digest.code(), "choice": digest.choice()}
+    device |= {"code": digest.code(), "choice": digest.choice("NVIDIA H100 80GB HBM3")}
     timed = {"kind": "time", "name": "a/f", "status": "ok", "impl": "ours"} | rows["ours"] | {"source": "cupti"}
     timed = json.loads(log.dumps(timed))
     found = record.derived({"bench/results/h100/gpu.jsonl": [device, timed]})

@@ -16,10 +16,11 @@ SHIPPED = sorted(record.SHIPPED.glob("*.json"))
 CONFIG = Config((1, 8, 8), 32, bk=32, stages=2, consumers=1)
 PRODUCT = product("fprop", 2, (32, 32), (9, 7), 3, 1, 1, bias=True)
 HALO = dataclasses.replace(CONFIG, halo=True)
+KIND = "NVIDIA H100 80GB HBM3"
 DEVICE = {
-    "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "device_kind": "NVIDIA H100 80GB HBM3",
-    "compute_capability": "9.0", "driver": "580.1", "jax": jax.__version__, "code": digest.code(), "choice": digest.choice(),
-    "date": "2026-11-26",
+    "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "device_kind": KIND,
+    "compute_capability": "9.0", "driver": "580.1", "jax": jax.__version__, "code": digest.code(), "date": "2026-11-26",
+    "choice": digest.choice(KIND),
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_what_tuning_kept_under_an_earlier_choice_counts_where_nothing_was_timed
     earlier = [DEVICE | {"choice": "0" * 12}, timed(timed=[], kernel_us=5.0, today_us=12.0), check(config=HALO)]
     files = {"tune.jsonl": earlier, "gpu.jsonl": [DEVICE, check()]}
     found = bench_record.derived(files)
-    assert found.choice == digest.choice()
+    assert found.choice == DEVICE["choice"]
     assert len(found.checks) == 2
     assert [t.kernel_us for t in found.timings] == [5.0]
     files["gpu.jsonl"].append(timed(kernel_us=14.0))

@@ -272,7 +272,7 @@ time.sleep(60)
     assert end.begun["launch"] == {"seed": 1}
 
 
-@pytest.mark.parametrize("launch, status", [("{}", "skipped: out of time"), ('{"kernel": true}', "hung")])
+@pytest.mark.parametrize(("launch", "status"), [("{}", "skipped: out of time"), ('{"kernel": true}', "hung")])
 def test_a_step_that_the_end_of_the_run_cuts_off_hung_only_if_a_kernel_ran(tmp_path, launch, status):
     code = f"""
 import time

@@ -198,7 +198,7 @@ def test_the_right_result_is_made_after_the_candidates(monkeypatch):
 
 DEVICE = {
     "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "device_kind": KIND, "compute_capability": "9.0",
-    "sms": H100_SMS, "driver": "1", "jax": "0.11.2", "date": "2026-01-01", "choice": digest.choice(), "commit": "made up",
+    "sms": H100_SMS, "driver": "1", "jax": "0.11.2", "date": "2026-01-01", "choice": digest.choice(KIND), "commit": "made up",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Digests of the source: what changes a kernel changes them, what does not, does not."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,26 @@ def copied(tmp_path, monkeypatch):
     digests()
 
 
+def test_what_was_tuned_on_another_device_does_not_count(copied):
+    folder, _ = copied
+    path = folder / "tiles.json"
+    rows = json.loads(path.read_text())
+    kinds = {row["device_kind"] for row in rows}
+    assert {"NVIDIA H100 80GB HBM3", "NVIDIA H200"} <= kinds
+
+    def choices():
+        digest.choice.cache_clear()
+        return {kind: digest.choice(kind) for kind in (*kinds, "another", None)}
+
+    before = choices()
+    assert before["another"] == before[None]
+    path.write_text(
+        json.dumps([row for row in rows if row != next(r for r in rows if r["device_kind"] == "NVIDIA H200")])
+    )
+    after = choices()
+    assert {kind for kind in before if before[kind] != after[kind]} == {"NVIDIA H200", "another", None}
+
+
 @pytest.mark.parametrize(
     ("file", "code_changes", "choice_changes"),
     [
@@ -102,6 +123,6 @@ def test_what_each_file_counts_for(copied, file, code_changes, choice_changes):
     path = folder / file
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as f:
-        f.write("\nANOTHER = 1\n")
+        f.write("[]" if path.suffix == ".json" else "\nANOTHER = 1\n")
     after = digests()
     assert (before[0] != after[0], before[1] != after[1]) == (code_changes, choice_changes)

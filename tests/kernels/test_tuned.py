@@ -23,12 +23,12 @@ def table(tmp_path, monkeypatch):
         path = tmp_path / "tiles.json"
         tuned.write_tiles(rows, path)
         monkeypatch.setattr(tuned, "TILES", path)
-        tuned._by_product.cache_clear()
+        tuned._by_device.cache_clear()
         choice.choose.cache_clear()
 
     yield replace
     monkeypatch.undo()
-    tuned._by_product.cache_clear()
+    tuned._by_device.cache_clear()
     choice.choose.cache_clear()
 
 
@@ -76,8 +76,11 @@ def test_a_tuned_tile_goes_before_the_models(table):
     assert choice.choose(other, 132) == choice.best(choice.Problem.of(other), 132)
 
 
-def test_a_devices_own_row_goes_before_that_of_one_alike(table):
+def test_of_a_device_that_was_tuned_only_its_own_rows_count(table):
+    other = dataclasses.replace(PRODUCT, batch=3)
     own = ROW._replace(device_kind=H200, config=Config((1, 8, 8), 32))
-    table(ROW, own)
+    table(ROW, ROW._replace(product=other), own)
+    assert choice.choose(other, 132, H100) == ROW.config
+    assert choice.choose(other, 132, H200) == choice.best(choice.Problem.of(other), 132, H200) != ROW.config
     assert choice.choose(PRODUCT, 132, H100) == ROW.config
     assert choice.choose(PRODUCT, 132, H200) == own.config
