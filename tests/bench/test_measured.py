@@ -1,0 +1,101 @@
+"""What the README says of an H200 and an H100 is what the committed rows, and the records made from them, say."""
+
+import collections
+import pathlib
+
+import pytest
+
+from bench.report import __main__ as report
+from bench.report import rows, text
+from pallas_conv.plan import plan
+from pallas_conv.target import resolve
+from pallas_conv.wanted import wanted
+
+ROOT = pathlib.Path(report.__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+SAID = " ".join(README.split())
+RUNS, H100_RUNS = (rows.read(sorted((ROOT / "bench" / "results" / name).glob("*.jsonl"))) for name in ("h200", "h100"))
+ROWS, H100_ROWS = ([row for run in runs for row in run.rows] for runs in (RUNS, H100_RUNS))
+
+
+def test_the_table_is_the_one_that_the_report_writes():
+    _, _, rest = README.partition("<!-- gpu-table:begin -->")
+    table, _, _ = rest.partition("<!-- gpu-table:end -->")
+    assert table.strip() == text.short(RUNS, rows.timed(RUNS), "bench/results/h200").strip()
+
+
+def test_all_checks_were_right():
+    counts = [collections.Counter(row["status"] for row in found if text._is_check(row)) for found in (ROWS, H100_ROWS)]
+    assert [list(count) for count in counts] == [["ok"], ["ok"]]
+    assert f"right in all {counts[0]['ok']} and all {counts[1]['ok']} checks against float64" in SAID
+    bad = [row for row in [*ROWS, *H100_ROWS] if row["status"] in ("wrong", "hung", "crashed")]
+    assert [(row["kind"], row["name"]) for row in bad] == [
+        ("network", "unet3d")
+    ]  # still compiling when the run was over
+    assert "backend_compile_and_load" in bad[0]["tail"]
+
+
+def test_speed_over_the_suite():
+    all_h200, all_h100 = (
+        next(line for line in text.short(runs, rows.timed(runs), "").splitlines() if line.startswith("| all "))
+        for runs in (RUNS, H100_RUNS)
+    )
+    cells = [cell.strip() for cell in all_h100.split("|")]
+    assert cells[2] == "73"
+    assert f"over the 73 products {cells[3]} stock equinox and {cells[4]} the best program without kernels" in SAID
+    ratio, count = cells[5].split()
+    assert f"on {count.strip('()')} of them" in SAID
+    assert f"has {ratio} its speed" in SAID
+    assert f"{all_h200.split('|')[4].strip()} and {cells[4]} the speed of the best program without kernels" in SAID
+
+
+def test_a_unets_step_on_the_h100():
+    found = {r["impl"]: r for r in H100_ROWS if (r["kind"], r["name"]) == ("network", "unet")}
+    stock, auto = found["stock"], found["auto"]
+    assert f"({auto['images']} images of {auto['side']}x{auto['side']}) took {auto['ms']:.1f} ms" in SAID
+    assert f"with kernels for {auto['kernels']} of its {auto['products']} products" in SAID
+    assert f"and {stock['ms']:.1f} ms in stock equinox: {stock['ms'] / auto['ms']:.2f}x" in SAID
+
+
+def test_where_stock_is_worst():
+    worst = max(
+        (r for r in H100_ROWS if r["kind"] == "tuned" and "stock_us" in r), key=lambda r: r["stock_us"] / r["kernel_us"]
+    )
+    assert worst["product"]["spec"]["kernel_dilation"] == [512]
+    assert f"takes {worst['stock_us'] / 1e3:.0f} ms, the kernel {worst['kernel_us'] / 1e3:.3f}" in SAID
+
+
+@pytest.mark.parametrize(("name", "said"), [("sd15_b0/f", 760), ("unet_mid_f32/f", 380)])
+def test_a_kernel_alone(name, said):
+    """In TFLOP/s, to the next ten."""
+    row = next(r for r in ROWS if (r["kind"], r["name"], r.get("impl")) == ("time", name, "ours") and "longest" in r)
+    alone_ms = sum(ms for kernel, ms in row["longest"] if kernel.startswith("pallas_conv"))
+    assert round(2 * row["facts"]["size"]["macs"] / alone_ms / 1e10) * 10 == said
+    assert f"{said} TFLOP/s" in SAID or f"and {said} in TF32" in SAID
+
+
+def test_peaks_of_the_library():
+    found = rows.peaks(RUNS)
+    assert f"reach {found['gemm_bf16'] / 1e12:.0f} and {found['gemm_tf32'] / 1e12:.0f} (" in SAID
+
+
+def test_kernels_of_a_step():
+    found = {r["impl"]: r for r in ROWS if r["kind"] == "network" and "kernels" in r}
+    auto, every = found["auto"], found["mosaic"]
+    assert f"took kernels for {auto['kernels']} of {auto['products']} products" in SAID
+    assert f"for all {every['kernels']} that a kernel serves" in SAID
+
+
+@pytest.mark.shipped
+@pytest.mark.extended
+def test_how_many_kernels_auto_takes():
+    known, taken = wanted(), []
+    for name in ("h200", "h100"):
+        for group in (known.suite, known.networks):
+            plans = [plan(it.product, resolve(name), ("auto",)) for it in group]
+            taken.append(sum(p.implementation == "mosaic" for p in plans))
+    suite, networks = len(known.suite), len(known.networks)
+    assert (
+        f"`auto` takes kernels for {taken[0]} of the suite's {suite} products that a kernel serves and for {taken[1]} of "
+        f"{networks} in eight networks on the H200, for {taken[2]} and {taken[3]} on the H100."
+    ) in SAID
