@@ -32,14 +32,13 @@ class Row(NamedTuple):
 
 
 def look_up(product: Product, num_sms: int, device_kind: str | None = None) -> Config | None:
-    """The tuned configuration: of this kind of device, where that was not tuned of one with as many SMs; None if there is none.
+    """The tuned configuration: of this kind of device; where that was not tuned, of the one with as many SMs that has the most.
 
     A device that was tuned has no row where the model's choice was as good, so another's rows do not count for it.
     """
     tables = _by_device()
-    alike = (kind for kind, table in tables.items() if num_sms in {row.num_sms for row in table.values()})
-    kind = device_kind if device_kind in tables else next(alike, None)
-    row = tables.get(kind, {}).get(product) if kind else None
+    alike = [table for table in tables.values() if num_sms in {row.num_sms for row in table.values()}]
+    row = tables.get(device_kind or "", max(alike, key=len, default={})).get(product)
     return row.config if row else None
 
 

@@ -84,3 +84,11 @@ def test_of_a_device_that_was_tuned_only_its_own_rows_count(table):
     assert choice.choose(other, 132, H200) == choice.best(choice.Problem.of(other), 132, H200) != ROW.config
     assert choice.choose(PRODUCT, 132, H100) == ROW.config
     assert choice.choose(PRODUCT, 132, H200) == own.config
+
+
+def test_a_device_that_was_not_tuned_takes_the_largest_table_of_those_alike(table):
+    other = dataclasses.replace(PRODUCT, batch=3)
+    config = Config((1, 8, 8), 32)
+    table(ROW, *(ROW._replace(device_kind=H200, product=it, config=config) for it in (PRODUCT, other)))
+    assert choice.choose(PRODUCT, 132) == choice.choose(PRODUCT, 132, "NVIDIA H800") == config
+    assert choice.choose(PRODUCT, 132, H100) == ROW.config
