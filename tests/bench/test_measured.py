@@ -7,7 +7,11 @@ import pytest
 
 from bench.report import __main__ as report
 from bench.report import rows, text
+from bench.tune.measure import GAIN
+from pallas_conv.kernels import choice
+from pallas_conv.kernels.config import Config
 from pallas_conv.plan import plan
+from pallas_conv.spec import Product
 from pallas_conv.target import resolve
 from pallas_conv.wanted import wanted
 
@@ -29,10 +33,8 @@ def test_all_checks_were_right():
     assert [list(count) for count in counts] == [["ok"], ["ok"]]
     assert f"right in all {counts[0]['ok']} and all {counts[1]['ok']} checks against float64" in SAID
     bad = [row for row in [*ROWS, *H100_ROWS] if row["status"] in ("wrong", "hung", "crashed")]
-    assert [(row["kind"], row["name"]) for row in bad] == [
-        ("network", "unet3d")
-    ]  # still compiling when the run was over
-    assert "backend_compile_and_load" in bad[0]["tail"]
+    assert [row["name"] for row in bad] == ["unet3d"]
+    assert "backend_compile_and_load" in bad[0]["tail"]  # it was compiling when the run was over, no kernel ran
 
 
 def test_speed_over_the_suite():
@@ -84,6 +86,17 @@ def test_kernels_of_a_step():
     auto, every = found["auto"], found["mosaic"]
     assert f"took kernels for {auto['kernels']} of {auto['products']} products" in SAID
     assert f"for all {every['kernels']} that a kernel serves" in SAID
+
+
+@pytest.mark.extended
+def test_the_times_of_the_h100s_record_are_of_todays_tiles_or_of_tiles_as_fast():
+    """Within the 3% by which tuning takes one for another."""
+    kinds = {r["device_kind"] for r in H100_ROWS if r["kind"] == "device"}
+    assert len(kinds) == 1
+    tuned = [row for row in H100_ROWS if row["kind"] == "tuned" and row["status"] == "ok"]
+    for row in tuned:
+        us = {Config.from_json(it["config"]): it["us"] for it in row["timed"]}
+        assert us[choice.choose(Product.from_json(row["product"]), row["num_sms"], *kinds)] <= GAIN * row["kernel_us"]
 
 
 @pytest.mark.shipped
