@@ -32,9 +32,10 @@ class Row(NamedTuple):
 
 
 def look_up(product: Product, num_sms: int, device_kind: str | None = None) -> Config | None:
-    """The tuned configuration: of this kind of device; where that was not tuned, of the one with as many SMs that has the most.
+    """The tuned configuration of this kind of device, or None.
 
-    A device that was tuned has no row where the model's choice was as good, so another's rows do not count for it.
+    A device that was tuned has no row where the model's choice was as good, so only its own rows count for it. For one that was
+    not tuned those of another with as many SMs do: of the one that has most rows.
     """
     tables = _by_device()
     alike = [table for table in tables.values() if num_sms in {row.num_sms for row in table.values()}]

@@ -49,7 +49,8 @@ class End:
 
     @property
     def row(self) -> Row:
-        if self.cut and self.begun and not self.begun["launch"].get("kernel"):  # kernels take no seconds
+        ran_a_kernel = self.begun and self.begun["launch"].get("kernel")  # for microseconds, unless it hangs
+        if self.cut and self.begun and not ran_a_kernel:
             return {"status": OUT_OF_TIME}
         if self.status is None:
             row = {"status": "hung", "exception": f"no sign of life for {self.after:.0f} s: killed"}

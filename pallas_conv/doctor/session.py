@@ -69,7 +69,7 @@ def summary(outcomes: Sequence[Outcome], keeper: Keeper, seed: int) -> Iterator[
     ratios = [f.timing.ratio for f in findings if f.timing]
     yield f"{sum(ratio >= trust.MARGIN for ratio in ratios)} of {len(ratios)} are faster than XLA by {trust.MARGIN - 1:.0%}"
     if untimed := sum(f.no_device_times for f in findings):
-        yield f"{untimed} of {len(findings)} have no times of the device itself, by CUPTI: `auto` relies on no others"
+        yield f"CUPTI gave no times of the device for {untimed} of {len(findings)}: `auto` relies on no other times"
     if keeper.known.checks:
         yield f"recorded in {keeper.path}"
     if wrong := keeper.wrong():
