@@ -1,14 +1,19 @@
 """Hand-tiled Mosaic GPU kernels, imported as `pallas_conv.kernels`: the only package that imports Pallas.
 
-support.py  what is served, and why the rest is not   launch.py     arrays in, arrays out: the way to run a kernel
-config.py   tilings and their budget                  dense.py      the kernel; schedule.py, epilogue.py: its parts
-taps.py     geometry as phases and taps               remapping.py  what XLA does around it
-work.py     what a tiling costs, counted              cost.py       clocks of it, modelled; chips.py: on which chips
-choice.py   which tiling is taken                     tuned.py      which ones were found fastest on a device
-evidence.py what a hardware run proves, as keys       digest.py     of the source, for records of hardware runs
-mosaic.py   the seam to Pallas and Mosaic
+serve.py    a product's kernel: found, configured, run      family.py    what a family says of itself: read it before
+families.py the families there are                                       writing a kernel
+dense/      forward products and input gradients
 
-Importing this package imports no Pallas: launch.py does, so import that where a kernel is about to run.
+choice.py   which candidate is taken                        tuned.py     which ones were found fastest on a device
+cost.py     clocks of what a kernel asks, modelled          chips.py     constants of chips; gpu.py: generations of GPUs
+geometry.py phases and taps of a convolution                digest.py    the source's digest, for records of hardware runs
+
+Device code that families share:
+mosaic.py   the seam to Pallas and Mosaic                   ring.py      slots between producer and consumers
+views.py    arrays as TMA boxes                             store.py     a tile's way out; epilogue.py: its arithmetic
+scalars.py  index arithmetic                                layouts.py, partials.py   what XLA does around a kernel
+
+Importing this package imports no Pallas: a family's body does, when a kernel is about to run.
 """
 
 if __name__ != "pallas_conv.kernels":

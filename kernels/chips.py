@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from pallas_conv import strict
 
+from .gpu import Gpu
+
 CHIPS = pathlib.Path(__file__).with_name("chips.json")
 FRACTIONS = ("tensor_efficiency", "smem_writes", "l2_merge", "image_dram")
 RATES = (
@@ -142,14 +144,14 @@ def _possible(name: str, value: float) -> bool:
 
 
 @functools.cache
-def chips(num_sms: int | None = None, device_kind: str | None = None) -> tuple[Chip, ...]:
-    """The chips on which a tile must do: the device as it was measured, else one measured with as many SMs, else guesses.
+def chips(gpu: Gpu | None = None) -> tuple[Chip, ...]:
+    """The chips on which a tile must do: the GPU as it was measured, else one measured with as many SMs, else (None) guesses.
 
     The nominal chip comes first.
     """
     known = load(CHIPS)
-    own = [i for i, found in enumerate(known.measured) if found.device_kind == device_kind]
-    alike = [i for i, found in enumerate(known.measured) if found.num_sms == num_sms]
+    own = [i for i, found in enumerate(known.measured) if gpu and found.device_kind == gpu.kind]
+    alike = [i for i, found in enumerate(known.measured) if gpu and found.num_sms == gpu.num_sms]
     for i in (*own, *alike):
         return (known.chip(known.measured[i].constants, f"{CHIPS.name}: measured[{i}]"),)
     guesses = {"nominal": {}, **known.plausible}

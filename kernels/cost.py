@@ -1,15 +1,14 @@
 """The cost model by which tiles are ranked: modelled, unmeasured.
 
 A closed form that follows a simulation of the pipeline on one SM: the producer fills slots from L2 and global memory, the
-consumers multiply them and store tiles, whichever takes longer. What a tiling asks is counted in work.py, what a chip can
-do are the constants of chips.py. All times are in clocks of an SM.
+consumers multiply them and store tiles, whichever takes longer. What a configuration asks is counted by its family, as `Work`;
+what a chip can do are the constants of chips.py. All times are in clocks of an SM.
 """
 
 from typing import NamedTuple
 
-from .chips import Chip, chips
-from .config import H100_SMS, Config, Problem
-from .work import Work, count
+from .chips import Chip
+from .gpu import H100_SMS
 
 # How far things that could go on at the same time do: fitted to a simulation, CLASH to measured times (see
 # bench/results/h200). A pair (part, share) adds that part of the shorter one to the longer, as far as it is beyond that
@@ -22,26 +21,72 @@ CACHED_PASS = 0.6  # part of the time of a pass of XLA whose bytes L2 holds
 POWER_SOFTNESS = 8  # exponent with which clocks fall before the limit of power is met
 
 
-class Estimate(NamedTuple):
-    """Modelled, unmeasured: good for ranking configurations, not for promises.
+class Work(NamedTuple):
+    """What a kernel asks of a chip, counted by its family; a block is a thread block, all of whose consumers do the same.
 
-    clocks  of the whole product
-    macs    multiply-adds issued
+    itemsize       bytes of an operand's element
+    consumers      warpgroups of a block that multiply
+    cluster        blocks that share what they load
+    stages         slots of the ring
+    out_bufs       staging buffers of a consumer
+    over_images    whether boxes of pixels span images
+    sms            SMs that have any work
+    blocks         blocks on each of them: two share its tensor cores and what it loads
+    rounds         (how many, steps): tiles of a block of the busiest SM, those with as many steps together
+    all_steps      steps of all clusters
+    macs           multiply-adds of a consumer's step
+    operand_bytes  bytes of shared memory that they read
+    pixel_bytes    bytes of pixels that a block loads a step
+    weight_bytes   bytes of weights that a block's step needs; its cluster loads them once
+    rows           rows of the boxes that a block loads a step
+    copies         copies that its producer issues a step
+    taps           taps of a step, each multiplied on its own
+    pixel_readers  blocks that load the same pixels, for other output channels
+    kept_bytes     bytes of weights that a block keeps
+    chunks         chunks of columns in which a consumer stores a tile
+    elements       elements of a chunk that a thread computes, of all outputs
+    stored_bytes   bytes of a block's tile that it stores, and of the residual that it loads
+    ahead          chunks by which a residual is loaded ahead; None without one
+    input_bytes    bytes of all pixels
+    weights_bytes  bytes of all weights
+    held_bytes     bytes that all blocks have under way: pixels, weights, results
+    before_bytes   bytes that XLA reads and writes before the kernel
+    after_bytes    bytes that XLA reads and writes after it
     """
 
-    clocks: float
-    macs: float
-
-
-def estimate(problem: Problem, cfg: Config, num_sms: int = H100_SMS, chip: Chip | None = None) -> Estimate:
-    """The cost of a problem under one of its configurations; on the nominal chip unless another one is given."""
-    work = count(problem, cfg, num_sms)
-    return Estimate(clocks(work, chip or chips()[0]), executed(work))
+    itemsize: int
+    consumers: int
+    cluster: int
+    stages: int
+    out_bufs: int
+    over_images: bool
+    sms: int
+    blocks: int
+    rounds: tuple[tuple[float, float], ...]
+    all_steps: float
+    macs: int
+    operand_bytes: float
+    pixel_bytes: int
+    weight_bytes: int
+    rows: float
+    copies: int
+    taps: int
+    pixel_readers: int
+    kept_bytes: int
+    chunks: int
+    elements: float
+    stored_bytes: int
+    ahead: int | None
+    input_bytes: int
+    weights_bytes: int
+    held_bytes: float
+    before_bytes: int
+    after_bytes: int
 
 
 def executed(work: Work) -> float:
     """Multiply-adds issued, of the whole product."""
-    return work.all_steps * work.cfg.cluster * work.cfg.consumers * work.macs
+    return work.all_steps * work.cluster * work.consumers * work.macs
 
 
 def flops_per_clock(itemsize: int, chip: Chip) -> float:
@@ -92,7 +137,7 @@ def _tiles(work: Work, chip: Chip) -> float:
 def _tile(work: Work, chip: Chip, steps: float, pace: "_Pace", traffic: "_Traffic") -> float:
     """The longer of what an SM does and of its traffic with global memory, which comes when a tile begins."""
     loads = steps * (traffic.fresh * pace.fresh_slot + (1 - traffic.fresh) * pace.slot)
-    busy = _two_blocks(steps, loads, pace) if work.blocks == 2 else _one_block(work.cfg, steps, loads, pace)
+    busy = _two_blocks(steps, loads, pace) if work.blocks == 2 else _one_block(work, steps, loads, pace)
     rate = min(dram_bytes_per_clock(chip) / work.sms, chip.dram_sm_clk)
     nbytes = (steps * traffic.step_bytes + work.stored_bytes) * work.blocks
     part, share = BUNCHED
@@ -104,13 +149,13 @@ def _overlapped(a: float, b: float, part: float, share: float) -> float:
     return max(a, b) + part * max(0.0, min(a, b) - share * max(a, b))
 
 
-def _one_block(cfg: Config, steps: float, loads: float, pace: "_Pace") -> float:
+def _one_block(work: Work, steps: float, loads: float, pace: "_Pace") -> float:
     """Two consumers drift apart as far as the ring is deep; loads go on while both store, as far as it is long."""
-    apart = min(1.0, (cfg.stages - 2) / max(steps, 1.0)) * DRIFT if cfg.consumers == 2 else 0.0
+    apart = min(1.0, (work.stages - 2) / max(steps, 1.0)) * DRIFT if work.consumers == 2 else 0.0
     exposed = pace.epilogue * (1 - apart)
-    ahead = min(exposed, min(cfg.stages, steps) * pace.slot)
+    ahead = min(exposed, min(work.stages, steps) * pace.slot)
     part, share = CLASH
-    part /= (cfg.stages - 1) ** 2
+    part /= (work.stages - 1) ** 2
     return exposed + _overlapped(steps * pace.multiply, max(0.0, loads - ahead), part, share)
 
 
@@ -146,8 +191,8 @@ def _pace(work: Work, chip: Chip) -> _Pace:
 def _multiply(work: Work, chip: Chip) -> float:
     """The products of a step of all consumers of a block: bound by the tensor cores, or by shared memory."""
     flops = flops_per_clock(work.itemsize, chip) * chip.tensor_efficiency
-    written = chip.smem_writes * (work.pixel_bytes + work.weight_bytes) / work.cfg.consumers
-    return work.cfg.consumers * max(2 * work.macs / flops, (work.operand_bytes + written) / chip.smem_clk)
+    written = chip.smem_writes * (work.pixel_bytes + work.weight_bytes) / work.consumers
+    return work.consumers * max(2 * work.macs / flops, (work.operand_bytes + written) / chip.smem_clk)
 
 
 def _l2_rate(work: Work, chip: Chip) -> float:
@@ -158,7 +203,7 @@ def _l2_rate(work: Work, chip: Chip) -> float:
 def _load(work: Work, chip: Chip) -> float:
     """A slot of one block at the rate of L2, of the SM's port, or of its TMA unit, whichever is slowest."""
     once, filled = 1 - chip.l2_merge, work.pixel_bytes + work.weight_bytes
-    asked = work.pixel_bytes * (once if work.pixel_readers > 1 else 1) + work.weight_bytes / work.cfg.cluster * once
+    asked = work.pixel_bytes * (once if work.pixel_readers > 1 else 1) + work.weight_bytes / work.cluster * once
     return max(asked / _l2_rate(work, chip), filled / chip.port_clk, work.rows / chip.tma_rows)
 
 
@@ -170,12 +215,12 @@ def _issue(work: Work, chip: Chip) -> float:
 def _slot(work: Work, chip: Chip, latency: float) -> float:
     """From one filled slot to the next: loads follow each other, or every one waits for its slot to come round."""
     load = _load(work, chip)
-    if work.cfg.box[0] > 1:
+    if work.over_images:
         latency += chip.image_latency
-    alone = work.cfg.cluster == 1
+    alone = work.cluster == 1
     handed_back = chip.release if alone else chip.release_remote + chip.cluster_skew
     around = latency + load + _issue(work, chip) + handed_back + 2 * chip.wake + chip.issue_mma * work.taps
-    return max(load * work.blocks, _issue(work, chip), around / (work.cfg.stages - 1))
+    return max(load * work.blocks, _issue(work, chip), around / (work.stages - 1))
 
 
 # A tile's results and traffic.
@@ -184,8 +229,8 @@ def _slot(work: Work, chip: Chip, latency: float) -> float:
 def _epilogue(work: Work, chip: Chip) -> float:
     """A consumer's, from its last product to its last store: issue slots are shared, buffers wait for what reads them."""
     issue = work.elements * chip.chunk_element
-    chunk = max(issue * work.cfg.consumers, issue + chip.chunk_fixed)
-    if work.cfg.out_bufs == 1:
+    chunk = max(issue * work.consumers, issue + chip.chunk_fixed)
+    if work.out_bufs == 1:
         chunk = max(chunk, issue + chip.store_read)
     if work.ahead is not None:
         chunk = max(chunk, (issue + chip.store_read + chip.lat_dram) / max(1, work.ahead))
@@ -207,8 +252,8 @@ def _traffic(work: Work, chip: Chip) -> _Traffic:
     """Pixels and weights come from global memory once, and again as far as L2 does not keep what is under way."""
     rounds = sum(count for count, _ in work.rounds)
     lost = max(0.0, 1 - chip.l2_mb * 2**20 / work.held_bytes)
-    wanted = max(1.0, work.all_steps * work.cfg.cluster * work.pixel_bytes / work.pixel_readers)
+    wanted = max(1.0, work.all_steps * work.cluster * work.pixel_bytes / work.pixel_readers)
     pixels = min(wanted, work.input_bytes + lost * max(0.0, wanted - work.input_bytes))
     weights = min(work.all_steps * work.weight_bytes, work.weights_bytes * (1 + lost * (rounds - 1)))
-    ease = chip.image_dram if work.cfg.box[0] > 1 else 1.0
-    return _Traffic((pixels / ease + weights) / max(1.0, work.all_steps * work.cfg.cluster), pixels / wanted)
+    ease = chip.image_dram if work.over_images else 1.0
+    return _Traffic((pixels / ease + weights) / max(1.0, work.all_steps * work.cluster), pixels / wanted)

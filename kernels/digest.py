@@ -1,10 +1,11 @@
-"""Digests of the kernels' source, under which hardware runs are filed.
+"""Digests of a family's source, under which hardware runs are filed.
 
 `code` is of what decides what a kernel computes, and of the keys under which proofs are filed: a proof that a kernel is right
 holds as long as that stays. `choice` is of what decides which tiles a product gets: a time holds as long as that stays, a proof
 does not ask. The lax program that a kernel was timed beside is named with the time, and gets another name when it becomes
-another program. Both digests are of the syntax tree, so comments, docstrings and layout do not count, and both are the same in
-every version of Python.
+another program. Both digests are of a family's folder and of what it imports, so an edit of one family leaves the records of
+others alone. Both are of the syntax tree, so comments, docstrings and layout do not count, and both are the same in every
+version of Python.
 """
 
 import ast
@@ -17,41 +18,60 @@ from collections.abc import Callable, Iterable, Iterator
 from pallas_conv import activations, spec
 
 _KERNELS = pathlib.Path(__file__).parent
-_NEITHER = {"__init__.py", "digest.py"}
-_CHOICE = {"chips.py", "choice.py", "cost.py", "tuned.py", "work.py"}
+_CHOICE = {"chips.py", "choice.py", "cost.py", "search.py", "tuned.py", "work.py"}
 _SHARED = (activations, spec)  # what the kernels import from the package
 
 
 @functools.cache
-def code() -> str:
-    """Of the kernels themselves, and of the geometry and activations that they import."""
-    own = [path for path in _sources(_KERNELS) if path.name not in _NEITHER | _CHOICE]
+def code(family: str) -> str:
+    """The digest of a family's kernels, and of all that they import."""
+    roots = [_KERNELS / "serve.py", *(_KERNELS / family).glob("*.py")]
+    own = sorted(_imported(roots, lambda path: path.name in _CHOICE or path.name == "families.py"))
     return _digest(_KERNELS, own, [pathlib.Path(str(module.__file__)) for module in _SHARED])
 
 
 @functools.cache
-def choice(device_kind: str | None = None) -> str:
-    """Of the cost model, the candidates, and of what was measured and tuned on this kind of device; of all, where it was not.
+def choice(family: str, device_kind: str | None = None) -> str:
+    """The digest of the cost model, of the candidates, and of what was measured and tuned on this kind of device.
 
-    So what is learnt of one kind of device does not make the times of another obsolete.
+    Where it was neither, of what was on all kinds. So what is learnt of one kind does not make the times of another obsolete.
     """
-    own = [path for path in _sources(_KERNELS) if path.name in _CHOICE]
-    return _digest(
-        _KERNELS, own, sorted(_KERNELS.rglob("*.json")), functools.partial(_of_device, device_kind=device_kind)
+    own = sorted(
+        path for folder in (_KERNELS, _KERNELS / family) for path in folder.glob("*.py") if path.name in _CHOICE
     )
+    rows = functools.partial(_rows_that_count, family=family, device_kind=device_kind)
+    return _digest(_KERNELS, own, sorted(_KERNELS.glob("*.json")), rows)
 
 
-def _of_device(table: str, device_kind: str | None) -> str:
-    """A table of JSON with only the device's rows, if it has any."""
+def _imported(roots: Iterable[pathlib.Path], left_out: Callable[[pathlib.Path], bool]) -> set[pathlib.Path]:
+    """These modules and those of this package that they import, directly or not, but for those that are left out."""
+    found: set[pathlib.Path] = set()
+    todo = list(roots)
+    while todo:
+        path = todo.pop()
+        if path not in found and not left_out(path):
+            found.add(path)
+            todo += _imports(path)
+    return found
+
+
+def _imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The modules that a file imports from this package, by `from ..ring import Ring` or `from .. import ring`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            modules = [folder.with_suffix(".py"), *(folder / f"{alias.name}.py" for alias in node.names)]
+            yield from (module for module in modules if module.is_file())
+
+
+def _rows_that_count(table: str, family: str, device_kind: str | None) -> str:
+    """A table of JSON with the family's rows, and of those with only the device's, if it has any."""
     data = json.loads(table)
     rows = data if isinstance(data, list) else data["measured"]
+    rows[:] = [row for row in rows if row.get("family", family) == family]
     if own := [row for row in rows if row["device_kind"] == device_kind]:
         rows[:] = own
     return json.dumps(data)
-
-
-def _sources(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(folder.rglob("*.py"))
 
 
 def _digest(

@@ -7,13 +7,14 @@ import functools
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pallas_conv import strict
 from pallas_conv.spec import Product
 
-from . import support
-from .config import Config, Problem, illegal
+from . import families
+from .family import Family
+from .gpu import Gpu
 
 TILES = pathlib.Path(__file__).with_name("tiles.json")
 
@@ -23,23 +24,25 @@ class Row(NamedTuple):
 
     device_kind  as JAX names it: "NVIDIA H100 80GB HBM3"
     num_sms      its streaming multiprocessors
+    family       whose configuration it is
     """
 
     device_kind: str
     num_sms: int
+    family: str
     product: Product
-    config: Config
+    config: Any
 
 
-def look_up(product: Product, num_sms: int, device_kind: str | None = None) -> Config | None:
+def look_up(family: Family, product: Product, gpu: Gpu) -> Any:
     """The tuned configuration of this kind of device, or None.
 
     A device that was tuned has no row where the model's choice was as good, so only its own rows count for it. For one that was
     not tuned those of another with as many SMs do: of the one that has most rows.
     """
-    tables = _by_device()
-    alike = [table for table in tables.values() if num_sms in {row.num_sms for row in table.values()}]
-    row = tables.get(device_kind or "", max(alike, key=len, default={})).get(product)
+    tables = _by_device(family.name)
+    alike = [table for table in tables.values() if gpu.num_sms in {row.num_sms for row in table.values()}]
+    row = tables.get(gpu.kind or "", max(alike, key=len, default={})).get(product)
     return row.config if row else None
 
 
@@ -49,34 +52,38 @@ def load_tiles(path: pathlib.Path) -> tuple[Row, ...]:
     if not isinstance(data, list):
         raise ValueError(f"{path.name} must be a JSON array of rows, not {type(data).__name__}")
     rows = tuple(_parse(row, f"{path.name}, row {i}") for i, row in enumerate(data))
-    if len(distinct := {(row.device_kind, row.product): row for row in rows}) < len(rows):
-        twice = next(i for i, row in enumerate(rows) if distinct[row.device_kind, row.product] is not row)
+    if len(distinct := {(row.device_kind, row.family, row.product): row for row in rows}) < len(rows):
+        twice = next(i for i, row in enumerate(rows) if distinct[row.device_kind, row.family, row.product] is not row)
         raise ValueError(f"{path.name}, row {twice}: another row is of the same product and device: keep one of them")
     return rows
 
 
 def write_tiles(rows: Iterable[Row], path: pathlib.Path) -> None:
     """Write a table, a row a line. Of rows of one product and device the last one stays."""
-    lines = {(row.device_kind, row.product): json.dumps(strict.to_json(row)) for row in rows}
+    lines = {(row.device_kind, row.family, row.product): json.dumps(strict.to_json(row)) for row in rows}
     whole = path.with_suffix(".tmp")
     whole.write_text("[" + ",".join(f"\n{line}" for line in sorted(lines.values())) + "\n]\n", encoding="utf-8")
     whole.replace(path)  # nobody reads half of one
 
 
 @functools.cache
-def _by_device() -> dict[str, dict[Product, Row]]:
+def _by_device(family: str) -> dict[str, dict[Product, Row]]:
     found: dict[str, dict[Product, Row]] = {}
     for row in load_tiles(TILES):
-        found.setdefault(row.device_kind, {})[row.product] = row
+        if row.family == family:
+            found.setdefault(row.device_kind, {})[row.product] = row
     return found
 
 
 def _parse(data: object, where: str) -> Row:
     row = strict.parse(Row, data, where)
-    if reasons := support.reasons(row.product, support.CAPABILITY):
+    try:
+        family = families.named(row.family)
+    except KeyError:
+        raise ValueError(f"{where}: there is no family of kernels named {row.family!r}") from None
+    if reasons := family.reasons(row.product):
         raise ValueError(f"{where}: no kernel serves the product: {reasons[0]}")
-    if why := illegal(Problem.of(row.product), row.config):
+    config = family.config.from_json(row.config, f"{where}.config")
+    if why := family.illegal(family.problem(row.product), config, Gpu(row.num_sms)):
         raise ValueError(f"{where}: the configuration is not legal: {why}")
-    if row.num_sms < row.config.cluster:
-        raise ValueError(f"{where}: num_sms={row.num_sms} must be at least the configuration's cluster")
-    return row
+    return row._replace(config=config)

@@ -109,9 +109,7 @@ def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
 
 
 def _launch(chosen: Plan, *operands: Array) -> list[Array]:
-    from .kernels.launch import launch  # imports Pallas
-
-    return launch(chosen.product, chosen.tile, *operands, num_sms=chosen.num_sms)
+    return chosen.to_run.run(*operands)
 
 
 # ---------------------------------------------------------------- the interpreter
@@ -131,7 +129,7 @@ def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
     def on_host(*operands: Any) -> list[np.ndarray]:
         from .kernels import mosaic  # imports Pallas
 
-        _log.debug("interpreting %s", chosen.kernel)
+        _log.debug("interpreting %s", chosen.to_run.name)
         detect_races = env.read("PALLAS_CONV_DETECT_RACES")
         with _one_at_a_time, jax.default_device(jax.local_devices(backend="cpu")[0]):
             run = _interpreted(chosen, detect_races)
@@ -143,6 +141,6 @@ def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
 @functools.lru_cache(maxsize=256)
 def _interpreted(chosen: Plan, detect_races: bool) -> Any:
     """Compiled once a plan; the key says how, since it is traced inside the interpreter's context."""
-    from .kernels.launch import launch
-
-    return jax.jit(functools.partial(launch, chosen.product, chosen.tile, num_sms=_INTERPRETED_SMS, interpret=True))
+    few = dataclasses.replace(chosen.to_run.gpu, num_sms=_INTERPRETED_SMS)
+    kernel = dataclasses.replace(chosen.to_run, gpu=few, given=chosen.to_run.config)
+    return jax.jit(functools.partial(kernel.run, interpret=True))

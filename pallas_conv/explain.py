@@ -69,7 +69,7 @@ def describe(plan: Plan) -> str:
     ]
     if plan.kernel:
         state = "kernel" if plan.implementation != "xla" else "kernel that would serve it"
-        lines.append(f"  {state}: {plan.kernel}, tile {plan.tile}")
+        lines.append(f"  {state}: {plan.kernel.name}, tile {plan.kernel.config}")
     lines += [f"  against a kernel: {reason}" for reason in plan.reasons]
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from . import formulations, trust
 from .errors import UnsupportedError
-from .kernels import choice, config, evidence, support
+from .kernels import families, serve
+from .kernels.gpu import Gpu
+from .kernels.serve import Kernel
 from .spec import Product
 from .target import Target
 from .trilinear import wider
@@ -17,6 +19,7 @@ class Plan:
 
     implementation  "mosaic", "interpret" or "xla"
     source          where the choice came from
+    kernel          the kernel that serves it, or would on a GPU for which it is written; None if there is none
     reasons         against every implementation that was preferred to it, and against the kernel if it is not taken
     formulation     the lax program, if one serves the product
     by_name         whether it is what "xla" promises: stock's program, divided over devices as XLA divides it
@@ -26,6 +29,7 @@ class Plan:
     target: Target
     implementation: str
     source: str
+    kernel: Kernel | None = None
     reasons: tuple[str, ...] = ()
     formulation: str | None = None
     by_name: bool = False
@@ -40,42 +44,31 @@ class Plan:
         )
 
     @property
-    def kernel(self) -> str | None:
-        """The kernel that serves the product, or would on a Hopper GPU where it is proven; None if there is none."""
-        return None if support.reasons(self.product, support.CAPABILITY) else support.kernel_name(self.product)
-
-    @property
-    def num_sms(self) -> int:
-        return _num_sms(self.target)
-
-    @property
-    def tile(self) -> config.Config:
-        """The configuration of that kernel. Only where there is one."""
-        return choice.choose(self.product, self.num_sms, self.target.device_kind)
+    def to_run(self) -> Kernel:
+        """The kernel of a product that one serves."""
+        if self.kernel is None:
+            raise ValueError(f"no kernel serves the {self.product.role} product")
+        return self.kernel
 
     @property
     def scope(self) -> str:
         """What to look for in a profile or a compiled program: the kernel's name, or the named scope of the lax program."""
         if self.implementation == "xla":
             return f"pallas_conv_{self.product.role}_{self.formulation}"
-        return support.kernel_name(self.product)
+        return self.to_run.name
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else a user might want to know: copies, roundings."""
-        found = list(support.copies(self.product, self.tile)) if self.implementation != "xla" else []
-        if self.implementation == "xla" and rounds_once(self.product, self.target):
-            where = "with out_dtype, " if self.product.role == "fprop" else ""
-            found.append(
-                f"the {self.product.out_dtype} result is rounded to {self.product.compute_dtype} once, as in stock; "
-                f'{where}precision="highest" keeps it wide at the price of a float32 convolution'
-            )
-        return tuple(found)
-
-
-def _num_sms(target: Target) -> int:
-    """Of the target if it is a Hopper GPU, else of the one on which the kernel would run."""
-    return (target.num_sms if target.capability == support.CAPABILITY else None) or config.H100_SMS
+        if self.implementation != "xla":
+            return self.to_run.notes
+        if not rounds_once(self.product, self.target):
+            return ()
+        where = "with out_dtype, " if self.product.role == "fprop" else ""
+        return (
+            f"the {self.product.out_dtype} result is rounded to {self.product.compute_dtype} once, as in stock; "
+            f'{where}precision="highest" keeps it wide at the price of a float32 convolution',
+        )
 
 
 def rounds_once(product: Product, target: Target) -> bool:
@@ -98,59 +91,55 @@ def plan(
 
     no_kernels: why no kernel may run here, whatever it supports. channels_last: whether the caller's images lie so.
     """
+    found = serve.find(product, Gpu.of(target))
+    kernel, unserved = (found, ()) if isinstance(found, Kernel) else (None, found)
     against: list[str] = []
     for name in preferences:
         if name == "xla":
             why = 'implementation "xla" was asked for'
-            return Plan(product, target, "xla", why, tuple(against), formulations.STOCK, by_name=True)
-        if no_kernels:
-            found = [no_kernels]
-        else:
-            found = _interpreter_reasons(product) if name == "interpret" else _kernel_reasons(product, target)
+            return Plan(product, target, "xla", why, kernel, tuple(against), formulations.STOCK, by_name=True)
+        missing = unserved if name == "interpret" else _missing(product, target, unserved)
+        missing = (no_kernels,) if no_kernels else missing
         if name == "auto":
             beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
             rival, why = formulations.choose(product, target, beside_kernels, channels_last)
-            proof = _trust(product, target, rival) if not found else trust.Trust(False, "")
+            proof = _trust(kernel, target, rival) if kernel and not missing else trust.Trust(False, "")
             if proof.trusted:
-                return Plan(product, target, "mosaic", proof.why, tuple(against))
-            return Plan(product, target, "xla", why, (*against, *(found or [proof.why])), rival)
-        if not found:
+                return Plan(product, target, "mosaic", proof.why, kernel, tuple(against))
+            return Plan(product, target, "xla", why, kernel, (*against, *(missing or (proof.why,))), rival)
+        if not missing:
             where = f'implementation "{name}" was asked for'
-            return Plan(product, target, name, where, tuple(against))
-        against += found
+            return Plan(product, target, name, where, kernel, tuple(against))
+        against += missing
     against = list(dict.fromkeys(against))
     asked = ", ".join(map(repr, preferences))
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
 
 
+def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
+    """Why no kernel can run on this device. unserved: why none can on a GPU for which kernels are written."""
+    if target.platform != "cuda":
+        return (f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}", *unserved)
+    found = families.find(product, target.capability)
+    return found if isinstance(found, tuple) else ()
+
+
 def _beside_kernels(product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None) -> bool:
-    """Of a weight gradient: whether a kernel serves the input gradient of the same convolution."""
+    """Whether a kernel serves the input gradient of the convolution of which this is the weight gradient."""
     if product.role != "wgrad" or target.platform != "cuda":
         return False
     sibling = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype)
     return plan(sibling, target, preferences, no_kernels).implementation == "mosaic"
 
 
-def _trust(product: Product, target: Target, rival: str) -> trust.Trust:
+def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:
     """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is the kernel faster?
 
     Where some kernel was found wrong the tile is chosen all the same, since the tile says whether it is this one.
     """
-    if not (known := trust.proofs(target)):
+    if not (known := trust.proofs(kernel.family.name, target)):
         return trust.Trust(False, trust.nothing_known(target))
-    faster = known.faster(support.family(product), evidence.size(product), rival)
+    faster = known.faster(kernel.series, kernel.size, rival)
     if not faster.trusted and not known.any_wrong:
         return faster
-    tile = choice.choose(product, _num_sms(target), target.device_kind)
-    return known.look_up(evidence.facts(product, tile), rival)
-
-
-def _interpreter_reasons(product: Product) -> list[str]:
-    return list(support.reasons(product, support.CAPABILITY))
-
-
-def _kernel_reasons(product: Product, target: Target) -> list[str]:
-    if target.platform != "cuda":
-        device = f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}"
-        return [device, *_interpreter_reasons(product)]
-    return list(support.reasons(product, target.capability))
+    return known.look_up(kernel.facts, rival)

@@ -1,20 +1,21 @@
-"""Records of hardware runs: what was found out about the kernels on one kind of GPU, as a file. `trust` reads them.
+"""Records of hardware runs: what was found out about a family of kernels on one kind of GPU, as a file. `trust` reads them.
 
 A record is JSON:
 
+    family     the family's name, see `kernels.families`
     device_kind, capability ("9.0"), driver, date
     evidence   the committed rows that it was made from, as paths in the repository; empty in a user's own
     sources    [{"jax", "code", "how"}]: the versions of JAX and of the kernels' source (`kernels.digest.code`) that it
                holds for, and how that is known: by a "run", or since they compile to the same "instructions"
     choice     the digest of what chose the tiles that were timed (`kernels.digest.choice`)
-    checks     {code path: {epilogue: found right?}}, see `kernels.evidence`
-    timings    [{"family", "size", "kernel_us", "lax_us", "lax"}]: times on the device alone, of the kernel and of the lax
-               program of that name
+    checks     {code path: {epilogue: found right?}}, see `kernels.family.Facts`
+    timings    [{"family" (the series of products), "size", "kernel_us", "lax_us", "lax"}]: times on the device alone, of the
+               kernel and of the lax program of that name
     programs   [{"product", "config", "num_sms", "digest"}]: a kernel for every check that passed, and the digest of its
                instructions
 
-Shipped ones lie in `records/` beside this file, made by `python -m bench.record`; `python -m pallas_conv doctor` writes the
-user's own.
+Shipped ones lie in `records/`, in a folder of each family, made by `python -m bench.record`; `python -m pallas_conv doctor`
+writes the user's own.
 """
 
 import contextlib
@@ -25,8 +26,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from . import env, strict
-from .kernels.config import Config
-from .kernels.evidence import Facts, Size
+from .kernels.family import Facts, Size
 from .spec import Product
 
 SHIPPED = pathlib.Path(__file__).parent / "records"
@@ -63,7 +63,7 @@ class Program(NamedTuple):
     """A kernel, and the digest of the instructions it compiles to."""
 
     product: Product
-    config: Config
+    config: Any  # of the record's family, as JSON has it
     num_sms: int
     digest: str
 
@@ -75,6 +75,7 @@ Checks = dict[str, dict[str, bool]]  # code path -> epilogue -> found right
 class Record:
     """See the module."""
 
+    family: str
     device_kind: str
     capability: str
     driver: str
@@ -136,17 +137,22 @@ def file_name(device_kind: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in device_kind.lower()).split()) + ".json"
 
 
+def users_folder() -> pathlib.Path:
+    """Where the user's records are kept."""
+    return env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER
+
+
 def users_own(record: Record) -> pathlib.Path:
-    """Where the user's record of this device, JAX and source is kept."""
+    """Where the user's record of this family, device, JAX and source is kept."""
     source = record.sources[0]
     name = file_name(record.device_kind).removesuffix(".json")
-    return env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER / f"{name}_jax-{source.jax}_{source.code}.json"
+    return users_folder() / record.family / f"{name}_jax-{source.jax}_{source.code}.json"
 
 
-def files(include_user: bool) -> list[pathlib.Path]:
-    """Shipped records, then the user's own, which overrule them."""
+def files(family: str, include_user: bool) -> list[pathlib.Path]:
+    """The shipped records of a family, then the user's own, which overrule them."""
     folders = [SHIPPED]
     if include_user:
         with contextlib.suppress(RuntimeError):  # no home, no records
-            folders.append(env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER)
-    return [path for folder in folders for path in sorted(folder.glob("*.json"))]
+            folders.append(users_folder())
+    return [path for folder in folders for path in sorted((folder / family).glob("*.json"))]

@@ -18,8 +18,11 @@ def to_json(value: Any) -> Any:
 def parse(kind: Any, value: Any, where: str) -> Any:
     """The inverse of `to_json`, for a type. Raises ValueError, which names the field below `where`, for anything else.
 
-    Types are records, tuples, dictionaries with names as keys, str, int, float, bool, None, and unions of these.
+    Types are records, tuples, dictionaries with names as keys, str, int, float, bool, None, and unions of these; Any stays
+    as it is.
     """
+    if kind is Any:
+        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _parse_union(arguments, value, where)

@@ -15,7 +15,7 @@ import jax
 
 from . import record
 from .kernels import digest
-from .kernels.evidence import Facts, Size
+from .kernels.family import Facts, Size
 from .record import RAN, Checks, Record, Timing
 from .target import Target
 
@@ -95,21 +95,24 @@ class Proofs(NamedTuple):
         return None
 
 
-def proofs(target: Target) -> Proofs:
-    """What the shipped records and the user's own say about a device; where processes must agree, the shipped ones alone."""
+def proofs(family: str, target: Target) -> Proofs:
+    """What the shipped records and the user's own say about a family on a device.
+
+    Where processes must agree, the shipped ones alone count.
+    """
     found = []
-    for path in record.files(include_user=jax.process_count() == 1):
+    for path in record.files(family, include_user=jax.process_count() == 1):
         with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
             found.append((path, path.stat().st_mtime_ns))
-    return _together(target, tuple(found))
+    return _together(family, target, tuple(found))
 
 
 @functools.lru_cache(maxsize=16)
-def _together(target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Proofs:
+def _together(family: str, target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Proofs:
     """The proofs in these files, at these times of change."""
     records = [(path.name, known) for path, mtime in files if (known := _load(path, mtime))]
     capability = "{}.{}".format(*target.capability) if target.capability else None
-    of_source = [(name, r) for name, r in records if r.holds_for(jax.__version__, digest.code())]
+    of_source = [(name, r) for name, r in records if r.holds_for(jax.__version__, digest.code(family))]
     here = [(name, r) for name, r in of_source if r.capability == capability]
     checks: Checks = {}
     for _, r in here:
@@ -117,12 +120,12 @@ def _together(target: Target, files: tuple[tuple[pathlib.Path, int], ...]) -> Pr
             before = checks.setdefault(path, {})
             before |= {epilogue: right and before.get(epilogue, True) for epilogue, right in by_epilogue.items()}
     # Of times that are as near and as sure the user's own come first: the last file.
-    timed = [Timed(timing, _margin(r, target), name) for name, r in reversed(here) for timing in r.timings]
+    timed = [Timed(timing, _margin(r, family, target), name) for name, r in reversed(here) for timing in r.timings]
     return Proofs(checks, tuple(timed), str(target.device_kind))
 
 
-def _margin(found: Record, target: Target) -> float:
-    todays = target.device_kind, digest.choice(target.device_kind)
+def _margin(found: Record, family: str, target: Target) -> float:
+    todays = target.device_kind, digest.choice(family, target.device_kind)
     timed_by_this_jax = any(source.how == RAN and source.jax == jax.__version__ for source in found.sources)
     return MARGIN if (found.device_kind, found.choice) == todays and timed_by_this_jax else WIDER_MARGIN
 
@@ -140,7 +143,7 @@ def nothing_known(target: Target) -> str:
 def _load(path: pathlib.Path, _mtime: int) -> Record | None:
     try:
         found = record.load(path)
-        if path.parent == record.SHIPPED and not found.evidence:
+        if path.parent.parent == record.SHIPPED and not found.evidence:
             raise ValueError("evidence is empty: a shipped record names the committed rows that it was made from")
         return found
     except (OSError, ValueError) as error:

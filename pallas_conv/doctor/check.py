@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from .. import record
 from ..execution import Equation, execute
-from ..plan import plan
 from ..spec import Product
 from ..target import Target
 from ..trilinear import BILINEAR, Op
@@ -41,11 +40,8 @@ class Finding:
     no_device_times: bool = False
 
 
-def compile_ahead(check: Check, target: Target) -> Ahead:
-    from ..kernels.launch import launch  # imports Pallas
-
-    num_sms = plan(check.product, target, ("mosaic",)).num_sms
-    kernel = _compiled(functools.partial(launch, check.product, check.config, num_sms=num_sms), check.product)
+def compile_ahead(check: Check) -> Ahead:
+    kernel = _compiled(check.kernel.run, check.product)
     sizes = [out.size * out.dtype.itemsize for out in kernel.out_info]
     return Ahead(kernel, poisoning(*sizes), drawing(check.product))
 

@@ -6,7 +6,8 @@ import os
 
 import jax
 
-from ..kernels import digest, support
+from ..kernels import digest, families
+from ..kernels.gpu import GENERATIONS
 from ..target import Target, resolve
 
 
@@ -40,7 +41,7 @@ def _hopper(name: str) -> Target:
 
 
 def has_kernels(target: Target) -> bool:
-    return target.platform == "cuda" and target.capability == support.CAPABILITY
+    return target.platform == "cuda" and target.capability in GENERATIONS
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,7 +51,9 @@ def run(options: argparse.Namespace) -> int:
     target = resolve(None)
     print(f"device       {target}")
     print(f"JAX          {jax.__version__}")
-    print(f"kernels      {digest.code()}, choice of tiles {digest.choice(target.device_kind)}")
+    for family in families.FAMILIES:
+        digests = digest.code(family.name), digest.choice(family.name, target.device_kind)
+        print("kernels      {}: {}, choice of tiles {}".format(family.name, *digests))
     if has_kernels(target):
         from . import session
 

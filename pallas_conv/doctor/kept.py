@@ -12,12 +12,12 @@ import fcntl
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
 from .. import record
-from ..kernels import digest
+from ..kernels import digest, families
 from ..record import RAN, Record, Source
 from ..target import Target
 from .check import Finding
@@ -27,47 +27,57 @@ DRIVER_SECONDS = 20.0  # nvidia-smi never answers on a GPU that fell off the bus
 
 
 class Keeper:
-    """What is known of this machine, and the file that says so. known: what was found out, whatever runs now."""
+    """What is known of this machine, and the files that say so. known: what was found out of each family, whatever runs now."""
 
-    def __init__(self, known: Record, path: pathlib.Path):
-        self.known, self.path = known, path
+    def __init__(self, known: Mapping[str, Record]):
+        self.known = dict(known)
 
     @contextlib.contextmanager
     def suspecting(self, check: Check) -> Iterator[None]:
         """Count a kernel as wrong, in the file, while it runs."""
-        self._write(self.known.with_check(check.facts, right=False))
+        _write(self.known[check.family].with_check(check.facts, right=False))
         try:
             yield
         finally:
             self.save()
 
     def learn(self, check: Check, finding: Finding) -> None:
-        known = self.known.with_check(check.facts, finding.held.right)
-        self.known = known.with_timing(finding.timing) if finding.timing else known
+        known = self.known[check.family].with_check(check.facts, finding.held.right)
+        self.known[check.family] = known.with_timing(finding.timing) if finding.timing else known
 
     def convict(self, check: Check) -> None:
-        self.known = self.known.with_check(check.facts, right=False)
+        self.known[check.family] = self.known[check.family].with_check(check.facts, right=False)
 
     def wrong(self) -> int:
         """How many code paths with an epilogue count as wrong."""
-        return sum(not right for found in self.known.checks.values() for right in found.values())
+        found = (right for known in self.known.values() for by in known.checks.values() for right in by.values())
+        return sum(not right for right in found)
+
+    def files(self) -> list[pathlib.Path]:
+        """Where what is known is written."""
+        return [record.users_own(known) for known in self.known.values() if known.checks]
 
     def save(self) -> None:
-        self._write(self.known)
+        """Write what is known, also where a file says otherwise and nothing is."""
+        for known in self.known.values():
+            if known.checks or record.users_own(known).exists():
+                _write(known)
 
-    def _write(self, known: Record) -> None:
-        with _kindly(str(self.path.parent)):
-            record.save(known, self.path)
+
+def _write(known: Record) -> None:
+    path = record.users_own(known)
+    with _kindly(str(path.parent)):
+        record.save(known, path)
 
 
 @contextlib.contextmanager
 def keeping(target: Target) -> Iterator[Keeper]:
-    """The keeper of this machine's record, which no other run may write meanwhile."""
+    """The keeper of this machine's records, which no other run may write meanwhile."""
     with _kindly("the home folder"):
-        known = begin(target)
-        path = record.users_own(known)
-    with _locked(path.with_suffix(".lock")):
-        yield Keeper(known, path)
+        known = {family.name: begin(family.name, target) for family in families.FAMILIES}
+        lock = record.users_folder() / f"{record.file_name(str(target.device_kind))}.lock"
+    with _locked(lock):
+        yield Keeper(known)
 
 
 @contextlib.contextmanager
@@ -98,9 +108,9 @@ def _kindly(folder: str) -> Iterator[None]:
         ) from None
 
 
-def begin(target: Target) -> Record:
-    """What earlier runs with this source found, or nothing. Times of tiles that are no longer chosen do not count."""
-    new = _empty(target)
+def begin(family: str, target: Target) -> Record:
+    """What earlier runs with this source found of a family. Times of tiles that are no longer chosen do not count."""
+    new = _empty(family, target)
     try:
         old = record.load(record.users_own(new))
     except (OSError, ValueError):
@@ -108,14 +118,15 @@ def begin(target: Target) -> Record:
     return dataclasses.replace(new, checks=old.checks, timings=old.timings if old.choice == new.choice else ())
 
 
-def _empty(target: Target) -> Record:
+def _empty(family: str, target: Target) -> Record:
     return Record(
+        family=family,
         device_kind=str(target.device_kind),
         capability="{}.{}".format(*(target.capability or ())),
         driver=driver_version(),
         date=datetime.date.today().isoformat(),
-        sources=(Source(jax.__version__, digest.code(), RAN),),
-        choice=digest.choice(target.device_kind),
+        sources=(Source(jax.__version__, digest.code(family), RAN),),
+        choice=digest.choice(family, target.device_kind),
         checks={},
         timings=(),
     )

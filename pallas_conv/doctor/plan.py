@@ -11,15 +11,15 @@ import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import plan, trust
-from ..kernels import evidence
-from ..kernels.config import Config
-from ..kernels.evidence import Facts
+from ..kernels import families
+from ..kernels.family import Facts
+from ..kernels.serve import Kernel
 from ..record import Record, Timing
 from ..spec import Product
 from ..target import Target
@@ -64,17 +64,25 @@ def _name(use: Use) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A product to check: its kernel's configuration, what that proves, and the lax program that `auto` takes otherwise.
+    """A kernel to check: under which configuration, what that proves, and the lax program that `auto` takes otherwise.
 
     weight: how much the product is wanted, see `weights`.
     """
 
     name: str
-    product: Product
-    config: Config
+    kernel: Kernel
     facts: Facts
     rival: str
     weight: float
+
+    @property
+    def product(self) -> Product:
+        return self.kernel.product
+
+    @property
+    def family(self) -> str:
+        """The family in whose record the outcome belongs."""
+        return self.kernel.family.name
 
     @property
     def seconds(self) -> float:
@@ -86,7 +94,7 @@ def weights(rows: Sequence[Row]) -> dict[Product, float]:
     """By number and by multiply-adds, half of each; the suite's sum to 1, and so do the networks'."""
     found = dict.fromkeys((row.product for row in rows), 0.0)
     for _, group in itertools.groupby(rows, lambda row: row.group):
-        macs = [(row.product, row.times * evidence.size(row.product).macs) for row in group]
+        macs = [(row.product, row.times * families.size(row.product).macs) for row in group]
         total = sum(m for _, m in macs)
         for product, m in macs:
             found[product] += 0.5 / len(macs) + 0.5 * m / total
@@ -94,16 +102,20 @@ def weights(rows: Sequence[Row]) -> dict[Product, float]:
 
 
 def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
-    """One for each product that is wanted. The target must be a Hopper GPU."""
+    """One for each product that is wanted. The target must be a GPU for which kernels are written."""
     names = {row.product: row.name for row in reversed(rows)}
-    weight = weights(rows)
-    found = zip(weight, tiles(list(weight), target), strict=True)
+    found = []
+    for product, weight in weights(rows).items():
+        found.append((names[product], plan.plan(product, target, ("mosaic",)).to_run, weight))
+    configs = tiles([kernel.product for _, kernel, _ in found], target)
+    under = [dataclasses.replace(kernel, given=config) for (_, kernel, _), config in zip(found, configs, strict=True)]
     return tuple(
-        Check(names[p], p, config, evidence.facts(p, config), lax_program(p, target), weight[p]) for p, config in found
+        Check(name, kernel, kernel.facts, lax_program(kernel.product, target), weight)
+        for (name, _, weight), kernel in zip(found, under, strict=True)
     )
 
 
-def tiles(products: Sequence[Product], target: Target) -> list[Config]:
+def tiles(products: Sequence[Product], target: Target) -> list[Any]:
     """What `auto` would launch. Choosing takes a fifth of a second a product, and Python does it on one core alone."""
     print(f"choosing tiles for {len(products)} products", file=sys.stderr, flush=True)
     fresh = multiprocessing.get_context("spawn")  # where CUDA runs, a fork is dead
@@ -116,8 +128,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tile(target: Target, product: Product) -> Config:
-    return plan.plan(product, target, ("mosaic",)).tile
+def _tile(target: Target, product: Product) -> Any:
+    return plan.plan(product, target, ("mosaic",)).to_run.config
 
 
 NO_KERNELS = "the kernel is held against what runs without it"
@@ -141,16 +153,20 @@ class Order(NamedTuple):
     rest: tuple[Check, ...]
 
 
-def order(checks: Iterable[Check], known: Record | None = None) -> Order:
+type Known = Mapping[str, Record]  # what is known of each family
+
+
+def order(checks: Iterable[Check], known: Known | None = None) -> Order:
     """Greedily: next is the check after which most is settled that was not, by weight. known: what is settled already.
 
     A kernel that was found wrong stays so, and may take the GPU down: it is not among them.
     """
-    checks = sorted((c for c in checks if not (known and _wrong(c, known))), key=lambda check: -check.weight)
+    known = known or {}
+    checks = sorted((c for c in checks if not _wrong(c, known)), key=lambda check: -check.weight)
     if not checks:
         return Order((), ())
     weight, proves = np.array([check.weight for check in checks]), _proves(checks)
-    settled = _settled(checks, known) if known else np.zeros((3, len(checks)), bool)
+    settled = _settled(checks, known)
     needed: list[int] = []
     while True:
         after = settled[:, None] | proves
@@ -164,24 +180,28 @@ def order(checks: Iterable[Check], known: Record | None = None) -> Order:
     return Order(tuple(checks[i] for i in needed), tuple(checks[i] for i in rest))
 
 
-def _wrong(check: Check, record: Record) -> bool:
-    return record.checks.get(check.facts.code_path, {}).get(check.facts.epilogue) is False
+def _wrong(check: Check, known: Known) -> bool:
+    of_family = known.get(check.family)
+    return bool(of_family) and of_family.checks.get(check.facts.code_path, {}).get(check.facts.epilogue) is False
 
 
 def _proves(checks: Sequence[Check]) -> np.ndarray:
     """[code path, epilogue, time; check; product]: whether a check proves that of a product."""
-    paths = _equal([check.facts.code_path for check in checks])
-    epilogues = _equal([check.facts.epilogue for check in checks])
-    times = [[_times(made_up_timing(a), b) for b in checks] for a in checks]
+    paths = _equal([f"{check.family}: {check.facts.code_path}" for check in checks])
+    epilogues = _equal([f"{check.family}: {check.facts.epilogue}" for check in checks])
+    times = [[a.family == b.family and _times(made_up_timing(a), b) for b in checks] for a in checks]
     return np.array([paths, epilogues, times])
 
 
-def _settled(checks: Sequence[Check], record: Record) -> np.ndarray:
+def _settled(checks: Sequence[Check], known: Known) -> np.ndarray:
     """[code path, epilogue, time; product]: whether a record says anything about that, be it "wrong" or "slow"."""
-    epilogues = {name for found in record.checks.values() for name in found}
-    paths = [check.facts.code_path in record.checks for check in checks]
-    times = [any(_times(timing, check) for timing in record.timings) for check in checks]
-    return np.array([paths, [check.facts.epilogue in epilogues for check in checks], times])
+    found = np.zeros((3, len(checks)), bool)
+    for i, check in enumerate(checks):
+        if of_family := known.get(check.family):
+            found[0, i] = check.facts.code_path in of_family.checks
+            found[1, i] = any(check.facts.epilogue in by_epilogue for by_epilogue in of_family.checks.values())
+            found[2, i] = any(_times(timing, check) for timing in of_family.timings)
+    return found
 
 
 def _equal(names: list[str]) -> np.ndarray:
@@ -203,19 +223,27 @@ def made_up_timing(check: Check) -> Timing:
     return Timing(check.facts.family, check.facts.size, 1.0, 2.0, check.rival)
 
 
-def proofs(checks: Iterable[Check]) -> trust.Proofs:
+type Proofs = Mapping[str, trust.Proofs]  # of each family
+
+
+def proofs(checks: Iterable[Check]) -> Proofs:
     """What `trust` would know if all of these were found right and faster."""
-    right: dict[str, dict[str, bool]] = {}
-    timed = []
+    found: dict[str, tuple[dict[str, dict[str, bool]], list[trust.Timed]]] = {}
     for check in checks:
+        right, timed = found.setdefault(check.family, ({}, []))
         right.setdefault(check.facts.code_path, {})[check.facts.epilogue] = True
         timed.append(trust.Timed(made_up_timing(check), trust.MARGIN, "plan"))
-    return trust.Proofs(right, tuple(timed), "plan")
+    return {family: trust.Proofs(right, tuple(timed), "plan") for family, (right, timed) in found.items()}
 
 
-def coverage(known: trust.Proofs, checks: Iterable[Check], rows: Sequence[Row]) -> str:
+def known_proofs(target: Target) -> Proofs:
+    """What `trust` knows of each family on a device."""
+    return {family.name: trust.proofs(family.name, target) for family in families.FAMILIES}
+
+
+def coverage(known: Proofs, checks: Iterable[Check], rows: Sequence[Row]) -> str:
     """For how many of the products that are wanted `auto` takes a kernel if that much is known."""
-    taken = {check.product for check in checks if known.look_up(check.facts, check.rival).trusted}
+    taken = {c.product for c in checks if c.family in known and known[c.family].look_up(c.facts, c.rival).trusted}
     of = {group: [row.product in taken for row in rows if row.group == group] for group in ("suite", "networks")}
     suite, networks = (f"{sum(found)} of {len(found)}" for found in of.values())
     return f"{suite} products of the suite, {networks} of the networks"

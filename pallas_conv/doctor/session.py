@@ -53,7 +53,7 @@ def _run(keeper: Keeper, target: Target, minutes: float) -> int:
         keeper.save()  # it may have come just before or after a kernel ran
         print("\ninterrupted")
     print("", *summary(found, keeper, seed), sep="\n")
-    print(f"`auto` takes kernels for {plan.coverage(trust.proofs(target), checks, rows)}")
+    print(f"`auto` takes kernels for {plan.coverage(plan.known_proofs(target), checks, rows)}")
     if left := len(todo.needed[len(found) :]):
         print(f"{left} more checks would let it take more: run doctor again, or with more --minutes")
     failed = any(isinstance(outcome, Exception) for outcome in found)
@@ -70,8 +70,7 @@ def summary(outcomes: Sequence[Outcome], keeper: Keeper, seed: int) -> Iterator[
     yield f"{sum(ratio >= trust.MARGIN for ratio in ratios)} of {len(ratios)} are faster than XLA by {trust.MARGIN - 1:.0%}"
     if untimed := sum(f.no_device_times for f in findings):
         yield f"CUPTI gave no times of the device for {untimed} of {len(findings)}: `auto` relies on no other times"
-    if keeper.known.checks:
-        yield f"recorded in {keeper.path}"
+    yield from (f"recorded in {path}" for path in keeper.files())
     if wrong := keeper.wrong():
         yield f"what was found wrong, now or before, is neither taken nor checked until that file is deleted: {wrong} of them"
         yield "what was running when doctor was killed counts as wrong until the file is deleted"
@@ -84,7 +83,7 @@ def outcomes(todo: Sequence[Check], target: Target, seed: int, until: float, kee
     """
     pool = concurrent.futures.ThreadPoolExecutor(WORKERS)
     try:
-        for number, (check, ahead) in enumerate(_ahead(todo, target, pool), 1):
+        for number, (check, ahead) in enumerate(_ahead(todo, pool), 1):
             if time.monotonic() >= until:
                 return
             print(f"{number:4} {check.name:36} ", end="", flush=True)
@@ -99,12 +98,10 @@ def outcomes(todo: Sequence[Check], target: Target, seed: int, until: float, kee
         pool.shutdown(cancel_futures=True)
 
 
-def _ahead(
-    todo: Sequence[Check], target: Target, pool: concurrent.futures.Executor
-) -> Iterator[tuple[Check, Future[Ahead]]]:
+def _ahead(todo: Sequence[Check], pool: concurrent.futures.Executor) -> Iterator[tuple[Check, Future[Ahead]]]:
     begun: collections.deque[tuple[Check, Future[Ahead]]] = collections.deque()
     for check in todo:
-        begun.append((check, pool.submit(compile_ahead, check, target)))
+        begun.append((check, pool.submit(compile_ahead, check)))
         if len(begun) > AHEAD:
             yield begun.popleft()
     yield from begun

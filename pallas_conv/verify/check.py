@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..kernels import evidence
+from ..kernels import families
 from ..spec import Product
 from .verdict import Verdict, agree, judge, judge_at, some_pixels
 
@@ -29,7 +29,7 @@ def _block() -> jax.Array:
 
 def drawing(product: Product) -> Callable[[int], tuple[jax.Array, ...]]:
     """Compile, now, what draws operands for a seed: normal ones, the weights scaled so that sums are of order one."""
-    size = evidence.size(product)
+    size = families.size(product)
     scales = (1.0, 1 / math.sqrt(size.summed * size.taps), 1.0, 1.0)
     shapes = product.operand_shapes
 

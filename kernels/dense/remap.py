@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from .config import Config
-from .epilogue import Epilogue
-from .taps import Dim
+from ..epilogue import Epilogue
+from ..geometry import Dim
+from ..partials import add_parts
+from ..views import pad, reordered
+from .plan import Config
 
 
 def prepared(x: Array, w: Array, dims: tuple[Dim, ...], cfg: Config) -> tuple[Array, Array]:
@@ -35,7 +37,7 @@ def finished(
     out_dtype: DTypeLike,
 ) -> list[Array]:
     """The kernel's float32 sums -> [N, *out, G, K] per output: all that belongs together added, then as the epilogue does."""
-    z = _add_taps(sums, dims, cfg.fold) if cfg.fold else _add_parts(sums, cfg.split)
+    z = _add_taps(sums, dims, cfg.fold) if cfg.fold else add_parts(sums, cfg.split, sums.ndim - 2)
     z = z if bias is None else z + bias[(None,) * (z.ndim - 2)]
     z = z if residual is None else z + residual.astype(z.dtype)
     outs = dict(epilogue(z, out_dtype))
@@ -93,26 +95,3 @@ def _rows(a: Array, axis: int, start: int, count: int) -> Array:
     widths = [(0, 0)] * a.ndim
     widths[axis] = (before, count - before - (last - first))
     return pad(lax.slice_in_dim(a, first, last, axis=axis), widths)
-
-
-def _add_parts(sums: Array, split: int) -> Array:
-    """[N, *out, split G, K] -> [N, *out, G, K]."""
-    sums = sums.reshape(*sums.shape[:-2], split, -1, sums.shape[-1])
-    return functools.reduce(jnp.add, [sums[..., part, :, :] for part in range(split)])  # jnp.sum promises no order
-
-
-def reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
-    """w with its taps along an axis in this order. By slices, not a gather, whose indices would be a
-    constant: a partitioned call cannot close over one.
-    """
-    taps = tuple(range(w.shape[axis]))
-    if order == taps:
-        return w
-    if order == taps[::-1]:
-        return jnp.flip(w, axis)
-    return jnp.concatenate([lax.slice_in_dim(w, t, t + 1, axis=axis) for t in order], axis)
-
-
-def pad(a: Array, widths: list[tuple[int, int]]) -> Array:
-    """jnp.pad with zeros, if there is anything to pad."""
-    return jnp.pad(a, widths) if any(map(any, widths)) else a

@@ -14,7 +14,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 from pallas_conv.spec import Product
 
@@ -77,21 +78,30 @@ class Dim:
         """(tap, shift) of all taps of phase p of an unstrided input: output q reads input q + shift."""
         return [(self.first[p] + i, self.offset[p] + i * self.step) for i in range(self.count[p])]
 
-    def pairs(self) -> Iterator[tuple[int, int, int]]:
-        """All (output, input, tap) triples that read inside the input, by walking phases and taps."""
-        for p in range(self.out_stride):
-            for q in range(-(-(self.out_size - p) // self.out_stride)):
-                for i in range(self.count[p]):
-                    j = q * self.in_stride + self.offset[p] + i * self.step
-                    if 0 <= j < self.in_size:
-                        yield q * self.out_stride + p, j, self.order[self.first[p] + i]
+    def span(self, p: int, low: int, high: int) -> tuple[int, int]:
+        """Taps [first, last) of phase p that read any input for outputs q in [low, high]."""
+        return self.taps_met(self.count[p], self.offset[p], low, high, _clip, _floor_div)
 
-    def span(self, p: int, lo: int, hi: int) -> tuple[int, int]:
-        """Taps [first, last) of phase p that read any input for outputs q in [lo, hi]; the kernel does the same sum."""
-        first = -((hi * self.in_stride + self.offset[p]) // self.step)
-        last = (self.in_size - 1 - lo * self.in_stride - self.offset[p]) // self.step + 1
-        first = min(max(first, 0), self.count[p])
-        return first, min(max(last, first), self.count[p])
+    def taps_met(
+        self, count: Any, offset: Any, low: Any, high: Any, clip: Callable[..., Any], floor_div: Callable[..., Any]
+    ) -> tuple[Any, Any]:
+        """`span` of a phase with so many taps and this offset: one formula for numbers here and for traced ones in a kernel.
+
+        floor_div(value, by, least) is value // by, for a value that is at least `least`.
+        """
+        least = self.in_size - 1 - self.rows * self.in_stride - max(self.offset)
+        before = floor_div(high * self.in_stride + offset, self.step, min(self.offset))
+        first = clip(-before, 0, count)
+        until = floor_div(self.in_size - 1 - low * self.in_stride - offset, self.step, least) + 1
+        return first, clip(until, first, count)
+
+
+def _clip(value: int, low: int, high: int) -> int:
+    return min(max(value, low), high)
+
+
+def _floor_div(value: int, by: int, least: int) -> int:
+    return value // by
 
 
 def _pointwise(size: int) -> Dim:
@@ -136,14 +146,6 @@ class Line:
             offset=tuple(offset),
             order=tuple(order),
         )
-
-    def definition(self) -> Iterator[tuple[int, int, int]]:
-        """The same triples as Dim.pairs, straight from the equation above."""
-        for o in range(self.out_size):
-            for t in range(self.kernel):
-                j, rest = divmod(o * self.stride + t * self.dilation - self.low, self.base)
-                if rest == 0 and 0 <= j < self.in_size:
-                    yield o, j, self.kernel - 1 - t if self.flip else t
 
 
 @functools.cache

@@ -5,8 +5,10 @@ import itertools
 import math
 from typing import NamedTuple
 
-from . import taps as geometry
-from .config import H100_SMS, Config, Problem, Tiling, pixels_as_read, tiling, units, workers
+from .. import geometry
+from ..cost import Work
+from ..gpu import ANY_HOPPER, Gpu
+from .plan import Config, Problem, Tiling, pixels_as_read, tiling
 
 
 def useful_macs(problem: Problem) -> int:
@@ -58,20 +60,20 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
     return _steps(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * cfg.bk * taps
 
 
-def loaded_bytes(problem: Problem, cfg: Config, num_sms: int = H100_SMS) -> int:
+def loaded_bytes(problem: Problem, cfg: Config, num_sms: int) -> int:
     """What the kernel loads into shared memory; weights that a cluster shares, once, and those that stay, once a block."""
-    t, seen = tiling(problem, cfg), problem.under(cfg)
+    t = tiling(problem, cfg)
     rows = _steps(problem, cfg) * (cfg.cluster * t.loads * math.prod(t.load_box) + t.weights)
-    loaded = (rows * cfg.taps + t.kept * workers(problem, cfg, num_sms)) * cfg.bk * problem.itemsize
-    if seen.residual:
-        loaded += units(problem, cfg) * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * seen.out_itemsize
+    loaded = (rows * cfg.taps + t.kept * t.workers(num_sms)) * cfg.bk * problem.itemsize
+    if t.problem.residual:
+        loaded += t.units * cfg.cluster * cfg.consumers * cfg.pixels * cfg.bn * t.problem.out_itemsize
     return loaded
 
 
 def _steps(problem: Problem, cfg: Config) -> int:
     """Of all clusters together, a step being one slot of the ring."""
-    problem = problem.under(cfg)
     t = tiling(problem, cfg)
+    problem = t.problem
     tiles = list(itertools.product(*map(range, t.grid)))
     together, steps = cfg.cluster * t.tiles, 0
     for phase in itertools.product(*(range(d.out_stride) for d in problem.dims)):
@@ -106,73 +108,22 @@ def copied_bytes(problem: Problem, cfg: Config) -> int:
     return (before + after) * problem.itemsize if before != after or cfg.unfold else 0
 
 
-class Work(NamedTuple):
-    """What a configuration asks of a chip; a block is a thread block, all of whose consumers do the same.
-
-    cfg            the configuration
-    itemsize       bytes of an operand's element
-    sms            SMs that have any work
-    blocks         blocks on each of them: two share its tensor cores and what it loads
-    rounds         (how many, steps): tiles of a block of the busiest SM, those with as many steps together
-    all_steps      steps of all clusters
-    macs           multiply-adds of a consumer's step
-    operand_bytes  bytes of shared memory that they read
-    pixel_bytes    bytes of pixels that a block loads a step
-    weight_bytes   bytes of weights that a block's step needs; its cluster loads them once
-    rows           rows of the boxes that a block loads a step
-    copies         copies that its producer issues a step
-    taps           taps of a step, each multiplied on its own
-    pixel_readers  blocks that load the same pixels, for other output channels
-    kept_bytes     bytes of weights that a block keeps
-    chunks         chunks of columns in which a consumer stores a tile
-    elements       elements of a chunk that a thread computes, of all outputs
-    stored_bytes   bytes of a block's tile that it stores, and of the residual that it loads
-    ahead          chunks by which a residual is loaded ahead; None without one
-    input_bytes    bytes of all pixels
-    weights_bytes  bytes of all weights
-    held_bytes     bytes that all blocks have under way: pixels, weights, results
-    before_bytes   bytes that XLA reads and writes before the kernel
-    after_bytes    bytes that XLA reads and writes after it
-    """
-
-    cfg: Config
-    itemsize: int
-    sms: int
-    blocks: int
-    rounds: tuple[tuple[float, float], ...]
-    all_steps: float
-    macs: int
-    operand_bytes: float
-    pixel_bytes: int
-    weight_bytes: int
-    rows: float
-    copies: int
-    taps: int
-    pixel_readers: int
-    kept_bytes: int
-    chunks: int
-    elements: float
-    stored_bytes: int
-    ahead: int | None
-    input_bytes: int
-    weights_bytes: int
-    held_bytes: float
-    before_bytes: int
-    after_bytes: int
-
-
-def count(raw: Problem, cfg: Config, num_sms: int = H100_SMS) -> Work:
+def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     """The work of a problem under one of its configurations."""
-    problem, t = raw.under(cfg), tiling(raw, cfg)
-    all_units, phases = t.units * problem.phases, _phases(problem, cfg, t)
-    clusters = min(num_sms * cfg.blocks // cfg.cluster, all_units)
+    t, num_sms = tiling(raw, cfg), gpu.num_sms
+    problem, all_units, clusters = t.problem, t.units, t.workers(num_sms)
+    phases = _phases(t)
     row_bytes, taps = cfg.bk * problem.itemsize, t.halo_taps * cfg.taps
     pixel_rows, weight_rows = t.loads * math.prod(t.load_box) * cfg.taps, t.weights * cfg.taps
     outputs, chunks = 1 if cfg.finished_by_xla else problem.outputs, cfg.bn // cfg.columns
     result = cfg.consumers * cfg.pixels * cfg.bn * problem.out_itemsize
     return Work(
-        cfg=cfg,
         itemsize=problem.itemsize,
+        consumers=cfg.consumers,
+        cluster=cfg.cluster,
+        stages=cfg.stages,
+        out_bufs=cfg.out_bufs,
+        over_images=cfg.box[0] > 1,
         sms=min(num_sms, clusters * cfg.cluster),
         blocks=2 if clusters * cfg.cluster > num_sms else 1,
         rounds=_rounds(phases, -(-t.c_steps // cfg.split), all_units, clusters, num_sms // cfg.cluster),
@@ -192,16 +143,15 @@ def count(raw: Problem, cfg: Config, num_sms: int = H100_SMS) -> Work:
         ahead=min((cfg.out_bufs - 1) // outputs, chunks) if problem.residual else None,
         input_bytes=pixel_bytes(problem),
         weights_bytes=weight_bytes(problem),
-        held_bytes=_pixels_under_way(problem, cfg, t, clusters)
-        + weight_bytes(problem)
-        + clusters * cfg.cluster * result,
+        held_bytes=_pixels_under_way(t, clusters) + weight_bytes(problem) + clusters * cfg.cluster * result,
         before_bytes=copied_bytes(raw, cfg),
         after_bytes=workspace_bytes(raw, cfg) + result_bytes(raw) if cfg.finished_by_xla else 0,
     )
 
 
-def _pixels_under_way(problem: Problem, cfg: Config, t: Tiling, clusters: int) -> float:
+def _pixels_under_way(t: Tiling, clusters: int) -> float:
     """Bytes of all pixels of the tiles that run together; parts and tiles of output channels share them."""
+    problem, cfg = t.problem, t.cfg
     boxes = clusters / min(cfg.split * t.k_tiles, clusters) * cfg.cluster * t.tiles
     return min(pixel_bytes(problem), boxes * math.prod(t.load_box) * problem.C * problem.itemsize)
 
@@ -231,9 +181,9 @@ def _rounds(
     return tuple((rounds * p.share, (p.mean + (p.most - p.mean) / math.sqrt(rounds)) * part) for p in phases)
 
 
-def _phases(problem: Problem, cfg: Config, t: Tiling) -> list[Phases]:
+def _phases(t: Tiling) -> list[Phases]:
     """All phases of a problem."""
-    along = []
+    problem, cfg, along = t.problem, t.cfg, []
     for i, (d, extent) in enumerate(zip(problem.dims, t.cta_box[1:], strict=True)):
         packed = cfg.taps if i == len(problem.dims) - 1 else 1
         along.append((Phases(1.0, 1, 1.0),) if i == t.halo_dim else _phases_along(d, extent, packed, cfg.skip))

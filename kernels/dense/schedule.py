@@ -14,37 +14,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .config import Config, Problem, Tiling, tiling, units, workers
-
-type Scalar = Array | int
-
-
-def unravel(index: Array, sizes: Sequence[int]) -> tuple[list[Array], Array]:
-    """The mixed-radix digits of an index, and what is left of it."""
-    digits = []
-    for n in reversed(sizes):
-        digits.append(lax.rem(index, jnp.int32(n)) if n > 1 else jnp.int32(0))
-        index = lax.div(index, jnp.int32(n)) if n > 1 else index
-    return digits[::-1], index
-
-
-def ravel(digits: Sequence[Array], sizes: Sequence[int]) -> Array:
-    """The inverse of `unravel`."""
-    return functools.reduce(lambda index, at: index * at[1] + at[0], zip(digits, sizes, strict=True), jnp.int32(0))
-
-
-def pick(values: tuple[int, ...], i: Array) -> Array:
-    """values[i], from constants."""
-    others = range(1, len(values)) if len(set(values)) > 1 else ()
-    return functools.reduce(lambda out, j: jnp.where(i == j, values[j], out), others, jnp.int32(values[0]))
-
-
-def floor_div(value: Array, by: int, least: int = 0) -> Array:
-    """value // by, for a value of at least `least`: lax.div rounds towards zero, so it gets what is not negative."""
-    if by == 1:
-        return value
-    shift = -(-max(-least, 0) // by)
-    return lax.div(value + shift * by, jnp.int32(by)) - shift
+from ..scalars import Scalar, Span, floor_div, select, unravel
+from .plan import Config, Problem, Tiling
 
 
 class Tile(NamedTuple):
@@ -58,59 +29,48 @@ class Tile(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
-    """A range [first, last)."""
-
-    first: Array
-    last: Array
-
-    @property
-    def count(self) -> Array:
-        return self.last - self.first
-
-
-def next_step(walk: Sequence[Span], at: Sequence[Array]) -> list[Array]:
-    """The indices after these, the last of them first: the order in which slots are filled, without a division."""
-    found: list[Array] = []
-    carry: Scalar = 1
-    for span, index in zip(reversed(walk), reversed(at), strict=True):
-        ends = index + carry == span.last
-        found.insert(0, jnp.where(ends, span.first, index + carry))
-        carry = ends.astype(jnp.int32)
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
 class Schedule:
     """The tiles of a problem under a configuration, on so many SMs."""
 
-    problem: Problem
-    cfg: Config
+    tiling: Tiling
     num_sms: int
 
-    @functools.cached_property
-    def tiling(self) -> Tiling:
-        return tiling(self.problem, self.cfg)
+    @property
+    def problem(self) -> Problem:
+        """What is left to the kernel."""
+        return self.tiling.problem
+
+    @property
+    def cfg(self) -> Config:
+        return self.tiling.cfg
 
     @property
     def workers(self) -> int:
         """Persistent clusters."""
-        return workers(self.problem, self.cfg, self.num_sms)
+        return self.tiling.workers(self.num_sms)
 
     def tiles_of(self, worker: Scalar) -> Array:
         """How many tiles a worker takes."""
-        return lax.div(units(self.problem, self.cfg) - worker + self.workers - 1, jnp.int32(self.workers))
+        return lax.div(self.tiling.units - worker + self.workers - 1, jnp.int32(self.workers))
 
     def tile(self, worker: Scalar, i: Array) -> Tile:
-        """The i-th tile of a worker."""
-        t, p = worker + i * self.workers, jnp.int32(0)
+        """The i-th tile of a worker.
+
+        Tiles come in waves of one for every worker, a wave being of one phase, and all phases before the next wave: SMs that run
+        together then have as many taps each. The last wave is as wide as tiles are left. With two phases of five tiles each,
+        and three workers:
+
+            wave 0, phase 0    wave 0, phase 1    wave 1, phase 0    wave 1, phase 1
+            tiles 0 1 2        tiles 0 1 2        tiles 3 4          tiles 3 4
+        """
+        index, phase_index = worker + i * self.workers, jnp.int32(0)
         if (phases := self.problem.phases) > 1:
-            wave = lax.div(t, jnp.int32(self.workers * phases))
-            t = t - wave * (self.workers * phases)
-            width = jnp.minimum(self.tiling.units - wave * self.workers, self.workers)
-            p, t = lax.div(t, width), wave * self.workers + lax.rem(t, width)
-        (part, group, k_tile), unit = unravel(t, [self.cfg.split, self.problem.G, self.tiling.k_tiles])
-        phase, _ = unravel(p, [d.out_stride for d in self.problem.dims])
+            wave = lax.div(index, jnp.int32(self.workers * phases))
+            in_wave = index - wave * (self.workers * phases)
+            width = jnp.minimum(self.tiling.units_of_phase - wave * self.workers, self.workers)
+            phase_index, index = lax.div(in_wave, width), wave * self.workers + lax.rem(in_wave, width)
+        (part, group, k_tile), unit = unravel(index, [self.cfg.split, self.problem.G, self.tiling.k_tiles])
+        phase, _ = unravel(phase_index, [d.out_stride for d in self.problem.dims])
         return Tile(phase, part, group, k_tile, unit)
 
     def first_pixel(self, unit: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
@@ -139,18 +99,14 @@ class Schedule:
         firsts = [self._pixel(jnp.minimum(t, last)) for t in tiles]
         spans = []
         for i, (d, p, extent) in enumerate(zip(self.problem.dims, tile.phase, tiling.cta_box[1:], strict=True)):
-            count, offset = pick(d.count, p), pick(d.offset, p)
+            count, offset = select(d.count, p), select(d.offset, p)
             if i == tiling.halo_dim:
                 spans.append(Span(jnp.int32(0), jnp.int32(1)))  # all of them, at once
             elif not cfg.skip:
                 spans.append(Span(jnp.int32(0), count))
             else:
                 low, high = (functools.reduce(f, [at[i + 1] for at in firsts]) for f in (jnp.minimum, jnp.maximum))
-                before = floor_div((high + extent - 1) * d.in_stride + offset, d.step, min(d.offset))
-                first = jnp.clip(-before, 0, count)
-                least = d.in_size - 1 - d.rows * d.in_stride - max(d.offset)
-                until = floor_div(d.in_size - 1 - low * d.in_stride - offset, d.step, least) + 1
-                spans.append(Span(first, jnp.clip(until, first, count)))
+                spans.append(Span(*d.taps_met(count, offset, low, high + extent - 1, jnp.clip, floor_div)))
         return spans
 
     def tap_groups(self, span: Span) -> Array:
@@ -167,10 +123,3 @@ class Schedule:
         *others, last = spans
         steps = self.tap_groups(last) * self.channel_span(tile).count
         return functools.reduce(lambda n, span: n * span.count, others, steps)
-
-    def following(self, slot: Array) -> Array:
-        """The next slot of the ring."""
-        return jnp.where(slot == self.cfg.stages - 1, 0, slot + 1)
-
-    def preceding(self, slot: Array) -> Array:
-        return jnp.where(slot == 0, self.cfg.stages - 1, slot - 1)

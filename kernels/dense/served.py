@@ -1,31 +1,24 @@
-"""What the kernels serve, as data: reasons, names, copies. Imports neither Pallas nor JAX."""
+"""Which products the dense kernel serves, why it does not serve the others, and the names that it files them under."""
 
-import dataclasses
 import math
 
+from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.spec import Product
 
-from . import taps
-from .config import ITEMSIZE, MAX_ELEMENTS, Config
+from .. import geometry
+from ..family import DTYPES, Size, fused
+from . import work
+from .legal import MAX_ELEMENTS
+from .plan import ITEMSIZE, Config, Problem, tiling
 
-CAPABILITY = (9, 0)  # wgmma and its shared-memory layouts exist on Hopper only
-DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "leaky_relu")
 OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64
 LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 
 
-def reasons(product: Product, capability: tuple[int, int] | None) -> tuple[str, ...]:
-    """Every reason why no kernel serves a product on a GPU of this compute capability; empty if one does."""
-    return (*_device_reasons(capability), *_type_reasons(product), *_geometry_reasons(product), *_size_reasons(product))
-
-
-def _device_reasons(capability: tuple[int, int] | None) -> list[str]:
-    if capability == CAPABILITY:
-        return []
-    found = "the GPU is unknown" if capability is None else "this GPU has {}.{}".format(*capability)
-    return [f"the kernels require compute capability 9.0 (Hopper): {found}"]
+def reasons(product: Product) -> tuple[str, ...]:
+    """Every reason why the kernel does not serve a product; empty if it does."""
+    return (*_type_reasons(product), *_geometry_reasons(product), *_size_reasons(product))
 
 
 def _type_reasons(product: Product) -> list[str]:
@@ -42,7 +35,7 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(
             f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
         )
-    if product.activation not in ACTIVATIONS:
+    if product.activation not in (None, *ACTIVATIONS):
         found.append(f"the activation {product.activation!r} is not fused")
     if product.outputs not in OUTPUTS:
         found.append(f"the outputs {product.outputs} are not written: ('y',), ('z',) and ('y', 'z') are")
@@ -75,7 +68,7 @@ def _size_reasons(product: Product) -> list[str]:
         return [f"{name} is empty: its shape is {shapes[name]}" for name in empty]
     if product.role == "wgrad":
         return []
-    dims = taps.dims(product)
+    dims = geometry.dims(product)
     idle = [i for i, d in enumerate(dims) if not d.order]
     if idle:
         return [f"no tap ever meets the input in spatial dimensions {idle}"]
@@ -91,15 +84,15 @@ def _size_reasons(product: Product) -> list[str]:
 
 
 def _channels(product: Product) -> dict[str, int]:
-    """Of one group."""
+    """Channels of one group."""
     return {"x": product.in_channels // product.spec.groups, "y": product.out_channels // product.spec.groups}
 
 
-def copies(product: Product, cfg: Config) -> tuple[str, ...]:
+def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
     source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
     summed, produced = list(_channels(product).values())[:: 1 if product.role == "fprop" else -1]
-    dims, found = taps.dims(product), []
+    dims, found = geometry.dims(product), []
     if cfg.unfold:
         found.append(
             f"the {dims[-1].count[0]} taps of {source}'s last dimension become channels: {summed} are too few for a tensor core"
@@ -126,21 +119,21 @@ def copies(product: Product, cfg: Config) -> tuple[str, ...]:
     result += " (and the residual likewise)" if product.residual else ""
     if produced % unit:
         found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels")
-    ragged = [i for i, d in enumerate(taps.dims(product)) if d.out_size % d.out_stride]
+    ragged = [i for i, d in enumerate(geometry.dims(product)) if d.out_size % d.out_stride]
     if ragged:
         found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
     return tuple(found)
 
 
-def family(product: Product) -> str:
-    """Products that a kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups.
+def series(product: Product) -> str:
+    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups.
 
     Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
     """
     dtype = DTYPES[product.compute_dtype]
     if product.out_dtype != product.compute_dtype:
         dtype += DTYPES[product.out_dtype]
-    dims = taps.dims(product)
+    dims = geometry.dims(product)
     strides = "s" + _each([d.in_stride for d in dims])
     if any(d.out_stride > 1 for d in dims):
         strides += "u" + _each([d.out_stride for d in dims])
@@ -148,21 +141,60 @@ def family(product: Product) -> str:
     return "_".join([product.role, f"{product.spec.ndim}d", dtype, strides, *several])
 
 
-def variant(product: Product) -> str:
-    """Kernel, family and epilogue in one word."""
-    return f"dense_{family(product)}_{fused(product)}"
-
-
 def _each(strides: list[int]) -> str:
     """One number if it is the same in every dimension."""
     return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
 
 
-def fused(product: Product) -> str:
-    """The epilogue's name. The sum alone is not activated, whatever the activation."""
-    return dataclasses.replace(product, activation=None).epilogue if product.outputs == ("z",) else product.epilogue
+def code_path(product: Product, config: Config) -> str:
+    """Which code makes a tile's sums, and how they leave: products alike in this are proven together."""
+    problem, t = Problem.of(product), tiling(Problem.of(product), config)
+    seen = t.problem
+    outputs = 1 if config.finished_by_xla else seen.outputs
+    words = {
+        f"{len(problem.dims)}d": True,
+        DTYPES[product.compute_dtype]: True,
+        "strided": any(d.in_stride > 1 for d in seen.dims),
+        "phased": seen.phases > 1,
+        # Some output phase has no taps: its tiles load nothing.
+        "idle": any(0 in d.count for d in seen.dims),
+        # Some boxes begin before the array.
+        "padded": any(min(d.offset) < 0 for d in seen.dims),
+        "grouped": problem.G > 1,
+        f"{config.consumers}x{config.pixels}pixels": True,
+        "images": config.box[0] > 1,
+        f"k{config.bk * problem.itemsize}B": True,
+        "taps": config.taps > 1,
+        "halo": config.halo,
+        "sheets": config.halo and seen.dims[t.halo_dim].sheets > 1,
+        "resident": config.resident,
+        "unfold": config.unfold,
+        "fold": config.fold > 0,
+        "split": config.split > 1,
+        "cluster": config.cluster > 1,
+        f"n{config.columns * seen.out_itemsize}B": True,
+        "outputs": outputs > 1,
+        "residual": seen.residual,
+        # No chunk of a residual is loaded before its turn.
+        "unprefetched": seen.residual and config.out_bufs <= outputs,
+        "one_buffer": config.out_bufs == 1,
+        # Buffers of a residual have barriers of their own, of which tiles then begin with different ones.
+        "rotating": seen.residual and config.bn // config.columns * outputs % config.out_bufs > 0,
+        "unskipped": not config.skip,
+    }
+    return " ".join(word for word, holds in words.items() if holds)
 
 
-def kernel_name(product: Product) -> str:
-    """The kernel's name in a profiler."""
-    return f"pallas_conv_{variant(product)}"
+def epilogue(product: Product, config: Config) -> str:
+    """What the kernel does to a sum before it is stored: "bf16 bias_relu"; bare sums are finished by XLA."""
+    if config.finished_by_xla:
+        return "f32 linear"
+    return f"{DTYPES[product.out_dtype]} {fused(product)}"
+
+
+def size(product: Product) -> Size:
+    """The size of a product, see `Size`."""
+    problem = Problem.of(product)
+    macs = work.useful_macs(problem)
+    elements = problem.N * problem.G * problem.K * math.prod(d.out_size for d in problem.dims)
+    return Size(macs, work.least_bytes(problem), problem.C, problem.K, macs / (elements * problem.C))

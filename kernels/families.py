@@ -1,0 +1,55 @@
+"""The families of kernels there are, and which of them serves a product."""
+
+import importlib
+from types import ModuleType
+
+from pallas_conv.spec import Product
+
+from .dense import DENSE
+from .family import Family, Size
+from .gpu import GENERATIONS
+
+FAMILIES: tuple[Family, ...] = (DENSE,)
+
+
+def named(name: str) -> Family:
+    """The family of this name. Raises KeyError if there is none."""
+    return {family.name: family for family in FAMILIES}[name]
+
+
+def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple[str, ...]:
+    """The first family that serves a product on a GPU of this compute capability; else every reason against."""
+    device = _device_reasons(capability)
+    against: list[str] = []
+    for family in [f for f in FAMILIES if product.role in f.roles] or FAMILIES:
+        missing = [] if device or capability in family.bodies else [f"no {family.name} kernel is written for this GPU"]
+        found = [*missing, *family.reasons(product)]
+        if not (device or found):
+            return family
+        against += found
+    return tuple(dict.fromkeys((*device, *against)))
+
+
+def serving(product: Product) -> Family | None:
+    """The first family that serves a product on some GPU."""
+    return next((f for f in FAMILIES if product.role in f.roles and not f.reasons(product)), None)
+
+
+def size(product: Product) -> Size:
+    """How large a product is that some family serves. Raises ValueError for others."""
+    if family := serving(product):
+        return family.size(product)
+    raise ValueError(f"no kernel serves {product}")
+
+
+def body(family: Family, capability: tuple[int, int]) -> ModuleType:
+    """The module with a family's kernel for a GPU generation; importing it imports Pallas."""
+    return importlib.import_module(f"{__package__}.{family.bodies[capability]}")
+
+
+def _device_reasons(capability: tuple[int, int] | None) -> list[str]:
+    if capability in GENERATIONS:
+        return []
+    found = "the GPU is unknown" if capability is None else "this GPU has {}.{}".format(*capability)
+    known = " or ".join("{}.{} ({})".format(*c, g.name) for c, g in GENERATIONS.items())
+    return [f"the kernels require compute capability {known}: {found}"]

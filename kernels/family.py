@@ -1,0 +1,137 @@
+"""What a family of kernels says of itself: the one page to read before writing a kernel.
+
+A family is a folder of this package, with one object like `Family` in its `__init__.py`, and a row in `families.FAMILIES`.
+Nothing outside its folder names it. It has
+
+    a plan      what it computes (`problem`), the ways to tile that (`candidates`), which of them are legal (`illegal`),
+                and what each costs, counted (`work`): pure Python, no Pallas
+    bodies      a file for each GPU generation, with the function `run`, imported when a kernel is about to run
+    keys        the names under which runs file what they proved (`code_path`, `epilogue`) or timed (`series`)
+
+Everything else is shared: the choice among candidates by the cost model or by tuned tiles, records, doctor, benchmarks, the
+emulator, layouts. Device code that families share lies beside this file: ring.py, views.py, staging.py, epilogue.py, scalars.py.
+"""
+
+import dataclasses
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+from pallas_conv import strict
+from pallas_conv.spec import Product
+
+from .cost import Work
+from .gpu import Gpu
+
+DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
+
+
+class Size(NamedTuple):
+    """How large a product is.
+
+    macs      multiply-adds of the definition
+    nbytes    of all operands, read once, and all results, written once
+    summed    channels of a group that are summed over
+    produced  channels of a group that result
+    taps      that an output element sums over, on average
+    """
+
+    macs: float
+    nbytes: float
+    summed: float
+    produced: float
+    taps: float
+
+    def distance(self, other: "Size") -> float:
+        """The distance in octaves: 1 is twice as large in one respect."""
+        return math.hypot(*(math.log2(a / b) for a, b in zip(self, other, strict=True)))
+
+
+class Facts(NamedTuple):
+    """What is filed about a kernel.
+
+    It is right if its main loop is (`code_path`: how operands move, are multiplied and leave) and if what it does to a sum on
+    the way out is (`epilogue`: the same arithmetic on float32 registers whatever the tile). Either is proven by any product
+    that runs it. How fast it is, is a matter of the series of products (`family`) and of their size.
+    """
+
+    code_path: str
+    epilogue: str
+    family: str
+    size: Size
+
+    def to_json(self) -> dict[str, Any]:
+        return strict.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "facts") -> "Facts":
+        """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        return strict.parse(cls, data, where)
+
+
+class Config(Protocol):
+    """A way to tile a problem: frozen, hashable, printable, and JSON."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def complexity(self) -> tuple[float, ...]:
+        """Lower is simpler: of two that are as fast the simpler one is taken."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "config") -> Self:
+        """The inverse of `to_json`. Raises ValueError for anything else."""
+
+
+class Family(Protocol):
+    """A family of kernels. P stands for its own description of a problem, C for its configurations.
+
+    name     the first word of its kernels' names
+    roles    the products it computes, of "fprop", "dgrad" and "wgrad"
+    bodies   compute capability -> the module of this package with its `run(kernel, *operands, interpret)`
+    config   the class of its configurations
+    samples  small products that together run every feature once, in an interpreter
+    """
+
+    name: str
+    roles: frozenset[str]
+    bodies: Mapping[tuple[int, int], str]
+    config: type[Any]
+    samples: tuple[Product, ...]
+
+    def reasons(self, product: Product) -> Sequence[str]:
+        """Every reason why the family does not serve a product, whatever the GPU; empty if it does."""
+
+    def problem(self, product: Product) -> Hashable:
+        """P: the product as the kernel sees it. Products with equal ones get the same tile."""
+
+    def illegal(self, problem: Any, config: Any, gpu: Gpu) -> str | None:
+        """What is against a configuration, or None."""
+
+    def candidates(self, problem: Any, gpu: Gpu) -> Iterator[Any]:
+        """Legal configurations that may be the fastest, by the hundred."""
+
+    def work(self, problem: Any, config: Any, gpu: Gpu) -> Work:
+        """What a configuration asks of the chip, counted. Nothing of it is a model or a measurement."""
+
+    def size(self, product: Product) -> Size:
+        """How large a product is."""
+
+    def series(self, product: Product) -> str:
+        """A name for products that are treated alike but for their size and epilogue: times of one speak for others."""
+
+    def code_path(self, product: Product, config: Any) -> str:
+        """A name for the code that computes and moves a tile: products alike in it are proven together."""
+
+    def epilogue(self, product: Product, config: Any) -> str:
+        """A name for what happens to a sum before it is stored."""
+
+    def notes(self, product: Product, config: Any) -> Sequence[str]:
+        """The copies that XLA makes around the kernel, for users to read."""
+
+
+def fused(product: Product) -> str:
+    """The name of a product's epilogue. The sum alone is not activated, whatever the activation."""
+    return dataclasses.replace(product, activation=None).epilogue if product.outputs == ("z",) else product.epilogue

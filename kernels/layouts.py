@@ -1,0 +1,20 @@
+"""Channels first, as users have them, to channels last, as kernels do, and back: XLA cancels these between layers."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def channels_last(a: Array, groups: int) -> Array:
+    """(models, N, groups * C, *spatial) -> [N, *spatial, models * groups, C]."""
+    models, images, channels, *spatial = a.shape
+    a = a.reshape(models, images, groups, channels // groups, *spatial)
+    a = jnp.transpose(a, (1, *range(4, a.ndim), 0, 2, 3))
+    return a.reshape(images, *spatial, models * groups, channels // groups)
+
+
+def channels_first(a: Array, models: int | None) -> Array:
+    """[N, *spatial, models * groups, C] -> (models, N, groups * C, *spatial), without models if they are None."""
+    if models is None:
+        return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
+    a = a.reshape(*a.shape[:-2], models, -1)
+    return jnp.transpose(a, (a.ndim - 2, 0, a.ndim - 1, *range(1, a.ndim - 2)))
