@@ -6,10 +6,10 @@ Nothing outside its folder names it. It has
     a plan      what it computes (`problem`), the ways to tile that (`candidates`), which of them are legal (`illegal`),
                 and what each costs, counted (`work`): pure Python, no Pallas
     bodies      a file for each GPU generation, with the function `run`, imported when a kernel is about to run
-    keys        the names under which runs file what they proved (`code_path`, `epilogue`) or timed (`series`)
+    keys        names under which hardware runs file what they proved (`code_path`, `epilogue`) and timed (`series`)
 
 Everything else is shared: the choice among candidates by the cost model or by tuned tiles, records, doctor, benchmarks, the
-emulator, layouts. Device code that families share lies beside this file: ring.py, views.py, staging.py, epilogue.py, scalars.py.
+emulator. Device code that families share lies beside this file: ring.py, views.py, store.py, epilogue.py, scalars.py.
 """
 
 import dataclasses
@@ -95,40 +95,42 @@ class Family(Protocol):
     samples  small products that together run every feature once, in an interpreter
     """
 
+    def __hash__(self) -> int: ...
+
     name: str
     roles: frozenset[str]
-    bodies: Mapping[tuple[int, int], str]
+    bodies: Mapping[tuple[int, ...], str]
     config: type[Any]
     samples: tuple[Product, ...]
 
-    def reasons(self, product: Product) -> Sequence[str]:
+    def reasons(self, product: Product, /) -> Sequence[str]:
         """Every reason why the family does not serve a product, whatever the GPU; empty if it does."""
 
-    def problem(self, product: Product) -> Hashable:
+    def problem(self, product: Product, /) -> Hashable:
         """P: the product as the kernel sees it. Products with equal ones get the same tile."""
 
-    def illegal(self, problem: Any, config: Any, gpu: Gpu) -> str | None:
+    def illegal(self, problem: Any, config: Any, gpu: Gpu, /) -> str | None:
         """What is against a configuration, or None."""
 
-    def candidates(self, problem: Any, gpu: Gpu) -> Iterator[Any]:
+    def candidates(self, problem: Any, gpu: Gpu, /) -> Iterator[Any]:
         """Legal configurations that may be the fastest, by the hundred."""
 
-    def work(self, problem: Any, config: Any, gpu: Gpu) -> Work:
+    def work(self, problem: Any, config: Any, gpu: Gpu, /) -> Work:
         """What a configuration asks of the chip, counted. Nothing of it is a model or a measurement."""
 
-    def size(self, product: Product) -> Size:
+    def size(self, product: Product, /) -> Size:
         """How large a product is."""
 
-    def series(self, product: Product) -> str:
+    def series(self, product: Product, /) -> str:
         """A name for products that are treated alike but for their size and epilogue: times of one speak for others."""
 
-    def code_path(self, product: Product, config: Any) -> str:
+    def code_path(self, product: Product, config: Any, /) -> str:
         """A name for the code that computes and moves a tile: products alike in it are proven together."""
 
-    def epilogue(self, product: Product, config: Any) -> str:
+    def epilogue(self, product: Product, config: Any, /) -> str:
         """A name for what happens to a sum before it is stored."""
 
-    def notes(self, product: Product, config: Any) -> Sequence[str]:
+    def notes(self, product: Product, config: Any, /) -> Sequence[str]:
         """The copies that XLA makes around the kernel, for users to read."""
 
 

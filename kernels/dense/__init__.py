@@ -7,6 +7,8 @@ search.py    the candidates                            work.py      what a tilin
 """
 
 import types
+from collections.abc import Mapping
+from typing import Any
 
 from pallas_conv.spec import ConvSpec, Product
 
@@ -25,9 +27,9 @@ class Dense:
 
     name = "dense"
     roles = frozenset({"fprop", "dgrad"})
-    bodies = types.MappingProxyType({(9, 0): "dense.sm90"})
-    config = Config
-    samples = (
+    bodies: Mapping[tuple[int, ...], str] = types.MappingProxyType({(9, 0): "dense.sm90"})
+    config: type[Any] = Config
+    samples: tuple[Product, ...] = (
         _sample("fprop", bias=True, activation="relu"),
         _sample("fprop", bias=True, activation="silu", outputs=("y", "z")),
         _sample("fprop", bias=True, residual=True, activation="relu"),

@@ -56,9 +56,9 @@ class Schedule:
     def tile(self, worker: Scalar, i: Array) -> Tile:
         """The i-th tile of a worker.
 
-        Tiles come in waves of one for every worker, a wave being of one phase, and all phases before the next wave: SMs that run
-        together then have as many taps each. The last wave is as wide as tiles are left. With two phases of five tiles each,
-        and three workers:
+        Tiles come in waves of one for every worker. A wave is of one phase, so that SMs that run together have as many taps
+        each, and all phases have theirs before the next. The last one is as wide as tiles are left. With two phases of five
+        tiles each, and three workers:
 
             wave 0, phase 0    wave 0, phase 1    wave 1, phase 0    wave 1, phase 1
             tiles 0 1 2        tiles 0 1 2        tiles 3 4          tiles 3 4

@@ -182,7 +182,7 @@ def order(checks: Iterable[Check], known: Known | None = None) -> Order:
 
 def _wrong(check: Check, known: Known) -> bool:
     of_family = known.get(check.family)
-    return bool(of_family) and of_family.checks.get(check.facts.code_path, {}).get(check.facts.epilogue) is False
+    return of_family is not None and of_family.checks.get(check.facts.code_path, {}).get(check.facts.epilogue) is False
 
 
 def _proves(checks: Sequence[Check]) -> np.ndarray:
