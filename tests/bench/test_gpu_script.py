@@ -18,15 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import aot, gate, gpu, ladder, products, record, runner, speed, table
-from bench.cases import suite
+from bench import gate, gpu, products, record, runner, speed, table
 from bench.correctness import MEDIUM, SMALL
 from bench.runner import log, programs, summary, worker
+from compiled import aot
 from pallas_conv import formulations
 from pallas_conv.kernels import digest
 from pallas_conv.kernels.evidence import Facts
 from pallas_conv.target import resolve
 from pallas_conv.verify import check, timing
+from workloads import ladder
+from workloads.cases import suite
 
 ROOT = pathlib.Path(gpu.__file__).resolve().parents[1]
 ABSENT = ("tqdm", "inox", "platformdirs", "matplotlib", "optax")  # from the machine that has the GPU

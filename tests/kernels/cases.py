@@ -7,11 +7,11 @@ import itertools
 import jax
 from jax import lax
 
-from bench.configured import Case as Case
-from bench.configured import product as product
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
 from tests.activations import ACTIVATIONS
+from workloads.configured import Case as Case
+from workloads.configured import product as product
 
 
 def useful(product: Product) -> int:

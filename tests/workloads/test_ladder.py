@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from bench import kernels, paths
-from bench.features import FEATURES, features
-from bench.ladder import CASES, LADDER
+from compiled import kernels
 from pallas_conv.kernels import config, support
+from workloads import paths
+from workloads.ladder import CASES, LADDER
+from workloads.ladder.features import FEATURES, features
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -66,7 +67,7 @@ def test_features_that_meet_in_large_products_meet_here(together):
 
 
 def test_hardware_scripts_need_no_pytest():
-    code = "import sys, bench.ladder, bench.paths; sys.exit('pytest' in sys.modules)"
+    code = "import sys, workloads.ladder, workloads.paths; sys.exit('pytest' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """Compile for a GPU that need not be there, and read what came out.
 
-Targets are descriptions of GPUs, in bench/targets. Compiling needs the CUDA plugin of JAX, but neither GPU nor driver.
+Targets are descriptions of GPUs, in the folder targets. Compiling needs the CUDA plugin of JAX, but neither GPU nor driver.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from bench import aot, hlo
+from compiled import aot, hlo
 
 pytestmark = pytest.mark.aot
 

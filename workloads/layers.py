@@ -1,4 +1,4 @@
-"""Random layers to fit and to validate rules on: like what people build, not like the suite. Each is a `bench.cases.Case`."""
+"""Random layers to fit and to validate rules on: like what people build, not like the suite. Each is a `cases.Case`."""
 
 import math
 import random

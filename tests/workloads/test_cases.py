@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench.cases import OPERANDS, SUITE, Case, suite
 from pallas_conv.verify.reference import reference, rounded_to_tf32, truncated_to_tf32
+from workloads.cases import OPERANDS, SUITE, Case, suite
 
 RECORDED = {row["id"]: row for row in json.loads(SUITE.read_text())["cases"]}
 every = pytest.mark.parametrize("case", suite(), ids=lambda c: c.name)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pallas_conv.kernels import config, work
 from pallas_conv.kernels.config import Problem, Tiling
 
-from .configured import Case
+from ..configured import Case
 
 
 @dataclasses.dataclass(frozen=True)
