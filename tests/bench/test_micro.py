@@ -11,7 +11,8 @@ import pytest
 from bench import record, runner
 from bench.micro import __main__ as command
 from bench.micro import constants, kernels, measure, stopwatch
-from bench.micro.questions import CHECKED, Multiply, Sizes, questions
+from bench.micro.question import CHECKED, Sizes
+from bench.micro.questions import Multiply, questions
 from compiled import aot
 from pallas_conv.kernels import chips, mosaic
 from pallas_conv.kernels.config import H100_SMS, SMEM_BYTES

@@ -61,6 +61,13 @@ class Problem:
         return lambda w, b, x: ACTIVATIONS[self.activation](layer(cls, w, b, **geometry)(x))
 
 
+MAIN = [Problem("Conv2d", "silu"), Problem("ConvTranspose2d", "relu"), Problem("conv", "silu")]
+REST = [
+    p for kind in (*LAYERS, *FUNCTIONS) for act in (None, "silu", "relu") for groups in (1, 2)
+    if (p := Problem(kind, act, groups)) not in MAIN
+]  # fmt: skip
+
+
 def layer(cls: Any, w: Array, b: Array, **settings: Any) -> Any:
     """A layer with these parameters."""
     channels = (w.shape[1] * settings.get("groups", 1), w.shape[0])

@@ -1,49 +1,17 @@
-"""pallas_conv.lax against jax.lax: every argument, every transformation, the same errors; and `patched`."""
+"""pallas_conv.lax against jax.lax: every function and argument, the same errors."""
 
 import inspect
 import itertools
-import pickle
-import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import pallas_conv as pc
 from pallas_conv import lax as ours
-
-NAMES = [name for name in ours.__all__ if name != "patched"]
-
-
-def draw(*shape, dtype="float32", seed=0):
-    values = np.random.default_rng([seed, *shape]).standard_normal(shape)
-    return jnp.asarray(3 * values if np.issubdtype(np.dtype(dtype), np.integer) else values, dtype)
-
-
-def served(f, *args) -> int:
-    """How many products of f are ours; none of its convolutions is lax's own."""
-    explanation = pc.explain(f, *args)
-    assert explanation.unconverted == 0
-    return len(explanation)
-
-
-def alike(f, g, *args):
-    """The same result and gradients of f and g, up to rounding."""
-    weigh = lambda y: jnp.sum(jnp.real(y * jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype)))
-    of = lambda f: jax.jit(lambda *v: (f(*v), *jax.grad(lambda *v: weigh(f(*v)), (0, 1))(*v)))(*args)
-    got, want = of(f), of(g)
-    for a, b in zip(got, want, strict=True):
-        assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
-        eps = float(jnp.finfo(b.dtype).eps)
-        np.testing.assert_allclose(
-            np.asarray(a, "complex128"),
-            np.asarray(b, "complex128"),
-            rtol=0,
-            atol=40 * eps * float(jnp.abs(b).max(initial=1)),
-        )
+from tests.lax.calls import NAMES, W, X, alike, draw, served
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +53,6 @@ def test_every_order_of_the_output(out):
     permuted("NHWC", "HWIO", out)
 
 
-X, W = (2, 4, 8, 7), (6, 4, 3, 3)
 LAST = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 CALLS = {  # lhs, rhs, arguments
     "nothing but padding": ((2, 4, 8, 7), (6, 4, 3, 3), ((1, 1), "SAME")),
@@ -265,221 +232,3 @@ def test_conv_general_dilated_local():
     f, g = (lambda x, w, m=m: m.conv_general_dilated_local(x, w, (2, 1), ((1, 1), (0, 0)), (3, 2)) for m in (ours, lax))
     alike(f, g, x, w)
     assert served(f, x, w) == 1  # to cut the patches out
-
-
-# ---------------------------------------------------------------- transformations
-
-
-def pair(conv):
-    return lambda x, w: conv(x, w, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def same(transformed, *args):
-    got, want = (transformed(pair(conv))(*args) for conv in (ours.conv_general_dilated, lax.conv_general_dilated))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
-    assert jax.tree.map(jax.typeof, got) == jax.tree.map(jax.typeof, want)
-
-
-TRANSFORMATIONS = {
-    "jit": jax.jit,
-    "jvp": lambda f: lambda x, w: jax.jvp(f, (x, w), (jnp.sin(x), jnp.cos(w))),
-    "linear_transpose": lambda f: lambda x, w: jax.linear_transpose(lambda x: f(x, w), x)(f(x, w)),
-    "hessian": lambda f: lambda x, w: jax.hessian(lambda w: jnp.sum(jnp.tanh(f(x, w))))(w),
-    "vmap over inputs": lambda f: lambda x, w: jax.vmap(f, (0, None))(jnp.stack([x, 2 * x]), w),
-    "vmap over kernels": lambda f: lambda x, w: jax.vmap(f, (None, 0))(x, jnp.stack([w, 2 * w])),
-    "vmap over both": lambda f: lambda x, w: jax.vmap(f, (1, 0), 2)(jnp.stack([x, 2 * x], 1), jnp.stack([w, 2 * w])),
-    "a gradient an example": lambda f: (
-        lambda x, w: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(x[None], w) ** 2)), (None, 0))(w, x)
-    ),
-    "checkpoint": lambda f: jax.grad(lambda x, w: jnp.sum(jax.checkpoint(f)(x, w) ** 2), (0, 1)),
-    "scan": lambda f: lambda x, w: lax.scan(lambda h, _: (h, f(h, w)), x, None, length=2)[1],
-    "disable_jit": lambda f: jax.disable_jit()(f),
-    "a precision from outside": lambda f: jax.default_matmul_precision("highest")(f),
-    "shard_map": lambda f: (
-        lambda x, w: jax.shard_map(
-            f,
-            mesh=jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,)),
-            in_specs=(PartitionSpec("d"), PartitionSpec()),
-            out_specs=PartitionSpec("d"),
-        )(x, w)
-    ),
-    "an export": lambda f: lambda x, w: jax.export.export(jax.jit(f))(x, w).call(x, w),
-    "an export of any batch": lambda f: (
-        lambda x, w: jax.export.export(jax.jit(f))(
-            jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 6, 5, 3"), x.dtype), w
-        ).call(x, w)
-    ),
-}
-
-
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_transformations(name):
-    same(TRANSFORMATIONS[name], draw(2, 6, 5, 3), draw(3, 2, 3, 4))
-
-
-@pytest.mark.parametrize("axes", [("d",), ("d", None, None, None)])
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_batches_over_devices(kind, axes):
-    mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
-    with jax.set_mesh(mesh):
-        x = jax.device_put(draw(2, 6, 5, 3), NamedSharding(mesh, PartitionSpec(*axes)))
-        same(jax.jit, x, jax.device_put(draw(3, 2, 3, 4), NamedSharding(mesh, PartitionSpec())))
-
-
-def test_float64():
-    with jax.enable_x64(True):
-        same(jax.jit, draw(2, 6, 5, 3, dtype="float64"), draw(3, 2, 3, 4, dtype="float64"))
-
-
-@pytest.mark.parametrize(
-    "run", [lambda f: f, jax.jit, lambda f: jax.jit(jax.value_and_grad(lambda x, w: f(x, w).sum()))]
-)
-def test_debug_nans_says_where(run):
-    f = pair(ours.conv_general_dilated)
-    with jax.debug_nans(True), pytest.raises(FloatingPointError, match=r"\(nan\) encountered in conv_"):
-        run(f)(draw(2, 6, 5, 3) * jnp.inf, 0 * draw(3, 2, 3, 4))
-    with jax.debug_nans(True):
-        assert jnp.isfinite(f(draw(2, 6, 5, 3), draw(3, 2, 3, 4))).all()
-
-
-def test_a_policy_of_checkpoints_knows_them():
-    f = pair(ours.conv_general_dilated)
-    x, w = draw(2, 6, 5, 3), draw(3, 2, 3, 4)
-    gradient = lambda policy: jax.value_and_grad(
-        lambda w: jnp.sum(jax.checkpoint(lambda w: jnp.sin(f(x, w)), policy=policy)(w))
-    )
-    assert [served(gradient(policy), w) for policy in (pc.dots_saveable, None)] == [2, 3]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_they_can_be_pickled(name):
-    assert pickle.loads(pickle.dumps(getattr(ours, name))) is getattr(ours, name)
-
-
-def test_the_implementation_follows_the_context():
-    f = pair(ours.conv_general_dilated)
-    args = draw(2, 6, 5, 32, dtype="bfloat16"), draw(3, 2, 32, 64, dtype="bfloat16")
-    with pc.implementation("xla"):  # exactly lax's program, in whatever order its operands lie
-        assert pc.explain(f, *args, device="h100").unconverted == 1
-    with pc.implementation(("mosaic", "xla")):
-        assert [p.formulation for p in pc.explain(f, *args, device="a100")] == ["stock"]
-    with pc.implementation("mosaic"):
-        assert [p.implementation for p in pc.explain(f, *args, device="h100")] == ["mosaic"]
-
-
-# ---------------------------------------------------------------- patched
-
-
-def everything():
-    return {name: getattr(lax, name) for name in NAMES}
-
-
-STOCK = everything()
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_patched():
-    yield
-    assert everything() == STOCK
-
-
-def test_code_that_calls_lax_finds_ours_inside():
-    f = lambda x, w: jnp.sum(lax.conv(x, w, (1, 1), "SAME") ** 2)
-    x, w = draw(*X), draw(*W)
-    with ours.patched():
-        assert everything() == {name: getattr(ours, name) for name in NAMES}
-        assert served(jax.value_and_grad(f, (0, 1)), x, w) == 3
-        got = jax.value_and_grad(f, (0, 1))(x, w)
-    assert pc.explain(f, x, w).unconverted == 1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), got, jax.value_and_grad(f, (0, 1))(x, w))
-
-
-def tracing():
-    """A jitted function, and whether it found ours, each time that it was traced."""
-    traced = []
-
-    @jax.jit
-    def f(x, w):
-        traced.append(lax.conv is ours.conv)
-        return lax.conv(x, w, (1, 1), "SAME")
-
-    return lambda: f(draw(*X), draw(*W)), traced
-
-
-def test_what_was_traced_outside_is_traced_anew_inside():
-    run, traced = tracing()
-    run()
-    with ours.patched():
-        run()
-        run()
-    run()
-    assert traced == [False, True]
-
-
-def test_it_is_undone_by_an_exception_and_nests():
-    with pytest.raises(KeyError), ours.patched(), ours.patched():
-        raise KeyError
-    assert everything() == STOCK
-    with ours.patched():
-        with ours.patched():
-            pass
-        assert lax.conv is ours.conv
-    assert lax.conv is STOCK["conv"]
-
-
-def test_it_is_a_decorator_that_can_be_used_again():
-    @ours.patched()
-    def f(n):
-        assert lax.conv is ours.conv
-        return n if n == 0 else f(n - 1)
-
-    assert [f(2), f(1)] == [0, 0]
-
-
-def test_threads_that_overlap():
-    """The last one out restores lax."""
-    first_in, second_out, seen = threading.Event(), threading.Event(), []
-
-    def first():
-        with ours.patched():
-            first_in.set()
-            assert second_out.wait(60)
-            seen.append(lax.conv is ours.conv)
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert first_in.wait(60)
-    with ours.patched():
-        pass
-    second_out.set()
-    thread.join(60)
-    assert seen == [True]
-
-
-def test_generators_that_end_in_another_order():
-    """What is traced afterwards is told from what was traced inside."""
-    run, traced = tracing()
-
-    def generator():
-        with ours.patched():
-            yield
-
-    first, second = generator(), generator()
-    next(first), next(second)
-    run()
-    first.close()
-    assert lax.conv is ours.conv
-    second.close()
-    assert lax.conv is STOCK["conv"]
-    run()
-    with ours.patched():
-        run()
-    assert traced == [True, False]
-
-
-def test_equinox_itself_can_be_patched():
-    import equinox as eqx
-
-    layer = eqx.nn.Conv2d(4, 6, 3, padding=1, key=jax.random.key(0))
-    with ours.patched():
-        assert served(jax.vmap(layer), draw(*X)) == 1
