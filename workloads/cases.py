@@ -19,6 +19,8 @@ import numpy as np
 
 from pallas_conv.spec import ConvSpec, Product
 
+from .activations import applied
+
 SUITE = pathlib.Path(__file__).with_name("suite.json")
 OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "fb": "xwby"}
 ROLES = {"f": "fprop", "d": "dgrad", "w": "wgrad"}
@@ -155,7 +157,7 @@ class Case:
 
         f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, fb(x, w, b, dy) -> y, (dw, db) or (dx, dw, db).
         """
-        layer, act, shapes = convert(self.layer()), ACTIVATIONS[self.activation], self.shapes()
+        layer, act, shapes = convert(self.layer()), functools.partial(applied, self.activation), self.shapes()
 
         def linear(x, w, b=None):
             params = (w,) if layer.bias is None else (w, b.reshape(-1, *[1] * self.ndim))
@@ -235,6 +237,3 @@ def _rows() -> dict[str, dict[str, Any]]:
 
 def suite() -> tuple[Case, ...]:
     return tuple(map(Case.from_json, _rows().values()))
-
-
-ACTIVATIONS: dict[str | None, Callable[..., Any]] = {None: lambda z: z, "relu": jax.nn.relu, "silu": jax.nn.silu}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import pallas_conv as pc
-from tests.activations import ACTIVATIONS
 from tests.nn.layers import KEY, assert_identical, assert_same_function, normal
+from workloads.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
