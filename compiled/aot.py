@@ -36,7 +36,7 @@ def compile_for(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct)
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What the Mosaic kernels of a program use: the most of each, over its kernels.
+    """Resources that the Mosaic kernels of a program use: the most of each, over its kernels.
 
     registers    a thread
     spills       bytes stored or loaded
@@ -69,8 +69,8 @@ def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -
 
 
 def instructions(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> str:
-    """What the GPU and its driver are told by the one Mosaic kernel of a program: PTX, and the host's code, which makes the
-    TMA descriptors and launches it.
+    """The text of the one Mosaic kernel of a program: PTX for the GPU, and the host's code, which makes the TMA descriptors and
+    launches it.
     """
     _, dumped = _dumping(("PTX", "HOST_LLVM"), target, f, *args)
     (ptx,), (host,) = dumped(".ptx"), dumped(".ll")

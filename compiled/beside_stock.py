@@ -1,4 +1,4 @@
-"""What XLA makes of layers that it treats badly on a GPU: stock equinox beside `auto`."""
+"""Layers that XLA treats badly on a GPU: the program of stock equinox beside that of `auto`, as facts."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 
 def layers(count: int = 0, seed: int = 0) -> list[Case]:
-    """Of the suite, or `count` random ones in turn in every dtype: those that XLA is known to treat badly on a GPU."""
+    """Layers of the suite, or `count` random ones in turn in every dtype, that XLA is known to treat badly on a GPU."""
     if not count:
         return [case for case in suite() if _treated_badly(case)]
     found = list(itertools.islice(filter(_treated_badly, random_layers(20 * count, seed)), count))

@@ -41,7 +41,7 @@ class Move:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled program executes: its library calls, how many kernels it launches, these included, and what they move."""
+    """The work of a compiled program: its library calls, how many kernels it launches, these included, and what they move."""
 
     calls: tuple[Call, ...]
     kernels: int
@@ -92,7 +92,7 @@ def bodies(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 def _executed(
     computations: dict[str, list[_Instruction]], name: str, times: int = 1
 ) -> Iterator[tuple[_Instruction, int]]:
-    """What is launched, and how often: bodies of loops as often as they run."""
+    """Launched instructions, and how often each is: bodies of loops as often as they run."""
     for i in computations[name]:
         if i.opcode in ("while", "call", "conditional"):
             trips = re.search(r'"known_trip_count":{"n":"(\d+)"}', i.text)

@@ -1,5 +1,5 @@
-"""What benchmarks and tests run: the suite's layers, networks, random layers, and small products that show a kernel's features.
+"""Workloads of benchmarks and tests: the suite, random layers, networks, loops, and the small products of the ladder.
 
-Data and models alone. Nothing is measured or asserted here, and nothing of `bench`, `compiled` or `tests` is imported, so that
+Data, models and programs alone. Nothing is measured or asserted here, and nothing of `bench`, `compiled` or `tests` is imported, so that
 either may change without the other. No part of the wheel.
 """

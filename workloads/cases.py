@@ -77,7 +77,7 @@ class Case:
 
     @property
     def border(self) -> list[tuple[int, int]]:
-        """What surrounds x before a VALID convolution, for the modes that do not pad with zeros."""
+        """Padding that surrounds x before a VALID convolution, for the modes that do not pad with zeros."""
         return [(0, 0)] * (2 + self.ndim) if self.padding_mode == "ZEROS" else [(0, 0), (0, 0), *self.padding]
 
     @functools.cached_property
@@ -153,7 +153,7 @@ class Case:
         )  # fmt: skip
 
     def stock(self, direction: str, convert: Callable[[Any], Any] = lambda layer: layer) -> Callable[..., Any]:
-        """What a user of equinox runs today: vmap of the layer, converted if at all, and what jax.vjp makes of it.
+        """The function that a user of equinox runs today: vmap of the layer, converted if at all, and its jax.vjp.
 
         f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, fb(x, w, b, dy) -> y, (dw, db) or (dx, dw, db).
         """

@@ -11,5 +11,5 @@ FILE = pathlib.Path(__file__).with_name("paths.json")
 
 
 def cases(file: pathlib.Path = FILE) -> tuple[Case, ...]:
-    """Those of the file."""
+    """The cases of the file."""
     return strict.parse(tuple[Case, ...], json.loads(file.read_text()), file.name)

@@ -15,5 +15,5 @@ def products() -> Iterator[tuple[str, Product]]:
 
 
 def served() -> dict[str, Product]:
-    """Those that the kernel serves on Hopper."""
+    """The products that the kernel serves on Hopper, by name."""
     return {name: product for name, product in products() if not support.reasons(product, support.CAPABILITY)}

@@ -14,7 +14,7 @@ ROW = 64  # bfloat16 elements of 128 bytes
 
 
 class Repetition(NamedTuple):
-    """What one takes, in every block at the same time."""
+    """Time that one takes, in every block at the same time."""
 
     us: float
     clocks: float
@@ -63,7 +63,7 @@ class Question:
 
 
 class Sizes(NamedTuple):
-    """Of what is asked: the device's, or so small that kernels can be interpreted."""
+    """Sizes of what is asked: the device's, or so small that kernels can be interpreted."""
 
     sms: int
     dry: bool

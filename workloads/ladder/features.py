@@ -1,4 +1,4 @@
-"""What a case demands of the kernel, feature by feature: the rungs of the ladder, simplest first.
+"""Features that a case demands of the kernel: the rungs of the ladder, simplest first.
 
 A feature is found in the case itself, not said of it, so that a case cannot stand lower on the ladder than it belongs.
 """

@@ -1,4 +1,4 @@
-"""What the networks share: how wide they are, norms, losses, and what a training step is."""
+"""Parts that the networks share: widths, norms, losses, and the form of a training step."""
 
 import dataclasses
 import math

@@ -13,7 +13,7 @@ from .parts import Kernel, this_block, timed_kernel
 
 
 def hand_over(blocks: int, *, cluster: int = 1, interpret: bool = False) -> Kernel:
-    """Of (plan,): arrives at a barrier, which all blocks of a cluster share, and waits for it.
+    """Take (plan,); arrive at a barrier, which all blocks of a cluster share, and wait for it.
 
     Returns how often each block did, [blocks, 128].
     """
@@ -40,7 +40,7 @@ def hand_over(blocks: int, *, cluster: int = 1, interpret: bool = False) -> Kern
 
 
 def idle(blocks: int, *, interpret: bool = False) -> Kernel:
-    """Of (x,), int32 [128]: what any kernel costs. Returns x."""
+    """Take (x,), int32 [128], and return x: the cost of any kernel."""
 
     def body(x: Any, out: Any, watch: Any) -> None:
         started = stopwatch.start(interpret)

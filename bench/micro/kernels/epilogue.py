@@ -17,7 +17,7 @@ def store(
     pixels: int, buffers: int, room: int, blocks: int, *, consumers: int = 1, read_only: bool = True,
     interpret: bool = False,
 ) -> Kernel:  # fmt: skip
-    """Of (plan, bias): turns of an epilogue, each of a chunk through every one of `buffers`: bias, relu, bfloat16, TMA.
+    """Take (plan, bias); take turns of an epilogue, each of a chunk through every one of `buffers`: bias, relu, bfloat16, TMA.
 
     read_only: waits until a buffer may be written again, not until its store is done.
     Returns each block's last `room` chunks, a multiple of buffers, [blocks, consumers, room, pixels, COLUMNS]: the i-th is

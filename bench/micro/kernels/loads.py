@@ -20,7 +20,7 @@ def fill(
     shape: tuple[int, ...], box: tuple[int, ...], slots: int, blocks: int, *, copies: int = 1, cluster: int = 1,
     one_warp: bool = False, spare_bytes: int = 0, interpret: bool = False,
 ) -> Kernel:  # fmt: skip
-    """Of (plan, x): keeps `slots` loads in flight, each of `copies` boxes of x, a bfloat16 array of this shape.
+    """Take (plan, x); keep `slots` loads in flight, each of `copies` boxes of x, a bfloat16 array of this shape.
 
     In clusters every block loads half of each box and gets all of it. A warpgroup of 128 threads issues loads and arrives
     at barriers, as in the dense kernel, or one warp does. spare_bytes: more shared memory for a block to have.

@@ -1,4 +1,4 @@
-"""What the kernels share: their form, shared memory, boxes of an array, a ring of slots, chunks on their way out."""
+"""Parts that the kernels share: their form, shared memory, boxes of an array, a ring of slots, chunks on their way out."""
 
 from collections.abc import Callable
 from typing import Any

@@ -103,7 +103,7 @@ def multiply(
     pixels: int, columns: int, consumers: int, taps: int, box_rows: int, blocks: int, *, dtype: str = "bfloat16",
     slots: int = 3, interpret: bool = False,
 ) -> Kernel:  # fmt: skip
-    """Of (plan, a, b, x): a step multiplies a[pixels, 128 bytes] by b[columns, 128 bytes] for each of its taps and consumers.
+    """Take (plan, a, b, x); a step multiplies a[pixels, 128 bytes] by b[columns, 128 bytes] for each of its taps and consumers.
 
     Meanwhile a producer loads `box_rows` rows of x, [rows, 128 bytes].
     Returns the sums of the first block, [consumers, pixels, columns] in float32.
@@ -143,7 +143,7 @@ def tiles(
     *,
     interpret: bool = False,
 ) -> Kernel:
-    """Of (plan, a, b, x): as `multiply`, but with an epilogue every `steps` steps, which stores the sums in bfloat16.
+    """Take (plan, a, b, x); as `multiply`, but with an epilogue every `steps` steps, which stores the sums in bfloat16.
 
     Slots hold eight rows. A deeper ring lets one consumer multiply while another stores.
     Returns the last tile of each block, [blocks, consumers, columns / COLUMNS, pixels, COLUMNS].
