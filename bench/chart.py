@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from .cases import Case
+from workloads.cases import Case
 
 type Row = dict[str, Any]
 

@@ -22,11 +22,11 @@ from jax import Array
 from tqdm import tqdm
 
 import pallas_conv as pc
+from workloads.cases import OPERANDS, Case, suite
+from workloads.layers import random_layers
+from workloads.models import DIVIDE, IMAGES, NETWORKS
 
-from .cases import OPERANDS, Case, suite
 from .formulations import machine
-from .layers import random_layers
-from .models import DIVIDE, IMAGES, NETWORKS
 
 SEED, COUNT = 31, 100  # of the random layers; no rule was fitted to them
 NETWORK_FACTOR = 1.5  # of stock's time, for a network

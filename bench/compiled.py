@@ -8,60 +8,16 @@ launched, bytes of temporary memory (without the library's own workspace, which 
 """
 
 import argparse
-import dataclasses
-import itertools
 import json
 import pathlib
 import sys
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
-import pallas_conv as pc
+from compiled.beside_stock import TARGETS, layers, measure
 
-from . import aot, hlo
-from .cases import OPERANDS, Case, suite
 from .formulations import machine
-from .layers import random_layers
-
-TARGETS = ("a100", "b200", "h100")
-
-
-DTYPES = ("bfloat16", "float16", "float32")
-
-
-def layers(count: int = 0, seed: int = 0) -> list[Case]:
-    """Of the suite, or `count` random ones in turn in every dtype: those that XLA is known to treat badly on a GPU."""
-    if not count:
-        return [case for case in suite() if _treated_badly(case)]
-    found = list(itertools.islice(filter(_treated_badly, random_layers(20 * count, seed)), count))
-    return [dataclasses.replace(case, dtype=dtype) for case, dtype in zip(found, itertools.cycle(DTYPES), strict=False)]
-
-
-def _treated_badly(case: Case) -> bool:
-    return case.transposed or case.ndim == 3 or max(case.dilation) > 1
-
-
-def measure(case: Case, direction: str, target: str) -> dict[str, Any]:
-    """One row: the program of stock equinox and that of the converted layer."""
-    operands = [jax.ShapeDtypeStruct(case.shapes()[name], case.dtype) for name in OPERANDS[direction]]
-    ours = case.stock(direction, convert=pc.convert)
-    products = [f"{p.product.role}: {p.formulation}" for p in pc.explain(jax.jit(ours), *operands, device=target)]
-    row = {"layer": case.name, "direction": direction, "useful_flops": case.flops(direction), "products": products}
-    for name, f in (("stock", case.stock(direction)), ("auto", ours)):
-        row[name] = _facts(aot.compile_for(target, f, *operands))
-    return row
-
-
-def _facts(compiled: jax.stages.Compiled) -> dict[str, Any]:
-    program = hlo.read(compiled.as_text())
-    return {
-        "flops": program.flops,
-        "kernels": program.kernels,
-        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "calls": [dataclasses.asdict(call) for call in program.calls],
-    }
 
 
 def line(row: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Small and medium problems with awkward edges, on which every kernel must be right."""
 
-from .cases import Case
+from workloads.cases import Case
 
 
 def _case(name, channels, spatial, kernel, op="conv", batch=2, **geometry) -> Case:

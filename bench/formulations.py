@@ -25,17 +25,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from pallas_conv import formulations
-from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import this_cpu
-from pallas_conv.trilinear import Op
-
-from .cases import Case, suite
-from .layers import dense_layers, random_layers
+from workloads.cases import Case, suite
+from workloads.layers import dense_layers, random_layers
+from workloads.programs import operands, programs
 
 CPU = this_cpu()
 BATCHES = (1, 2, 8)
@@ -60,37 +56,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def programs(product: Product) -> dict[str, Callable[..., Any]]:
-    """Stock's program and every formulation that serves the product, of operands as a layer has them."""
-    op = Op(
-        product.spec,
-        jnp.dtype(product.compute_dtype),
-        jnp.dtype(product.out_dtype),
-        models=int(product.models is not None),
-    )
-    names = [formulations.STOCK, *(f.name for f in formulations.serving(product))]
-    contract = functools.partial(
-        formulations.contract,
-        op=op,
-        dtype=product.out_dtype,
-        wide_sums=True,
-        cache=formulations.cache(CPU),
-        on_cpu=True,
-        narrow_matmuls=CPU.amx,
-    )
-    return {name: jax.jit(functools.partial(contract, name, product.role)) for name in names}
-
-
-def timed_as(formulation: str) -> str:
-    """The name of the program that was timed: outside of loops, those like stock's are stock's."""
-    return formulations.STOCK if formulation in formulations.LIKE_STOCK else formulation
-
-
-def operands(product: Product, seed: int = 0) -> list[jax.Array]:
-    rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.standard_normal(shape), product.compute_dtype) for shape in product.operand_shapes]
-
-
 def medians(fs: Mapping[str, Callable[..., Any]], args: Iterable[Any], seconds: float) -> dict[str, float]:
     """Milliseconds of each, interleaved for about `seconds`; those far behind after two rounds run no more."""
     args = list(args)
@@ -109,15 +74,6 @@ def medians(fs: Mapping[str, Callable[..., Any]], args: Iterable[Any], seconds: 
         if sum(map(len, times.values())) > 60 * len(fs):
             break
     return {name: round(statistics.median(t), 5) for name, t in times.items()}
-
-
-def product_from_json(row: Mapping[str, Any]) -> Product:
-    spec = ConvSpec(**{k: _tuples(v) for k, v in row["spec"].items()})
-    return Product(**{k: _tuples(v) for k, v in row.items()} | {"spec": spec})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def suite_layers(threads: int) -> Iterator[Case]:

@@ -12,8 +12,9 @@ import numpy as np
 from pallas_conv.kernels import support
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import Verdict, judge
+from workloads import cases, configured
 
-from . import cases, configured, products
+from . import products
 from .runner import SKIPPED, Context, Program, Row, Source, Step
 
 type Draw = Callable[[Context], Sequence[Any]]  # operands of a product

@@ -15,8 +15,8 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     peak         "copy": gbps. "gemm_<dtype>": tflops. "cupti_session": seconds, first_seconds
     stock        "<case>/<f|d|w|fb>": the fields of kind time, of stock's program alone
     probe        name of a bench.probes.Probe, detail
-    ladder       name of a case of bench.ladder, rung; the fields of kind correctness
-    path         name of a case of bench.paths: a code path that wanted products take; the fields of kind correctness
+    ladder       name of a case of workloads.ladder, rung; the fields of kind correctness
+    path         name of a case of workloads.paths: a code path that wanted products take; the fields of kind correctness
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, finite, right, deterministic, seed; and what is
                  known of a kernel: product, config, num_sms, facts (of kernels.evidence), code_path, variant
     time         "<case>/<f|d|w|fb>", impl "stock", "best" (the lax program that `auto` takes without kernels, where that is
@@ -40,8 +40,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pallas_conv.target import resolve
+from workloads import cases, configured, ladder, paths
 
-from . import cases, configured, correctness, gate, ladder, paths, probes, products, runner, speed, table
+from . import correctness, gate, probes, products, runner, speed, table
 from .runner import Context, Program, Row, Source, Step
 
 # Layers whose stock times are measured twice, to show how much they vary.

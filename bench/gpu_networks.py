@@ -2,8 +2,8 @@
 
     python -m bench.gpu_networks --minutes 6 --networks resnet50,unet
 
-The models are those of `bench.models` at published channels, batches and sizes. They compute in bfloat16; their weights and the
-optimiser's state are float32, and their buffers are donated. Programs take turns. Their first steps are compared before.
+The models are those of `workloads.models` at published channels, batches and sizes. They compute in bfloat16; their weights and
+the optimiser's state are float32, and their buffers are donated. Programs take turns. Their first steps are compared before.
 
 Rows have the kind "network", the network's name, and an impl: "stock"; "auto", converted, as it comes; "mosaic", converted,
 under ("mosaic", "auto").
@@ -35,10 +35,10 @@ import pallas_conv as pc
 from pallas_conv.kernels import evidence
 from pallas_conv.plan import Plan
 from pallas_conv.verify import check
+from workloads.models import NETWORKS, resnet
+from workloads.models.common import Network, Scale
 
 from . import products, runner
-from .models import NETWORKS, resnet
-from .models.common import Network, Scale
 from .runner import log
 from .runner.script import LOSSES
 

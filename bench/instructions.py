@@ -12,13 +12,12 @@ import re
 
 import jax
 
+from compiled import aot
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.spec import Product
 
-from . import aot
-
-TARGETS = {"9.0": "h100"}  # compute capability -> a description in bench/targets
+TARGETS = {"9.0": "h100"}  # compute capability -> a description in compiled/targets
 _NAME = re.compile(r"pallas_conv_\w*?(?=_mosaic_gpu)")
 _DEBUG = re.compile(r"^\s*(//.*|\.(loc|file|section|version)\b.*|\$L__(tmp|func_\w+?)\d+:)$")
 

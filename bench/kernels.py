@@ -11,36 +11,23 @@ the tensor cores' peak and of every operand read and every result written once, 
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
+from compiled.kernels import compiled
 from pallas_conv.kernels import choice, config, cost, support, work
 from pallas_conv.kernels.chips import chips
 from pallas_conv.spec import Product
+from workloads.cases import Case, suite
+from workloads.served import products
 
-from . import aot
-from .cases import Case, suite
 from .chart import COLOURS, family, group
 
 SMS = config.H100_SMS
-
-
-def products() -> Iterator[tuple[str, Product]]:
-    """Forward and input gradient of every layer of the suite, as in 'resnet50_c2/f'."""
-    for case in suite():
-        yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if d in "fd")
-
-
-def served() -> dict[str, Product]:
-    """Those that the kernel serves on Hopper."""
-    return {name: product for name, product in products() if not support.reasons(product, support.CAPABILITY)}
 
 
 def case_of(name: str) -> Case:
@@ -73,16 +60,6 @@ def floor_us(problem: config.Problem) -> float:
     chip = chips(SMS)[0]
     multiply = 2 * work.useful_macs(problem) / (cost.flops_per_clock(problem.itemsize, chip) * SMS)
     return chip.microseconds(max(multiply, work.least_bytes(problem) / cost.dram_bytes_per_clock(chip)))
-
-
-@functools.cache  # JAX 0.12 compiles a kernel once a process, and has nothing to say of it the second time
-def compiled(product: Product, cfg: config.Config) -> tuple[jax.stages.Compiled, aot.Resources]:
-    """The kernel by itself, compiled for an H100."""
-    from pallas_conv.kernels.launch import launch
-
-    dtypes = [product.compute_dtype] * (2 + product.bias) + [product.out_dtype] * product.residual
-    args = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
-    return aot.resources("h100", functools.partial(launch, product, cfg), *args)
 
 
 def main(argv: list[str] | None = None) -> int:

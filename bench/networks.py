@@ -3,9 +3,9 @@
     python -m bench.networks --out out/networks_cpu.json
     python -m bench.networks --profile unet3d
 
-The models are those of `bench.models`, float32: published depths, a quarter of the published channels but at least 16, batches
-of four 64x64 images, 32x32x32 volumes or sequences. A step is forward, backward and optimiser. Stock's and ours take turns, and
-take turns at going first. The first steps are compared instead of timed: where they disagree no time is reported.
+The models are those of `workloads.models`, float32: published depths, a quarter of the published channels but at least 16,
+batches of four 64x64 images, 32x32x32 volumes or sequences. A step is forward, backward and optimiser. Stock's and ours take
+turns, and take turns at going first. The first steps are compared instead of timed: where they disagree no time is reported.
 """
 
 import argparse
@@ -31,9 +31,10 @@ from pallas_conv import formulations
 from pallas_conv.explain import describe
 from pallas_conv.plan import Plan
 from pallas_conv.spec import Product
+from workloads.models import DIVIDE, IMAGES, NETWORKS, Network
+from workloads.programs import operands, programs, timed_as
 
-from .formulations import machine, medians, operands, programs, timed_as
-from .models import DIVIDE, IMAGES, NETWORKS, Network
+from .formulations import machine, medians
 
 GATED = 3  # steps whose losses are compared
 LEAST_STEPS = 5  # timed, of each

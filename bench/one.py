@@ -40,8 +40,9 @@ import jax
 from pallas_conv.kernels import choice, evidence
 from pallas_conv.kernels.config import Config, Problem, illegal
 from pallas_conv.spec import Product
+from workloads import cases
 
-from . import cases, correctness, products, runner
+from . import correctness, products, runner
 
 CACHE = pathlib.Path(tempfile.gettempdir()) / "pallas_conv_bench"
 LAYERS = (*cases.suite(), *correctness.SMALL)

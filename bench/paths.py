@@ -1,6 +1,6 @@
 """One case for every code path that is chosen for wanted products: the very tiles, taps and stages, on few pixels and channels.
 
-    python -m bench.paths --out bench/paths.json
+    python -m bench.paths --out workloads/paths.json
 
 So what runs at full size is held against float64 as a whole, in the interpreter and on hardware. To choose for all products
 takes a minute: the cases are kept as data, and made anew where the choice of tiles changed.
@@ -20,16 +20,10 @@ from pallas_conv.kernels.config import Config, Problem
 from pallas_conv.kernels.taps import Dim
 from pallas_conv.spec import ConvSpec, Product, dilated
 from pallas_conv.wanted import wanted
+from workloads.configured import Case
+from workloads.paths import FILE
 
-from .configured import Case
-
-FILE = pathlib.Path(__file__).with_name("paths.json")
 WORKERS = 2  # so few that small products give them several tiles
-
-
-def cases(file: pathlib.Path = FILE) -> tuple[Case, ...]:
-    """Those of the file."""
-    return strict.parse(tuple[Case, ...], json.loads(file.read_text()), file.name)
 
 
 def products() -> list[Product]:

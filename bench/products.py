@@ -19,8 +19,8 @@ from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.spec import Product
 from pallas_conv.target import Target
+from workloads.cases import Case
 
-from .cases import Case
 from .runner import Program, Row, Source
 
 HOPPER = support.CAPABILITY

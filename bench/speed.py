@@ -18,9 +18,9 @@ from pallas_conv.kernels import support
 from pallas_conv.target import Target
 from pallas_conv.verify import check, timing
 from pallas_conv.verify.verdict import agree, judge_at, some_pixels
+from workloads.cases import Case
 
 from . import gate, products
-from .cases import Case
 from .runner import SKIPPED, Context, Program, Row, Skipped, Step, log
 
 PIXELS = 64  # of a product at full size that float64 judges

@@ -24,9 +24,9 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv import formulations
+from workloads.cases import Case, suite
 
 from . import torch_layers
-from .cases import Case, suite
 from .chart import family
 from .formulations import HALF_PRECISION, medians
 

@@ -29,9 +29,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pallas_conv.verify.timing import Launch, Rotation, Timing, copies
+from workloads.cases import OPERANDS, Case, suite
 
 from . import runner, torch_layers
-from .cases import OPERANDS, Case, suite
 
 CASES = (
     "resnet50_c2", "resnet50_c3_s2", "resnet50_c4", "unet_mid", "sd15_b0", "sdvae_b1", "aspp_d12", "dcgan_t1", "unet_up",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .cases import OPERANDS, Case
+from workloads.cases import OPERANDS, Case
 
 INSTALLED = importlib.util.find_spec("torch") is not None
 VERSION = importlib.metadata.version("torch") if INSTALLED else None

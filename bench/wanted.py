@@ -3,7 +3,7 @@
     python -m bench.wanted --out pallas_conv/wanted.json
 
 They are the forward products and input gradients of the suite's layers, and those of one training step of each network of
-`bench.models`, as `pallas_conv.explain` finds them: bfloat16, published channels, batches and sizes. Left out are products
+`workloads.models`, as `pallas_conv.explain` finds them: bfloat16, published channels, batches and sizes. Left out are products
 that no kernel serves on Hopper.
 """
 
@@ -23,14 +23,13 @@ from pallas_conv import strict
 from pallas_conv.kernels import support
 from pallas_conv.spec import Product
 from pallas_conv.wanted import FILE, Layer, Use, Wanted
-
-from . import kernels
-from .models import NETWORKS, Network
+from workloads.models import NETWORKS, Network
+from workloads.served import served
 
 
 def suite() -> tuple[Layer, ...]:
     """The first layer of those that ask for the same product."""
-    layers = {product: name for name, product in reversed(kernels.served().items())}
+    layers = {product: name for name, product in reversed(served().items())}
     return tuple(Layer(name, product) for product, name in reversed(layers.items()))
 
 

@@ -177,7 +177,7 @@ def test_the_cpu_program_holds_what_explain_printed(name):
 @pytest.mark.parametrize("gpu", ["h100", "a100"])
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_gpu_program_holds_what_explain_printed(name, gpu):
-    from bench import aot
+    from compiled import aot
 
     step, operands = program(name, ("mosaic", "xla"))
     plans = pc.explain(step, *operands, device=gpu)

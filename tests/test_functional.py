@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import jet
 
 import pallas_conv as pc
-from tests.activations import ACTIVATIONS
+from workloads.activations import ACTIVATIONS
 
 
 def normal(*shape: int, dtype: Any = "float32", seed: int = 0) -> jax.Array:

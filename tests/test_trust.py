@@ -254,7 +254,7 @@ def test_a_broken_record_is_ignored_and_said_so(cache, caplog, text):
 
 @pytest.mark.aot
 def test_auto_compiles_the_kernel_once_it_is_trusted(cache):
-    from bench import aot
+    from compiled import aot
 
     layer = pc.Conv2d(128, 128, 3, padding=1, activation="relu", dtype=jnp.bfloat16, key=jax.random.key(0))
     x = jax.ShapeDtypeStruct((32, 128, 28, 28), jnp.bfloat16)

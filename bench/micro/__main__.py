@@ -7,7 +7,7 @@ import sys
 from .. import micro, runner
 from ..runner import Row, Step, summary
 from . import constants, measure
-from .questions import Sizes
+from .question import Sizes
 
 ALONE = "--constants"
 

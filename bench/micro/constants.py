@@ -18,7 +18,8 @@ from pallas_conv.kernels.cost import POWER_SOFTNESS
 
 from ..runner import Row
 from .measure import LONG, launch_names, sustained_names
-from .questions import DRIFT_STEPS, TENSOR_FLOPS, Sizes, questions
+from .question import Sizes
+from .questions import DRIFT_STEPS, TENSOR_FLOPS, questions
 
 SOURCES = ("cupti", "globaltimer", "chain")
 KEPT = 0.85  # of the rate of an array that L2 holds with ease: the largest one that reaches it is what L2 keeps

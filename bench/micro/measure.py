@@ -12,7 +12,8 @@ from pallas_conv.verify import timing
 
 from ..runner import SKIPPED, Context, Program, Row, Source, Step
 from . import kernels, stopwatch
-from .questions import CHECKED, Multiply, Question, Repetition, Run, Sizes, multiplied, questions
+from .question import CHECKED, Question, Repetition, Run, Sizes
+from .questions import Multiply, multiplied, questions
 
 NO_TIME = f"{SKIPPED}an interpreted kernel has no time"
 CHAIN = 17  # kernels one after another

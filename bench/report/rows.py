@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..cases import Case, suite
+from workloads.cases import Case, suite
+
 from ..chart import family
 
 type Row = dict[str, Any]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import compile_time
-from bench.models import NETWORKS
+from workloads.models import NETWORKS
 
 PROGRAMS = {program.name: program for program in compile_time.programs()}
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from bench import aot, gpu_networks, runner
-from bench.models.common import Scale, supervised
+from bench import gpu_networks, runner
 from bench.runner import log
+from compiled import aot
 from pallas_conv.kernels.evidence import Facts
+from workloads.models.common import Scale, supervised
 
 pc_convert = gpu_networks.pc.convert
 

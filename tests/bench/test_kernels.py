@@ -7,8 +7,9 @@ import pytest
 from bench import kernels
 from pallas_conv.kernels import choice, config, work
 from tests.kernels import cases
+from workloads.served import served
 
-SERVED = kernels.served()
+SERVED = served()
 PLANS = {name: kernels.plan(product) for name, product in SERVED.items()}
 
 # More than 1.15 multiply-adds are executed for a useful one, because a tensor core takes 16 channels.

@@ -14,8 +14,8 @@ import pytest
 import pallas_conv as pc
 from bench import chart, torch_layers
 from bench import test_layers as layer_bench
-from bench.cases import Case, suite
 from bench.formulations import HALF_PRECISION
+from workloads.cases import Case, suite
 
 ROOT = pathlib.Path(chart.__file__).resolve().parents[1]
 FAMILIES = {

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import aot, record, runner
+from bench import record, runner
 from bench.micro import __main__ as command
 from bench.micro import constants, kernels, measure, stopwatch
-from bench.micro.questions import CHECKED, Multiply, Sizes, questions
+from bench.micro.question import CHECKED, Sizes
+from bench.micro.questions import Multiply, questions
+from compiled import aot
 from pallas_conv.kernels import chips, mosaic
 from pallas_conv.kernels.config import H100_SMS, SMEM_BYTES
 from pallas_conv.verify import timing

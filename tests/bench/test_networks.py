@@ -12,8 +12,8 @@ import pytest
 
 import pallas_conv as pc
 from bench import networks
-from bench.models import DIVIDE, IMAGES, NETWORKS, Network
-from bench.models.common import scaled, supervised
+from workloads.models import DIVIDE, IMAGES, NETWORKS, Network
+from workloads.models.common import scaled, supervised
 
 every = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 

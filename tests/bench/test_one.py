@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import aot, one
+from bench import one
+from compiled import aot
 from pallas_conv.kernels import choice
 from pallas_conv.kernels.config import H100_SMS
 from pallas_conv.spec import Product

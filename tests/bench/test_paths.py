@@ -5,12 +5,12 @@ import functools
 import pytest
 
 from bench import paths
-from bench.configured import Case
-from bench.ladder import CASES
 from pallas_conv.kernels import choice, config, evidence, support
 from pallas_conv.kernels.config import Config, Problem
 from pallas_conv.spec import Product
 from pallas_conv.wanted import wanted
+from workloads.configured import Case
+from workloads.ladder import CASES
 
 LEAST = 0.95  # of products
 NETWORKS = sorted({use.network for use in wanted().networks})

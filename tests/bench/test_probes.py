@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from bench.aot import compile_for
 from bench.probes import check, cut, probes
+from compiled.aot import compile_for
 
 FAMILY = {re.match("[a-z]+(_[a-z]+)?", p.name)[0]: p.name for p in probes()}  # its last member stands for each
 

@@ -33,7 +33,7 @@ def program():
 
 def in_copy(folder: pathlib.Path, edit) -> subprocess.CompletedProcess:
     """`python -m bench.renew` of a record, in a copy of the project whose kernels are edited."""
-    for name in ("kernels", "pallas_conv", "bench"):
+    for name in ("kernels", "pallas_conv", "bench", "compiled"):
         shutil.copytree(
             ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("results", "__pycache__")
         )

@@ -12,12 +12,12 @@ import pytest
 import pallas_conv as pc
 from bench import chart
 from bench.compile_time import programs
-from bench.formulations import timed_as
-from bench.loops import LOOPS
-from bench.models import NETWORKS
 from bench.test_layers import layers
 from pallas_conv.formulations import LIKE_STOCK
 from pallas_conv.target import Target
+from workloads.loops import LOOPS
+from workloads.models import NETWORKS
+from workloads.programs import timed_as
 
 RESULTS = pathlib.Path(chart.__file__).parent / "results"
 LAYERS = json.loads((RESULTS / "layers_cpu.json").read_text())

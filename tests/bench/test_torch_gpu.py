@@ -5,9 +5,9 @@ import types
 import pytest
 
 from bench import products, runner, torch_gpu, torch_layers
-from bench.cases import suite
 from bench.runner import log
 from tests.bench import stand_in_torch
+from workloads.cases import suite
 
 CASES = {case.name: case for case in suite()}
 

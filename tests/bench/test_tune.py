@@ -7,7 +7,6 @@ import types
 import pytest
 
 from bench import products, record, runner
-from bench.cases import suite
 from bench.correctness import SMALL
 from bench.runner import Built, Skipped, log
 from bench.tune import __main__ as command
@@ -19,6 +18,7 @@ from pallas_conv.kernels.config import H100_SMS, Config, Problem, illegal
 from pallas_conv.target import resolve
 from pallas_conv.verify import timing
 from pallas_conv.wanted import wanted
+from workloads.cases import suite
 
 KIND = "NVIDIA H100 80GB HBM3"
 SUITE = {f"{case.name}/{d}": product for case in suite() for d, product in case.products().items()}

@@ -3,11 +3,11 @@
 import pytest
 
 from bench import wanted
-from bench.models import NETWORKS
-from bench.models.common import SMALL
 from pallas_conv.kernels import support
 from pallas_conv.wanted import FILE, Wanted
 from pallas_conv.wanted import wanted as committed
+from workloads.models import NETWORKS
+from workloads.models.common import SMALL
 
 
 def test_the_committed_products_of_the_suite_are_those_found():

@@ -340,7 +340,7 @@ def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, 
 
 @pytest.mark.aot
 def test_what_is_compiled_ahead_is_the_kernel_with_its_tile(monkeypatch):
-    from bench import aot
+    from compiled import aot
 
     (one,) = plan.checks(plan.rows(Wanted(LAYERS[:1], ())), H100)
     shapes = [jax.ShapeDtypeStruct(shape, RELU.compute_dtype) for shape in RELU.operand_shapes]

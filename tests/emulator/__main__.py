@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from bench.kernels import served
+from workloads.served import served
 
 from . import cases, full_size
 from .emulate import Emulation

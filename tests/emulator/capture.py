@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from bench import aot
+from compiled import aot
 
 from .host_code import read_launch
 from .launch import Launch
@@ -23,7 +23,7 @@ class Captured:
 
 
 def capture(f: Callable[..., Any], specs: list[jax.ShapeDtypeStruct], target: str = "h100") -> Captured:
-    """Of the one Mosaic kernel of f for arguments of these shapes, compiled for a target of bench/targets.
+    """Of the one Mosaic kernel of f for arguments of these shapes, compiled for a target of compiled/targets.
 
     JAX 0.12 compiles a kernel once a process: a second capture of it finds no dump.
     """

@@ -4,13 +4,13 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from bench import paths
-from bench.configured import Case as Case
-from bench.ladder import CASES, LADDER
 from pallas_conv.kernels import config, work
 from pallas_conv.kernels.launch import launch
 from pallas_conv.verify.verdict import Verdict, judge
 from tests.kernels.cases import baseline
+from workloads import paths
+from workloads.configured import Case as Case
+from workloads.ladder import CASES, LADDER
 
 from .emulate import Emulation, emulation
 

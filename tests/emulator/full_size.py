@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 import numpy as np
 
-from bench.kernels import SMS, served
 from pallas_conv.kernels import choice
+from pallas_conv.kernels.config import H100_SMS as SMS
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.verify.reference import reference_at
 from pallas_conv.verify.verdict import Verdict, judge_at
+from workloads.served import served
 
 from .cases import Case
 from .emulate import UNWRITTEN, Emulation, emulation

@@ -14,13 +14,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import pallas_conv as pc
-from bench.cases import OPERANDS, Case, suite
-from bench.formulations import CPU
 from pallas_conv import formulations
 from pallas_conv.formulations.cpu import SPARE_MEMORY
 from pallas_conv.spec import ConvSpec, Product
+from pallas_conv.target import this_cpu
 from pallas_conv.trilinear import Op
+from workloads.cases import OPERANDS, Case, suite
 
+CPU = this_cpu()
 NAMED = [  # products for which there is more than stock's program
     (f"{case.name}-{product.role}", product)
     for case in suite()

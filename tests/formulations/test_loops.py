@@ -12,10 +12,11 @@ import pytest
 from jax import lax
 
 import pallas_conv as pc
-from bench import hlo, loops
+from compiled import hlo
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec
 from pallas_conv.trilinear import Op
+from workloads import loops
 
 
 def naive(compiled) -> list[str]:

@@ -11,11 +11,11 @@ import pytest
 from jax import ShapeDtypeStruct
 
 import pallas_conv as pc
-from bench import compiled
-from bench.cases import suite
+from compiled import beside_stock
 from pallas_conv import formulations
 from pallas_conv.formulations import nvidia
 from pallas_conv.target import resolve
+from workloads.cases import OPERANDS, suite
 
 FILES = sorted((pathlib.Path(__file__).parents[2] / "bench" / "results").glob("compiled_*.jsonl"))
 PAGE = 4096  # bytes: sizes of temporary memory are rounded up
@@ -60,7 +60,7 @@ def faults(row: dict[str, Any]) -> list[str]:
 
 
 def test_there_are_rows_of_every_target_and_of_random_layers():
-    assert {path.stem for path in FILES} >= {f"compiled_{t}" for t in compiled.TARGETS} | {"compiled_random_h100"}
+    assert {path.stem for path in FILES} >= {f"compiled_{t}" for t in beside_stock.TARGETS} | {"compiled_random_h100"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -83,7 +83,7 @@ def test_what_keeps_stocks_program_is_stocks_program(path):
 def test_committed_programs_are_those_of_todays_rules(path):
     random = "random" in path.stem
     arguments = json.loads(path.read_text().splitlines()[0])
-    layers = compiled.layers(arguments["random"], arguments["seed"]) if random else compiled.layers()
+    layers = beside_stock.layers(arguments["random"], arguments["seed"]) if random else beside_stock.layers()
     cases = {case.name: case for case in layers}
     target = resolve(arguments["target"])
     seen = set()
@@ -109,7 +109,7 @@ def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name)
     layer, shapes = CASES[name].stock("fb", convert=pc.convert), CASES[name].shapes()
 
     def plans(implementation, device, dtype="bfloat16"):
-        args = [ShapeDtypeStruct(shapes[n], dtype) for n in compiled.OPERANDS["fb"]]
+        args = [ShapeDtypeStruct(shapes[n], dtype) for n in OPERANDS["fb"]]
         with pc.implementation(implementation):
             return {p.product.role: p for p in pc.explain(layer, *args, device=device)}
 
@@ -167,7 +167,7 @@ def test_one_image_is_by_itself_only_where_the_library_skips_zeros(batch, op):
 
 @pytest.mark.aot
 def test_a_layer_padded_unevenly_slides_its_kernel_only():
-    row = compiled.measure(dataclasses.replace(UNEVEN, batch=1), "fb", "a100")
+    row = beside_stock.measure(dataclasses.replace(UNEVEN, batch=1), "fb", "a100")
     assert not faults(row)
     assert "size=58x58" in str(row["stock"])
     assert {call["window"].split(" ")[0] for call in row["auto"]["calls"]} == {"size=5x5"}
@@ -179,7 +179,7 @@ def test_a_layer_padded_unevenly_slides_its_kernel_only():
     ("target", "name"), [("h100", "unet_up"), ("a100", "stylegan_up"), ("b200", "wavenet_d512"), ("h100", "jax31662")]
 )
 def test_programs_compiled_now_dominate_stocks(target, name):
-    row = compiled.measure(CASES[name], "fb", target)
+    row = beside_stock.measure(CASES[name], "fb", target)
     assert changed(row)
     assert not faults(row)
     assert row["auto"]["flops"] == row["useful_flops"] < row["stock"]["flops"]

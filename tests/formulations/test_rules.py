@@ -6,18 +6,20 @@ import json
 import math
 import pathlib
 import statistics
+from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
 import pytest
 
 import pallas_conv as pc
-from bench.cases import suite
-from bench.formulations import product_from_json, timed_as
 from pallas_conv import formulations, target
 from pallas_conv.formulations import catalogue
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import Target
+from workloads.cases import suite
+from workloads.programs import timed_as
 
 CPU = Target("cpu")
 RESULTS = pathlib.Path(__file__).parents[2] / "bench" / "results"
@@ -38,6 +40,15 @@ class Row:
         """Stock's time by that of what is chosen today."""
         chosen, _ = formulations.choose(self.product, self.target)
         return self.ms[formulations.STOCK] / self.ms[timed_as(chosen)]
+
+
+def product_from_json(row: Mapping[str, Any]) -> Product:
+    spec = ConvSpec(**{k: _tuples(v) for k, v in row["spec"].items()})
+    return Product(**{k: _tuples(v) for k, v in row.items()} | {"spec": spec})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def measurements(path: pathlib.Path) -> list[Row]:

@@ -7,11 +7,11 @@ import itertools
 import jax
 from jax import lax
 
-from bench.configured import Case as Case
-from bench.configured import product as product
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
-from tests.activations import ACTIVATIONS
+from workloads.activations import applied
+from workloads.configured import Case as Case
+from workloads.configured import product as product
 
 
 def useful(product: Product) -> int:
@@ -54,7 +54,7 @@ def baseline(p: Product, source: jax.Array, w: jax.Array, *added: jax.Array) -> 
         z = z + added[0].astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
     if p.residual:
         z = z + added[-1]
-    return [ACTIVATIONS[p.activation](z) if name == "y" and p.activation else z for name in p.outputs]
+    return [applied(p.activation, z) if name == "y" else z for name in p.outputs]
 
 
 def check(p: Product, outs: list[jax.Array], operands: list[jax.Array]) -> None:

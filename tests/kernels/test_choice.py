@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from bench import ladder
 from pallas_conv.kernels import chips, choice, config, cost, work
 from tests.kernels import cases
+from workloads import ladder
 
 BASE = {"role": "fprop", "batch": 2, "channels": (64, 64), "size": (9, 9), "kernel": 3}
 PROBLEMS = {

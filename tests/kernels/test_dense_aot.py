@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench import kernels
+from compiled import kernels
 from pallas_conv.kernels import choice, config, support
 from pallas_conv.spec import Product
 from tests.kernels import cases
+from workloads.served import products, served
 
 pytestmark = pytest.mark.aot
 
@@ -119,12 +120,12 @@ UNSERVED = {
     "groups of four channels": ("resnext_g32",),
 }  # fmt: skip
 
-SUITE = kernels.served()
+SUITE = served()
 
 
 def test_every_dense_layer_of_the_suite_has_a_kernel():
     """All but those of too few channels a group, for which tensor cores multiply mostly padding."""
-    without = {name for name, _ in kernels.products() if name not in SUITE}
+    without = {name for name, _ in products() if name not in SUITE}
     assert without == {f"{name}/{direction}" for names in UNSERVED.values() for name in names for direction in "fd"}
 
 

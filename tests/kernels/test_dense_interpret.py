@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import ladder, paths
 from pallas_conv.kernels import choice, config, mosaic, support, work
 from pallas_conv.kernels.config import Config
 from pallas_conv.kernels.launch import launch
 from pallas_conv.verify.reference import reference, rounded_to_tf32, truncated_to_tf32
 from tests.kernels import cases
 from tests.kernels.cases import Case
+from workloads import ladder, paths
 
 
 @pytest.fixture(autouse=True)

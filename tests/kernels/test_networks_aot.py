@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_conv as pc
-from bench import aot, hlo
-from bench.models import NETWORKS, resnet
+from compiled import aot, hlo
+from workloads.models import NETWORKS, resnet
 
 pytestmark = [pytest.mark.aot, pytest.mark.extended]
 

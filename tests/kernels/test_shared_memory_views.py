@@ -13,10 +13,11 @@ import re
 import numpy as np
 import pytest
 
-from bench import kernels, ladder
+from compiled import kernels
 from pallas_conv.kernels import choice, config
 from pallas_conv.kernels.config import Config
 from tests.kernels import cases
+from workloads import ladder
 
 
 def swizzled(address: np.ndarray, swizzle: int) -> np.ndarray:

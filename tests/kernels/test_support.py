@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from bench import ladder
 from pallas_conv.kernels import config, support
 from tests.kernels import cases
+from workloads import ladder
 
 BASE = {"role": "fprop", "batch": 2, "channels": (64, 64), "size": (9, 9), "kernel": 3}
 

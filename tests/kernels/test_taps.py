@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from bench import ladder
 from pallas_conv.kernels import config, taps, work
 from pallas_conv.kernels.taps import Line
 from tests.kernels import cases
+from workloads import ladder
 
 
 def lines(seed: int, count: int) -> list[Line]:

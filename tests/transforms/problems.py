@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 
 import pallas_conv as pc
+from workloads.activations import applied
 
 Call = Callable[[Array, Array, Array], Array]  # (w, b, x) -> y, unbatched
 
 LAYERS, FUNCTIONS = ("Conv2d", "ConvTranspose2d"), ("conv", "conv_transpose")
-ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {None: lambda z: z, "silu": jax.nn.silu, "relu": jax.nn.relu}
 IN, OUT, MODELS, BATCH, DEPTH = 2, 4, 2, 3, 3
 
 
@@ -58,7 +58,14 @@ class Problem:
     def _stock(self, geometry: dict[str, Any]) -> Call:
         stock = {"conv": eqx.nn.Conv2d, "conv_transpose": eqx.nn.ConvTranspose2d}
         cls = stock.get(self.kind) or getattr(eqx.nn, self.kind)
-        return lambda w, b, x: ACTIVATIONS[self.activation](layer(cls, w, b, **geometry)(x))
+        return lambda w, b, x: applied(self.activation, layer(cls, w, b, **geometry)(x))
+
+
+MAIN = [Problem("Conv2d", "silu"), Problem("ConvTranspose2d", "relu"), Problem("conv", "silu")]
+REST = [
+    p for kind in (*LAYERS, *FUNCTIONS) for act in (None, "silu", "relu") for groups in (1, 2)
+    if (p := Problem(kind, act, groups)) not in MAIN
+]  # fmt: skip
 
 
 def layer(cls: Any, w: Array, b: Array, **settings: Any) -> Any:

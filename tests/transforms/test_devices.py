@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import pallas_conv as pc
-from bench import aot
+from compiled import aot
 from tests.transforms import programs, standin
 from tests.transforms.problems import layer
 

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 import pallas_conv as pc
-from bench import aot
+from compiled import aot
 from tests.transforms import programs, standin
 from tests.transforms.problems import layer
 

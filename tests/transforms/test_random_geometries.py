@@ -13,7 +13,8 @@ from pallas_conv import functional
 from pallas_conv.primitives import bwd, contract
 from pallas_conv.spec import ConvSpec
 from pallas_conv.trilinear import Op
-from tests.transforms.problems import ACTIVATIONS, assert_close
+from tests.transforms.problems import assert_close
+from workloads.activations import applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def layers(d):
         return functional.apply(x, w, b, None, d.op, jnp.dtype("float64"))
 
     def theirs(x, w, b):
-        return ACTIVATIONS[d.op.activation](lax_conv(d, x, w) + b.reshape(1, -1, *[1] * d.op.spec.ndim))
+        return applied(d.op.activation, lax_conv(d, x, w) + b.reshape(1, -1, *[1] * d.op.spec.ndim))
 
     def derivatives(f):
         def pulled(x, w, b, ct):

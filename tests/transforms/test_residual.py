@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 import pallas_conv as pc
 from tests.transforms import programs, standin
-from tests.transforms.problems import ACTIVATIONS, FUNCTIONS, LAYERS, Problem, assert_close, layer
+from tests.transforms.problems import FUNCTIONS, LAYERS, Problem, assert_close, layer
+from workloads.activations import applied
 
 MODELS, BATCH = 2, 3
 
@@ -51,7 +52,7 @@ def calls(problem: Problem) -> tuple[Callable, Callable]:
         return layer(getattr(pc, problem.kind), w, b, activation=problem.activation, **settings)(x, residual=r)
 
     linear = Problem(problem.kind, None, problem.groups).stock.same
-    return ours, lambda w, b, x, r: ACTIVATIONS[problem.activation](linear(w, b, x) + r)
+    return ours, lambda w, b, x, r: applied(problem.activation, linear(w, b, x) + r)
 
 
 def images(call):

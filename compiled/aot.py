@@ -1,0 +1,101 @@
+"""Compile for a GPU that need not be there, and read what came out.
+
+Targets are descriptions of GPUs, in the folder targets. Compiling needs the CUDA plugin of JAX, but neither GPU nor driver.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # read when the plugin is loaded
+
+import jax
+from jax.experimental import topologies
+
+TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
+
+
+def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding:
+    """Replicated over `count` devices of a target."""
+    config = (TARGETS / f"{target}.txtpb").read_text()
+    topology = topologies.get_topology_desc(platform="cuda", target_config=config, topology=f"1x1x{count}")
+    mesh = topologies.make_mesh(topo=topology, mesh_shape=(count,), axis_names=("x",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def compile_for(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> jax.stages.Compiled:
+    """jit(f) for arguments of these shapes, compiled for a target."""
+    place = sharding(target)
+    return jax.jit(f).lower(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in args)).compile()
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Resources that the Mosaic kernels of a program use: the most of each, over its kernels.
+
+    registers    a thread
+    spills       bytes stored or loaded
+    smem_bytes   of a thread block
+    log          everything ptxas said
+    ptx          the kernels in NVIDIA's virtual assembly
+    """
+
+    kernels: int
+    registers: int
+    spills: int
+    smem_bytes: int
+    log: str
+    ptx: str
+
+
+def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> tuple[jax.stages.Compiled, Resources]:
+    """compile_for, with the resources of the Mosaic kernels it compiled on the way."""
+    compiled, dumped = _dumping(("PTX", "PTXAS", "RESOURCES"), target, f, *args)
+    logs, ptx, used = dumped(".ptxas"), dumped(".ptx"), dumped(".resources.txt")
+    log = "\n".join(logs)
+    return compiled, Resources(
+        kernels=len(logs),
+        registers=max(map(int, re.findall(r"Used (\d+) registers", log))),
+        spills=max(map(int, re.findall(r"(\d+) bytes spill", log))),
+        smem_bytes=max(map(int, re.findall(r"smem_scratch_bytes=(\d+)", "\n".join(used)))),
+        log=log,
+        ptx="\n".join(ptx),
+    )
+
+
+def instructions(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> str:
+    """The text of the one Mosaic kernel of a program: PTX for the GPU, and the host's code, which makes the TMA descriptors and
+    launches it.
+    """
+    _, dumped = _dumping(("PTX", "HOST_LLVM"), target, f, *args)
+    (ptx,), (host,) = dumped(".ptx"), dumped(".ll")
+    return f"{ptx}\n{host}"
+
+
+def _dumping(
+    kinds: tuple[str, ...], target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct
+) -> tuple[jax.stages.Compiled, Callable[[str], list[str]]]:
+    """compile_for, and a function from a suffix to the files that Mosaic wrote on the way."""
+    with tempfile.TemporaryDirectory() as folder:
+        with _environment(MOSAIC_GPU_DUMP_TO=folder, **{f"MOSAIC_GPU_DUMP_{kind}": "1" for kind in kinds}):
+            compiled = compile_for(target, f, *args)
+        found = {path.name: path.read_text() for path in sorted(pathlib.Path(folder).iterdir())}
+    if not found:
+        raise RuntimeError("no Mosaic kernel was compiled: none is in the program, or it came out of a cache")
+    return compiled, lambda suffix: [text for name, text in found.items() if name.endswith(suffix)]
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,81 @@
+"""Rungs of tiles that load less or work together: halos, resident weights, larger tiles, blocks beside blocks, clusters."""
+
+from pallas_conv.kernels.config import Config
+
+from ..configured import Case
+from .rung import Rung, dgrad, fprop
+
+# fmt: off
+RUNGS: tuple[Rung, ...] = (
+    Rung("halo", (
+        Case("halo of one whole tile", fprop(1, (64, 64), (18, 10), 3),
+             Config((1, 8, 8), 64, halo=True, stages=2), extended=True),
+        Case("halo, four tiles a worker", fprop(2, (64, 64), (34, 18), 3),
+             Config((1, 8, 8), 64, halo=True, stages=2), num_sms=2, extended=True),
+        Case("halo", fprop(1, (128, 64), (11, 14), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 8), 64, halo=True, stages=2), extended=True),
+        Case("input gradient, halo", dgrad(2, (32, 64), (9, 9), 3, 1, 1),
+             Config((1, 8, 8), 32, halo=True, stages=2), extended=True),
+        Case("halo, 5x3 dilated, asymmetric, both outputs",
+             fprop(1, (64, 48), (17, 19), (5, 3), 1, ((4, 2), 3), (2, 3), bias=True, outputs=("y", "z")),
+             Config((1, 4, 16), 48, halo=True, stages=2)),
+    )),
+    Rung("resident weights", (
+        Case("resident weights of one tile", fprop(1, (64, 64), (10, 18), 3),
+             Config((1, 8, 8), 64, resident=True, stages=2), extended=True),
+        Case("resident weights, four tiles a worker, ring longer than the steps", fprop(2, (64, 64), (16, 32), 1),
+             Config((1, 8, 8), 64, resident=True), num_sms=2),
+        Case("resident weights, halo, ragged edges, several tiles a worker",
+             fprop(2, (64, 64), (17, 19), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 8), 64, halo=True, resident=True, stages=3), num_sms=2, extended=True),
+    )),
+    Rung("128 pixels a warpgroup", (
+        Case("one tile of 128 pixels", fprop(1, (128, 64), (8, 16), 1),
+             Config((1, 8, 16), 64, stages=2, consumers=1), extended=True),
+        Case("128 pixels of many images", fprop(40, (64, 64), (3, 3), (1, 3), 1, (0, 1)),
+             Config((32, 2, 2), 64, stages=3), num_sms=1, extended=True),
+        Case("128 pixels, two consumers, several tiles a worker", fprop(2, (72, 136), (17, 19), 1, bias=True),
+             Config((1, 8, 16), 64, stages=3), num_sms=2, extended=True),
+        Case("128 pixels, halo", fprop(1, (64, 96), (30, 14), 3, 1, 1, bias=True, activation="silu"),
+             Config((1, 16, 8), 96, halo=True, stages=2), extended=True),
+        Case("128 pixels, 128 channels, 3x3", fprop(1, (64, 128), (9, 30), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 16), 128, stages=2, out_bufs=2), num_sms=2, extended=True),
+        Case("128 pixels, halo, resident weights, several tiles a worker",
+             fprop(2, (64, 64), (17, 30), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 16), 64, halo=True, resident=True, stages=2, consumers=1), num_sms=2),
+        Case("128 pixels, halo, several tiles a worker, both outputs",
+             fprop(2, (40, 64), (17, 33), 3, 1, 1, bias=True, activation="relu", outputs=("y", "z")),
+             Config((1, 4, 32), 64, halo=True, stages=2), num_sms=2, extended=True),
+    )),
+    Rung("two blocks an SM", (
+        Case("two blocks an SM, two tiles a worker", fprop(2, (128, 128), (8, 8), 1),
+             Config((1, 8, 8), 64, stages=2, consumers=1, blocks=2), num_sms=1, extended=True),
+        Case("two blocks on an SM, two buffers", fprop(2, (64, 64), (9, 9), 3, 1, 1, bias=True),
+             Config((1, 8, 8), 64, stages=2, consumers=1, blocks=2, out_bufs=2)),
+        Case("resident weights, halo, two blocks on an SM, two channel steps, more tiles than blocks",
+             fprop(2, (48, 48), (11, 14), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 8), 48, bk=32, halo=True, resident=True, stages=2, consumers=1, blocks=2), num_sms=2, extended=True),
+        Case("two blocks an SM, 128 pixels, halo, resident weights",
+             fprop(1, (32, 32), (33, 30), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 16), 32, bk=32, halo=True, resident=True, stages=2, consumers=1, blocks=2),
+             num_sms=2, extended=True),
+    )),
+    Rung("cluster", (
+        Case("cluster of two, one tile a consumer", fprop(1, (128, 64), (16, 16), 1),
+             Config((1, 8, 8), 64, stages=2, cluster=2), extended=True),
+        Case("cluster of two, several tiles a worker", fprop(2, (128, 128), (16, 16), 1),
+             Config((1, 8, 8), 64, stages=3, cluster=2), num_sms=2, extended=True),
+        Case("cluster of two, 128 pixels, several tiles a worker", fprop(2, (64, 136), (17, 34), 1, bias=True),
+             Config((1, 8, 16), 128, stages=3, cluster=2), num_sms=2, extended=True),
+        Case("cluster of two, 128 pixels of many images, several tiles a worker",
+             fprop(70, (64, 64), (7, 3), (1, 3), 1, (0, 1)),
+             Config((32, 2, 2), 64, stages=3, cluster=2), num_sms=2, extended=True),
+        Case("cluster of two", fprop(1, (64, 80), (9, 21), (1, 3), 1, (0, 1), bias=True),
+             Config((1, 8, 8), 48, bk=32, stages=2, cluster=2), extended=True),
+        Case("halo, four taps a step, cluster of two", fprop(2, (16, 64), (11, 14), 4, 1, ((1, 2), (1, 2)), bias=True),
+             Config((1, 8, 8), 64, bk=16, taps=4, halo=True, stages=2, cluster=2)),
+        Case("cluster of two, 128 pixels, halo, several tiles a worker",
+             fprop(2, (64, 80), (33, 19), 3, 1, 1, bias=True, activation="relu"),
+             Config((1, 8, 16), 80, halo=True, stages=2, cluster=2), num_sms=2, extended=True),
+    )),
+)

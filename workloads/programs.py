@@ -1,0 +1,46 @@
+"""The lax programs of a product on this CPU by the names of their formulations, and operands for them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_conv import formulations
+from pallas_conv.spec import Product
+from pallas_conv.target import this_cpu
+from pallas_conv.trilinear import Op
+
+
+def programs(product: Product) -> dict[str, Callable[..., Any]]:
+    """Stock's program and every formulation that serves the product, of operands as a layer has them."""
+    cpu = this_cpu()
+    op = Op(
+        product.spec,
+        jnp.dtype(product.compute_dtype),
+        jnp.dtype(product.out_dtype),
+        models=int(product.models is not None),
+    )
+    names = [formulations.STOCK, *(f.name for f in formulations.serving(product))]
+    contract = functools.partial(
+        formulations.contract,
+        op=op,
+        dtype=product.out_dtype,
+        wide_sums=True,
+        cache=formulations.cache(cpu),
+        on_cpu=True,
+        narrow_matmuls=cpu.amx,
+    )
+    return {name: jax.jit(functools.partial(contract, name, product.role)) for name in names}
+
+
+def timed_as(formulation: str) -> str:
+    """The name of the program that was timed: outside of loops, those like stock's are stock's."""
+    return formulations.STOCK if formulation in formulations.LIKE_STOCK else formulation
+
+
+def operands(product: Product, seed: int = 0) -> list[jax.Array]:
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape), product.compute_dtype) for shape in product.operand_shapes]

@@ -1,0 +1,19 @@
+"""The suite's products that a kernel may be asked for, and those of them that the kernel serves."""
+
+from collections.abc import Iterator
+
+from pallas_conv.kernels import support
+from pallas_conv.spec import Product
+
+from .cases import suite
+
+
+def products() -> Iterator[tuple[str, Product]]:
+    """Forward and input gradient of every layer of the suite, as in 'resnet50_c2/f'."""
+    for case in suite():
+        yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if d in "fd")
+
+
+def served() -> dict[str, Product]:
+    """The products that the kernel serves on Hopper, by name."""
+    return {name: product for name, product in products() if not support.reasons(product, support.CAPABILITY)}
