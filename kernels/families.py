@@ -30,6 +30,12 @@ def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple
     return tuple(dict.fromkeys((*device, *against)))
 
 
+def reasons(product: Product, capability: tuple[int, int] | None) -> tuple[str, ...]:
+    """Every reason why no kernel serves a product on a GPU of this compute capability; empty if one does."""
+    found = find(product, capability)
+    return found if isinstance(found, tuple) else ()
+
+
 def serving(product: Product) -> Family | None:
     """The first family that serves a product on some GPU."""
     return next((f for f in FAMILIES if product.role in f.roles and not f.reasons(product)), None)

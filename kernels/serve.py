@@ -87,6 +87,11 @@ def kernel(product: Product, gpu: Gpu = ANY_HOPPER, config: Any = None) -> Kerne
     return dataclasses.replace(found, given=config)
 
 
+def choose(product: Product, gpu: Gpu = ANY_HOPPER) -> Any:
+    """The configuration that the kernel of a product gets. Raises ValueError if none serves it."""
+    return kernel(product, gpu).config
+
+
 @functools.cache
 def _chosen(family: Family, product: Product, gpu: Gpu) -> Any:
     """The tuned configuration if there is one, else the best by the model."""

@@ -120,8 +120,7 @@ def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tup
     """Why no kernel can run on this device. unserved: why none can on a GPU for which kernels are written."""
     if target.platform != "cuda":
         return (f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}", *unserved)
-    found = families.find(product, target.capability)
-    return found if isinstance(found, tuple) else ()
+    return families.reasons(product, target.capability)
 
 
 def _beside_kernels(product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None) -> bool:
