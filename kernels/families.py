@@ -50,7 +50,7 @@ def size(product: Product) -> Size:
 
 def body(family: Family, capability: tuple[int, int]) -> ModuleType:
     """The module with a family's kernel for a GPU generation; importing it imports Pallas."""
-    return importlib.import_module(f"{__package__}.{family.bodies[capability]}")
+    return importlib.import_module(family.bodies[capability], __package__)
 
 
 def _device_reasons(capability: tuple[int, int] | None) -> list[str]:

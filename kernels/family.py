@@ -90,7 +90,8 @@ class Family(Protocol):
 
     name     the first word of its kernels' names
     roles    the products it computes, of "fprop", "dgrad" and "wgrad"
-    bodies   compute capability -> the module of this package with its `run(kernel, *operands, interpret)`
+    bodies   compute capability -> the module, named as in `from .dense.sm90 import run`, with the function `run`:
+             run(product, config, gpu, *operands, name, interpret) -> results, all arrays channels first
     config   the class of its configurations
     samples  small products that together run every feature once, in an interpreter
     """

@@ -27,7 +27,7 @@ class Dense:
 
     name = "dense"
     roles = frozenset({"fprop", "dgrad"})
-    bodies: Mapping[tuple[int, ...], str] = types.MappingProxyType({(9, 0): "dense.sm90"})
+    bodies: Mapping[tuple[int, ...], str] = types.MappingProxyType({(9, 0): ".dense.sm90"})
     config: type[Any] = Config
     samples: tuple[Product, ...] = (
         _sample("fprop", bias=True, activation="relu"),
