@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.interpreters import batching
 
 from .primitives import PRIMITIVES, bind, contract
-from .trilinear import Names, Op, Outs, batch_axes_of, formula, kind
+from .equation import Equation, Names, Op, Outs, kind
 
 
 def _merge_into_channels(t: Array, batch_axis: int, axis: int, groups: int) -> Array:
@@ -64,7 +64,8 @@ def _batch(
         return run(op, images), [op.models] * len(outs)
 
     # Models that share x (or y): their weights and the other image fold B into its channels.
-    n = batch_axes_of(op, names, [t.shape[:-1] if k in axis_of else t.shape for k, t in v.items()])
+    equation = Equation(primitive, op, names, outs)
+    n = equation.batch_axes([t.shape[:-1] if k in axis_of else t.shape for k, t in v.items()])
     for image in "yx":
         carriers = {"y": "ywb", "x": "xw"}[image]
         moved = [k for k in names if kinds[k] in carriers]
@@ -84,7 +85,7 @@ def _batch(
         return split, [0] * len(outs)
 
     def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction folds in its own best way
-        return formula(primitive, op, dict(zip(names, args, strict=True)), outs, contract)
+        return equation.formula(dict(zip(names, args, strict=True)), contract)
 
     return jax.vmap(by_definition, axes, 0)(*args), [0] * len(outs)
 

@@ -11,38 +11,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from . import env, formulations, trilinear
+from . import env, formulations
+from .equation import Equation, Op, fold_axes
 from .errors import UnsupportedError
 from .plan import Plan, plan, rounds_once
-from .spec import Product
 from .target import Target
-from .trilinear import BILINEAR, Names, Op, Outs
 
 _log = logging.getLogger("pallas_conv")
 _INTERPRETED_SMS = 4  # thread blocks are interpreted one by one
-
-
-@dataclasses.dataclass(frozen=True)
-class Equation:
-    """One equation of a primitive; hashable."""
-
-    primitive: str
-    op: Op
-    names: Names
-    outs: Outs
-    no_kernels: str | None = None  # why none may run here, whatever they support
-    divided: bool = False  # over several devices by XLA: looping over blocks of images would gather them
-
-    def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
-        """The bare product of this equation in a role."""
-        names, out = BILINEAR[role]
-        return dataclasses.replace(self, primitive=role, op=op.linear(), names=names, outs=((out, np.dtype(dtype)),))
-
-    def products(self, shapes: Sequence[Sequence[int]]) -> list[Product]:
-        return trilinear.products(self.primitive, self.op, self.names, self.outs, shapes)
-
-    def factors(self, shapes: Sequence[Sequence[int]]) -> tuple[list[list[str]], list[list[str]]]:
-        return trilinear.equation_factors(self.op, self.names, self.outs, shapes)
 
 
 def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
@@ -70,7 +46,7 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
         if chosen.implementation != "xla":
             return _run_kernel(equation, chosen, *args)
         contract = functools.partial(_run_lax, equation, chosen)  # one choice for the product and what is fused onto it
-    return trilinear.formula(equation.primitive, equation.op, v, equation.outs, contract)
+    return equation.formula(v, contract)
 
 
 def _run_product(equation: Equation, target: Target, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
@@ -94,9 +70,8 @@ def _run_lax(equation: Equation, chosen: Plan, role: str, a: Array, b: Array, op
 
 def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
     """Kernels see no axis E and exactly one axis N."""
-    op, names, outs = equation.op, equation.names, equation.outs
-    shapes = trilinear.out_shapes(op, names, outs, [t.shape for t in args])
-    operands = [trilinear.fold_axes(op, name, t) for name, t in zip(names, args, strict=True)]
+    outs, shapes = equation.outs, equation.out_shapes([t.shape for t in args])
+    operands = [fold_axes(equation.op, name, t) for name, t in zip(equation.names, args, strict=True)]
     run = _launch if chosen.implementation == "mosaic" else _interpret
     by_name = dict(
         zip(

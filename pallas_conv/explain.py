@@ -10,7 +10,8 @@ from jax.extend import core as jex_core
 
 from . import compat
 from .errors import UnsupportedError
-from .execution import Equation, plans
+from .equation import Equation
+from .execution import plans
 from .padding import BORDERS
 from .plan import Plan
 from .primitives import NAME_OF

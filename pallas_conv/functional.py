@@ -20,7 +20,7 @@ from .formulations.canonical import adjoint_weight
 from .implementation import Implementation, preferences
 from .primitives import bind, contract, partitions
 from .spec import ConvSpec, dilated
-from .trilinear import Op, wider
+from .equation import Op, wider
 
 batching.register()
 lowering.register()

@@ -29,7 +29,7 @@ from jax.lax import ConvDimensionNumbers
 from . import functional
 from .implementation import preferences
 from .spec import dilated
-from .trilinear import Op
+from .equation import Op
 
 __all__ = [
     "conv",

@@ -10,7 +10,8 @@ from jax import Array, export
 from jax.interpreters import mlir
 
 from . import compat, partitioning
-from .execution import Equation, execute, plans
+from .equation import Equation
+from .execution import execute, plans
 from .plan import Plan
 from .primitives import PRIMITIVES
 from .target import Target, from_device, from_device_kind, this_cpu

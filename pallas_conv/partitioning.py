@@ -1,6 +1,6 @@
 """An equation on many devices: its block on each, then the sums that its outputs need.
 
-Every logical axis (a factor, see trilinear.py) is sharded over some mesh axes or whole; outputs are summed over the mesh axes
+Every logical axis (a factor, see equation.py) is sharded over some mesh axes or whole; outputs are summed over the mesh axes
 of the factors they are contracted from. This is for kernels, for explicit meshes, and for lax programs that XLA would gather
 images for (formulations/division.py); it partitions all others.
 """
@@ -17,10 +17,8 @@ from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from . import trilinear
-from .execution import Equation
+from .equation import SOURCES, Equation, Op, factors, kind, wider
 from .primitives import must_replicate, partitions
-from .trilinear import SOURCES, Op, kind, wider
 
 type MeshAxes = dict[str, tuple[str, ...]]  # of each sharded factor
 type Local = Callable[..., list[Array]]  # (equation, *blocks) -> blocks
@@ -52,7 +50,7 @@ def one_device(equation: Equation, local: Local, axes: MeshAxes, batch_axes: int
     """What one device does with its blocks."""
 
     def of(name: str) -> list[str]:
-        return trilinear.factors(equation.op, kind(name), batch_axes)
+        return factors(equation.op, kind(name), batch_axes)
 
     def summed_over(name: str) -> tuple[str, ...]:
         sources = dict.fromkeys(f for source in SOURCES[name] for f in of(source))
@@ -70,7 +68,7 @@ def one_device(equation: Equation, local: Local, axes: MeshAxes, batch_axes: int
                 return add_up(local(equation.contraction(role, op, dtype), a, b)[0], equation.outs[0][0])
 
             v = dict(zip(equation.names, blocks, strict=True))
-            return trilinear.formula(equation.primitive, equation.op, v, equation.outs, contract)
+            return equation.formula(v, contract)
         wide = tuple((n, wider(dtype, jnp.float32) if sums[n] else dtype) for n, dtype in equation.outs)
         results = local(dataclasses.replace(equation, outs=wide), *blocks)
         return [add_up(r, n).astype(dtype) for r, (n, dtype) in zip(results, equation.outs, strict=True)]
@@ -141,4 +139,4 @@ _partitioned.def_partition(_partition, sharding_rule=_sharding_rule)
 
 
 def _batch_axes(equation: Equation, tensors: Sequence[Any]) -> int:
-    return trilinear.batch_axes_of(equation.op, equation.names, [t.shape for t in tensors[: len(equation.names)]])
+    return equation.batch_axes([t.shape for t in tensors[: len(equation.names)]])

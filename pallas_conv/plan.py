@@ -10,7 +10,7 @@ from .kernels.gpu import Gpu
 from .kernels.serve import Kernel
 from .spec import Product
 from .target import Target
-from .trilinear import wider
+from .equation import wider
 
 
 @dataclasses.dataclass(frozen=True)

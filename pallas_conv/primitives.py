@@ -6,9 +6,9 @@
     fprop, dgrad, wgrad                                               the bare contractions: where the sum has one term
 
 The JVP of `affine` is one `tangent`; the transpose of that is one `bwd`, and theirs is `tangent` again. What has no fused
-form (second derivatives, odd vmaps) is `trilinear.formula` over the three bilinear primitives, which are closed under
-differentiation and vmap. Parameters, all static: op (`trilinear.Op`), names (of the operands), outs (name and dtype of each
-output). The names are explained in trilinear.py. In the rules below, an absent operand is an absent key.
+form (second derivatives, odd vmaps) is `Equation.formula` over the three bilinear primitives, which are closed under
+differentiation and vmap. Parameters, all static: op (`equation.Op`), names (of the operands), outs (name and dtype of each
+output). The names are explained in equation.py. In the rules below, an absent operand is an absent key.
 """
 
 import functools
@@ -25,19 +25,7 @@ from jax.sharding import PartitionSpec
 
 from . import compat
 from .activations import saved_by
-from .trilinear import (
-    BILINEAR,
-    Names,
-    Op,
-    Outs,
-    equation_factors,
-    formula,
-    gradient_at_sum,
-    out_shapes,
-    per_channel,
-    sum_per_channel,
-    times_derivative,
-)
+from .equation import BILINEAR, Equation, Names, Op, Outs, gradient_at_sum, per_channel, sum_per_channel, times_derivative
 
 type Arrays = dict[str, Array]
 
@@ -143,9 +131,9 @@ def must_replicate(op: Op, factor: str) -> bool:
     return factor[0] in "pqr" or (op.spec.groups > 1 and factor in "cdo")
 
 
-def _abstract(*avals: Any, op: Op, names: Names, outs: Outs) -> list[Any]:
-    shapes = [a.shape for a in avals]
-    operand_factors, result_factors = equation_factors(op, names, outs, shapes)
+def _abstract(primitive: str, *avals: Any, op: Op, names: Names, outs: Outs) -> list[Any]:
+    equation, shapes = Equation(primitive, op, names, outs), [a.shape for a in avals]
+    operand_factors, result_factors = equation.factors(shapes)
     mesh_axes: dict[str, Any] = {}  # of each factor, on an explicit mesh
     for aval, fs, name in zip(avals, operand_factors, names, strict=True):
         if aval.sharding.mesh.empty:
@@ -172,8 +160,7 @@ def _abstract(*avals: Any, op: Op, names: Names, outs: Outs) -> list[Any]:
             changes["sharding"] = avals[0].sharding.update(spec=spec)
         return avals[0].update(**changes)  # keeps the axes over which it varies
 
-    result_shapes = out_shapes(op, names, outs, shapes)
-    return [result(s, dtype, fs) for s, (_, dtype), fs in zip(result_shapes, outs, result_factors, strict=True)]
+    return [result(s, dtype, fs) for s, (_, dtype), fs in zip(equation.out_shapes(shapes), outs, result_factors, strict=True)]
 
 
 # ---------------------------------------------------------------- differentiation
@@ -331,7 +318,8 @@ def _bilinear_transpose(role: str, cts: Any, a: Any, b: Any, *, op: Op, names: N
 def _taylor(primitive: str, primals: Any, series: Any, *, op: Op, names: Names, outs: Outs) -> tuple[list, list]:
     """Leibniz's rule for the bilinear products; the rest by their formulas."""
     if primitive not in BILINEAR:
-        by_definition = lambda *args: formula(primitive, op, dict(zip(names, args, strict=True)), outs, contract)
+        equation = Equation(primitive, op, names, outs)
+        by_definition = lambda *args: equation.formula(dict(zip(names, args, strict=True)), contract)
         return compat.taylor(by_definition, primals, series)
     (a, b), ((_, dtype),) = [[p, *terms] for p, terms in zip(primals, series, strict=True)], outs
     y, *terms = [
@@ -371,7 +359,7 @@ _TRANSPOSES = {"affine": _affine_transpose, "tangent": _tangent_transpose, "bwd"
 for _name, _primitive in PRIMITIVES.items():
     _primitive.multiple_results = True
     _primitive.def_impl(_impl(_primitive))
-    _primitive.def_abstract_eval(_abstract)
+    _primitive.def_abstract_eval(functools.partial(_abstract, _name))
     compat.register_dce(_primitive, functools.partial(_dce, _name))
     compat.check_for_nan(_primitive)
     compat.register_taylor(_primitive, functools.partial(_taylor, _name))

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from .. import record
-from ..execution import Equation, execute
+from ..equation import Equation
+from ..execution import execute
 from ..spec import Product
 from ..target import Target
-from ..trilinear import BILINEAR, Op
+from ..equation import BILINEAR, Op
 from ..verify import timing
 from ..verify.check import Held, drawing, hold, poisoning
 from .plan import NO_KERNELS, Check

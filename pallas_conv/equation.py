@@ -1,11 +1,10 @@
-"""The mathematics of the primitives, with no JAX machinery: operands, shapes, and every primitive as a formula.
+"""Equations: the mathematics of the primitives, with no JAX machinery. Operands, shapes, and every primitive as a formula.
 
 Operands, channels first, with any number of leading axes (E: independent problems, N: images of one problem):
 
     x: (*E, *N, C, *in)   w: (*E, O, C // groups, *kernel)   y: (*E, *N, O, *out)   b: (*E, O)
 
-An equation of a primitive is (primitive, op, names, outs): the static `Op`, the names of its operands, and the names and
-dtypes of its outputs. Names: x, w, b, r the primal operands, r being what is added to the sum like y (a residual); a what an
+Names of operands and outputs: x, w, b, r the primal operands, r being what is added to the sum like y (a residual); a what an
 activation saved (its y or z); ct a cotangent of y; dx, dw, db, dr the (co)tangents of x, w, b, r.
 """
 
@@ -104,28 +103,6 @@ def factors(op: Op, kind_: str, batch_axes: int) -> list[str]:
     }[kind_]
 
 
-def batch_axes_of(op: Op, names: Iterable[str], shapes: Iterable[Sequence[int]]) -> int:
-    return next(op.batch_axes(len(s)) for n, s in zip(names, shapes, strict=True) if kind(n) in "xy")
-
-
-def equation_factors(op: Op, names: Names, outs: Outs, shapes: Sequence[Sequence[int]]):
-    """Factors of every operand and of every output."""
-    n = batch_axes_of(op, names, shapes)
-    return [factors(op, kind(name), n) for name in names], [factors(op, kind(name), n) for name, _ in outs]
-
-
-def out_shapes(op: Op, names: Names, outs: Outs, shapes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    operand_factors, result_factors = equation_factors(op, names, outs, shapes)
-    size = {f: n for fs, shape in zip(operand_factors, shapes, strict=True) for f, n in zip(fs, shape, strict=True)}
-    if "d" in size:  # input channels of one group
-        size.setdefault("c", size["d"] * op.spec.groups)
-    elif "c" in size:
-        size["d"] = size["c"] // op.spec.groups
-    for letter, extents in (("p", op.spec.in_spatial), ("q", op.spec.kernel_spatial), ("r", op.spec.out_spatial)):
-        size |= {f"{letter}{i}": n for i, n in enumerate(extents)}
-    return [tuple(size[f] for f in fs) for fs in result_factors]
-
-
 # ---------------------------------------------------------------- formulas
 
 
@@ -164,42 +141,7 @@ def add_terms(op: Op, s: Array, b: Array | None, r: Array | None, dtype: Any) ->
     return s if r is None else s + r.astype(s.dtype)
 
 
-def formula(primitive: str, op: Op, v: Mapping[str, Array], outs: Outs, contract: Contract) -> list[Array]:
-    """The outputs of an equation by its definition.
-
-    affine   y = act(z), z = conv(x, w) + b + r
-    tangent  y = act'(a) * (conv(dx, w) + conv(x, dw) + db + dr)
-    bwd      g = act'(a) * ct, contracted with w, with x, with 1: dx, dw, db; and g itself: dr
-
-    contract(role, a, b, op, dtype) is a lax program, a kernel, or a bind of the bilinear primitive.
-    """
-    if primitive in BILINEAR:
-        (first, second), dtype = BILINEAR[primitive][0], outs[0][1]
-        return [contract(primitive, v[first], v[second], op, dtype)]
-    results: dict[str, Callable[[], Array]]
-    if primitive == "affine":
-        z = add_terms(op, contract("fprop", v["x"], v["w"], op, op.sum_dtype), v.get("b"), v.get("r"), outs[0][1])
-        results = {"z": lambda: z, "y": lambda: z if op.activation is None else ACTIVATIONS[op.activation].f(z)}
-    elif primitive == "tangent":
-        pairs = [(v[a], v[b]) for a, b in (("dx", "w"), ("x", "dw")) if a in v and b in v]
-        terms = [contract("fprop", a, b, op, op.sum_dtype) for a, b in pairs]
-        t = add_terms(op, sum(terms[1:], terms[0]), v.get("db"), v.get("dr"), outs[0][1])
-        results = {"y": lambda: times_derivative(op, v["a"], t) if "a" in v else t}
-    else:
-        g = gradient_at_sum(op, v)
-        real_sum = not jnp.issubdtype(op.compute_dtype, jnp.complexfloating)  # though its bias may be complex
-        of_sum = g.real if real_sum else g
-        dtypes = dict(outs)
-        results = {
-            "dx": lambda: contract("dgrad", of_sum, v["w"], op, dtypes["dx"]),
-            "dw": lambda: contract("wgrad", v["x"], of_sum, op, dtypes["dw"]),
-            "db": lambda: sum_per_channel(op, g),
-            "dr": lambda: g,
-        }
-    return [results[name]().astype(dtype) for name, dtype in outs]
-
-
-# ---------------------------------------------------------------- equations -> products
+# ---------------------------------------------------------------- operands -> products
 
 
 def precision_name(precision: Any) -> str | None:
@@ -251,18 +193,105 @@ def product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: A
     )
 
 
-def products(primitive: str, op: Op, names: Names, outs: Outs, shapes: Sequence[Sequence[int]]) -> list[Product]:
-    """What the equation multiplies, in the order in which `formula` contracts."""
-    shape = dict(zip(names, shapes, strict=True))
-    dtypes = dict(outs)
-    if primitive in BILINEAR:
-        return [product(primitive, op, shape, outs[0][1])]
-    if primitive == "affine":
-        epilogue = {"bias": "b" in names, "residual": "r" in names, "activation": op.activation}
-        wanted = tuple(n for n in ("y", "z") if n in dtypes)
-        return [product("fprop", op, shape, outs[0][1], outputs=wanted, **epilogue)]
-    if primitive == "tangent":
-        pairs = [{"x": shape[a], "w": shape[b]} for a, b in (("dx", "w"), ("x", "dw")) if a in shape and b in shape]
-        return [product("fprop", op, pair, op.sum_dtype) for pair in pairs]
-    roles = {"dx": "dgrad", "dw": "wgrad"}
-    return [product(roles[name], op, shape, dtype) for name, dtype in outs if name in roles]
+# ---------------------------------------------------------------- equations
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """One equation of a primitive; hashable.
+
+    names       of its operands
+    outs        names and dtypes of its outputs
+    no_kernels  why none may run here, whatever they support
+    divided     over several devices by XLA: looping over blocks of images would gather them
+    """
+
+    primitive: str
+    op: Op
+    names: Names
+    outs: Outs
+    no_kernels: str | None = None
+    divided: bool = False
+
+    def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
+        """The bare product of this equation in a role."""
+        names, out = BILINEAR[role]
+        return dataclasses.replace(self, primitive=role, op=op.linear(), names=names, outs=((out, np.dtype(dtype)),))
+
+    def batch_axes(self, shapes: Iterable[Sequence[int]]) -> int:
+        """How many axes N its images have."""
+        shaped = zip(self.names, shapes, strict=True)
+        return next(self.op.batch_axes(len(s)) for n, s in shaped if kind(n) in "xy")
+
+    def factors(self, shapes: Sequence[Sequence[int]]) -> tuple[list[list[str]], list[list[str]]]:
+        """Factors of every operand and of every output."""
+        n = self.batch_axes(shapes)
+        letters = lambda name: factors(self.op, kind(name), n)
+        return [letters(name) for name in self.names], [letters(name) for name, _ in self.outs]
+
+    def out_shapes(self, shapes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Shapes of the outputs, of operands of these shapes."""
+        spec, (operand_factors, result_factors) = self.op.spec, self.factors(shapes)
+        paired = (zip(fs, shape, strict=True) for fs, shape in zip(operand_factors, shapes, strict=True))
+        size = {f: n for pairs in paired for f, n in pairs}
+        if "d" in size:  # input channels of one group
+            size.setdefault("c", size["d"] * spec.groups)
+        elif "c" in size:
+            size["d"] = size["c"] // spec.groups
+        for letter, extents in (("p", spec.in_spatial), ("q", spec.kernel_spatial), ("r", spec.out_spatial)):
+            size |= {f"{letter}{i}": n for i, n in enumerate(extents)}
+        return [tuple(size[f] for f in fs) for fs in result_factors]
+
+    def formula(self, v: Mapping[str, Array], contract: Contract) -> list[Array]:
+        """The outputs by their definition, of operands by name.
+
+        affine   y = act(z), z = conv(x, w) + b + r
+        tangent  y = act'(a) * (conv(dx, w) + conv(x, dw) + db + dr)
+        bwd      g = act'(a) * ct, contracted with w, with x, with 1: dx, dw, db; and g itself: dr
+
+        contract(role, a, b, op, dtype) is a lax program, a kernel, or a bind of the bilinear primitive.
+        """
+        op, dtypes = self.op, dict(self.outs)
+        if self.primitive in BILINEAR:
+            (first, second), ((_, dtype),) = BILINEAR[self.primitive][0], self.outs
+            return [contract(self.primitive, v[first], v[second], op, dtype)]
+        results: dict[str, Callable[[], Array]]
+        if self.primitive == "affine":
+            product = contract("fprop", v["x"], v["w"], op, op.sum_dtype)
+            z = add_terms(op, product, v.get("b"), v.get("r"), self.outs[0][1])
+            results = {"z": lambda: z, "y": lambda: z if op.activation is None else ACTIVATIONS[op.activation].f(z)}
+        elif self.primitive == "tangent":
+            terms = [contract("fprop", v[a], v[b], op, op.sum_dtype) for a, b in _tangents(v)]
+            t = add_terms(op, sum(terms[1:], terms[0]), v.get("db"), v.get("dr"), self.outs[0][1])
+            results = {"y": lambda: times_derivative(op, v["a"], t) if "a" in v else t}
+        else:
+            g = gradient_at_sum(op, v)
+            real_sum = not jnp.issubdtype(op.compute_dtype, jnp.complexfloating)  # though its bias may be complex
+            of_sum = g.real if real_sum else g
+            results = {
+                "dx": lambda: contract("dgrad", of_sum, v["w"], op, dtypes["dx"]),
+                "dw": lambda: contract("wgrad", v["x"], of_sum, op, dtypes["dw"]),
+                "db": lambda: sum_per_channel(op, g),
+                "dr": lambda: g,
+            }
+        return [results[name]().astype(dtype) for name, dtype in self.outs]
+
+    def products(self, shapes: Sequence[Sequence[int]]) -> list[Product]:
+        """What the equation multiplies, in the order in which `formula` contracts."""
+        op, shape, dtypes = self.op, dict(zip(self.names, shapes, strict=True)), dict(self.outs)
+        if self.primitive in BILINEAR:
+            return [product(self.primitive, op, shape, self.outs[0][1])]
+        if self.primitive == "affine":
+            epilogue = {"bias": "b" in shape, "residual": "r" in shape, "activation": op.activation}
+            wanted = tuple(n for n in ("y", "z") if n in dtypes)
+            return [product("fprop", op, shape, self.outs[0][1], outputs=wanted, **epilogue)]
+        if self.primitive == "tangent":
+            return [product("fprop", op, {"x": shape[a], "w": shape[b]}, op.sum_dtype) for a, b in _tangents(shape)]
+        roles = {"dx": "dgrad", "dw": "wgrad"}
+        return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
+
+
+def _tangents(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The operands of the convolutions in a tangent, of those that there are."""
+    there = set(names)
+    return [pair for pair in (("dx", "w"), ("x", "dw")) if there.issuperset(pair)]
