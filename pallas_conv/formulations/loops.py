@@ -192,7 +192,7 @@ def correlate_rows(x: Array, ct: Array, spec: ConvSpec) -> Array:
     else:
         dw = at()
     if spec.ndim == 1:  # (d, m, taps, groups) -> (groups, m, d, taps)
-        return dw.transpose(3, 1, 0, 2).reshape(o, d, *spec.kernel_spatial)
+        return dw.reshape(d, m, -1, groups).transpose(3, 1, 0, 2).reshape(o, d, *spec.kernel_spatial)
     dw = dw.reshape(d, *(spec.kernel_spatial[i] for i in others), groups, m, spec.kernel_spatial[axis])
     dw = jnp.moveaxis(dw, -1, 1 + axis)
     return jnp.moveaxis(dw, (-2, -1), (0, 1)).reshape(o, d, *spec.kernel_spatial)
