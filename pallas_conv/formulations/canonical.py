@@ -46,8 +46,8 @@ def upsamples(spec: ConvSpec) -> bool:
 
 def canonical(product: Product) -> Product:
     """The same work as an fprop, or as a wgrad without input dilation."""
-    turned = product.role == "dgrad" or (product.role == "wgrad" and upsamples(product.spec))
-    if not turned:
+    swapped = product.role == "dgrad" or (product.role == "wgrad" and upsamples(product.spec))
+    if not swapped:
         return product
     return dataclasses.replace(
         product,
