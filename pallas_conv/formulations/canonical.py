@@ -41,6 +41,7 @@ def adjoint_weight(w: Array, groups: int) -> Array:
 
 
 def upsamples(spec: ConvSpec) -> bool:
+    """Whether the input has holes, as that of a transposed convolution."""
     return max(spec.input_dilation, default=1) > 1
 
 

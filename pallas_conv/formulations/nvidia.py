@@ -45,7 +45,7 @@ def _mostly_zeros(s: Sizes) -> bool:
 
 
 def _image_and_result(s: Sizes) -> tuple[tuple[float, tuple[int, ...]], tuple[float, tuple[int, ...]]]:
-    """Bytes and extents of the input and of the result of an up-sampling convolution, whichever of its products `s` is."""
+    """Bytes and extents of the input and of the result of a transposed convolution, whichever of its products `s` is."""
     x, y = (s.x, s.spec.in_spatial), (s.y, s.spec.out_spatial)
     return (y, x) if s.is_wgrad else (x, y)
 
@@ -59,7 +59,7 @@ def _slides_over_more_than_its_kernel(s: Sizes) -> bool:
 
 
 def _window_as_large_as_the_image(s: Sizes) -> bool:
-    """Whether stock's weight gradient of an up-sampling convolution is worse than the library's.
+    """Whether stock's weight gradient of a transposed convolution is worse than the library's.
 
     Padded evenly, XLA leaves the zeros between the elements of the image to the library. Padded unevenly, also by an output
     padding, it writes them out and multiplies them, which is worse even beside a forward pass that writes them out, too.
@@ -80,6 +80,7 @@ def _batch_for_free(s: Sizes) -> bool:
 
 
 def _dilated_and_uneven(s: Sizes) -> bool:
+    """Holes in the kernel, and uneven padding of a dimension with several taps."""
     dims = zip(s.spec.padding, s.spec.kernel_dilation, s.spec.kernel_spatial, strict=True)
     return max(s.spec.kernel_dilation) > 1 and any(low != high and d * (k - 1) for (low, high), d, k in dims)
 

@@ -26,6 +26,7 @@ class Window:
 
 
 def window(role: str, spec: ConvSpec) -> Window:
+    """The window of each product, by the rules of lax's derivatives."""
     if role == "dgrad":
         role, spec = "fprop", adjoint(spec)
     if role == "fprop":

@@ -18,7 +18,7 @@ VERY_MANY = 192  # channels on both sides from which Eigen's convolution is fast
 
 
 def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
-    """An up-sampling convolution with a kernel that XLA can see is reversed, which it takes for its library's input gradient.
+    """A transposed convolution with a kernel that XLA can see is reversed, which it takes for its library's input gradient.
 
     Otherwise it fills the input with zeros. The barrier keeps it from cancelling the two reversals.
     """
@@ -28,7 +28,7 @@ def reversed_kernel(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def exchanged(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
-    """The weight gradient of an up-sampling convolution as that of the convolution it goes against, see `canonical`."""
+    """The weight gradient of a transposed convolution as that of the convolution it is the adjoint of, see `canonical`."""
     return cropped("wgrad", x, ct, spec, how)
 
 

@@ -74,7 +74,7 @@ def phases(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
 
 
 def by_phases(slide: Slide, x: Array, w: Array, spec: ConvSpec) -> Array:
-    """An up-sampling convolution as one without holes for every output phase, each with only the taps that meet data.
+    """A transposed convolution as one without holes for every output phase, each with only the taps that meet data.
 
     Phase r holds the outputs o = r + u m. Tap t meets input (o + t - low) / u where that is whole: of a phase, every u-th
     tap from the first (https://arxiv.org/abs/1609.05158). Kernel dilation and strides are one.
