@@ -20,7 +20,7 @@ LOPSIDED = 3  # up to so many times the channels of one side, channels times tap
 # axis are better than columns of all, it is MEDIUM channels on one side.
 NARROW = 40  # on both sides, without strides
 BROADER = 96  # on both sides with strides; without, on one side if there are twice as many inputs as outputs
-THICK = 128  # on both sides: where its input gradient is, too
+THICK = 128  # on both sides: from here on its input gradient may be, too
 THICKER = 160  # the same of a strided convolution
 
 
