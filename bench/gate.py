@@ -76,7 +76,7 @@ def check(context: Context, product: Product, ours: Program, usual: Program, dra
 
 
 def _worst(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) -> tuple[Verdict, bool]:
-    """Of all outputs the verdict nearest to its bound, or furthest beyond; and whether all of them are right."""
+    """The verdict of all outputs that is nearest to its bound, or furthest beyond; and whether all of them are right."""
     pairs = zip(product.outputs, got, baseline, strict=True)
     verdicts = [judge(dataclasses.replace(product, outputs=(name,)), operands, a, b) for name, a, b in pairs]
     return max(verdicts, key=lambda v: (not v.right, v.error / (v.bound or 1))), all(v.right for v in verdicts)

@@ -160,7 +160,7 @@ def _copy(tree: Any) -> Any:
 
 @jax.jit
 def _change(new: list[Array], old: list[Array]) -> list[Array]:
-    """Of all arrays that are not vectors."""
+    """The change of all arrays that are not vectors."""
     return [a - b for a, b in zip(new, old, strict=True) if a.size > a.shape[0]]
 
 
@@ -183,7 +183,7 @@ class Reference:
         self.bounds = 4 * of_loss, 2 * of_update
 
     def differences(self, loss: float, update: list[Array]) -> tuple[float, float]:
-        """Of the loss and of the change of the weights, as parts of stock's."""
+        """Differences of the loss and of the change of the weights, as parts of stock's."""
         return abs(loss - self.loss) / abs(self.loss), float(_distance(update, self.update))
 
     def judge(self, loss: float, update: list[Array]) -> runner.Row:
@@ -319,7 +319,7 @@ def steps(options: argparse.Namespace) -> list[runner.Step]:
 
 
 def names(text: str) -> list[str]:
-    """Of networks. Raises ValueError for those that are not known."""
+    """Names of networks. Raises ValueError for those that are not known."""
     found = text.split(",")
     if unknown := set(found) - MEASURED.keys():
         raise ValueError(f"known are {', '.join(MEASURED)}; unknown is {', '.join(sorted(unknown))}")

@@ -23,7 +23,7 @@ _DEBUG = re.compile(r"^\s*(//.*|\.(loc|file|section|version)\b.*|\$L__(tmp|func_
 
 
 def digest(product: Product, config: Config, num_sms: int, capability: str = "9.0") -> str:
-    """Of the kernel of a product under a configuration, compiled for a GPU of this compute capability."""
+    """The digest of the kernel of a product under a configuration, compiled for a GPU of this compute capability."""
     return of_text(text(product, config, num_sms, capability))
 
 

@@ -95,7 +95,7 @@ def _terms(product: Product) -> int:
 
 
 def relative_difference(stock: Any, ours: Any) -> float:
-    """Of all floating-point numbers of two trees together: |stock - ours| / |stock|."""
+    """|stock - ours| / |stock|, of all floating-point numbers of two trees together."""
     a, b = (
         np.concatenate(
             [np.ravel(np.asarray(x, "float64")) for x in jax.tree.leaves(eqx.filter(t, eqx.is_inexact_array))]

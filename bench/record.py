@@ -85,7 +85,7 @@ def derived(files: dict[str, list[Row]]) -> Record:
 
 
 def _timings(files: dict[str, list[Row]], choice: str) -> Iterator[Timing]:
-    """Of products that were timed under this choice of tiles; of others what tuning kept under an earlier one."""
+    """Times of products under this choice of tiles; of others what tuning kept under an earlier one."""
     current = {name: rows for name, rows in files.items() if _chosen_by(rows) == choice}
     earlier = {name: rows for name, rows in files.items() if name not in current}
     timed = set()

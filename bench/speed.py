@@ -32,7 +32,7 @@ AGAIN_SECONDS = 120
 
 
 def peaks() -> list[Step]:
-    """Of memory, of tensor cores by the library's matrix product, and what a session of the profiler costs."""
+    """Peaks of memory, of tensor cores by the library's matrix product, and what a session of the profiler costs."""
     names = ("copy", *(f"gemm_{dtype}" for dtype in GEMMS))
     steps = [Step("peak", name, functools.partial(peak, name=name), seconds=60) for name in names]
     return [*steps, Step("peak", "cupti_session", session, seconds=60)]

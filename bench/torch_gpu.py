@@ -146,7 +146,7 @@ def measure(device: Device, programs: dict[str, Program], alive: Callable[[], No
 
 
 def timing(walls: list[float], calls: list[list[Launch]], note: str | None) -> Timing:
-    """Of the kernels alone, where they were seen."""
+    """The time of the kernels alone, where they were seen."""
     samples = [sum(ms for _, ms in call) for call in calls] or walls
     low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
     longest = sorted(calls[0], key=lambda launch: -launch[1])[:4] if calls else []

@@ -53,7 +53,7 @@ class Found(NamedTuple):
             return float(getattr(self.nominal, name))
 
     def tflops(self, part: float, itemsize: int) -> float:
-        """Of so much of the peak of tensor cores at full clock."""
+        """TFLOP/s at this part of the peak of tensor cores at full clock."""
         return part * TENSOR_FLOPS * 2 / itemsize * self.sms * self.constant("clock") / 1e3
 
 
@@ -107,7 +107,7 @@ def _l2_mb(found: Found) -> float:
 
 
 def _latency(name: str) -> Callable[[Found], float]:
-    """Of a load alone, but for its bytes, its issue and the waking of what waits, which the model counts by themselves."""
+    """The latency of a load alone, without its bytes, its issue and the waking of what waits: the model counts these."""
 
     def latency(found: Found) -> float:
         transfer = found.fact(name, "nbytes") / found.constant("port_clk")
@@ -126,7 +126,7 @@ def _chunk_element(found: Found) -> float:
 
 
 def _beyond_issue(name: str) -> Callable[[Found], float]:
-    """Of a chunk of 64 pixels: all but what its elements take."""
+    """Clocks of a chunk of 64 pixels, without those of its elements."""
     return lambda found: _positive(found.value(name) - found.fact("chunk_64", "elements") * _chunk_element(found))
 
 
@@ -213,7 +213,7 @@ def measured(files: dict[str, list[Row]], table: Table, without: Iterable[str] =
 
 
 def names() -> set[str]:
-    """Of all rows with values."""
+    """Names of all rows with values."""
     runs = {run.name for question in questions(Sizes(H100_SMS, False)) for run in question.runs}
     return runs | launch_names() | {name for it in LONG for name in sustained_names(it)}
 

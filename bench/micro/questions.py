@@ -196,7 +196,7 @@ class Multiply(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Of a step."""
+        """Floating-point operations of a step."""
         return 2 * self.consumers * self.taps * self.pixels * self.columns * self.lanes
 
     @property
@@ -205,12 +205,12 @@ class Multiply(NamedTuple):
 
     @property
     def read_bytes(self) -> float:
-        """Of shared memory in a step: each 64 pixels read the weights."""
+        """Bytes of shared memory read in a step: each 64 pixels read the weights."""
         return self.consumers * self.taps * self.pixels * (1 + self.columns / 64) * 128
 
     @property
     def written_bytes(self) -> int:
-        """Of shared memory in a step, by TMA."""
+        """Bytes of shared memory written in a step, by TMA."""
         return self.box_rows * 128
 
     def facts(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class Multiply(NamedTuple):
 
 
 def products() -> list[Multiply]:
-    """Of one consumer and two, narrow ones bound by shared memory, with hardly any writes beside them and with many."""
+    """Products of one consumer and of two, narrow ones bound by shared memory, beside hardly any writes and beside many."""
     sides = [
         (64, 256, 1),
         (64, 128, 1),
@@ -267,7 +267,7 @@ def _near(result: np.ndarray, expected: np.ndarray, dtype: str) -> bool:
 
 
 def _rows(sizes: Sizes) -> Iterable[Question]:
-    """Of 128 bytes, 64 and 32, in few SMs, so that L2 is no limit."""
+    """Rows of 128 bytes, 64 and 32, in few SMs, so that L2 is no limit."""
     for lanes in (ROW, ROW // 2, ROW // 4):
         box = (8 if sizes.dry else 256, lanes)
         few = min(FEW, sizes.sms)

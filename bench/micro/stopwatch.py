@@ -39,7 +39,7 @@ def gigahertz(watch: np.ndarray) -> float:
 
 
 def most_clocks(watch: np.ndarray) -> int:
-    """Of the block that was busy longest."""
+    """Clocks of the block that was busy longest."""
     return int(watch[:, 0, 0].max())
 
 

@@ -126,7 +126,7 @@ class Timed:
 
     @property
     def part(self) -> float | None:
-        """Of what the peaks allow at best; None without them."""
+        """The part of what the peaks allow at best; None without them."""
         gemm, copy = self.peaks.get(GEMMS[self.case.dtype]), self.peaks.get("copy")
         if not gemm or not copy:
             return None

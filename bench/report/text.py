@@ -35,7 +35,7 @@ class Label(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """Of the names of files."""
+        """The end of the names of files."""
         return "dry-run" if self.dry else "measured"
 
     def caption(self, text: str) -> str:

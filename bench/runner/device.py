@@ -49,7 +49,7 @@ def describe(context: "Context") -> Iterator[Row]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a result may depend on, those of CUDA among them."""
+    """Versions of the packages that a result may depend on, those of CUDA among them."""
     found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     return {name: found[name] for name in sorted(found) if name and name.lower().startswith(PACKAGES)}
 
@@ -64,7 +64,7 @@ def _output(*command: str) -> str | None:
 
 
 def capability(dry: bool) -> tuple[int, int] | None:
-    """Of the first GPU; in a dry run that of the interpreter."""
+    """The compute capability of the first GPU; in a dry run that of the interpreter."""
     import jax
 
     if dry:

@@ -1,4 +1,12 @@
-"""The three products as lax programs: stock's and faster ones, and which of them a platform is best served by."""
+"""The three products as lax programs: stock's and faster ones, and which of them a platform is best served by.
+
+sizes.py        a product in canonical form (canonical.py): what conditions, costs and rules are written in
+formulation.py  a lax program, the products that it serves and what it costs; rules for taking one
+programs/       all formulations; catalogue.py: by name, and those that serve a product
+choice.py       which of them is taken, by the rules of cpu/ and nvidia.py
+contract.py     a product of arrays by the one that was taken; blocks.py: over a few images at a time
+division.py     which of them XLA divides over devices
+"""
 
 from .catalogue import CHANNELS_LAST as CHANNELS_LAST
 from .catalogue import CROPPED as CROPPED

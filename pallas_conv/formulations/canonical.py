@@ -41,13 +41,14 @@ def adjoint_weight(w: Array, groups: int) -> Array:
 
 
 def upsamples(spec: ConvSpec) -> bool:
+    """Whether the input has holes, as that of a transposed convolution."""
     return max(spec.input_dilation, default=1) > 1
 
 
 def canonical(product: Product) -> Product:
     """The same work as an fprop, or as a wgrad without input dilation."""
-    turned = product.role == "dgrad" or (product.role == "wgrad" and upsamples(product.spec))
-    if not turned:
+    swapped = product.role == "dgrad" or (product.role == "wgrad" and upsamples(product.spec))
+    if not swapped:
         return product
     return dataclasses.replace(
         product,

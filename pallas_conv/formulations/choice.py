@@ -22,5 +22,5 @@ def choose(
 
 
 def cache(target: Target) -> float | None:
-    """What blocks of images should fit into; None where a program had better see them all."""
+    """How many bytes blocks of images should fit into; None where a program had better see them all."""
     return cpu.CACHE if target.platform == "cpu" else None

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..trilinear import BILINEAR, Op, fold_axes, out_shapes, product, wider
-from . import catalogue, library
-from .how import How
+from . import blocks, catalogue
+from .formulation import How
+from .programs import library
 
 
 def contract(
@@ -55,15 +56,15 @@ def contract(
         work = product(role, op, dict(zip(names, shapes, strict=True)), dtype)
 
         def once(a: Array, b: Array) -> Array:
-            """Of a block of images: no more than that is widened at once."""
+            """The product of a block of images: no more than that is widened at once."""
             if not program.library and not (narrow_matmuls and program.matmul and op.compute_dtype == jnp.bfloat16):
                 a, b = a.astype(stored), b.astype(stored)
-            y = catalogue.run(program, role, a, b, op.spec, how)
+            y = program.run(role, a, b, op.spec, how)
             return y if role == "wgrad" else y.astype(dtype)
 
         if program.loop:  # else an operand would be computed where it is padded, one element at a time
             a, b = lax.optimization_barrier((a, b))
-        y = catalogue.run_in_blocks(once, role, catalogue.block(program, work, cache), a, b)
+        y = blocks.run(once, role, blocks.images_at_once(program, work, cache), a, b)
         # Else a sum over taps would be computed anew inside each operation that reads it.
         return y if program.library or role == "wgrad" else lax.optimization_barrier(y)
 

@@ -10,8 +10,9 @@ import math
 
 from ..spec import Product, dilated
 from . import catalogue
-from .catalogue import STOCK, Sizes
-from .rules import Rule, first
+from .catalogue import STOCK
+from .formulation import Rule, first
+from .sizes import Sizes
 
 COMPILED = ("bfloat16", "float16", "float32")  # dtypes of the programs behind the rules
 LEAST_FLOPS = 1e6  # below which it is the number of kernels that counts
@@ -33,8 +34,8 @@ def _mostly_zeros(s: Sizes) -> bool:
     the result. Else the result costs more than that: written by the library, then once more with the bias.
     """
     (image, in_extents), (result, out_extents) = _image_and_result(s)
-    filled = image * math.prod(s.spec.strides if s.correlates else s.spec.input_dilation)
-    if s.uneven and _slides_over_more_than_its_kernel(s):
+    filled = image * math.prod(s.spec.strides if s.is_wgrad else s.spec.input_dilation)
+    if s.padded_unevenly and _slides_over_more_than_its_kernel(s):
         # The library pads evenly only: XLA fills in zeros up to the end of the last window.
         spans = map(dilated, s.spec.kernel_spatial, s.spec.kernel_dilation)
         filled = (
@@ -44,9 +45,9 @@ def _mostly_zeros(s: Sizes) -> bool:
 
 
 def _image_and_result(s: Sizes) -> tuple[tuple[float, tuple[int, ...]], tuple[float, tuple[int, ...]]]:
-    """Bytes and extents of the input and of the result of an up-sampling convolution, whichever of its products `s` is."""
+    """Bytes and extents of the input and of the result of a transposed convolution, whichever of its products `s` is."""
     x, y = (s.x, s.spec.in_spatial), (s.y, s.spec.out_spatial)
-    return (y, x) if s.correlates else (x, y)
+    return (y, x) if s.is_wgrad else (x, y)
 
 
 def _slides_over_more_than_its_kernel(s: Sizes) -> bool:
@@ -58,60 +59,66 @@ def _slides_over_more_than_its_kernel(s: Sizes) -> bool:
 
 
 def _window_as_large_as_the_image(s: Sizes) -> bool:
-    """Whether stock's weight gradient of an up-sampling convolution is worse than the library's.
+    """Whether stock's weight gradient of a transposed convolution is worse than the library's.
 
     Padded evenly, XLA leaves the zeros between the elements of the image to the library. Padded unevenly, also by an output
     padding, it writes them out and multiplies them, which is worse even beside a forward pass that writes them out, too.
     """
     if not _slides_over_more_than_its_kernel(s):
         return False
-    if not s.uneven:
+    if not s.padded_unevenly:
         return _mostly_zeros(s) and not _batch_for_free(s)
     if s.spec.ndim < 3:
         return not _batch_for_free(s) or (s.spec.ndim == 2 and _mostly_zeros(s))
     # A padded copy of a volume is a kernel more where no layout changes, and larger than what a single tap needs.
-    return s.evens or (s.taps > 1 and (s.product.batch > 1 or min(s.group_in, s.group_out) > 1))
+    return s.can_pad_evenly or (s.taps > 1 and (s.product.batch > 1 or min(s.group_in, s.group_out) > 1))
 
 
 def _batch_for_free(s: Sizes) -> bool:
-    """Of one image in fewer than three dimensions, stock's correlation takes channels for the batch as they lie."""
+    """One image in fewer than three dimensions: stock's correlation takes its channels for the batch as they lie."""
     return s.product.batch == 1 and s.spec.ndim < 3
 
 
 def _dilated_and_uneven(s: Sizes) -> bool:
+    """Holes in the kernel, and uneven padding of a dimension with several taps."""
     dims = zip(s.spec.padding, s.spec.kernel_dilation, s.spec.kernel_spatial, strict=True)
     return max(s.spec.kernel_dilation) > 1 and any(low != high and d * (k - 1) for (low, high), d, k in dims)
 
 
 RULES = (
     Rule(
-        lambda s: s.spreads and _mostly_zeros(s) and not (s.spec.ndim == 1 and _batch_for_free(s)),
+        lambda s: s.is_transposed and _mostly_zeros(s) and not (s.spec.ndim == 1 and _batch_for_free(s)),
         ("reversed_kernel",),
         "the library's input gradient, where XLA would convolve an input full of zeros",
     ),
     Rule(
         # In three dimensions the library pads evenly where that gives the same, and no copy is needed.
-        lambda s: s.correlates and s.turned and _window_as_large_as_the_image(s) and not (s.spec.ndim == 3 and s.evens),
+        lambda s: (
+            s.is_wgrad
+            and s.swapped
+            and _window_as_large_as_the_image(s)
+            and not (s.spec.ndim == 3 and s.can_pad_evenly)
+        ),
         ("exchanged_padded",),
         "the library's weight gradient, padded first, where XLA would slide a window as large as the image",
     ),
     Rule(
-        lambda s: s.correlates and s.turned and _window_as_large_as_the_image(s),
+        lambda s: s.is_wgrad and s.swapped and _window_as_large_as_the_image(s),
         ("exchanged",),
         "the library's weight gradient, where XLA would slide a window as large as the image",
     ),
     Rule(
-        lambda s: s.slides and _dilated_and_uneven(s),
+        lambda s: s.is_conv and _dilated_and_uneven(s),
         ("padded",),
         "padded first, where XLA would fill the kernel with zeros",
     ),
     Rule(
-        lambda s: s.slides and s.spec.ndim == 3,  # in fewer dimensions the pad is part of a change of layout
+        lambda s: s.is_conv and s.spec.ndim == 3,  # in fewer dimensions the pad is part of a change of layout
         ("evened",),
         "padded evenly by the library, where XLA would pad a copy",
     ),
     Rule(
-        lambda s: s.correlates and not _batch_for_free(s),
+        lambda s: s.is_wgrad and not _batch_for_free(s),
         ("polyphase_wgrad",),
         "the library's weight gradient, where XLA would slide a window as long as the sequence",
     ),
@@ -120,7 +127,7 @@ RULES = (
 # Where kernels serve the other products of the convolution, and keep activations channels last.
 BESIDE_KERNELS = (
     Rule(
-        lambda s: s.correlates and s.spec.ndim == 3 and s.product.compute_dtype != "float32",
+        lambda s: s.is_wgrad and s.spec.ndim == 3 and s.product.compute_dtype != "float32",
         ("depth_to_batch_wgrad",),
         "the library's 2-D weight gradient, channels last like the kernels; its 3-D one is channels first",
     ),

@@ -15,8 +15,5 @@ def rows_in(folder):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-# ------------------------------------------------------------ parts of it
-
-
 def parse(folder, *arguments, script=stand_in.SCRIPT):
     return command.parse(script, ["--dry-run", f"--out={folder}", f"--cache={folder / 'cache'}", *arguments])

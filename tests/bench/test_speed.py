@@ -131,7 +131,7 @@ def test_before_a_launch_it_is_said_what_is_launched(tmp_path, monkeypatch, capf
     assert told[0]["config"]["box"]
 
 
-# ------------------------------------------------------------ peaks, records, the table
+# ------------------------------------------------------------ peaks, records
 
 
 def test_the_seconds_of_a_session_are_told(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""What the chosen programs cost beside time: temporary memory at full sizes, and length."""
+"""The costs of chosen programs beside time: temporary memory at full sizes, and length."""
 
 import dataclasses
 import functools
@@ -101,7 +101,7 @@ def test_temporary_memory_of_a_layer_by_itself(case):
 
 
 def test_temporary_memory_does_not_grow_with_the_depth_of_a_network():
-    """What a loop fills must not be laid out before the loop's turn comes."""
+    """An array that a loop fills must not be laid out before the loop's turn comes."""
 
     def forward(depth: int) -> tuple[Callable[..., jax.Array], Any]:
         layers = [pc.Conv2d(96, 96, 7, padding=3, groups=96, key=jax.random.key(i)) for i in range(depth)]
@@ -121,7 +121,7 @@ def test_temporary_memory_does_not_grow_with_the_depth_of_a_network():
 
 
 def small(name: str, role: str) -> tuple[str, Product]:
-    """What is chosen for a product of a layer at CPU size, and that product."""
+    """The formulation chosen for a product of a layer at CPU size, and that product."""
     case = next(c for c in suite() if c.name == name).on_cpu()
     assert isinstance(case, Case)
     (product,) = (p for p in case.products().values() if p.role == role)
@@ -149,7 +149,7 @@ def test_nothing_is_computed_twice(role):
 
 
 def test_programs_do_not_grow_with_the_stride():
-    """Of a transposed convolution, which has so many output phases a dimension."""
+    """A transposed convolution has so many output phases a dimension."""
     for stride, few in ((4, True), (16, False)):
         spec = ConvSpec((1, 1), ((0, 0),) * 2, (stride, stride), (1, 1), 8, (14, 14), (4, 4))
         product = Product("fprop", spec, 8, 8, 8, "float32", "float32")
@@ -184,7 +184,7 @@ def test_programs_do_not_grow_with_the_kernel(role):
 
 @pytest.mark.parametrize(("taps", "dilation", "channels"), [(8, 128, 64), (5, 256, 64), (8, 16, 64), (9, 1, 64)])
 def test_programs_do_not_grow_with_the_dilation(taps, dilation, channels):
-    """Of a depthwise sequence: blocks of rows as long as its span would be written out row by row."""
+    """Blocks of rows as long as the span of a depthwise sequence would be written out row by row."""
     spec = ConvSpec((1,), ((dilation * (taps - 1), 0),), (1,), (dilation,), channels, (4096,), (taps,))
     product = Product("wgrad", spec, 2, channels, channels, "float32", "float32")
     f, operands = program(formulations.choose(product, CPU)[0], product)

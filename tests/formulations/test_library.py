@@ -12,7 +12,7 @@ from jax import lax
 
 from pallas_conv import formulations
 from pallas_conv.formulations import contract
-from pallas_conv.formulations.library import misread_on_cpu
+from pallas_conv.formulations.programs.library import misread_on_cpu
 from pallas_conv.spec import ConvSpec
 from pallas_conv.trilinear import Op
 
@@ -99,7 +99,7 @@ def test_models_and_several_batch_axes(role):
 @pytest.mark.parametrize("wide_sums", [True, False])
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
 def test_wide_sums(role, wide_sums):
-    """Of bfloat16 operands, asked for float32: never rounded to bfloat16, or rounded once, as stock stores it."""
+    """Sums of bfloat16 products, asked for in float32: never rounded to bfloat16, or rounded once, as stock stores them."""
     spec = ConvSpec((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1, (9, 8), (3, 3))
     rng, shapes = np.random.default_rng(0), {"x": (2, 8, 9, 8), "w": (8, 8, 3, 3), "ct": (2, 8, 9, 8)}
     names = {"fprop": ("x", "w"), "dgrad": ("ct", "w"), "wgrad": ("x", "ct")}[role]

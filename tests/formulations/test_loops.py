@@ -45,7 +45,7 @@ class Layer:
         return tuple(jnp.asarray(rng.standard_normal(shape), self.dtype) for shape in (self.x, self.w))
 
     def gradients(self, x, w, **how):
-        """Of a loss in x and w: all three products."""
+        """Gradients of a loss in x and w: all three products."""
         conv = functools.partial(pc.conv_transpose if self.transposed else pc.conv, **self.how, **how)
         return jax.grad(lambda operands: jnp.mean(jnp.real(conv(*operands)).astype("float32") ** 2))((x, w))
 

@@ -121,6 +121,24 @@ def test_what_a_cpu_is_served_by(seed):
         assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max(), f"{role}: {name}"
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(ConvSpec((1,), ((1, 1),), (1,), (1,), 1, (30,), (3,)), 256, 4, 4),
+        Problem(ConvSpec((1,), ((32, 32),), (1,), (8,), 16, (660,), (9,)), 4, 16, 16),
+    ],
+    ids=["channels", "long blocks"],
+)
+def test_weight_gradients_of_sequences_that_loop_over_their_channels(problem):
+    """The rows of a block times the channels of a group are too many to be written out."""
+    assert formulations.choose(problem.product("wgrad", "float32"), CPU)[0] == "correlate_rows"
+    operands = problem.operands("wgrad")
+    with jax.enable_x64(True):
+        want = _exact(problem, "wgrad", operands)
+        got = problem.run("correlate_rows", "wgrad", operands, "float64", formulations.cache(CPU))
+    np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-10)
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_integers_are_left_to_stock(role):
     """They wrap around there."""

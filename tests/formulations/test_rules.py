@@ -64,7 +64,7 @@ def measurements(path: pathlib.Path) -> list[Row]:
 
 
 def test_there_are_measurements_of_the_suite_and_of_random_layers():
-    """Of the suite with one thread and with two; of random layers, those that the rules were fitted to and others."""
+    """The suite with one thread and with two; random layers that the rules were fitted to, and others."""
     lines = [json.loads(line) for path in FILES for line in path.read_text().splitlines()]
     runs = [line for line in lines if "machine" in line]
     assert {(run["arguments"]["layers"], run["machine"]["threads"]) for run in runs} == {
@@ -162,7 +162,7 @@ def test_every_formulation_can_be_chosen():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
 def test_examples_side_by_side_are_not_left_to_groups(role, dtype):
-    """Of any size: to XLA they are a convolution of as many groups, which in float64 multiplies zeros between all of them."""
+    """They are as many groups to XLA, whatever their size, and in float64 it multiplies zeros between all of them."""
     plain = ConvSpec((1,), ((1, 1),), (1,), (1,), 1, (12,), (3,))
     transposed = ConvSpec((1,), ((2, 2),), (2,), (1,), 1, (12,), (4,))
     for spec in (plain, transposed):

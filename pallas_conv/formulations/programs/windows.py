@@ -8,7 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..spec import ConvSpec
+from ...spec import ConvSpec
+
+WRITTEN_OUT = 8  # windows in one program; more become iterations of a loop, which compiles several times faster
+MOST_PHASES = 32  # of an output, each with a loop or a sum of its own
 
 type Slide = Callable[[Array, Array, ConvSpec], Array]
 
@@ -40,6 +43,18 @@ def tap_window(x: Array, spec: ConvSpec, i: Array) -> Array:
     return lax.slice(window, (0,) * x.ndim, window.shape, (1, 1, *spec.strides))
 
 
+def stacked_windows(x: Array, spec: ConvSpec, axis: int) -> Array:
+    """(a, b, *in) -> (a, b, *out) for each tap, side by side along a new axis."""
+    x, count = pad_spatial(x, spec.padding), math.prod(spec.kernel_spatial)
+    if count <= WRITTEN_OUT:
+        return jnp.stack(list(tap_windows(x, spec)), axis)
+    x = lax.optimization_barrier(x)
+    window = lambda i: jnp.expand_dims(tap_window(x, spec, i), axis)
+    write = lambda i, columns: lax.dynamic_update_slice_in_dim(columns, window(i), i, axis)
+    shape = (*x.shape[:axis], count, *x.shape[axis:2], *spec.out_spatial)
+    return lax.fori_loop(0, count, write, made_of(x, shape, x.dtype))
+
+
 def unravel(i: Array, grid: Sequence[int]) -> list[Array]:
     """The position in a grid of number i."""
     index = []
@@ -59,7 +74,7 @@ def phases(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
 
 
 def by_phases(slide: Slide, x: Array, w: Array, spec: ConvSpec) -> Array:
-    """An up-sampling convolution as one without holes for every output phase, each with only the taps that meet data.
+    """A transposed convolution as one without holes for every output phase, each with only the taps that meet data.
 
     Phase r holds the outputs o = r + u m. Tap t meets input (o + t - low) / u where that is whole: of a phase, every u-th
     tap from the first (https://arxiv.org/abs/1609.05158). Kernel dilation and strides are one.
@@ -89,6 +104,6 @@ def interleave(parts: Sequence[Array], spec: ConvSpec) -> Array:
 
 
 def made_of(x: Array, shape: Sequence[int], dtype: Any) -> Array:
-    """What a loop starts from that overwrites all of it: anything but a constant, which XLA would lay out at the start of the
+    """The start of a loop that overwrites all of it: anything but a constant, which XLA would lay out at the start of the
     whole program, for every layer of a network at once."""
     return jnp.broadcast_to(x[(0,) * x.ndim].astype(dtype), shape)
