@@ -57,11 +57,11 @@ def _batch(
         return list(bind(primitive, op, v, outs).values())
 
     if batched("xyw") or size == 0:  # independent problems (none at all have no channels to fold): one more axis E
-        return run(op.replace(models=op.models + 1), {n: in_front(n) for n in names}), [0] * len(outs)
+        return run(op.replace(ensemble_axes=op.ensemble_axes + 1), {n: in_front(n) for n in names}), [0] * len(outs)
 
     if batched("xy") and unbatched("wb") and not produces("wb"):  # shared parameters: one more axis N
-        images = {n: jnp.moveaxis(t, axis_of[n], op.models) if n in axis_of else t for n, t in v.items()}
-        return run(op, images), [op.models] * len(outs)
+        images = {n: jnp.moveaxis(t, axis_of[n], op.ensemble_axes) if n in axis_of else t for n, t in v.items()}
+        return run(op, images), [op.ensemble_axes] * len(outs)
 
     # Models that share x (or y): their weights and the other image fold B into its channels.
     equation = Equation(primitive, op, names, outs)
@@ -75,9 +75,9 @@ def _batch(
             continue
         groups = op.spec.groups
         channels = {  # axis of the channels that carry B, and the groups inside them
-            image: (op.models + n, groups),
-            "b": (op.models, groups),
-            "w": (op.models, groups) if image == "y" else (op.models + 1, 1),
+            image: (op.ensemble_axes + n, groups),
+            "b": (op.ensemble_axes, groups),
+            "w": (op.ensemble_axes, groups) if image == "y" else (op.ensemble_axes + 1, 1),
         }
         folded = {k: _merge_into_channels(in_front(k), 0, *channels[kinds[k]]) if k in moved else v[k] for k in names}
         results = run(op, folded)

@@ -51,7 +51,7 @@ def wider(a: Any, b: Any) -> np.dtype:
 class Op:
     """Everything static about an equation; hashable, shared by all derivatives of one call.
 
-    models          how many leading axes E every operand has
+    ensemble_axes   how many leading axes E every operand has
     channels_last   whether the caller's images lie so, which a lax program may make use of
     compute_dtype   what operands are multiplied in
     sum_dtype       what a lax program keeps fprop's sum in until bias and activation are applied (a kernel: float32)
@@ -65,7 +65,7 @@ class Op:
     activation: str | None = None
     precision: Any = None
     implementation: tuple[str, ...] = ("auto",)
-    models: int = 0
+    ensemble_axes: int = 0
     channels_last: bool = False
 
     @property
@@ -74,7 +74,7 @@ class Op:
 
     def batch_axes(self, ndim: int) -> int:
         """How many axes N an x- or y-shaped operand of `ndim` axes has."""
-        return ndim - self.models - self.spec.ndim - 1
+        return ndim - self.ensemble_axes - self.spec.ndim - 1
 
     def replace(self, **changes: Any) -> "Op":
         return dataclasses.replace(self, **changes)
@@ -93,7 +93,7 @@ def kind(name: str) -> str:
 
 def factors(op: Op, kind_: str, batch_axes: int) -> list[str]:
     """One letter per logical axis: e models, n batch, c and o channels, p, q and r the spatial axes of x, w and y."""
-    e, n = [f"e{i}" for i in range(op.models)], [f"n{i}" for i in range(batch_axes)]
+    e, n = [f"e{i}" for i in range(op.ensemble_axes)], [f"n{i}" for i in range(batch_axes)]
     spatial = range(op.spec.ndim)
     return {
         "x": [*e, *n, "c", *(f"p{i}" for i in spatial)],
@@ -117,7 +117,7 @@ def sum_per_channel(op: Op, g: Array) -> Array:
 
 
 def _other_axes(op: Op, ndim: int) -> tuple[int, ...]:
-    return (*range(op.models, op.models + op.batch_axes(ndim)), *range(ndim - op.spec.ndim, ndim))
+    return (*range(op.ensemble_axes, op.ensemble_axes + op.batch_axes(ndim)), *range(ndim - op.spec.ndim, ndim))
 
 
 def times_derivative(op: Op, a: Array, t: Array) -> Array:
@@ -160,11 +160,11 @@ def precision_name(precision: Any) -> str | None:
 
 def fold_axes(op: Op, name: str, t: Array) -> Array:
     """At most one axis E and, for x and y, exactly one axis N."""
-    models, rest = t.shape[: op.models], t.shape[op.models :]
+    models, rest = t.shape[: op.ensemble_axes], t.shape[op.ensemble_axes :]
     if kind(name) in "xy":
         n = op.batch_axes(t.ndim)
         rest = (math.prod(rest[:n]), *rest[n:])
-    return t.reshape(*([math.prod(models)] if op.models else []), *rest)
+    return t.reshape(*([math.prod(models)] if op.ensemble_axes else []), *rest)
 
 
 def product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: Any, **epilogue: Any) -> Product:
@@ -172,22 +172,22 @@ def product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: A
     (first, second), _ = BILINEAR[role]
     image = shapes[first]
     n = op.batch_axes(len(image))
-    channel = op.models + n
+    channel = op.ensemble_axes + n
     size = {kind(first): image[channel]}
     if role == "wgrad":
         size["y"] = shapes[second][channel]
     else:
         w = shapes[second]
-        size = {"x": w[op.models + 1] * op.spec.groups, "y": w[op.models]}
+        size = {"x": w[op.ensemble_axes + 1] * op.spec.groups, "y": w[op.ensemble_axes]}
     return Product(
         role=role,
         spec=op.spec,
-        batch=math.prod(image[op.models : channel]),
+        batch=math.prod(image[op.ensemble_axes : channel]),
         in_channels=size["x"],
         out_channels=size["y"],
         compute_dtype=jnp.dtype(op.compute_dtype).name,
         out_dtype=jnp.dtype(out_dtype).name,
-        models=math.prod(image[: op.models]) if op.models else None,
+        models=math.prod(image[: op.ensemble_axes]) if op.ensemble_axes else None,
         precision=precision_name(op.precision),
         **epilogue,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from pallas_conv import formulations
 from pallas_conv.spec import Product
 from pallas_conv.target import this_cpu
-from pallas_conv.trilinear import Op
+from pallas_conv.equation import Op
 
 
 def programs(product: Product) -> dict[str, Callable[..., Any]]:
@@ -21,7 +21,7 @@ def programs(product: Product) -> dict[str, Callable[..., Any]]:
         product.spec,
         jnp.dtype(product.compute_dtype),
         jnp.dtype(product.out_dtype),
-        models=int(product.models is not None),
+        ensemble_axes=int(product.models is not None),
     )
     names = [formulations.STOCK, *(f.name for f in formulations.serving(product))]
     contract = functools.partial(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..trilinear import BILINEAR, Op, fold_axes, out_shapes, product, wider
+from ..equation import BILINEAR, Equation, Op, fold_axes, wider
 from . import blocks, catalogue
 from .formulation import How
 from .programs import library
@@ -37,8 +37,8 @@ def contract(
     adds a hidden sum over devices.
     """
     names, out = BILINEAR[role]
-    (shape,) = out_shapes(op, names, ((out, dtype),), (a.shape, b.shape))
-    shapes = (a.shape, b.shape)
+    equation, shapes = Equation(role, op, names, ((out, dtype),)), (a.shape, b.shape)
+    (shape,), (work,) = equation.out_shapes(shapes), equation.products(shapes)
     a, b = (fold_axes(op, name, t).astype(op.compute_dtype) for name, t in zip(names, (a, b), strict=True))
     program = catalogue.FORMULATIONS.get(formulation)
     if program is None or program.library:
@@ -53,7 +53,6 @@ def contract(
         if formulation == catalogue.CROPPED:
             return library.cropped(role, a, b, op.spec, how)
         assert program is not None, formulation
-        work = product(role, op, dict(zip(names, shapes, strict=True)), dtype)
 
         def once(a: Array, b: Array) -> Array:
             """The product of a block of images: no more than that is widened at once."""
@@ -68,5 +67,5 @@ def contract(
         # Else a sum over taps would be computed anew inside each operation that reads it.
         return y if program.library or role == "wgrad" else lax.optimization_barrier(y)
 
-    y = (jax.vmap(one_model) if op.models else one_model)(a, b)
+    y = (jax.vmap(one_model) if op.ensemble_axes else one_model)(a, b)
     return y.astype(dtype).reshape(shape)

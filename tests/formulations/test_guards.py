@@ -18,7 +18,7 @@ from pallas_conv import formulations
 from pallas_conv.formulations.cpu import SPARE_MEMORY
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import this_cpu
-from pallas_conv.trilinear import Op
+from pallas_conv.equation import Op
 from workloads.cases import OPERANDS, Case, suite
 
 CPU = this_cpu()
@@ -37,7 +37,7 @@ PRODUCTS = [
 
 def program(name: str, product: Product) -> tuple[Callable[..., jax.Array], list[jax.ShapeDtypeStruct]]:
     """A formulation of a product, and the shapes of its operands."""
-    op = Op(product.spec, np.dtype("float32"), np.dtype("float32"), models=int(product.models is not None))
+    op = Op(product.spec, np.dtype("float32"), np.dtype("float32"), ensemble_axes=int(product.models is not None))
     run = functools.partial(
         formulations.contract, name, product.role, op=op, dtype=np.dtype("float32"), wide_sums=True,
         cache=formulations.cache(CPU), on_cpu=True,

@@ -15,7 +15,7 @@ import pallas_conv as pc
 from compiled import hlo
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec
-from pallas_conv.trilinear import Op
+from pallas_conv.equation import Op
 from workloads import loops
 
 

@@ -15,7 +15,7 @@ import pytest
 from pallas_conv import formulations
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import Target
-from pallas_conv.trilinear import BILINEAR, Op
+from pallas_conv.equation import BILINEAR, Op
 
 ROLES = ("fprop", "dgrad", "wgrad")
 CPU = Target("cpu")
@@ -258,7 +258,7 @@ def test_other_dtypes_and_models(role, dtype):
     """Independent models side by side, each like stock's."""
     spec = ConvSpec((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 2, (6, 5), (3, 3))
     problem = Problem(spec, 2, 4, 4)
-    op = Op(spec, np.dtype(dtype), np.dtype(dtype), models=1)
+    op = Op(spec, np.dtype(dtype), np.dtype(dtype), ensemble_axes=1)
     operands = [jnp.stack([jnp.asarray(t, dtype)] * 2) for t in problem.operands(role, 1)]
     run = lambda name: formulations.contract(name, role, *operands, op, np.dtype(dtype), wide_sums=True, on_cpu=True)
     served = formulations.serving(dataclasses.replace(problem.product(role, dtype), models=2))

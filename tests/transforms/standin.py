@@ -10,8 +10,8 @@ import pytest
 from jax import Array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_conv import lowering, trilinear
-from pallas_conv.execution import Equation
+from pallas_conv import lowering
+from pallas_conv.equation import Equation
 from pallas_conv.primitives import PRIMITIVES
 from pallas_conv.target import Target
 from tests.transforms import programs
@@ -40,7 +40,7 @@ def _launch_or_xla(equation: Equation, *args: Array) -> list[Array]:
 
 
 def _launch(equation: Equation, *args: Array) -> list[Array]:
-    shapes = trilinear.out_shapes(equation.op, equation.names, equation.outs, [a.shape for a in args])
+    shapes = equation.out_shapes([a.shape for a in args])
     outs = [jax.ShapeDtypeStruct(shape, dtype) for shape, (_, dtype) in zip(shapes, equation.outs, strict=True)]
 
     def body(*refs: Any) -> None:
