@@ -2,11 +2,14 @@
 
 import random
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from pallas_conv.kernels import config, taps, work
-from pallas_conv.kernels.taps import Line
+from pallas_conv.kernels import geometry, scalars
+from pallas_conv.kernels.geometry import Line
 from tests.kernels import cases
+from tests.kernels.geometries import definition, pairs
 from workloads import ladder
 
 
@@ -26,14 +29,14 @@ SEEDS = pytest.mark.parametrize("seed", range(4))
 @SEEDS
 def test_phases_and_taps_are_the_definition(seed):
     for line in lines(seed, 1000):
-        assert sorted(line.dim().pairs()) == sorted(line.definition()), line
+        assert sorted(pairs(line.dim())) == sorted(definition(line)), line
 
 
 @SEEDS
 def test_transposing_swaps_input_and_output(seed):
     for line in lines(seed, 1000):
-        swapped = sorted((j, o, t) for o, j, t in line.transpose().dim().pairs())
-        assert swapped == sorted(line.definition()), line
+        swapped = sorted((j, o, t) for o, j, t in pairs(line.transpose().dim()))
+        assert swapped == sorted(definition(line)), line
         assert line.transpose().transpose() == line
 
 
@@ -61,6 +64,22 @@ def test_a_span_holds_every_tap_that_reads_the_input(seed):
 
 
 @SEEDS
+def test_a_span_of_traced_numbers_is_the_same(seed):
+    """By the arithmetic of a kernel, as the kernel asks for it: of intervals that begin in the output."""
+    rng = random.Random(seed)
+    for line in lines(seed, 60):
+        dim = line.dim()
+        phases = [rng.randrange(dim.out_stride) for _ in range(16)]
+        low = [rng.randint(0, dim.rows) for _ in phases]
+        high = [first + rng.randint(0, 9) for first in low]
+        counts, offsets = ([of_phase[p] for p in phases] for of_phase in (dim.count, dim.offset))
+        met = jax.vmap(lambda *at, dim=dim: dim.taps_met(*at, jnp.clip, scalars.floor_div))
+        first, last = met(*(jnp.array(values, jnp.int32) for values in (counts, offsets, low, high)))
+        found = list(zip(first.tolist(), last.tolist(), strict=True))
+        assert found == [dim.span(*at) for at in zip(phases, low, high, strict=True)], line
+
+
+@SEEDS
 def test_columns_are_what_the_taps_read(seed):
     for line in lines(seed, 1000):
         dim = line.dim()
@@ -74,8 +93,8 @@ def test_columns_are_what_the_taps_read(seed):
             for o, j in enumerate(range(first, last, stride))
             if 0 <= j < dim.in_size
         )
-        assert found == sorted(line.definition()), line
-        assert sorted(dim.unfolded().pairs()) == [(o, o, 0) for o in range(dim.out_size)]
+        assert found == sorted(definition(line)), line
+        assert sorted(pairs(dim.unfolded())) == [(o, o, 0) for o in range(dim.out_size)]
 
 
 @SEEDS
@@ -106,14 +125,14 @@ def test_shifts_are_where_the_taps_meet(seed):
             for q, o in enumerate(range(p, dim.out_size, dim.out_stride))
             if 0 <= q + shift < dim.in_size
         )
-        assert found == sorted(line.definition()), line
-        assert sorted(dim.folded().pairs()) == [(j, j, 0) for j in range(dim.in_size)]
+        assert found == sorted(definition(line)), line
+        assert sorted(pairs(dim.folded())) == [(j, j, 0) for j in range(dim.in_size)]
 
 
 @pytest.mark.parametrize("case", ladder.CASES, ids=str)
 def test_the_dims_of_a_product_are_its_geometry(case):
     spec = case.product.spec
-    for i, dim in enumerate(taps.dims(case.product)):
+    for i, dim in enumerate(geometry.dims(case.product)):
         (low, _), kernel = spec.padding[i], spec.kernel_spatial[i]
         wanted = {
             (o, j, t)
@@ -122,38 +141,10 @@ def test_the_dims_of_a_product_are_its_geometry(case):
             for t in range(kernel)
             if j * spec.input_dilation[i] == o * spec.strides[i] + t * spec.kernel_dilation[i] - low
         }
-        pairs = {(o, j, t) if case.product.role == "fprop" else (j, o, t) for o, j, t in dim.pairs()}
-        assert pairs == wanted
+        found = {(o, j, t) if case.product.role == "fprop" else (j, o, t) for o, j, t in pairs(dim)}
+        assert found == wanted
 
 
 def test_dims_of_a_weight_gradient():
     with pytest.raises(ValueError, match="role"):
-        taps.dims(cases.product("wgrad", 1, (8, 8), (4, 4), 3))
-
-
-@pytest.mark.parametrize("case", ladder.CASES, ids=str)
-def test_executed_covers_what_reads_the_input(case):
-    """Every multiply-add that reads the input is executed; what is executed in vain is bounded by the ragged tiles."""
-    cfg = case.config
-    problem = config.Problem.of(case.product).under(cfg)
-    reading = problem.N * problem.G * problem.C * problem.K
-    for dim in problem.dims:
-        reading *= len(list(dim.pairs()))
-    executed = work.executed_macs(problem, cfg)
-    assert reading <= executed
-    assert reading <= work.useful_macs(problem)
-    tiling = config.tiling(problem, cfg)
-    whole = case.config.bn * tiling.k_tiles * cfg.bk * tiling.c_steps * problem.G
-    for n, extent in zip((problem.N, *(d.rows for d in problem.dims)), tiling.cta_box, strict=True):
-        whole *= -(-n // extent) * extent
-    counts = 1
-    for dim in problem.dims:
-        counts *= max(dim.count) * dim.out_stride
-    ragged = cfg.taps * (1 + tiling.tiles * cfg.cluster)  # a last group of taps, a last cluster without a tile
-    assert executed <= whole * counts * ragged
-
-
-def test_executed_is_useful_where_everything_divides():
-    product = cases.product("fprop", 2, (128, 128), (16, 32), 1)
-    problem = config.Problem.of(product)
-    assert work.executed_macs(problem, config.Config((1, 8, 16))) == work.useful_macs(problem) == 2 * 16 * 32 * 128**2
+        geometry.dims(cases.product("wgrad", 1, (8, 8), (4, 4), 3))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from compiled import kernels
-from pallas_conv.kernels import choice, config
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config, Problem, tiling
+from pallas_conv.kernels.dense.search import boxes, candidates
 from tests.kernels import cases
 from workloads import ladder
 
@@ -50,8 +50,7 @@ WIDTHS = [
 
 @pytest.mark.parametrize(("columns", "itemsize"), WIDTHS)
 def test_the_views_agree_on_every_box(columns, itemsize):
-    boxes = {box for pixels in (64, 128) for nd in (1, 2, 3) for box in choice.boxes(pixels, nd)}
-    for box in boxes:
+    for box in {box for pixels in (64, 128) for nd in (1, 2, 3) for box in boxes(pixels, nd)}:
         pixels = math.prod(box)
         np.testing.assert_array_equal(tma_address(box, columns, itemsize), wgmma_address(pixels, columns, itemsize))
 
@@ -79,9 +78,8 @@ def test_the_views_would_disagree_at_an_unaligned_start():
 def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
     """Slots, taps and loads lie one after the other: each must start at a multiple of the swizzle's pattern of 8 rows."""
     for case in ladder.CASES:
-        for cfg in [case.config, *itertools.islice(choice.candidates(config.Problem.of(case.product)), 40)]:
-            tiling = config.tiling(config.Problem.of(case.product), cfg)
-            assert math.prod(tiling.load_box) % 8 == 0
+        for cfg in [case.config, *itertools.islice(candidates(Problem.of(case.product)), 40)]:
+            assert math.prod(tiling(Problem.of(case.product), cfg).load_box) % 8 == 0
             assert cfg.bn % 8 == 0
             assert cfg.pixels % 8 == 0
 

@@ -6,13 +6,24 @@ import json
 import pytest
 
 from pallas_conv import strict
-from pallas_conv.kernels import choice, tuned
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels import choice, families, serve, tuned
+from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.gpu import Gpu
 from tests.kernels import cases
 
 PRODUCT = cases.product("fprop", 2, (64, 64), (9, 9), 3)
 H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
-ROW = tuned.Row(H100, 132, PRODUCT, Config((1, 8, 8), 64, stages=3))
+FAMILY = families.serving(PRODUCT)
+ROW = tuned.Row(H100, 132, FAMILY.name, PRODUCT, Config((1, 8, 8), 64, stages=3))
+
+
+def chosen(product, num_sms, kind=None):
+    return serve.choose(product, Gpu(num_sms, kind))
+
+
+def modelled(product, num_sms, kind=None):
+    """What is chosen without a table."""
+    return choice.best(FAMILY, FAMILY.problem(product), Gpu(num_sms, kind))
 
 
 @pytest.fixture
@@ -24,12 +35,12 @@ def table(tmp_path, monkeypatch):
         tuned.write_tiles(rows, path)
         monkeypatch.setattr(tuned, "TILES", path)
         tuned._by_device.cache_clear()
-        choice.choose.cache_clear()
+        serve._chosen.cache_clear()
 
     yield replace
     monkeypatch.undo()
     tuned._by_device.cache_clear()
-    choice.choose.cache_clear()
+    serve._chosen.cache_clear()
 
 
 def test_the_shipped_table_is_valid():
@@ -49,11 +60,12 @@ def test_what_is_written_is_read(tmp_path):
     ("changes", "words"),
     [
         ({"speed": 2}, r"row 1 must have the fields of Row: missing \[\], unknown \['speed'\]"),
+        ({"family": "another"}, r"row 1: there is no family of kernels named 'another'"),
         ({"num_sms": "132"}, r"row 1\.num_sms must be int"),
         ({"config": {}}, r"row 1\.config must have the fields of Config"),
         ({"config": Config((1, 8, 4)).to_json()}, r"row 1: the configuration is not legal: .*box"),
         ({"product": dataclasses.replace(PRODUCT, role="wgrad").to_json()}, r"row 1: no kernel serves the product"),
-        ({"num_sms": 1, "config": Config((1, 8, 8), 64, cluster=2).to_json()}, r"row 1: num_sms=1 must be at least"),
+        ({"num_sms": 1, "config": Config((1, 8, 8), 64, cluster=2).to_json()}, r"row 1: .*gpu\.num_sms=1"),
         ({"product": PRODUCT.to_json()}, "row 0: another row is of the same product and device"),
     ],
 )
@@ -66,29 +78,28 @@ def test_what_is_no_row_is_refused_by_name(tmp_path, changes, words):
 
 
 def test_a_tuned_tile_goes_before_the_models(table):
-    modelled = choice.choose(PRODUCT, 132)
     table(ROW)
-    assert choice.choose(PRODUCT, 132) == ROW.config != modelled
-    assert choice.choose(PRODUCT, 132, H200) == ROW.config  # as many SMs
-    assert choice.choose(PRODUCT, 114) == choice.best(choice.Problem.of(PRODUCT), 114) != ROW.config
-    assert choice.choose(PRODUCT, 114, H100) == ROW.config
+    assert chosen(PRODUCT, 132) == ROW.config != modelled(PRODUCT, 132)
+    assert chosen(PRODUCT, 132, H200) == ROW.config  # as many SMs
+    assert chosen(PRODUCT, 114) == modelled(PRODUCT, 114) != ROW.config
+    assert chosen(PRODUCT, 114, H100) == ROW.config
     other = dataclasses.replace(PRODUCT, batch=3)
-    assert choice.choose(other, 132) == choice.best(choice.Problem.of(other), 132)
+    assert chosen(other, 132) == modelled(other, 132)
 
 
 def test_of_a_device_that_was_tuned_only_its_own_rows_count(table):
     other = dataclasses.replace(PRODUCT, batch=3)
     own = ROW._replace(device_kind=H200, config=Config((1, 8, 8), 32))
     table(ROW, ROW._replace(product=other), own)
-    assert choice.choose(other, 132, H100) == ROW.config
-    assert choice.choose(other, 132, H200) == choice.best(choice.Problem.of(other), 132, H200) != ROW.config
-    assert choice.choose(PRODUCT, 132, H100) == ROW.config
-    assert choice.choose(PRODUCT, 132, H200) == own.config
+    assert chosen(other, 132, H100) == ROW.config
+    assert chosen(other, 132, H200) == modelled(other, 132, H200) != ROW.config
+    assert chosen(PRODUCT, 132, H100) == ROW.config
+    assert chosen(PRODUCT, 132, H200) == own.config
 
 
 def test_a_device_that_was_not_tuned_takes_the_largest_table_of_those_alike(table):
     other = dataclasses.replace(PRODUCT, batch=3)
     config = Config((1, 8, 8), 32)
     table(ROW, *(ROW._replace(device_kind=H200, product=it, config=config) for it in (PRODUCT, other)))
-    assert choice.choose(PRODUCT, 132) == choice.choose(PRODUCT, 132, "NVIDIA H800") == config
-    assert choice.choose(PRODUCT, 132, H100) == ROW.config
+    assert chosen(PRODUCT, 132) == chosen(PRODUCT, 132, "NVIDIA H800") == config
+    assert chosen(PRODUCT, 132, H100) == ROW.config

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from compiled import kernels
-from pallas_conv.kernels import choice, config, support
+from pallas_conv.activations import ACTIVATIONS
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense.plan import Config, Problem, tiling
+from pallas_conv.kernels.dense.served import OUTPUTS, notes, reasons
+from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.spec import Product
 from tests.kernels import cases
 from workloads.served import products, served
@@ -52,7 +56,7 @@ FEW_TILES = {
 
 def check(product, cfg):
     compiled, used = kernels.compiled(product, cfg)
-    name = support.kernel_name(product)
+    name = serve.kernel(product).name
     assert used.kernels == 1
     assert name in compiled.as_text()
     assert name in used.ptx or name in used.log
@@ -62,12 +66,12 @@ def check(product, cfg):
     assert used.spills == 0, used.log
     assert used.registers <= 168, used.log
     assert used.registers * 128 * (cfg.consumers + 1) * cfg.blocks <= 65536, used.log  # so many blocks are resident
-    tiling = config.tiling(config.Problem.of(product), cfg)
-    assert used.smem_bytes == tiling.smem_bytes - tiling.barrier_bytes  # the budget is right
-    assert tiling.smem_bytes <= config.SMEM_BYTES // cfg.blocks
+    planned = tiling(Problem.of(product), cfg)
+    assert used.smem_bytes == planned.smem_bytes - planned.barrier_bytes  # the budget is right
+    assert planned.smem_bytes <= HOPPER.smem_limit(cfg.blocks)
     assert "serializ" not in used.log, used.log
     assert "setmaxnreg" not in used.log, used.log
-    if not support.copies(product, cfg):
+    if not notes(product, cfg):
         assert not moved_activations(product, compiled.as_text())
     return compiled
 
@@ -87,15 +91,15 @@ LIKE_THE_SUITES = ("resnet_c3_s2", "projection_1x1_s2", "aspp_d12", "dcgan_t1_in
     "name", [pytest.param(n, marks=[pytest.mark.extended] * (n in LIKE_THE_SUITES)) for n in LAYERS]
 )
 def test_the_chosen_configuration(name):
-    assert support.reasons(LAYERS[name], (9, 0)) == ()
-    check(LAYERS[name], choice.choose(LAYERS[name]))
+    assert reasons(LAYERS[name]) == ()
+    check(LAYERS[name], serve.choose(LAYERS[name]))
 
 
 @pytest.mark.parametrize("name", FEW_TILES)
 def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
     """It reads the kernel's sums as they are, and computes every output."""
     product = FEW_TILES[name]
-    cfg = choice.choose(product)
+    cfg = serve.choose(product)
     assert cfg.split > 1
     entry = check(product, cfg).as_text().partition("ENTRY")[2]
     ((sums, size),) = re.findall(r"(%\S+) = f32\[(\S+)\]\S* custom-call\(.*mosaic_gpu", entry)
@@ -108,8 +112,8 @@ def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
 def test_parts_of_the_largest_tiles_fit_in_registers(split):
     """Uneven ones too; and whatever the epilogue is, which is not theirs."""
     product = dataclasses.replace(LAYERS["unet_mid_gelu_yz"], batch=1)
-    check(product, config.Config((1, 8, 16), 128, stages=2, split=split))
-    check(product, config.Config((1, 4, 32), 128, stages=2, halo=True, split=split))
+    check(product, Config((1, 8, 16), 128, stages=2, split=split))
+    check(product, Config((1, 4, 32), 128, stages=2, halo=True, split=split))
 
 
 UNSERVED = {
@@ -155,7 +159,7 @@ IN_CI = {kind(name): name for name in reversed(SUITE) if not twin(name)}  # the 
     "name", [pytest.param(name, marks=() if name in IN_CI.values() else pytest.mark.extended) for name in SUITE]
 )
 def test_every_dense_layer_of_the_suite(name):
-    check(SUITE[name], choice.choose(SUITE[name]))
+    check(SUITE[name], serve.choose(SUITE[name]))
 
 
 def generated(seed: int) -> Product:
@@ -170,7 +174,7 @@ def generated(seed: int) -> Product:
         epilogue: dict[str, Any] = {}
         if role == "fprop":
             epilogue = {"bias": rng.random() < 0.7, "residual": rng.random() < 0.3}
-            epilogue |= {"activation": rng.choice(support.ACTIVATIONS), "outputs": rng.choice(support.OUTPUTS)}
+            epilogue |= {"activation": rng.choice((None, *ACTIVATIONS)), "outputs": rng.choice(OUTPUTS)}
         side = rng.choice(((64, 4096), (4, 64), (4, 24))[nd - 1])
         product = p(
             role,
@@ -188,23 +192,23 @@ def generated(seed: int) -> Product:
             models=rng.choice((None, None, None, 2)),
             **epilogue,
         )
-        if not support.reasons(product, support.CAPABILITY):
+        if not reasons(product):
             return product
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.extended) for n in range(1, 80))])
 def test_generated(seed):
-    check(generated(seed), choice.choose(generated(seed)))
+    check(generated(seed), serve.choose(generated(seed)))
 
 
-def largest(residual: bool) -> dict[str, config.Config]:
+def largest(residual: bool) -> dict[str, Config]:
     """Tiles of as many accumulators as a warpgroup may have."""
     width = 96 if residual else 128
     return {
-        "128": config.Config((1, 8, 16), width, stages=3),
-        "64": config.Config((1, 8, 8), 2 * width, stages=3),
-        "halo": config.Config((1, 4, 32), width, stages=2, halo=True),
-        **({"residual ahead": config.Config((1, 8, 16), width, stages=2, out_bufs=4)} if residual else {}),
+        "128": Config((1, 8, 16), width, stages=3),
+        "64": Config((1, 8, 8), 2 * width, stages=3),
+        "halo": Config((1, 4, 32), width, stages=2, halo=True),
+        **({"residual ahead": Config((1, 8, 16), width, stages=2, out_bufs=4)} if residual else {}),
     }
 
 
@@ -219,8 +223,8 @@ def test_the_largest_tiles_with_everything_fused_fit_in_registers(out_dtype, til
 @pytest.mark.extended
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("outputs", support.OUTPUTS)
-@pytest.mark.parametrize("activation", support.ACTIVATIONS)
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("activation", (None, *ACTIVATIONS))
 @pytest.mark.parametrize("tile", largest(residual=False))
 def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, residual, tile):
     kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype, "residual": residual}

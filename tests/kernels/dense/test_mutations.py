@@ -11,39 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_conv.kernels import dense, mosaic, schedule
-from pallas_conv.kernels.config import Config
-from tests.kernels import cases
-from tests.kernels.cases import Case
-from tests.kernels.test_dense_interpret import prove, run
-
-MUTANT = Case(
-    "mutant",
-    cases.product("fprop", 2, (32, 64), (9, 9), (3, 2), 1, 1, bias=True, outputs=("y", "z")),
-    Config((1, 8, 8), 64, bk=32, stages=2, consumers=1),
-    num_sms=2,
-)
-TRANSPOSED = Case(
-    "transposed mutant",
-    cases.product("fprop", 1, (32, 32), (5, 6), (3, 2), 1, 1, input_dilation=(2, 3), bias=True),
-    Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
-    num_sms=2,
-)
-FLIPPED = Case(
-    "flipped mutant",
-    cases.product("dgrad", 1, (32, 32), (6, 7), 3, 1, 1),
-    Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
-    num_sms=2,
-)
-ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.replace(MUTANT.product, residual=True))
-AHEAD = dataclasses.replace(ADDING, name="adding ahead", config=dataclasses.replace(MUTANT.config, bn=48, out_bufs=5))
-NEXT = dataclasses.replace(
+from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.dense import sm90
+from pallas_conv.kernels.dense.schedule import Schedule
+from pallas_conv.kernels.scalars import Span
+from pallas_conv.kernels.store import TileStore
+from tests.kernels.dense.mutants import (
+    ADDING,
     AHEAD,
-    name="adding the next",
-    product=dataclasses.replace(AHEAD.product, outputs=("y",)),
-    config=dataclasses.replace(AHEAD.config, out_bufs=2),
+    FLIPPED,
+    KEEPING,
+    MUTANT,
+    NEXT,
+    TRANSPOSED,
+    drop_a_tap,
+    nothing,
+    within,
 )
-KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
+from tests.kernels.dense.proving import prove, run
+
 REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
 
 
@@ -63,25 +49,8 @@ def test_unbroken(case):
     prove(case)
 
 
-def within(monkeypatch, part: type, method: str, **names) -> None:
-    """Names of the seam, replaced while this method of a part of the kernel is traced."""
-    traced = getattr(part, method)
-
-    def broken(*args):
-        with monkeypatch.context() as inner:
-            for name, value in names.items():
-                inner.setattr(mosaic, name, value)
-            return traced(*args)
-
-    monkeypatch.setattr(part, method, broken)
-
-
-def nothing(*args, **kwargs) -> None:
-    pass
-
-
 def test_consumers_that_do_not_wait_for_their_loads(monkeypatch):
-    within(monkeypatch, dense._Kernel, "_consume", barrier_wait=nothing)
+    within(monkeypatch, sm90._Kernel, "_consume", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(MUTANT)
 
@@ -94,7 +63,7 @@ def test_resident_weights_are_waited_for(monkeypatch):
         waited.append(barrier)
         wait(barrier)
 
-    within(monkeypatch, dense._Kernel, "_consume", barrier_wait=listed)
+    within(monkeypatch, sm90._Kernel, "_consume", barrier_wait=listed)
     for case, count in ((MUTANT, 0), (KEEPING, 1)):
         waited.clear()
         prove(case)
@@ -102,21 +71,21 @@ def test_resident_weights_are_waited_for(monkeypatch):
 
 
 def test_resident_weights_of_another_tap(monkeypatch):
-    weights_at = dense._Kernel._weights_at
+    weights_at = sm90._Kernel._weights_at
     first_tap = lambda self, tile, taps: [jnp.int32(0), *weights_at(self, tile, taps)[1:]]
-    monkeypatch.setattr(dense._Kernel, "_weights_at", first_tap)
+    monkeypatch.setattr(sm90._Kernel, "_weights_at", first_tap)
     with pytest.raises(AssertionError, match="right=False"):
         prove(KEEPING)
 
 
 def test_a_producer_that_does_not_wait_for_free_slots(monkeypatch):
-    within(monkeypatch, dense._Kernel, "_produce", barrier_wait=nothing)
+    within(monkeypatch, sm90._Kernel, "_produce", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(MUTANT)
 
 
 def test_a_slot_released_before_it_is_multiplied(monkeypatch):
-    multiply, arrive = dense._Kernel._multiply, mosaic.barrier_arrive
+    multiply, arrive = sm90._Kernel._multiply, mosaic.barrier_arrive
     initial = iter(range(MUTANT.config.stages))  # a consumer starts by handing all slots to the producer
 
     def only_initially(barrier):
@@ -124,29 +93,29 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
             arrive(barrier)
 
     def too_early(self, acc, shared, slot, *rest):
-        arrive(shared.empty.at[slot])
+        arrive(shared.ring.empty.at[slot])
         multiply(self, acc, shared, slot, *rest)
 
-    within(monkeypatch, dense._Kernel, "_consume", barrier_arrive=only_initially)
-    monkeypatch.setattr(dense._Kernel, "_multiply", too_early)
+    within(monkeypatch, sm90._Kernel, "_consume", barrier_arrive=only_initially)
+    monkeypatch.setattr(sm90._Kernel, "_multiply", too_early)
     with pytest.raises(AssertionError, match="right=False"):
         prove(MUTANT)
 
 
 def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
-    monkeypatch.setattr(dense, "reordered", lambda w, axis, order: w)
+    monkeypatch.setattr(sm90, "reordered", lambda w, axis, order: w)
     with pytest.raises(AssertionError, match="right=False"):
         prove(FLIPPED)
 
 
 def test_phases_mixed_up(monkeypatch):
-    tile = schedule.Schedule.tile
+    tile = Schedule.tile
 
     def always_the_first(self, worker, i):
         found = tile(self, worker, i)
         return found._replace(phase=[found.phase[0], jnp.int32(0)])
 
-    monkeypatch.setattr(schedule.Schedule, "tile", always_the_first)
+    monkeypatch.setattr(Schedule, "tile", always_the_first)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):  # two tiles store to the same phase
         prove(TRANSPOSED)
 
@@ -160,7 +129,7 @@ def test_a_staging_buffer_overwritten_too_early_is_a_race(monkeypatch):
 
 
 def test_a_residual_that_is_not_waited_for(monkeypatch):
-    within(monkeypatch, dense._TileEpilogue, "store", barrier_wait=nothing)
+    within(monkeypatch, TileStore, "store", barrier_wait=nothing)
     with pytest.raises(REFUSED, match=r"observed|RACE DETECTED"):
         prove(ADDING)
 
@@ -179,21 +148,19 @@ def test_a_residual_loaded_over_what_is_still_being_stored_is_a_race(monkeypatch
         while waited:
             wait(waited.pop(), wait_read_only=True)
 
-    within(
-        monkeypatch, dense._TileEpilogue, "store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait
-    )
+    within(monkeypatch, TileStore, "store", wait_smem_to_gmem=not_before_a_load, copy_gmem_to_smem=load_then_wait)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(ADDING)
 
 
 def test_a_residual_asked_for_ahead_over_what_is_still_being_stored_is_a_race(monkeypatch):
-    within(monkeypatch, dense._TileEpilogue, "prefetch_residual", wait_smem_to_gmem=nothing)
+    within(monkeypatch, TileStore, "prefetch_residual", wait_smem_to_gmem=nothing)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(AHEAD)
 
 
 def test_a_residual_loaded_for_a_later_chunk_over_what_is_still_being_stored_is_a_race(monkeypatch):
-    within(monkeypatch, dense._TileEpilogue, "_residual", wait_smem_to_gmem=nothing)
+    within(monkeypatch, TileStore, "_residual", wait_smem_to_gmem=nothing)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(NEXT)
 
@@ -207,9 +174,7 @@ def test_a_kernel_that_leaves_stores_behind_is_refused_and_the_next_one_runs(mon
 
 
 def test_a_dropped_tap_is_wrong(monkeypatch):
-    spans = schedule.Schedule.tap_spans
-    shorter = lambda self, tile: [schedule.Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
-    monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
+    drop_a_tap(monkeypatch)
     with pytest.raises(AssertionError, match="right=False"):
         prove(MUTANT)
 
@@ -217,9 +182,9 @@ def test_a_dropped_tap_is_wrong(monkeypatch):
 def test_a_dropped_channel_step_of_a_part_is_wrong(monkeypatch):
     parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, bk=16, split=2))
     prove(parts)
-    whole = schedule.Schedule.channel_span
-    shorter = lambda self, tile: schedule.Span(whole(self, tile).first, whole(self, tile).last - tile.part)
-    monkeypatch.setattr(schedule.Schedule, "channel_span", shorter)
+    whole = Schedule.channel_span
+    shorter = lambda self, tile: Span(whole(self, tile).first, whole(self, tile).last - tile.part)
+    monkeypatch.setattr(Schedule, "channel_span", shorter)
     with pytest.raises(AssertionError, match="right=False"):
         prove(parts)
 

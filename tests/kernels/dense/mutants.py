@@ -1,0 +1,65 @@
+"""Cases whose kernel is broken on purpose, and ways to break it, for the interpreter's proofs and for the emulator's."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.dense.schedule import Schedule
+from pallas_conv.kernels.scalars import Span
+from tests.kernels import cases
+from tests.kernels.cases import Case
+
+MUTANT = Case(
+    "mutant",
+    cases.product("fprop", 2, (32, 64), (9, 9), (3, 2), 1, 1, bias=True, outputs=("y", "z")),
+    Config((1, 8, 8), 64, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+TRANSPOSED = Case(
+    "transposed mutant",
+    cases.product("fprop", 1, (32, 32), (5, 6), (3, 2), 1, 1, input_dilation=(2, 3), bias=True),
+    Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+FLIPPED = Case(
+    "flipped mutant",
+    cases.product("dgrad", 1, (32, 32), (6, 7), 3, 1, 1),
+    Config((1, 8, 8), 32, bk=32, stages=2, consumers=1),
+    num_sms=2,
+)
+ADDING = dataclasses.replace(MUTANT, name="adding mutant", product=dataclasses.replace(MUTANT.product, residual=True))
+AHEAD = dataclasses.replace(ADDING, name="adding ahead", config=dataclasses.replace(MUTANT.config, bn=48, out_bufs=5))
+NEXT = dataclasses.replace(
+    AHEAD,
+    name="adding the next",
+    product=dataclasses.replace(AHEAD.product, outputs=("y",)),
+    config=dataclasses.replace(AHEAD.config, out_bufs=2),
+)
+KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
+
+
+def nothing(*args, **kwargs) -> None:
+    """In the place of a name of the seam that has no result."""
+
+
+def within(monkeypatch: pytest.MonkeyPatch, part: type, method: str, **names) -> None:
+    """Names of the seam, replaced while this method of a part of the kernel is traced, whoever looks them up."""
+    traced = getattr(part, method)
+
+    def broken(*args):
+        with monkeypatch.context() as inner:
+            for name, value in names.items():
+                inner.setattr(mosaic, name, value)
+            return traced(*args)
+
+    monkeypatch.setattr(part, method, broken)
+
+
+def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one that a tile needs, of every dimension."""
+    spans = Schedule.tap_spans
+    shorter = lambda self, tile: [Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
+    monkeypatch.setattr(Schedule, "tap_spans", shorter)
