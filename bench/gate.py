@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels import support
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import Verdict, judge
 from workloads import cases, configured
@@ -25,22 +27,23 @@ POISON_BYTES = 4e9  # of a GPU's memory, at most a quarter
 def configured_step(kind: str, case: configured.Case, interpret: bool, **about: str) -> Step:
     """A step on a small product under its own configuration. about: goes into its row."""
     question = about.get("rung", "")
-    ours = products.kernel(str(case), case.product, case.config, case.num_sms, interpret, question)
+    ours = products.kernel(str(case), case.kernel, interpret, question)
     return _step(kind, str(case), case.product, ours, lambda _: case.operands(), (), about)
 
 
-def correctness(case: cases.Case, direction: str, num_sms: int, interpret: bool) -> Step:
+def correctness(case: cases.Case, direction: str, gpu: Gpu, interpret: bool) -> Step:
     """A step on a product of a layer, under the configuration that is chosen; what no kernel serves is said to be so."""
     name, product = f"{case.name}/{direction}", case.products()[direction]
-    if reasons := support.reasons(product, support.CAPABILITY):
-        return Step("correctness", name, lambda _: [{"status": "unsupported", "reasons": reasons}])
+    found = serve.find(product, gpu)
+    if not isinstance(found, Kernel):
+        return Step("correctness", name, lambda _: [{"status": "unsupported", "reasons": found}])
     drawn = products.operands(case, direction, on_cpu=True)
 
     def draw(context: Context) -> tuple[Any, ...]:
         operands = context.compiled(drawn).call(np.uint32(context.seed))
         return operands[: len(product.operand_shapes)]  # a layer without bias is drawn one nevertheless
 
-    ours = products.kernel(name, product, None, num_sms, interpret)
+    ours = products.kernel(name, found, interpret)
     return _step("correctness", name, product, ours, draw, (drawn,), {})
 
 

@@ -18,7 +18,7 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     ladder       name of a case of workloads.ladder, rung; the fields of kind correctness
     path         name of a case of workloads.paths: a code path that wanted products take; the fields of kind correctness
     correctness  "<problem>/<f|d|w>": error, bound, baseline_error, largest, finite, right, deterministic, seed; and what is
-                 known of a kernel: product, config, num_sms, facts (of kernels.evidence), code_path, variant
+                 known of a kernel: family, product, config, num_sms, facts (see kernels.family), code_path, variant
     time         "<case>/<f|d|w|fb>", impl "stock", "best" (the lax program that `auto` takes without kernels, where that is
                  not stock's) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest of
                  verify.timing.Timing, compile_s (beside others), tflops (useful ones), gbps (of the least traffic), floor_ms,
@@ -72,17 +72,17 @@ def _ask(context: Context, probe: probes.Probe, program: Program) -> Iterator[Ro
 
 def steps(options: argparse.Namespace) -> list[Step]:
     """All of them, in order."""
-    dry, sms, target = options.dry_run, runner.num_sms(options.dry_run), resolve(None)
+    dry, device, target = options.dry_run, runner.gpu(options.dry_run), resolve(None)
     jobs = _jobs(options)
     first = [job for job in jobs if products.served(*job)]
-    compared = lambda jobs: [speed.compare(case, d, target, sms, dry) for case, d in jobs]
+    compared = lambda jobs: [speed.compare(case, d, target, device, dry) for case, d in jobs]
     return [
         *speed.peaks(),
         *(speed.stock(case, d) for case, d in _samples(jobs, dry)),
         *(probing(probe, dry) for probe in _probes(dry)),
         *(gate.configured_step("ladder", case, dry, rung=rung.feature) for rung, case in _rungs(options)),
         *(gate.configured_step("path", case, dry) for case in paths.cases()[: 1 if dry else None]),
-        *(gate.correctness(case, d, sms, dry) for case, d in _problems(options)),
+        *(gate.correctness(case, d, device, dry) for case, d in _problems(options)),
         *compared(first),  # which are held against float64 at their own size, too
         Step(
             "spread",
@@ -104,7 +104,7 @@ def _jobs(options: argparse.Namespace) -> list[tuple[cases.Case, str]]:
 
 
 def _samples(jobs: list[tuple[cases.Case, str]], dry: bool) -> list[tuple[cases.Case, str]]:
-    """Those whose stock times are measured twice, by two processes; in a dry run any."""
+    """Jobs whose stock times are measured twice, by two processes; in a dry run any."""
     return jobs[:2] if dry else [(case, d) for case, d in jobs if f"{case.name}/{d}" in FIRST]
 
 
@@ -119,7 +119,7 @@ def _rungs(options: argparse.Namespace) -> list[tuple[ladder.Rung, configured.Ca
 
 
 def _problems(options: argparse.Namespace) -> list[tuple[cases.Case, str]]:
-    """What kernels serve first, small before medium."""
+    """Problems that kernels serve first, small before medium."""
     wanted = options.problems or ("odd_channels|depthwise" if options.dry_run else "")
     problems = correctness.SMALL if options.dry_run else correctness.SMALL + correctness.MEDIUM
     found = [(case, d) for case in problems if re.search(wanted, case.name) for d in case.directions]

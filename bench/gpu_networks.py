@@ -32,7 +32,6 @@ import jax.numpy as jnp
 from jax import Array
 
 import pallas_conv as pc
-from pallas_conv.kernels import evidence
 from pallas_conv.plan import Plan
 from pallas_conv.verify import check
 from workloads.models import NETWORKS, resnet
@@ -115,9 +114,9 @@ def steps_of(network: Network, model: Any) -> dict[str, Step]:
 
 
 def of_kernels(plans: Iterable[Plan]) -> runner.Row:
-    """What the row of a program that hangs or crashes says of its kernels; nothing of one that has none."""
+    """The fields of a program's kernels, for its row should it hang or crash; none where it has no kernels."""
     served = [plan for plan in plans if plan.implementation == "mosaic"]
-    found = products.several(evidence.facts(plan.product, plan.tile).to_json() for plan in served)
+    found = products.several(products.about(plan.to_run) for plan in served)
     return found | {"kernel": True} if found else {}
 
 

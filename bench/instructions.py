@@ -6,33 +6,26 @@ boxes of the TMA descriptors; names, comments and debug lines are left out. What
 tests of the interpreter run that on any machine.
 """
 
-import functools
 import hashlib
 import re
 
-import jax
+from compiled import aot, kernels
+from pallas_conv.kernels.gpu import HOPPER
+from pallas_conv.kernels.serve import Kernel
 
-from compiled import aot
-from pallas_conv.kernels.config import Config
-from pallas_conv.kernels.launch import launch
-from pallas_conv.spec import Product
-
-TARGETS = {"9.0": "h100"}  # compute capability -> a description in compiled/targets
+TARGETS = {HOPPER: "h100"}  # generation -> a description in compiled/targets
 _NAME = re.compile(r"pallas_conv_\w*?(?=_mosaic_gpu)")
 _DEBUG = re.compile(r"^\s*(//.*|\.(loc|file|section|version)\b.*|\$L__(tmp|func_\w+?)\d+:)$")
 
 
-def digest(product: Product, config: Config, num_sms: int, capability: str = "9.0") -> str:
-    """The digest of the kernel of a product under a configuration, compiled for a GPU of this compute capability."""
-    return of_text(text(product, config, num_sms, capability))
+def digest(kernel: Kernel) -> str:
+    """The digest of what a kernel compiles to, for a GPU of its generation."""
+    return of_text(text(kernel))
 
 
-def text(product: Product, config: Config, num_sms: int, capability: str = "9.0") -> str:
-    """What the digest is of, before names and debug lines are left out."""
-    dtypes = [product.compute_dtype] * (2 + product.bias) + [product.out_dtype] * product.residual
-    args = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
-    run = functools.partial(launch, product, config, num_sms=num_sms)
-    return aot.instructions(TARGETS[capability], run, *args)
+def text(kernel: Kernel) -> str:
+    """PTX and host code, before names and debug lines are left out."""
+    return aot.instructions(TARGETS[kernel.gpu.generation], kernel.run, *kernels.operands(kernel.product))
 
 
 def of_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The suite as the dense kernel would run it: tile, work, bytes, predicted time and its floor. Nothing is timed.
+"""The suite as the dense family would run it: tile, work, bytes, predicted time and its floor. Nothing is timed.
 
     python -m bench.kernels              # modelled, in seconds
     python -m bench.kernels --compile    # and compiled for an H100 that need not be there: registers, spills, shared memory
@@ -19,32 +19,40 @@ from typing import Any
 from tqdm import tqdm
 
 from compiled.kernels import compiled
-from pallas_conv.kernels import choice, config, cost, support, work
+from pallas_conv.kernels import cost
 from pallas_conv.kernels.chips import chips
+from pallas_conv.kernels.dense import DENSE, work
+from pallas_conv.kernels.dense.plan import Config, Problem, tiling
+from pallas_conv.kernels.gpu import ANY_HOPPER as GPU
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
 from workloads.cases import Case, suite
 from workloads.served import products
 
 from .chart import COLOURS, family, group
 
-SMS = config.H100_SMS
-
 
 def case_of(name: str) -> Case:
     return next(case for case in suite() if case.name == name.partition("/")[0])
 
 
+def chosen(product: Product) -> Config:
+    """The configuration that a product gets on an H100."""
+    config: Config = Kernel(DENSE, product, GPU).config
+    return config
+
+
 def plan(product: Product) -> dict[str, Any]:
-    """What the model says of a product that is served."""
-    problem, cfg = config.Problem.of(product), choice.choose(product, SMS)
-    useful, executed = work.useful_macs(problem), work.executed_macs(problem, cfg)
-    us = [chip.microseconds(cost.estimate(problem, cfg, SMS, chip).clocks) for chip in chips(SMS)]
+    """The model's figures of a product that is served."""
+    problem, cfg = Problem.of(product), chosen(product)
+    useful, executed, t = work.useful_macs(problem), work.executed_macs(problem, cfg), tiling(problem, cfg)
+    us = [chip.microseconds(cost.clocks(work.count(problem, cfg, GPU), chip)) for chip in chips(GPU)]
     return {
         "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}" + (f"/{cfg.split}" if cfg.split > 1 else ""),
         "config": str(cfg),
         "stages": cfg.stages,
-        "smem_bytes": config.tiling(problem, cfg).smem_bytes,
-        "waves": config.units(problem, cfg) * cfg.cluster / (SMS * cfg.blocks),
+        "smem_bytes": t.smem_bytes,
+        "waves": t.units * cfg.cluster / (GPU.num_sms * cfg.blocks),
         "useful_gflop": 2e-9 * useful,
         "executed_by_useful": executed / useful,
         "mbytes": 1e-6 * work.least_bytes(problem),
@@ -55,10 +63,10 @@ def plan(product: Product) -> dict[str, Any]:
     }
 
 
-def floor_us(problem: config.Problem) -> float:
-    """What useful multiply-adds and least traffic allow at best on the nominal chip."""
-    chip = chips(SMS)[0]
-    multiply = 2 * work.useful_macs(problem) / (cost.flops_per_clock(problem.itemsize, chip) * SMS)
+def floor_us(problem: Problem) -> float:
+    """The least microseconds that useful multiply-adds and least traffic allow on the nominal chip."""
+    chip = chips(GPU)[0]
+    multiply = 2 * work.useful_macs(problem) / (cost.flops_per_clock(problem.itemsize, chip) * GPU.num_sms)
     return chip.microseconds(max(multiply, work.least_bytes(problem) / cost.dram_bytes_per_clock(chip)))
 
 
@@ -72,10 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [(name, product) for name, product in products() if args.only in name]
     rows = []
     for name, product in tqdm(wanted, unit="product", disable=None):
-        why = support.reasons(product, support.CAPABILITY)
+        why = DENSE.reasons(product)
         found = {"reasons": why} if why else plan(product)
         if args.compile and not why:
-            _, used = compiled(product, choice.choose(product, SMS))
+            _, used = compiled(product, chosen(product))
             found |= {"registers": used.registers, "spills": used.spills, "smem_bytes": used.smem_bytes}
         rows.append({"name": name, **found})
     print(_table(rows))

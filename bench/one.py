@@ -22,11 +22,13 @@ Look first at
     resnet50_c2/f   two blocks an SM (launch statistics: theoretical and achieved occupancy), resident weights, and epilogues
                     that are a sixth of the tile: do they hide each other?
 
---config takes some fields of kernels.config.Config as JSON, {"stages": 3}; the others are those of today's choice. Products are
-those of the suite, and the small ones of bench.correctness, which --dry-run interprets on the CPU.
+--config takes some fields of the kernel's configuration as JSON, {"stages": 3} (see kernels.dense.plan.Config); the others are
+those of today's choice. Products are those of the suite, and the small ones of bench.correctness, which --dry-run interprets
+on the CPU.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -37,8 +39,9 @@ from typing import Any
 
 import jax
 
-from pallas_conv.kernels import choice, evidence
-from pallas_conv.kernels.config import Config, Problem, illegal
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
 from workloads import cases
 
@@ -49,20 +52,22 @@ LAYERS = (*cases.suite(), *correctness.SMALL)
 NAMES = {f"{case.name}/{d}": (case, d) for case in LAYERS for d in "fd" if products.served(case, d)}
 
 
-def configured(product: Product, num_sms: int, changes: dict[str, Any]) -> Config:
-    """Today's choice but for some fields. Raises ValueError where the kernel does not take that."""
-    config = Config.from_json(choice.choose(product, num_sms).to_json() | changes, "--config")
-    if why := illegal(Problem.of(product), config):
+def configured(product: Product, gpu: Gpu, changes: dict[str, Any]) -> Kernel:
+    """The kernel under today's choice but for some fields. Raises ValueError where it does not take that."""
+    kernel = serve.kernel(product, gpu)
+    family = kernel.family
+    config = family.config.from_json(kernel.config.to_json() | changes, "--config")
+    if why := family.illegal(family.problem(product), config, gpu):
         raise ValueError(f"--config {json.dumps(changes)}: {why}")
-    return config
+    return dataclasses.replace(kernel, given=config)
 
 
-def program(name: str, implementation: str, num_sms: int, config: Config, interpret: bool = False) -> runner.Source:
-    """What is launched."""
+def program(name: str, implementation: str, kernel: Kernel, interpret: bool = False) -> runner.Source:
+    """The program that is launched."""
     case, direction = NAMES[name]
     if implementation == "stock":
         return products.stock(case, direction).make()
-    return products.ours(case, direction, num_sms, interpret, config).make()
+    return products.ours(case, direction, kernel.gpu, interpret, kernel.config).make()
 
 
 def launch(run: Callable[..., Any], operands: tuple[Any, ...]) -> Any:
@@ -82,18 +87,18 @@ def main(words: list[str] | None = None) -> int:
         small = ", ".join(name for name in NAMES if name.startswith("small_"))
         return _refused(f"--dry-run: {args.name} is too large to interpret; take one of {small}")
     case, direction = NAMES[args.name]
-    product, num_sms = case.products()[direction], runner.num_sms(args.dry_run)
+    product = case.products()[direction]
     try:
-        config = configured(product, num_sms, args.config)
+        kernel = configured(product, runner.gpu(args.dry_run), args.config)
     except ValueError as error:
         return _refused(str(error))
     print(f"{args.name} by {args.implementation}: {product}")
     if args.implementation == "mosaic":
-        print(f"{config}\n{evidence.code_path(product, config)}", flush=True)
+        print(f"{kernel.config}\n{kernel.facts.code_path}", flush=True)
     if not args.dry_run:
         jax.config.update("jax_compilation_cache_dir", str(args.cache / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    run = jax.jit(program(args.name, args.implementation, num_sms, config, args.dry_run).function)
+    run = jax.jit(program(args.name, args.implementation, kernel, args.dry_run).function)
     y = launch(run, case.arrays(direction))
     print(f"launched: {y.dtype}{y.shape}")
     return 0

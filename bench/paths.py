@@ -1,9 +1,10 @@
-"""One case for every code path that is chosen for wanted products: the very tiles, taps and stages, on few pixels and channels.
+"""One case for every code path of the dense family that is chosen for wanted products: the very tiles, taps and stages, shrunk.
 
     python -m bench.paths --out workloads/paths.json
 
-So what runs at full size is held against float64 as a whole, in the interpreter and on hardware. To choose for all products
-takes a minute: the cases are kept as data, and made anew where the choice of tiles changed.
+They have few pixels and channels: so what runs at full size is held against float64 as a whole, in the interpreter and on
+hardware. Choosing for all products takes a minute, so the cases are kept as data, and made anew where the choice of tiles
+changed.
 """
 
 import argparse
@@ -15,9 +16,10 @@ import sys
 from collections.abc import Iterable
 
 from pallas_conv import strict
-from pallas_conv.kernels import choice, config, evidence
-from pallas_conv.kernels.config import Config, Problem
-from pallas_conv.kernels.taps import Dim
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense.plan import Config, Problem, tiling
+from pallas_conv.kernels.geometry import Dim
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product, dilated
 from pallas_conv.wanted import wanted
 from workloads.configured import Case
@@ -31,29 +33,38 @@ def products() -> list[Product]:
     return [layer.product for layer in wanted().suite] + [use.product for use in wanted().networks]
 
 
-def representatives(chosen: Iterable[tuple[Product, Config]]) -> list[Case]:
-    """Products under the configurations chosen for them, shrunk: the first of each code path, and of each epilogue."""
+def representatives(kernels: Iterable[Kernel]) -> list[Case]:
+    """Their products under their configurations, shrunk: the first of each code path, and of each epilogue."""
     found, proven = [], set[str]()
-    for product, cfg in chosen:
-        code_path, epilogue = evidence.code_path(product, cfg), evidence.epilogue(product, cfg)
-        if {code_path, epilogue} <= proven:
+    for kernel in kernels:
+        if (keys := proves(kernel)) <= proven:
             continue
-        proven |= {code_path, epilogue}
-        found.append(shrunk(f"{code_path}, {epilogue}", product, cfg))
+        proven |= keys
+        found.append(shrunk(case_name(kernel), kernel.product, kernel.config))
     return found
+
+
+def proves(kernel: Kernel) -> set[str]:
+    """The code path and the epilogue that a check of the kernel proves right."""
+    return {kernel.facts.code_path, kernel.facts.epilogue}
+
+
+def case_name(kernel: Kernel) -> str:
+    """The name of a kernel's case."""
+    return f"{kernel.facts.code_path}, {kernel.facts.epilogue}"
 
 
 def shrunk(name: str, product: Product, cfg: Config) -> Case:
     """The product at the least size at which a worker takes several tiles, some of them ragged; of more images if need be."""
     ragged = (_of_tiles(n, product, cfg) for n in itertools.count(1))
-    small = next(p for p in ragged if config.units(Problem.of(p), cfg) > WORKERS)
+    small = next(p for p in ragged if tiling(Problem.of(p), cfg).units > WORKERS)
     return Case(name, small, cfg, num_sms=WORKERS * cfg.cluster // cfg.blocks)
 
 
 def _of_tiles(count: int, product: Product, cfg: Config) -> Product:
     """The product with so many whole tiles, and about half of one, in every dimension; two steps over channels a part."""
     problem, groups = Problem.of(product), product.spec.groups
-    images, *extents = config.tiling(problem, cfg).cta_box
+    images, *extents = tiling(problem, cfg).cta_box
     rows = [count * n + n // 2 + 1 if n > 1 else min(d.rows, 2) for d, n in zip(problem.dims, extents, strict=True)]
     summed = problem.C if cfg.unfold else min(problem.C, 2 * cfg.split * cfg.bk - 8)
     channels = summed * groups, min(problem.K, cfg.bn + 8) * groups
@@ -89,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.paths", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=FILE, help="the JSON file (default: %(default)s)")
     args = parser.parse_args(argv)
-    chosen = ((product, choice.choose(product)) for product in tqdm(products(), unit="product", disable=None))
-    found = representatives(chosen)
+    found = representatives(serve.kernel(product) for product in tqdm(products(), unit="product", disable=None))
     args.out.write_text(text(found))
     print(f"{args.out}: {len(found)} cases")
     return 0

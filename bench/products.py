@@ -14,63 +14,62 @@ from pallas_conv import formulations
 from pallas_conv.doctor.check import equation
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
 from pallas_conv.execution import execute
-from pallas_conv.kernels import choice, evidence, support
-from pallas_conv.kernels.config import Config
-from pallas_conv.kernels.launch import launch
+from pallas_conv.kernels import families, serve
+from pallas_conv.kernels.gpu import HOPPER, Gpu
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
 from pallas_conv.target import Target
 from workloads.cases import Case
 
 from .runner import Program, Row, Source
 
-HOPPER = support.CAPABILITY
-
 
 def served(case: Case, direction: str) -> bool:
-    """Whether a kernel serves it on a Hopper GPU."""
-    return direction in case.directions and not support.reasons(case.products()[direction], HOPPER)
+    """Say whether a kernel serves it on a Hopper GPU."""
+    return direction in case.directions and not families.reasons(case.products()[direction], HOPPER.capability)
 
 
-def about(product: Product, config: Config, num_sms: int) -> Row:
-    """What rows say of a kernel."""
-    facts = evidence.facts(product, config)
+def about(kernel: Kernel) -> Row:
+    """The fields of a row of a kernel."""
+    facts = kernel.facts
     return {
-        "product": product.to_json(),
-        "config": config.to_json(),
-        "num_sms": num_sms,
+        "family": kernel.family.name,
+        "product": kernel.product.to_json(),
+        "config": kernel.config.to_json(),
+        "num_sms": kernel.gpu.num_sms,
         "facts": facts.to_json(),
         "code_path": facts.code_path,
-        "variant": support.variant(product),
+        "variant": kernel.variant,
     }
 
 
-def several(facts: Iterable[Row]) -> Row:
-    """What rows say of a program that holds several kernels, from the facts of each: the first of a code path and epilogue."""
-    found: dict[tuple[str, str], Row] = {}
-    for it in facts:
-        found.setdefault((it["code_path"], it["epilogue"]), it)
-    return {"code_paths": sorted({path for path, _ in found}), "several_facts": list(found.values())} if found else {}
+def several(kernels: Iterable[Row]) -> Row:
+    """The fields of a row of several kernels, from those of each: by family, the facts of the first of a path and epilogue."""
+    found: dict[str, dict[tuple[str, str], Row]] = {}
+    for it in kernels:
+        facts = it["facts"]
+        found.setdefault(it["family"], {}).setdefault((facts["code_path"], facts["epilogue"]), facts)
+    paths = {path for of_family in found.values() for path, _ in of_family}
+    by_family = {family: list(of_family.values()) for family, of_family in found.items()}
+    return {"code_paths": sorted(paths), "several_facts": by_family} if found else {}
 
 
 # ------------------------------------------------------------ of a product
 
 
-def kernel(
-    name: str, product: Product, config: Config | None, num_sms: int, interpret: bool = False, question: str = ""
-) -> Program:
-    """Our kernel, of the product's operands: a list of its outputs. config: None is today's choice."""
-    make = functools.partial(_kernel, product, config, num_sms, interpret)
+def kernel(name: str, kernel: Kernel, interpret: bool = False, question: str = "") -> Program:
+    """Our kernel, of the product's operands: a list of its outputs."""
+    make = functools.partial(_kernel, kernel, interpret)
     return Program(f"{name} ours", make, kernel=True, question=question, portable=not interpret)
 
 
-def _kernel(product: Product, config: Config | None, num_sms: int, interpret: bool) -> Source:
-    config = config or choice.choose(product, num_sms)
-    run = functools.partial(launch, product, config, num_sms=num_sms, interpret=interpret)
-    return Source(run, operands_of(product), about(product, config, num_sms))
+def _kernel(kernel: Kernel, interpret: bool) -> Source:
+    run = functools.partial(kernel.run, interpret=interpret)
+    return Source(run, operands_of(kernel.product), about(kernel))
 
 
 def usual(name: str, product: Product) -> Program:
-    """What XLA makes of it on the CPU, of the same operands, as a measure of errors: it disturbs nothing on the GPU."""
+    """XLA's program of it on the CPU, of the same operands, as a measure of errors: it disturbs nothing on the GPU."""
     return Program(f"{name} usual", functools.partial(_usual, product), on_cpu=True)
 
 
@@ -83,7 +82,7 @@ def _without_kernels(target: Target, product: Product, *operands: Any) -> list[j
 
 
 def operands_of(product: Product) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Biases are float32, a residual is of the result's dtype, as `launch` makes them."""
+    """Biases are float32, a residual is of the result's dtype, as a kernel makes them."""
     dtypes = [product.compute_dtype] * 2 + ["float32"] * product.bias + [product.out_dtype] * product.residual
     return tuple(jax.ShapeDtypeStruct(s, d) for s, d in zip(product.operand_shapes, dtypes, strict=True))
 
@@ -102,7 +101,7 @@ def _drawn(case: Case, direction: str) -> Source:
 
 
 def stock(case: Case, direction: str) -> Program:
-    """What a user of equinox runs today."""
+    """The program that a user of equinox runs today."""
     return Program(f"{case.name}/{direction} stock", functools.partial(_layer, case, direction, None))
 
 
@@ -112,7 +111,7 @@ def formulation(case: Case, direction: str, target: Target) -> str:
 
 
 def best(case: Case, direction: str, target: Target) -> Program | None:
-    """What `auto` runs without kernels, where that is not stock's program."""
+    """The program of `auto` without kernels, where that is not stock's."""
     title = f"{case.name}/{direction} best"
     if direction != "fb":
         make = functools.partial(_best, case, direction, target)
@@ -129,7 +128,7 @@ def _best(case: Case, direction: str, target: Target) -> Source:
 
 
 def ours(
-    case: Case, direction: str, num_sms: int, interpret: bool = False, config: Config | None = None, name: str = "ours"
+    case: Case, direction: str, gpu: Gpu, interpret: bool = False, config: Any = None, name: str = "ours"
 ) -> Program:
     """The layer's product by our kernel; of the direction "fb" the converted layer, by kernels where they serve it.
 
@@ -137,13 +136,13 @@ def ours(
     """
     title = f"{case.name}/{direction} {name}"
     if direction == "fb":
-        return Program(title, functools.partial(_step, case, num_sms), kernel=True)
-    make = functools.partial(_ours, case, direction, num_sms, interpret, config)
+        return Program(title, functools.partial(_step, case, gpu), kernel=True)
+    make = functools.partial(_ours, case, direction, gpu, interpret, config)
     return Program(title, make, kernel=True, portable=not interpret)
 
 
 def _layer(case: Case, direction: str, converted: tuple[str, ...] | None) -> Source:
-    """As equinox has it, or converted, under a preference."""
+    """The layer as equinox has it, or converted, under a preference."""
     if converted is None:
         return Source(case.stock(direction), _shapes(case, direction))
     f = case.stock(direction, convert=pc.convert)
@@ -155,21 +154,16 @@ def _layer(case: Case, direction: str, converted: tuple[str, ...] | None) -> Sou
     return Source(preferring, _shapes(case, direction))
 
 
-def _ours(case: Case, direction: str, num_sms: int, interpret: bool, config: Config | None) -> Source:
-    product = case.products()[direction]
-    config = config or choice.choose(product, num_sms)
-
-    def run(product: Product, *operands: Any) -> list[Any]:
-        return launch(product, config, *operands, num_sms=num_sms, interpret=interpret)
-
-    return Source(case.ours(direction, run), _shapes(case, direction), about(product, config, num_sms))
+def _ours(case: Case, direction: str, gpu: Gpu, interpret: bool, config: Any) -> Source:
+    kernel = serve.kernel(case.products()[direction], gpu, config)
+    run = lambda _, *operands: kernel.run(*operands, interpret=interpret)
+    return Source(case.ours(direction, run), _shapes(case, direction), about(kernel))
 
 
-def _step(case: Case, num_sms: int) -> Source:
+def _step(case: Case, gpu: Gpu) -> Source:
     source = _layer(case, "fb", ("mosaic", "auto"))
-    by_kernels = [p for d, p in case.products().items() if served(case, d)]
-    facts = [evidence.facts(p, choice.choose(p, num_sms)) for p in by_kernels]
-    return source._replace(about=several(it.to_json() for it in facts))
+    kernels = [serve.kernel(p, gpu) for d, p in case.products().items() if served(case, d)]
+    return source._replace(about=several(map(about, kernels)))
 
 
 def _shapes(case: Case, direction: str) -> tuple[Any, ...]:

@@ -1,13 +1,14 @@
-"""Turns rows of hardware runs into a record that ships: python -m bench.record bench/results/h100/gpu-*.jsonl
+"""Turns rows of hardware runs into records that ship: python -m bench.record bench/results/h100/gpu-*.jsonl
 
-Writes pallas_conv/records/<device>.json, which names the rows as its evidence: commit both. The record is derived from the rows
-alone, so a test derives every shipped one anew; only the digests of compiled kernels, by which it is renewed later (see
-bench.renew), are made here, from the source that ran.
+Writes pallas_conv/records/<family>/<device>.json for each family of kernels that ran. A record names the rows as its evidence:
+commit both. It is derived from the rows alone, so a test derives every shipped one anew; only the digests of compiled kernels,
+by which it is renewed later (see bench.renew), are made here, from the source that ran.
 
 What counts, of rows by bench.gpu, bench.tune and whatever else runs kernels (see bench.gpu for their form):
 
-    device         the GPU, JAX and the kernels that ran: alike in all files. The choice of tiles may differ: the record is of
-                   that of the last file
+    device         the GPU, JAX and, by family, the kernels that ran: alike in all files. The choice of tiles may differ: the
+                   record is of that of the last file
+    family         of a row's kernel: the dense one if there is none, since there was no other
     facts          a row of a kernel that has them is a check: the status "ok" is right; "wrong", "hung" and "crashed" are
                    wrong, and stay so; any other proves nothing
     several_facts  of a program of several kernels: all of them are wrong if it hung or crashed
@@ -17,7 +18,7 @@ What counts, of rows by bench.gpu, bench.tune and whatever else runs kernels (se
                    favourable one counts.
 
 Refused are rows of a dry run, of several devices or sources, and of a source that is not the present one. There is one
-record a device: a new one takes the place of the old.
+record a family and device: a new one takes the place of the old.
 """
 
 import argparse
@@ -32,22 +33,26 @@ import jax
 from tqdm import tqdm
 
 from pallas_conv import record
-from pallas_conv.kernels import digest
-from pallas_conv.kernels.config import Config
-from pallas_conv.kernels.evidence import Facts
+from pallas_conv.kernels import digest, families
+from pallas_conv.kernels.family import Facts
+from pallas_conv.kernels.gpu import GENERATIONS, Gpu
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.record import RAN, Program, Record, Source, Timing
 from pallas_conv.spec import Product
 
 from . import instructions
+from .runner.log import by_family, family_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RIGHT, WRONG = ("ok",), ("wrong", "hung", "crashed")
 DEVICE = ("device_kind", "compute_capability", "driver", "jax", "code")
+BY_FAMILY = ("code", "choice", "several_facts")
 
-# The digest of a choice of tiles by the digest that rows have of it. The first is from when lax programs still counted for it,
-# the others are from when the tiles of every device did. The last is not quite the same choice: the H100 still took tiles of
-# the H200 then. Where it has another tile now, tuning timed both, and they are within 3% of each other (a test says so).
+# The digest of a choice of tiles by the digest that rows have of it, both of the dense family. The first is from when lax
+# programs still counted for it, the others are from when the tiles of every device did. The last is not quite the same choice:
+# the H100 still took tiles of the H200 then. Where it has another tile now, tuning timed both, and they are within 3% of each
+# other (a test says so).
 SAME_CHOICE = {"834071167132": "aaf78cf4391a", "6f9204cc913d": "aaf78cf4391a", "67764514a533": "3f82ea7dfb81"}
 
 Row = dict[str, Any]
@@ -58,10 +63,41 @@ def read(path: pathlib.Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def derived(files: dict[str, list[Row]]) -> Record:
-    """The record that rows prove, by the name of their file. Raises ValueError for rows that prove nothing together."""
+def derived(files: dict[str, list[Row]]) -> list[Record]:
+    """The records that rows prove, by the name of their file, one a family. Raises ValueError if they prove nothing."""
+    ran = _families(files)
+    if not ran:
+        raise ValueError(f"no kernel was checked in {', '.join(files)}")
+    return [_derived(family, of_family(family, files)) for family in ran]
+
+
+def _families(files: dict[str, list[Row]]) -> list[str]:
+    """The families of which there are rows."""
+    found: dict[str, None] = {}
+    for row in (row for rows in files.values() for row in rows):
+        if row.get("facts") is not None:
+            found[family_of(row)] = None
+        if row["status"] in WRONG[1:]:
+            found |= dict.fromkeys(by_family(row.get("several_facts", {})))
+    return list(found)
+
+
+def of_family(family: str, files: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The rows as if there were no other family."""
+    return {name: [_of_family(family, row) for row in rows] for name, rows in files.items()}
+
+
+def _of_family(family: str, row: Row) -> Row:
+    own = {field: by_family(row[field]).get(family) for field in BY_FAMILY if field in row}
+    if family_of(row) != family:
+        own["facts"] = None
+    return row | own
+
+
+def _derived(family: str, files: dict[str, list[Row]]) -> Record:
     device, date = _device(files)
     found = Record(
+        family,
         device["device_kind"],
         device["compute_capability"],
         device["driver"] or "unknown",
@@ -112,17 +148,25 @@ def _lost_together(files: dict[str, list[Row]]) -> Iterator[Facts]:
     for name, rows in files.items():
         for row in rows:
             if row["status"] in WRONG[1:]:
-                yield from (Facts.from_json(facts, f"{name}, several_facts") for facts in row.get("several_facts", ()))
+                yield from (Facts.from_json(it, f"{name}, several_facts") for it in row.get("several_facts") or ())
 
 
-def kernels(files: dict[str, list[Row]]) -> list[tuple[Product, Config, int]]:
+def kernel_of(found: Record, product: Product, config: Any, num_sms: int) -> Kernel:
+    """A kernel of a record's family on its device. config: as JSON has it."""
+    family, capability = families.named(found.family), tuple(map(int, found.capability.split(".")))
+    return Kernel(
+        family, product, Gpu(num_sms, found.device_kind, GENERATIONS[capability]), family.config.from_json(config)
+    )
+
+
+def kernels(found: Record, files: dict[str, list[Row]]) -> list[Kernel]:
     """A kernel for each code path and epilogue that was found right, as it ran: the first one of each."""
-    found: dict[tuple[str, str], tuple[Product, Config, int]] = {}
-    for row, facts in _of_kernels(files):
-        if row["status"] in RIGHT and (facts.code_path, facts.epilogue) not in found:
-            product, config = Product.from_json(row["product"]), Config.from_json(row["config"])
-            found[facts.code_path, facts.epilogue] = product, config, row["num_sms"]
-    return list(found.values())
+    first: dict[tuple[str, str], Kernel] = {}
+    for row, facts in _of_kernels(of_family(found.family, files)):
+        if row["status"] in RIGHT and (facts.code_path, facts.epilogue) not in first:
+            ran = kernel_of(found, Product.from_json(row["product"]), row["config"], row["num_sms"])
+            first[facts.code_path, facts.epilogue] = ran
+    return list(first.values())
 
 
 def _device(files: dict[str, list[Row]]) -> tuple[Row, str]:
@@ -149,17 +193,18 @@ def _of_kernels(files: dict[str, list[Row]]) -> Iterator[tuple[Row, Facts]]:
                 yield row, Facts.from_json(row["facts"], f"{name}, row {i + 1}, facts")
 
 
-def with_programs(found: Record, chosen: Iterable[tuple[Product, Config, int]]) -> Record:
+def with_programs(found: Record, ran: Iterable[Kernel]) -> Record:
     """The record with the digests of these kernels, compiled from the present source, which must be the one that ran."""
-    if not found.holds_for(jax.__version__, digest.code()):
-        (ran,) = found.sources
+    code = digest.code(found.family)
+    if not found.holds_for(jax.__version__, code):
+        (source,) = found.sources
         raise ValueError(
-            f"the rows are of JAX {ran.jax} and kernels {ran.code}, here are {jax.__version__} and {digest.code()}: check out "
+            f"the rows are of JAX {source.jax} and kernels {source.code}, here are {jax.__version__} and {code}: check out "
             f"the commit that ran, make the record there, then renew it here with python -m bench.renew"
         )
     programs = tuple(
-        Program(product, config, num_sms, instructions.digest(product, config, num_sms, found.capability))
-        for product, config, num_sms in tqdm(list(chosen), unit="kernel", disable=None)
+        Program(kernel.product, kernel.config.to_json(), kernel.gpu.num_sms, instructions.digest(kernel))
+        for kernel in tqdm(list(ran), unit="kernel", disable=None)
     )
     return dataclasses.replace(found, programs=programs)
 
@@ -179,16 +224,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         files = {evidence_name(path): read(path) for path in args.rows}
-        found = with_programs(derived(files), kernels(files))
+        records = [with_programs(found, kernels(found, files)) for found in derived(files)]
     except ValueError as error:
         print(f"bench.record: {error}", file=sys.stderr)
         return 1
-    path = record.SHIPPED / record.file_name(found.device_kind)
-    record.save(found, path)
-    print(f"{path}: {len(found.checks)} code paths, {len(found.timings)} timings, {len(found.programs)} kernels")
-    for code_path, by_epilogue in found.checks.items():
-        for epilogue in (name for name, right in by_epilogue.items() if not right):
-            print(f"  WRONG: {code_path}, {epilogue}")
+    for found in records:
+        path = record.SHIPPED / found.family / record.file_name(found.device_kind)
+        record.save(found, path)
+        print(f"{path}: {len(found.checks)} code paths, {len(found.timings)} timings, {len(found.programs)} kernels")
+        for code_path, by_epilogue in found.checks.items():
+            for epilogue in (name for name, right in by_epilogue.items() if not right):
+                print(f"  WRONG: {code_path}, {epilogue}")
     return 0
 
 

@@ -15,18 +15,20 @@ import jax
 from tqdm import tqdm
 
 from pallas_conv import record
-from pallas_conv.kernels import digest, evidence
+from pallas_conv.kernels import digest
 from pallas_conv.record import SAME_INSTRUCTIONS, Record, Source
 
 from . import instructions
+from .record import kernel_of
 
 
 def differing(found: Record) -> list[str]:
     """The code paths and epilogues of a record whose kernels compile to other instructions than those that ran."""
+    ran = ((kernel_of(found, p.product, p.config, p.num_sms), p.digest) for p in found.programs)
     return [
-        f"{evidence.code_path(p.product, p.config)}, {evidence.epilogue(p.product, p.config)}"
-        for p in tqdm(found.programs, unit="kernel", disable=None)
-        if instructions.digest(p.product, p.config, p.num_sms, found.capability) != p.digest
+        f"{kernel.facts.code_path}, {kernel.facts.epilogue}"
+        for kernel, digest_then in tqdm(ran, total=len(found.programs), unit="kernel", disable=None)
+        if instructions.digest(kernel) != digest_then
     ]
 
 
@@ -35,7 +37,7 @@ def renewed(found: Record) -> tuple[Record, list[str]]:
     if not found.programs:
         return found, ["it lists no kernels to compare"]
     others = differing(found)
-    source = Source(jax.__version__, digest.code(), SAME_INSTRUCTIONS)
+    source = Source(jax.__version__, digest.code(found.family), SAME_INSTRUCTIONS)
     return (found if others else found.with_source(source)), others
 
 
@@ -45,30 +47,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change no file")
     parser.add_argument("--list", action="store_true", help="compile nothing: which records hold as they are")
     args = parser.parse_args(argv)
-    files, status = args.records or sorted(record.SHIPPED.glob("*.json")), 0
+    files, status = args.records or sorted(record.SHIPPED.glob("*/*.json")), 0
     if not files:
         print("there are no records: none is shipped before a hardware run")
     for path in files:
         found = record.load(path)
-        if found.holds_for(jax.__version__, digest.code()):
-            print(f"{path.name}: holds for JAX {jax.__version__} and kernels {digest.code()}")
+        code = digest.code(found.family)
+        if found.holds_for(jax.__version__, code):
+            print(f"{path.name}: holds for JAX {jax.__version__} and kernels {code}")
             continue
         if args.list:
-            print(
-                f"{path.name}: does not hold for JAX {jax.__version__} and kernels {digest.code()}: run python -m bench.renew"
-            )
+            print(f"{path.name}: does not hold for JAX {jax.__version__} and kernels {code}: run python -m bench.renew")
             continue
         found, others = renewed(found)
         if others:
             status = 1
-            print(
-                f"{path.name}: DOES NOT HOLD for JAX {jax.__version__} and kernels {digest.code()}:",
-                *others,
-                sep="\n  ",
-            )
+            print(f"{path.name}: DOES NOT HOLD for JAX {jax.__version__} and kernels {code}:", *others, sep="\n  ")
             continue
         print(
-            f"{path.name}: all {len(found.programs)} kernels are equal, so it holds for JAX {jax.__version__}, {digest.code()}"
+            f"{path.name}: all {len(found.programs)} kernels are equal, so it holds for JAX {jax.__version__}, {code}"
         )
         if not args.check:
             record.save(found, path)

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels import support
+from pallas_conv.kernels import families
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.target import Target
 from pallas_conv.verify import check, timing
 from pallas_conv.verify.verdict import agree, judge_at, some_pixels
@@ -120,14 +121,14 @@ def spread(context: Context, arguments: list[str]) -> Iterator[Row]:
 # ------------------------------------------------------------ programs beside each other
 
 
-def compare(case: Case, direction: str, target: Target, num_sms: int, dry: bool) -> Step:
+def compare(case: Case, direction: str, target: Target, gpu: Gpu, dry: bool) -> Step:
     """Stock, the best lax program where that is another, and ours where a kernel serves the product."""
     wanted = {"stock": products.stock(case, direction)}
     if best := products.best(case, direction, target):
         wanted["best"] = best
     timed = direction == "fb" or not dry  # an interpreted kernel has no time
     if timed and any(products.served(case, d) for d in ("fd" if direction == "fb" else direction)):
-        wanted["ours"] = products.ours(case, direction, num_sms)
+        wanted["ours"] = products.ours(case, direction, gpu)
     comparison = Comparison(case, direction, target, wanted, products.operands(case, direction))
     needed = (*wanted.values(), comparison.drawn, *gate.poisoning())
     return Step("time", f"{case.name}/{direction}", comparison, needed, again=True)
@@ -177,7 +178,7 @@ class Comparison:
         row: Row = {"lax": products.formulation(self.case, self.direction, self.target)}
         if impl in self.wanted:
             return row
-        reasons = support.reasons(self.case.products()[self.direction], context.capability)
+        reasons = families.reasons(self.case.products()[self.direction], context.capability)
         return row | ({"status": "unsupported", "reasons": reasons} if reasons else {"status": NO_TIME})
 
     def _launched(self, context: Context, impl: str, operands: tuple[Any, ...], row: Row) -> Any:

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 
 import pallas_conv as pc
 from pallas_conv import strict
-from pallas_conv.kernels import support
+from pallas_conv.kernels import families
+from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.spec import Product
 from pallas_conv.wanted import FILE, Layer, Use, Wanted
 from workloads.models import NETWORKS, Network
@@ -48,14 +49,14 @@ def _halved(tree: Any) -> Any:
 
 
 def uses(network: Network) -> list[Use]:
-    """What kernels serve of a network's training step, in the order in which it first occurs."""
+    """The products of a network's training step that kernels serve, in the order in which they first occur."""
     plans = pc.explain(network.step, *step(network), device="h100")
     counts = collections.Counter(plan.product for plan in plans if _served(plan.product))
     return [Use(network.name, count, product) for product, count in counts.items()]
 
 
 def _served(product: Product) -> bool:
-    return not support.reasons(product, support.CAPABILITY)
+    return not families.reasons(product, HOPPER.capability)
 
 
 def text(wanted: Wanted) -> str:

@@ -1,4 +1,4 @@
-"""Products under explicit configurations: what the ladder consists of, for the interpreter and for hardware alike."""
+"""Products under explicit configurations of the dense family, for the interpreter and for hardware alike: the ladder."""
 
 import dataclasses
 import math
@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product
 
 type Each = int | tuple[int, ...]  # of one spatial dimension, or the same for all
@@ -31,6 +34,11 @@ class Case:
 
     def __str__(self) -> str:
         return self.name.replace(" ", "_")
+
+    @property
+    def kernel(self) -> Kernel:
+        """The product's kernel under the configuration. Raises ValueError if no kernel serves it."""
+        return serve.kernel(self.product, Gpu(self.num_sms), self.config)
 
     def operands(self) -> list[jax.Array]:
         """Random operands, the same for the same name; the weights scaled so that the sums are about 1."""

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_conv import formulations
+from pallas_conv.equation import Op
 from pallas_conv.spec import Product
 from pallas_conv.target import this_cpu
-from pallas_conv.equation import Op
 
 
 def programs(product: Product) -> dict[str, Callable[..., Any]]:

@@ -1,8 +1,9 @@
-"""The suite's products that a kernel may be asked for, and those of them that the kernel serves."""
+"""The suite's products that a kernel may be asked for, and those of them that one serves."""
 
 from collections.abc import Iterator
 
-from pallas_conv.kernels import support
+from pallas_conv.kernels import families
+from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.spec import Product
 
 from .cases import suite
@@ -15,5 +16,5 @@ def products() -> Iterator[tuple[str, Product]]:
 
 
 def served() -> dict[str, Product]:
-    """The products that the kernel serves on Hopper, by name."""
-    return {name: product for name, product in products() if not support.reasons(product, support.CAPABILITY)}
+    """The products that a kernel serves on Hopper, by name."""
+    return {name: product for name, product in products() if not families.reasons(product, HOPPER.capability)}

@@ -13,7 +13,7 @@ ALONE = "--constants"
 
 
 def steps(options: argparse.Namespace) -> list[Step]:
-    sizes = Sizes(runner.num_sms(options.dry_run), options.dry_run)
+    sizes = Sizes(runner.gpu(options.dry_run).num_sms, options.dry_run)
     return [step for step in measure.steps(sizes) if re.search(options.ask, step.name)]
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from pallas_conv.kernels import chips
 from pallas_conv.kernels.chips import Chip, Measured, Table
-from pallas_conv.kernels.config import H100_SMS
 from pallas_conv.kernels.cost import POWER_SOFTNESS
+from pallas_conv.kernels.gpu import H100_SMS
 
 from ..runner import Row
 from .measure import LONG, launch_names, sustained_names

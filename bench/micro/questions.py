@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels.config import SMEM_BYTES, SYSTEM_SMEM_BYTES
+from pallas_conv.kernels.gpu import HOPPER
 
 from . import kernels
 from .question import ROW, Question, Repetition, Run, Sizes
@@ -126,7 +126,7 @@ def _latency(sizes: Sizes) -> Iterable[Question]:
     """One small box at a time; with it, whether two blocks of all the shared memory that two may have share an SM."""
     box, sms = (8, ROW), sizes.sms
     boxes = sizes.pixels[0] // box[0]
-    spare = SMEM_BYTES // 2 - SYSTEM_SMEM_BYTES - 2 * _bytes(box)
+    spare = HOPPER.smem_limit(blocks=2) - 2 * _bytes(box)
     few = min(FEW, sms)
     run = lambda name, active, row, count: Run(
         name, "clk", sizes.count(count), _plan(2 * sms, active, row), _clocks(), {"nbytes": _bytes(box)}

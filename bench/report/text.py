@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pallas_conv.kernels import chips
-from pallas_conv.kernels.config import H100_SMS
+from pallas_conv.kernels.gpu import H100_SMS
 
 from ..chart import COLOURS, group, number
 from ..micro import constants
+from ..runner.log import digests
 from .rows import BAD, Row, Run, Timed, cases
 
 DRY_RUN = "DRY RUN, NOT A GPU"
@@ -104,7 +105,7 @@ def _runs(runs: list[Run]) -> str:
 def _run(run: Run) -> list[str]:
     d = run.device
     commit = f"{(d.get('commit') or '?')[:10]}{', changed' if d.get('changed') else ''}"
-    return [run.name, d["date"], commit, d["code"], d["jax"], cuda(d), d.get("driver") or "-"]
+    return [run.name, d["date"], commit, digests(d["code"]), d["jax"], cuda(d), d.get("driver") or "-"]
 
 
 def cuda(device: Row) -> str:
@@ -378,7 +379,7 @@ def _constants(runs: list[Run]) -> str:
 def short(runs: list[Run], products: list[Timed], where: str) -> str:
     """The table for a page that says more; `where` is the path of the folder of the report from there."""
     said, last = label(runs), runs[-1].device
-    with_kernels = f"driver {last.get('driver')}, JAX {last['jax']}, CUDA {cuda(last)}, kernels {last['code']}"
+    with_kernels = f"driver {last.get('driver')}, JAX {last['jax']}, CUDA {cuda(last)}, kernels {digests(last['code'])}"
     parts = [
         said.caption(f"{last['date']}; {with_kernels}. {MEANS} Every row: [{where}]({where}/README.md)."),
         means(products),

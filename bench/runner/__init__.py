@@ -40,8 +40,8 @@ Rows of the runner itself, in every script:
 
     run      "arguments", first. "worker": one that did not reach its first step. "device lost": a kernel took the context down
     device   device_kind, platform, compute_capability, sms, devices, driver, gpu (clocks and power), jax, date, python,
-             versions (of packages of JAX and CUDA), xla_flags, code and choice (digests of the kernels' source), commit,
-             changed
+             versions (of packages of JAX and CUDA), xla_flags, code and choice (digests of the kernels' source, by family),
+             commit, changed
     compile  "<number of programs>_from_<kind>_<name>": programs, seconds
 
 and of a step that hung or crashed: exception, tail (the last lines it wrote), and what was said before the launch.
@@ -51,7 +51,7 @@ from .command import INCOMPLETE as INCOMPLETE
 from .command import checked as checked
 from .command import main as main
 from .command import parse as parse
-from .device import num_sms as num_sms
+from .device import gpu as gpu
 from .programs import Built as Built
 from .script import BAD as BAD
 from .script import OUT_OF_TIME as OUT_OF_TIME

@@ -1,4 +1,4 @@
-"""Where a run happens: the GPU, the software, the source, in one row."""
+"""Says where a run happens: the GPU, the software, the source, in one row."""
 
 import datetime
 import importlib.metadata
@@ -9,13 +9,19 @@ import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import jax
+
+from pallas_conv.kernels import digest
+from pallas_conv.kernels.families import FAMILIES
+from pallas_conv.kernels.gpu import HOPPER, Gpu
+from pallas_conv.target import resolve
+
 from .script import Row
 
 if TYPE_CHECKING:
     from .worker import Context
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-HOPPER = (9, 0)
 GPU_FIELDS = (
     "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.draw,power.limit,temperature.gpu"
 )
@@ -23,10 +29,6 @@ PACKAGES = ("jax", "equinox", "numpy", "nvidia-")  # the beginnings of the names
 
 
 def describe(context: "Context") -> Iterator[Row]:
-    import jax
-
-    from pallas_conv.kernels import digest
-
     device = context.device
     yield {
         "device_kind": device.device_kind,
@@ -41,11 +43,16 @@ def describe(context: "Context") -> Iterator[Row]:
         "python": platform.python_version(),
         "versions": versions(),
         "xla_flags": os.environ.get("XLA_FLAGS"),
-        "code": digest.code(),
-        "choice": digest.choice(device.device_kind),
+        "code": code(),
+        "choice": {family.name: digest.choice(family.name, device.device_kind) for family in FAMILIES},
         "commit": context.options.commit or _output("git", "rev-parse", "HEAD"),
         "changed": _output("git", "status", "--porcelain", "--untracked-files=no"),
     }
+
+
+def code() -> dict[str, str]:
+    """The digest of each family's kernels."""
+    return {family.name: digest.code(family.name) for family in FAMILIES}
 
 
 def versions() -> dict[str, str]:
@@ -55,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None where there is no such command, or it fails."""
+    """The text that a command prints; None where there is no such command, or it fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -65,18 +72,9 @@ def _output(*command: str) -> str | None:
 
 def capability(dry: bool) -> tuple[int, int] | None:
     """The compute capability of the first GPU; in a dry run that of the interpreter."""
-    import jax
-
-    if dry:
-        return HOPPER
-    major, minor = str(jax.devices()[0].compute_capability).split(".")
-    return int(major), int(minor)
+    return HOPPER.capability if dry else resolve(None).capability
 
 
-def num_sms(dry: bool) -> int:
-    """Streaming multiprocessors that kernels are launched for: in a dry run two, without a GPU an H100's."""
-    import jax
-
-    from pallas_conv.kernels.config import H100_SMS
-
-    return 2 if dry else getattr(jax.devices()[0], "core_count", None) or H100_SMS
+def gpu(dry: bool) -> Gpu:
+    """The chip that kernels are launched for: in a dry run one of two SMs, without a GPU one like an H100."""
+    return Gpu(num_sms=2) if dry else Gpu.of(resolve(None))

@@ -11,6 +11,7 @@ from typing import Any
 
 from .script import Row
 
+FIRST_FAMILY = "dense"  # of kernels: rows of when there was no other do not name it
 SAID = ("ms", "ratio", "ratio_best", "fraction", "tflops", "gbps", "error", "bound", "difference", "seconds")
 
 
@@ -29,7 +30,7 @@ class Log:
 
 
 def _append(path: pathlib.Path, line: str) -> None:
-    """On a line of its own: a worker may have been killed in the middle of one."""
+    """Append on a line of its own: a worker may have been killed in the middle of one."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -53,6 +54,21 @@ def read(path: pathlib.Path) -> list[Row]:
     return rows
 
 
+def by_family(said: Any) -> dict[str, Any]:
+    """A field of a row that is of each family of kernels, by its name."""
+    return said if isinstance(said, dict) else {FIRST_FAMILY: said}
+
+
+def family_of(row: Row) -> str:
+    """The name of the family whose kernel a row is of."""
+    return str(row.get("family", FIRST_FAMILY))
+
+
+def digests(said: Any) -> str:
+    """The digests of all families in one line."""
+    return " ".join(map(str, by_family(said).values()))
+
+
 def dumps(value: Any) -> str:
     """JSON of anything, on one line: what it has no words for as text."""
     return json.dumps(_strict(value), default=str, allow_nan=False)
@@ -68,6 +84,6 @@ def _strict(value: Any) -> Any:
 
 
 def error(found: BaseException) -> Row:
-    """What a row says about an exception."""
+    """The fields of a row about an exception."""
     trace = "".join(traceback.format_exception(found))
     return {"status": "error", "exception": f"{type(found).__name__}: {found}"[:500], "traceback": trace[-4000:]}

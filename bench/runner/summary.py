@@ -1,7 +1,8 @@
-"""What the summaries of scripts have in common: they fit, and end with where a run happened and what went wrong."""
+"""Ends the summaries of scripts: they fit, and say last where a run happened and what went wrong."""
 
 import collections
 
+from .log import digests
 from .script import BAD, SKIPPED, Row
 
 LONGEST = 11_000  # characters: what reads a summary may cut off the rest
@@ -18,7 +19,7 @@ def shortened(text: str) -> str:
 
 
 def fitting(lines: list[str], ending: list[str]) -> str:
-    """As many of the lines as fit before the ending, the first ones."""
+    """The first of the lines, as many as fit before the ending, and that."""
     shown: list[str] = []
     room = LONGEST - len("\n".join(ending)) - 100
     for line in lines:
@@ -39,7 +40,8 @@ def _device(rows: list[Row]) -> list[str]:
     found = [r for r in rows if r["kind"] == "device" and r["status"] == "ok"]
     lines = ["NOT A GPU: times only show that the script runs"] if any(r["platform"] != "gpu" for r in found) else []
     return lines + [
-        "{device_kind}, JAX {jax}, driver {driver}, code {code}, choice {choice}, commit {commit}".format_map(r)
+        f"{r['device_kind']}, JAX {r['jax']}, driver {r['driver']}, code {digests(r['code'])}, "
+        f"choice {digests(r['choice'])}, commit {r['commit']}"
         for r in found[:1]
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 from pallas_conv.verify import check
 
 from . import log as logs
-from .device import capability, describe, num_sms
+from .device import capability, describe
 from .programs import Built, Compiler
 from .script import BAD, LOSSES, OUT_OF_TIME, SKIPPED, Limits, Program, Row, Script, Skipped, Step
 
@@ -23,12 +23,12 @@ NO_GPU, FOUND_BAD, LOST = 2, 3, 70  # exit statuses of a worker; LOST: the devic
 
 
 class Context:
-    """What the steps of one worker share.
+    """Everything that the steps of one worker share.
 
     options  the script's arguments
     log      appends rows; `log.rows` are those of the run so far, earlier workers' too
     seed     drawn anew for every step, and logged before it
-    about    What the row will say if the current launch hangs or crashes.
+    about    fields of the row if the current launch hangs or crashes
     """
 
     def __init__(self, options: argparse.Namespace, log: logs.Log):
@@ -59,10 +59,6 @@ class Context:
     @property
     def capability(self) -> tuple[int, int] | None:
         return capability(self.dry)
-
-    @property
-    def num_sms(self) -> int:
-        return num_sms(self.dry)
 
     def tell(self, word: str, what: Row) -> None:
         """A line to the watching process, if there is one, in one piece, whatever else is written."""
@@ -146,7 +142,7 @@ def _run(context: Context, every: list[Step], first: int) -> int:
 
 
 def _compile_ahead(context: Context, every: list[Step], index: int) -> None:
-    """What this step needs, if it is not compiled yet, and with it the next steps' of its kind, in a part of the time left."""
+    """Compile what this step needs, if it is not yet, and with it the next steps' of its kind, in a part of the time left."""
     step, alone = every[index], context.options.one_by_one
     if all(map(context.compiler.has, step.programs)):
         return

@@ -9,10 +9,10 @@ come first, by the least time the hardware allows: they have most to gain. What 
 run, which skips what the rows of --resume have done. Arguments, exit status, and the rows of kind "run", "device" and "compile"
 are those of `bench.runner`. The others:
 
-    tune   a candidate of a product: rank (0 is today's choice), differs (in what, from that), modelled_us; product, config,
-           num_sms, facts, code_path, variant; error, bound, baseline_error, difference
-    tuned  a product: product, num_sms; today; config, facts and kernel_us of what is kept, lax and lax_us beside it, stock_us,
-           source; gain (today's time by the fastest's); timed: config and us of each
+    tune   a candidate of a product: rank (0 is today's choice), differs (in what, from that), modelled_us; family, product,
+           config, num_sms, facts, code_path, variant; error, bound, baseline_error, difference
+    tuned  a product: family, product, num_sms; today; config, facts and kernel_us of what is kept, lax and lax_us beside it,
+           stock_us, source; gain (today's time by the fastest's); timed: config and us of each
 
 Kept is the fastest, but today's choice unless the fastest gains 3%: times of one program differ by one or two from one
 compilation or device to the next, and what is tuned no longer follows the model as that gets better. `python -m bench.record`

@@ -6,13 +6,12 @@ import re
 import sys
 
 from pallas_conv.doctor import plan
-from pallas_conv.kernels import digest
 from pallas_conv.spec import Product
 from pallas_conv.target import resolve
 from pallas_conv.wanted import wanted
 
 from .. import correctness, runner, tune
-from ..runner import Row, Step, log, summary
+from ..runner import Row, Step, device, log, summary
 from . import measure, tiles
 from .differing import MOST
 from .measure import Device, Wanted
@@ -29,8 +28,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
 
 
 def _device(dry: bool, most: int) -> Device:
-    target = resolve(None)
-    return Device(target, runner.num_sms(dry), None if dry else target.device_kind, dry, min(most, 2) if dry else most)
+    return Device(resolve(None), runner.gpu(dry), dry, min(most, 2) if dry else most)
 
 
 def _wanted(options: argparse.Namespace, device: Device) -> list[Wanted]:
@@ -54,8 +52,9 @@ def _done(files: str) -> set[Product]:
     if missing := [str(path) for path in paths if not path.exists()]:
         raise ValueError(f"there is no {', '.join(missing)}")
     rows = [row for path in paths for row in log.read(path)]
-    if other := {r["code"] for r in rows if r["kind"] == "device"} - {digest.code()}:
-        raise ValueError(f"--resume {files}: rows of other kernels, {sorted(other)}, not of these, {digest.code()}")
+    todays = log.digests(device.code())
+    if other := {log.digests(r["code"]) for r in rows if r["kind"] == "device"} - {todays}:
+        raise ValueError(f"--resume {files}: rows of other kernels, {sorted(other)}, not of these, {todays}")
     timed = [r for r in rows if r["kind"] == "tuned" and r["status"] == "ok"]
     return {Product.from_json(r["product"]) for r in timed}
 

@@ -1,4 +1,4 @@
-"""Candidates that differ: today's choice, and for each feature the best, by the model, that has it otherwise.
+"""Candidates of the dense family that differ: today's choice, and for each feature the best by the model with it otherwise.
 
 The best six by the model would hardly differ, and share its errors. A model that is wrong about one thing, boxes over images
 or what a cluster costs, is found out by a candidate which is like today's choice but for that.
@@ -8,11 +8,14 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pallas_conv.kernels import choice
+from pallas_conv.kernels import choice, serve
 from pallas_conv.kernels.chips import chips
-from pallas_conv.kernels.config import Config, Problem, illegal
 from pallas_conv.kernels.cost import clocks
-from pallas_conv.kernels.work import count
+from pallas_conv.kernels.dense import DENSE, search
+from pallas_conv.kernels.dense.legal import illegal
+from pallas_conv.kernels.dense.plan import Config, Problem
+from pallas_conv.kernels.dense.work import count
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.spec import Product
 
 MOST = 6  # with today's choice
@@ -45,22 +48,22 @@ class Candidate(NamedTuple):
 
 
 @functools.cache
-def candidates(product: Product, num_sms: int, device_kind: str | None, most: int = MOST) -> tuple[Candidate, ...]:
+def candidates(product: Product, gpu: Gpu, most: int = MOST) -> tuple[Candidate, ...]:
     """Today's choice and, where that is a tuned one, the model's; then others, the best by the model first.
 
     Where fewer differ from today's choice in one feature, there are more that differ from all the others in several.
     """
     problem = Problem.of(product)
-    today = choice.choose(product, num_sms, device_kind)
-    first = dict.fromkeys((today, choice.best(problem, num_sms, device_kind)))
-    likely = _ranked(problem, {*choice.candidates(problem, num_sms), *_depths(problem, today)}, num_sms, device_kind)
+    today = serve.choose(product, gpu)
+    first = dict.fromkeys((today, choice.best(DENSE, problem, gpu)))
+    likely = _ranked(problem, {*search.candidates(problem, gpu), *_depths(problem, today, gpu)}, gpu)
     others = {cfg for feature in FEATURES for cfg in _first_with_other(feature, today, likely)}
     chosen = [*first, *(cfg for cfg in likely if cfg in others and cfg not in first)][:most]
     for cfg in likely:
         if len(chosen) < most and all(set(differences(other, cfg)) - {"box", "depth"} for other in chosen):
             chosen.append(cfg)
-    chip = chips(num_sms, device_kind)[0]
-    modelled = lambda cfg: chip.microseconds(clocks(count(problem, cfg, num_sms), chip))
+    chip = chips(gpu)[0]
+    modelled = lambda cfg: chip.microseconds(clocks(count(problem, cfg, gpu), chip))
     return tuple(Candidate(cfg, differences(today, cfg), modelled(cfg)) for cfg in chosen)
 
 
@@ -68,14 +71,14 @@ def differences(a: Config, b: Config) -> tuple[str, ...]:
     return tuple(name for name, of in FEATURES.items() if of(a) != of(b))
 
 
-def _ranked(problem: Problem, pool: Iterable[Config], num_sms: int, device_kind: str | None) -> list[Config]:
+def _ranked(problem: Problem, pool: Iterable[Config], gpu: Gpu) -> list[Config]:
     """Those that are not slow, by their worst regret over the chips that the device may be."""
-    first, *others = chips(num_sms, device_kind)
-    works = sorted((count(problem, cfg, num_sms) for cfg in pool), key=lambda work: str(work.cfg))
-    times = [clocks(work, first) for work in works]
-    works = [work for work, time in zip(works, times, strict=True) if time <= SLOW * min(times)]
-    regrets = choice.worst_regrets([[clocks(work, chip) for chip in (first, *others)] for work in works])
-    return [works[i].cfg for i in sorted(range(len(works)), key=regrets.__getitem__)]
+    first, *others = chips(gpu)
+    works = [(cfg, count(problem, cfg, gpu)) for cfg in sorted(pool, key=str)]
+    most = SLOW * min(clocks(work, first) for _, work in works)
+    works = [(cfg, work) for cfg, work in works if clocks(work, first) <= most]
+    regrets = choice.worst_regrets([[clocks(work, chip) for chip in (first, *others)] for _, work in works])
+    return [works[i][0] for i in sorted(range(len(works)), key=regrets.__getitem__)]
 
 
 def _first_with_other(feature: str, today: Config, ranked: Iterable[Config]) -> Iterator[Config]:
@@ -87,9 +90,9 @@ def _first_with_other(feature: str, today: Config, ranked: Iterable[Config]) -> 
             return
 
 
-def _depths(problem: Problem, today: Config) -> Iterator[Config]:
+def _depths(problem: Problem, today: Config, gpu: Gpu) -> Iterator[Config]:
     """Today's choice with fewer slots and more staging buffers, or the other way round."""
-    for stages, out_bufs in choice.DEPTHS:
+    for stages, out_bufs in search.DEPTHS:
         cfg = Config(**(vars(today) | {"stages": stages, "out_bufs": out_bufs}))
-        if (stages > today.stages or out_bufs > today.out_bufs) and illegal(problem, cfg) is None:
+        if (stages > today.stages or out_bufs > today.out_bufs) and illegal(problem, cfg, gpu) is None:
             yield cfg

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +13,9 @@ from pallas_conv.doctor.check import equation
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
 from pallas_conv.execution import execute
 from pallas_conv.formulations import STOCK
-from pallas_conv.kernels import evidence
+from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.chips import chips
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.spec import Product
 from pallas_conv.target import Target
 from pallas_conv.verify import timing
@@ -39,8 +39,7 @@ class Device(NamedTuple):
     """Where kernels run, or are interpreted."""
 
     target: Target
-    num_sms: int
-    kind: str | None
+    gpu: Gpu
     dry: bool
     candidates: int = MOST
 
@@ -53,8 +52,8 @@ def ordered(wanted: Iterable[Wanted], device: Device) -> list[Wanted]:
 
 def least_us(product: Product, device: Device) -> float:
     """What useful work or the least traffic take at best, on the nominal chip."""
-    size, chip = evidence.size(product), chips()[0]
-    flops = chip.flops_clk * device.num_sms * chip.clock * 1e3 / (2 if product.compute_dtype == "float32" else 1)
+    size, chip = families.size(product), chips()[0]
+    flops = chip.flops_clk * device.gpu.num_sms * chip.clock * 1e3 / (2 if product.compute_dtype == "float32" else 1)
     return max(2 * size.macs / flops, size.nbytes / (chip.dram_tbs * 1e6))
 
 
@@ -82,11 +81,11 @@ def _kernel(it: Wanted, rank: int, device: Device) -> Program:
 
 
 def _candidate(product: Product, rank: int, device: Device) -> Source:
-    found = candidates(product, device.num_sms, device.kind, device.candidates)
+    found = candidates(product, device.gpu, device.candidates)
     if rank >= len(found):
         raise Skipped(f"no more than {len(found)} candidates differ")
     it = found[rank]
-    source = products.kernel("", product, it.config, device.num_sms, device.dry).make()
+    source = products.kernel("", serve.kernel(product, device.gpu, it.config), device.dry).make()
     about = {"rank": rank, "differs": it.differs, "modelled_us": it.modelled_us}
     return source._replace(about={**source.about, **about})
 
@@ -103,7 +102,7 @@ def _without_kernels(product: Product, target: Target, implementation: str) -> S
 
 def _drawn(product: Product) -> Source:
     """Normal operands for a seed, the weights scaled so that sums are of order one."""
-    size = evidence.size(product)
+    size = families.size(product)
     scales = (1.0, 1 / math.sqrt(size.summed * size.taps), 1.0, 1.0)
     operands = list(zip(products.operands_of(product), scales, strict=False))
 
@@ -151,7 +150,8 @@ def _time(
         yield {"status": NO_TIME}
         return
     checked = [r for r in context.log.rows if (r["kind"], r["name"]) == ("tune", it.name)]
-    right = {r["rank"]: Config.from_json(r["config"]) for r in checked if r["status"] == "ok" and "rank" in r}
+    config = serve.kernel(it.product, device.gpu).family.config
+    right = {r["rank"]: config.from_json(r["config"]) for r in checked if r["status"] == "ok" and "rank" in r}
     if not right:
         raise Skipped("no candidate was found right")
     calls = {name: context.compiled(program).call for name, program in beside.items()}
@@ -159,21 +159,19 @@ def _time(
     draw = context.compiled(drawn).call
     count = timing.copies(sum(math.prod(a.shape) * a.dtype.itemsize for a in products.operands_of(it.product)))
     operands = [jax.block_until_ready(draw(np.uint32(context.seed + i))) for i in range(count)]
-    context.alive(kernel=True, **products.several(b.about["facts"] for b in built.values()))
+    context.alive(kernel=True, **products.several(b.about for b in built.values()))
     times = timing.measure(calls | {str(rank): b.call for rank, b in built.items()}, operands, rounds=ROUNDS)
-    yield tuned(it.product, lax_program(it.product, device.target), device.num_sms, right, times)
+    yield tuned(it.product, lax_program(it.product, device.target), device.gpu, right, times)
 
 
-def tuned(
-    product: Product, lax: str, num_sms: int, right: Mapping[int, Config], times: Mapping[str, timing.Timing]
-) -> Row:
+def tuned(product: Product, lax: str, gpu: Gpu, right: Mapping[int, Any], times: Mapping[str, timing.Timing]) -> Row:
     """The row of a product. right: configurations by rank, 0 is today's choice; times: of them, and of "stock" and "best"."""
     us = {cfg: 1e3 * times[str(rank)].ms for rank, cfg in right.items()}
     fastest = min(us, key=us.__getitem__)
     today = right.get(0)
     kept = today if today and us[today] < GAIN * us[fastest] else fastest
     row: Row = {
-        **products.about(product, kept, num_sms),
+        **products.about(serve.kernel(product, gpu, kept)),
         "kernel_us": us[kept],
         "lax": lax,
         "lax_us": 1e3 * times.get("best", times["stock"]).ms,

@@ -7,28 +7,29 @@ now, chooses for the device; where it does not, an earlier row of it is taken ou
 import argparse
 import pathlib
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pallas_conv.kernels import choice, digest, tuned
-from pallas_conv.kernels.config import Config, Problem
+from pallas_conv.kernels import choice, digest, families, tuned
+from pallas_conv.kernels.family import Family
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.spec import Product
 
 from ..runner import Row
-from ..runner.log import read
+from ..runner.log import by_family, family_of, read
 from .measure import GAIN
 
 
 class Timed(NamedTuple):
-    """A product on a device, and the microseconds of its configurations."""
+    """A product on a device, and the microseconds of a family's configurations."""
 
-    device_kind: str
-    num_sms: int
+    gpu: Gpu
+    family: Family
     product: Product
-    us: dict[Config, float]
+    us: dict[Any, float]
 
     @property
-    def key(self) -> tuple[str, Product]:
-        return self.device_kind, self.product
+    def key(self) -> tuple[str, str, Product]:
+        return str(self.gpu.kind), self.family.name, self.product
 
 
 def timed(files: dict[str, list[Row]]) -> list[Timed]:
@@ -36,36 +37,42 @@ def timed(files: dict[str, list[Row]]) -> list[Timed]:
 
     Raises ValueError for rows that say nothing of these kernels on a GPU.
     """
-    found: dict[tuple[str, Product], Timed] = {}
+    found: dict[tuple[str, str, Product], Timed] = {}
     for name, rows in files.items():
         device = _device(name, rows)
         for row in rows:
             if row["kind"] == "tuned" and row["status"] == "ok" and row["source"] == "cupti":
-                product = Product.from_json(row["product"], f"{name}, {row['name']}")
-                us = {Config.from_json(it["config"], f"{name}, {row['name']}"): it["us"] for it in row["timed"]}
-                it = Timed(device["device_kind"], row["num_sms"], product, us)
+                it = _timed(f"{name}, {row['name']}", row, device)
                 found[it.key] = it
     return list(found.values())
 
 
+def _timed(where: str, row: Row, device: Row) -> Timed:
+    family, product = families.named(family_of(row)), Product.from_json(row["product"], where)
+    ran, todays = by_family(device["code"]).get(family.name), digest.code(family.name)
+    if ran != todays:
+        raise ValueError(f"{where}: rows of other kernels, {ran}, not of these, {todays}")
+    us = {family.config.from_json(it["config"], where): it["us"] for it in row["timed"]}
+    return Timed(Gpu(row["num_sms"], device["device_kind"]), family, product, us)
+
+
 def _device(name: str, rows: list[Row]) -> Row:
+    """The row of the device of a run. Raises ValueError if it was no GPU."""
     devices = [row for row in rows if row["kind"] == "device"]
     if not devices:
         raise ValueError(f"{name}: no row says on which device the run was")
     if any(row["platform"] != "gpu" for row in devices):
         raise ValueError(f"{name}: rows of a dry run tell nothing of speed")
-    if any(row["code"] != digest.code() for row in devices):
-        raise ValueError(f"{name}: rows of other kernels, {devices[0]['code']}, not of these, {digest.code()}")
     return devices[0]
 
 
 def row(it: Timed) -> tuned.Row | None:
     """What the table shall say of a product: nothing where the model's choice is as good, or was not timed and so may be."""
     fastest = min(it.us, key=it.us.__getitem__)
-    model = choice.best(Problem.of(it.product), it.num_sms, it.device_kind)
+    model = choice.best(it.family, it.family.problem(it.product), it.gpu)
     if it.us.get(model, float("inf")) < GAIN * it.us[fastest]:
         return None
-    return tuned.Row(it.device_kind, it.num_sms, it.product, fastest)
+    return tuned.Row(str(it.gpu.kind), it.gpu.num_sms, it.family.name, it.product, fastest)
 
 
 def main(words: list[str]) -> int:
@@ -81,7 +88,7 @@ def main(words: list[str]) -> int:
         print(f"bench.tune: {error}", file=sys.stderr)
         return 1
     seen = {it.key for it in found}
-    kept = [r for r in tuned.load_tiles(args.table) if (r.device_kind, r.product) not in seen]
+    kept = [r for r in tuned.load_tiles(args.table) if (r.device_kind, r.family, r.product) not in seen]
     new = [r for it in found if (r := row(it))]
     tuned.write_tiles([*kept, *new], args.table)
     print(f"{args.table}: {len(new)} of {len(found)} products tuned, {len(kept)} rows as they were")

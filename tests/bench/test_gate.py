@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench import gate, gpu, products, runner
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.target import resolve
 from tests.bench.gpu_rows import context_in, rows_in
 from workloads import ladder
@@ -23,10 +24,10 @@ GATE = ("--only=correctness", "--problems=small_odd_channels")
 
 
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
-    def nearly(product, config, *operands, **how):
-        return [1.1 * y for y in products._without_kernels(resolve("cpu"), product, *operands)]
+    def nearly(kernel, *operands, **how):
+        return [1.1 * y for y in products._without_kernels(resolve("cpu"), kernel.product, *operands)]
 
-    monkeypatch.setattr(products, "launch", nearly)
+    monkeypatch.setattr(Kernel, "run", nearly)
     assert in_process(tmp_path, *GATE) == 1
     found = {r["name"]: r for r in rows_in(tmp_path) if r["kind"] == "correctness"}
     assert found["small_odd_channels/f"]["status"] == found["small_odd_channels/d"]["status"] == "wrong"
@@ -38,7 +39,7 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
     def broken(*args, **how):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(products, "launch", broken)
+    monkeypatch.setattr(Kernel, "run", broken)
     assert in_process(tmp_path, *GATE) == 1
     found = [r for r in rows_in(tmp_path) if r["kind"] == "correctness"]
     assert [r["status"] for r in found] == ["error", "error", "unsupported"]

@@ -11,7 +11,7 @@ import pytest
 from bench import gpu_networks, runner
 from bench.runner import log
 from compiled import aot
-from pallas_conv.kernels.evidence import Facts
+from pallas_conv.kernels.family import Facts
 from workloads.models.common import Scale, supervised
 
 pc_convert = gpu_networks.pc.convert
@@ -131,7 +131,9 @@ def test_a_network_that_hangs_names_all_its_kernels(monkeypatch):
     batch = jax.eval_shape(lambda: TINY.batch(jax.random.key(0), *TINY.published))
     sources = gpu_networks.steps_of(TINY, model)
     about = gpu_networks.of_kernels(sources["mosaic"].plans("h100", *batch))
-    assert {Facts.from_json(it).code_path for it in about["several_facts"]} == set(about["code_paths"]) != set()
+    assert (
+        {Facts.from_json(it).code_path for it in about["several_facts"]["dense"]} == set(about["code_paths"]) != set()
+    )
     assert about["kernel"]
     assert gpu_networks.of_kernels(sources["stock"].plans("h100", *batch)) == {}
     said = []

@@ -48,6 +48,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
         assert checked["status"] == "ok"
         assert 0 < checked["error"] <= checked["bound"]
         assert {
+            "family",
             "product",
             "config",
             "num_sms",
@@ -122,7 +123,7 @@ def test_what_is_no_regular_expression_is_refused_before_a_worker_starts(word, c
 @pytest.mark.aot
 def test_what_another_process_lowered_compiles_for_hopper(tmp_path):
     case = ladder.CASES[0]
-    program = products.kernel("a", case.product, case.config, 132)
+    program = products.kernel("a", case.kernel)
     lowered = programs.lower(program.make(), "cuda")
     exported, about = pickle.loads(lowered)
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in exported.in_avals]

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bench import kernels
-from pallas_conv.kernels import choice, config, work
+from pallas_conv.kernels.dense import work
+from pallas_conv.kernels.dense.plan import Problem
 from tests.kernels import cases
 from workloads.served import served
 
@@ -45,7 +46,7 @@ ACROSS_BORDERS = {
 def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
     """Counted by brute force, without the plan's taps and phases."""
     product = SERVED[name]
-    executed = work.executed_macs(config.Problem.of(product), choice.choose(product, kernels.SMS))
+    executed = work.executed_macs(Problem.of(product), kernels.chosen(product))
     ratio = executed / cases.useful(product)
     assert 1 <= ratio <= ACROSS_BORDERS.get(name, 1.15)
     assert name not in ACROSS_BORDERS or ratio > 1.15
@@ -53,7 +54,7 @@ def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
 
 def test_no_plan_waits_for_halos_in_two_slots():
     """On an H200 such a ring kept tensor cores busy two thirds of the time: its loads and its products take turns."""
-    plans = {name: choice.choose(product, kernels.SMS) for name, product in SERVED.items()}
+    plans = {name: kernels.chosen(product) for name, product in SERVED.items()}
     assert not [name for name, cfg in plans.items() if cfg.halo and cfg.stages == 2 and not cfg.resident]
     assert any(cfg.halo and cfg.stages > 2 for cfg in plans.values())
 

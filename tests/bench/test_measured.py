@@ -8,8 +8,9 @@ import pytest
 from bench.report import __main__ as report
 from bench.report import rows, text
 from bench.tune.measure import GAIN
-from pallas_conv.kernels import choice
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.plan import plan
 from pallas_conv.spec import Product
 from pallas_conv.target import resolve
@@ -91,12 +92,12 @@ def test_kernels_of_a_step():
 @pytest.mark.extended
 def test_the_times_of_the_h100s_record_are_of_todays_tiles_or_of_tiles_as_fast():
     """Within the 3% by which tuning takes one for another."""
-    kinds = {r["device_kind"] for r in H100_ROWS if r["kind"] == "device"}
-    assert len(kinds) == 1
+    (kind,) = {r["device_kind"] for r in H100_ROWS if r["kind"] == "device"}
     tuned = [row for row in H100_ROWS if row["kind"] == "tuned" and row["status"] == "ok"]
     for row in tuned:
         us = {Config.from_json(it["config"]): it["us"] for it in row["timed"]}
-        assert us[choice.choose(Product.from_json(row["product"]), row["num_sms"], *kinds)] <= GAIN * row["kernel_us"]
+        today = serve.choose(Product.from_json(row["product"]), Gpu(row["num_sms"], kind))
+        assert us[today] <= GAIN * row["kernel_us"]
 
 
 @pytest.mark.shipped

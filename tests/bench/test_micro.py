@@ -15,7 +15,7 @@ from bench.micro.question import CHECKED, Sizes
 from bench.micro.questions import Multiply, questions
 from compiled import aot
 from pallas_conv.kernels import chips, mosaic
-from pallas_conv.kernels.config import H100_SMS, SMEM_BYTES
+from pallas_conv.kernels.gpu import H100_SMS, HOPPER
 from pallas_conv.verify import timing
 
 H100, TINY = Sizes(H100_SMS, dry=False), Sizes(2, dry=True)
@@ -38,7 +38,7 @@ def test_compiles_for_hopper(question):
     source = measure._source(question.name, H100)
     _, used = aot.resources("h100", source.function, *source.shapes)
     assert used.spills == 0
-    assert used.smem_bytes <= SMEM_BYTES
+    assert used.smem_bytes <= HOPPER.smem_bytes
     assert "serializ" not in used.log  # which ptxas says of wgmma that it cannot overlap
     assert "%globaltimer_lo" in used.ptx
 

@@ -9,8 +9,8 @@ import pytest
 
 from bench import one
 from compiled import aot
-from pallas_conv.kernels import choice
-from pallas_conv.kernels.config import H100_SMS
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.gpu import ANY_HOPPER, Gpu
 from pallas_conv.spec import Product
 
 NAME, SMALL = "resnet50_c3_s2/d", "small_1d_causal/f"
@@ -31,9 +31,9 @@ def test_the_products_to_look_at_first_are_there():
 
 
 def test_a_configuration_is_todays_choice_but_for_what_is_given():
-    today = choice.choose(PRODUCT, H100_SMS)
-    assert one.configured(PRODUCT, H100_SMS, {}) == today
-    assert one.configured(PRODUCT, H100_SMS, {"out_bufs": 1}) == dataclasses.replace(today, out_bufs=1)
+    today = serve.choose(PRODUCT)
+    assert one.configured(PRODUCT, ANY_HOPPER, {}).config == today
+    assert one.configured(PRODUCT, ANY_HOPPER, {"out_bufs": 1}).config == dataclasses.replace(today, out_bufs=1)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_configuration_is_todays_choice_but_for_what_is_given():
 )
 def test_what_the_kernel_does_not_take_is_refused(changes, why):
     with pytest.raises(ValueError, match="--config") as refused:
-        one.configured(PRODUCT, H100_SMS, changes)
+        one.configured(PRODUCT, ANY_HOPPER, changes)
     assert why in str(refused.value)
 
 
@@ -53,7 +53,7 @@ def test_it_warms_up_and_launches_once():
 
 @pytest.mark.aot
 def test_what_is_profiled_is_one_kernel_by_the_name_that_the_command_gives():
-    made = one.program(NAME, "mosaic", H100_SMS, choice.choose(PRODUCT, H100_SMS))
+    made = one.program(NAME, "mosaic", serve.kernel(PRODUCT))
     _, used = aot.resources("h100", made.function, *made.shapes)
     assert used.kernels == 1
     assert ".entry pallas_conv_dense" in used.ptx
@@ -70,8 +70,8 @@ def test_dry_run(implementation, capsys):
 
 def test_both_implementations_compute_the_same():
     case, direction = one.NAMES[SMALL]
-    config = one.configured(product_of(SMALL), 2, {"stages": 3})
-    made = [one.program(SMALL, implementation, 2, config, interpret=True) for implementation in ("mosaic", "stock")]
+    kernel = one.configured(product_of(SMALL), Gpu(2), {"stages": 3})
+    made = [one.program(SMALL, implementation, kernel, interpret=True) for implementation in ("mosaic", "stock")]
     ours, stock = (np.asarray(jax.jit(it.function)(*case.arrays(direction)), "float32") for it in made)
     np.testing.assert_allclose(ours, stock, rtol=0.02, atol=0.02)
 

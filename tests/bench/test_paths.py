@@ -5,8 +5,11 @@ import functools
 import pytest
 
 from bench import paths
-from pallas_conv.kernels import choice, config, evidence, support
-from pallas_conv.kernels.config import Config, Problem
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense import DENSE
+from pallas_conv.kernels.dense.legal import illegal
+from pallas_conv.kernels.dense.plan import Config, Problem, tiling
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
 from pallas_conv.wanted import wanted
 from workloads.configured import Case
@@ -27,13 +30,8 @@ def named(source: str) -> dict[str, Product]:
 
 
 @functools.cache
-def keys(product: Product, cfg: Config) -> set[str]:
-    """What a hardware run of the product proves."""
-    return {evidence.code_path(product, cfg), evidence.epilogue(product, cfg)}
-
-
 def checked() -> set[str]:
-    return set().union(*(keys(case.product, case.config) for case in (*CASES, *paths.cases())))
+    return set().union(*(paths.proves(case.kernel) for case in (*CASES, *paths.cases())))
 
 
 @pytest.mark.parametrize(
@@ -43,32 +41,31 @@ def checked() -> set[str]:
 def test_what_is_chosen_is_checked(source):
     rest = {}
     for name, product in named(source).items():
-        if missing := keys(product, choice.choose(product)) - checked():
+        if missing := paths.proves(serve.kernel(product)) - checked():
             rest[name] = missing
     assert len(rest) <= (1 - LEAST) * len(named(source)), f"`python -m bench.paths` makes cases for {rest}"
 
 
 @COMMITTED
 def test_cases_are_served_on_the_path_that_names_them(case):
-    assert support.reasons(case.product, support.CAPABILITY) == ()
-    assert config.illegal(Problem.of(case.product), case.config) is None
-    assert (
-        case.name == f"{evidence.code_path(case.product, case.config)}, {evidence.epilogue(case.product, case.config)}"
-    )
+    assert case.kernel.family is DENSE
+    assert illegal(Problem.of(case.product), case.config, case.kernel.gpu) is None
+    assert case.name == paths.case_name(case.kernel)
 
 
 @COMMITTED
 def test_each_worker_takes_several_tiles_some_ragged(case):
     problem = Problem.of(case.product)
-    assert config.workers(problem, case.config, case.num_sms) == paths.WORKERS
-    assert config.units(problem, case.config) > paths.WORKERS
-    box = config.tiling(problem, case.config).cta_box
-    assert any(size % extent for size, extent in zip((problem.N, *(d.rows for d in problem.dims)), box, strict=True))
+    t = tiling(problem, case.config)
+    assert t.workers(case.num_sms) == paths.WORKERS
+    assert t.units > paths.WORKERS
+    sizes = problem.N, *(d.rows for d in problem.dims)
+    assert any(size % extent for size, extent in zip(sizes, t.cta_box, strict=True))
 
 
 def test_a_case_is_smaller_than_what_it_stands_for():
     product = named("suite")["unet_mid/f"]
-    small = paths.shrunk("unet", product, choice.choose(product)).product
+    small = paths.shrunk("unet", product, serve.choose(product)).product
     assert small.in_channels < product.in_channels
     assert small.out_channels < product.out_channels
     assert small.spec.in_spatial < product.spec.in_spatial
@@ -76,11 +73,10 @@ def test_a_case_is_smaller_than_what_it_stands_for():
 
 def test_one_case_for_each_path_and_each_epilogue():
     layers = named("suite")
-    chosen = [
-        (layers[name], Config((1, 8, 8), 64)) for name in ("resnet50_c4/f", "resnet50_c4/d", "unet_mid/f", "sdvae_b1/f")
-    ]
-    found = paths.representatives(chosen)
-    path = evidence.code_path(*chosen[0])
+    names = ("resnet50_c4/f", "resnet50_c4/d", "unet_mid/f", "sdvae_b1/f")
+    kernels: list[Kernel] = [serve.kernel(layers[name], config=Config((1, 8, 8), 64)) for name in names]
+    found = paths.representatives(kernels)
+    path = kernels[0].facts.code_path
     assert [case.name for case in found] == [f"{path}, bf16 {tail}" for tail in ("bias", "linear", "bias_silu")]
 
 

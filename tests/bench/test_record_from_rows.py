@@ -8,25 +8,34 @@ import pytest
 
 from bench import record as bench_record
 from pallas_conv import record
-from pallas_conv.kernels import digest, evidence
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels import digest, families, serve
+from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.gpu import Gpu
 from tests.kernels.cases import product
 
-SHIPPED = sorted(record.SHIPPED.glob("*.json"))
+SHIPPED = sorted(record.SHIPPED.glob("*/*.json"))
 CONFIG = Config((1, 8, 8), 32, bk=32, stages=2, consumers=1)
 PRODUCT = product("fprop", 2, (32, 32), (9, 7), 3, 1, 1, bias=True)
 HALO = dataclasses.replace(CONFIG, halo=True)
 KIND = "NVIDIA H100 80GB HBM3"
 DEVICE = {
     "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "device_kind": KIND,
-    "compute_capability": "9.0", "driver": "580.1", "jax": jax.__version__, "code": digest.code(), "date": "2026-11-26",
-    "choice": digest.choice(KIND),
+    "compute_capability": "9.0", "driver": "580.1", "jax": jax.__version__, "date": "2026-11-26",
+    "code": {"dense": digest.code("dense")}, "choice": {"dense": digest.choice("dense", KIND)},
 }  # fmt: skip
 
 
+def facts_of(config, product=PRODUCT):
+    return serve.kernel(product, config=config).facts
+
+
+def path_of(config):
+    return facts_of(config).code_path
+
+
 def check(status="ok", config=CONFIG, kind="correctness", **more):
-    known = {"product": PRODUCT.to_json(), "config": config.to_json(), "num_sms": 132}
-    facts = evidence.facts(PRODUCT, config).to_json()
+    known = {"family": "dense", "product": PRODUCT.to_json(), "config": config.to_json(), "num_sms": 132}
+    facts = facts_of(config).to_json()
     return {"kind": kind, "name": "case/f", "status": status, "facts": facts, **known, **more}
 
 
@@ -36,16 +45,17 @@ def timed(status="ok", source="cupti", **more):
 
 
 def derived(*rows, device=DEVICE):
-    return bench_record.derived({"bench/results/h100/gpu.jsonl": [device, *rows]})
+    (found,) = bench_record.derived({"bench/results/h100/gpu.jsonl": [device, *rows]})
+    return found
 
 
 def test_checks_and_timings_come_from_rows():
     found = derived(timed(), check(config=HALO), check("error"))
-    (path, halo) = (evidence.code_path(PRODUCT, c) for c in (CONFIG, HALO))
-    assert found.checks == {path: {"bf16 bias": True}, halo: {"bf16 bias": True}}
+    assert found.family == "dense"
+    assert found.checks == {path_of(CONFIG): {"bf16 bias": True}, path_of(HALO): {"bf16 bias": True}}
     ((timing),) = found.timings
-    assert (timing.ratio, timing.lax, timing.size) == (1.5, "stock", evidence.size(PRODUCT))
-    assert found.holds_for(jax.__version__, digest.code())
+    assert (timing.ratio, timing.lax, timing.size) == (1.5, "stock", families.size(PRODUCT))
+    assert found.holds_for(jax.__version__, digest.code("dense"))
     assert found.evidence == ("bench/results/h100/gpu.jsonl",)
     assert found.date == "2026-11-26"
 
@@ -53,16 +63,16 @@ def test_checks_and_timings_come_from_rows():
 @pytest.mark.parametrize("status", ["wrong", "hung", "crashed"])
 def test_what_was_wrong_once_stays_wrong_and_untimed(status):
     for rows in ((check(status), check()), (check(), check(status))):
-        assert derived(*rows).checks == {evidence.code_path(PRODUCT, CONFIG): {"bf16 bias": False}}
+        assert derived(*rows).checks == {path_of(CONFIG): {"bf16 bias": False}}
     assert derived(timed(status)).timings == ()
 
 
 def test_what_was_lost_among_several_kernels_is_wrong():
-    facts = evidence.facts(PRODUCT, HALO).to_json()
-    lost = {"kind": "time", "name": "case/fb", "status": "hung", "several_facts": [facts]}
+    facts = facts_of(HALO).to_json()
+    lost = {"kind": "time", "name": "case/fb", "status": "hung", "several_facts": {"dense": [facts]}}
     found = derived(check(), check(config=HALO), lost)
     assert found.checks[facts["code_path"]] == {"bf16 bias": False}
-    assert found.checks[evidence.code_path(PRODUCT, CONFIG)] == {"bf16 bias": True}
+    assert found.checks[path_of(CONFIG)] == {"bf16 bias": True}
     assert derived(check(config=HALO), lost | {"status": "ok"}).checks == {facts["code_path"]: {"bf16 bias": True}}
 
 
@@ -78,15 +88,34 @@ def test_the_least_favourable_time_of_a_product_counts(order):
 def test_what_tuning_kept_under_an_earlier_choice_counts_where_nothing_was_timed_since():
     earlier = [DEVICE | {"choice": "0" * 12}, timed(timed=[], kernel_us=5.0, today_us=12.0), check(config=HALO)]
     files = {"tune.jsonl": earlier, "gpu.jsonl": [DEVICE, check()]}
-    found = bench_record.derived(files)
-    assert found.choice == DEVICE["choice"]
+    (found,) = bench_record.derived(files)
+    assert found.choice == DEVICE["choice"]["dense"]
     assert len(found.checks) == 2
     assert [t.kernel_us for t in found.timings] == [5.0]
     files["gpu.jsonl"].append(timed(kernel_us=14.0))
-    assert [t.kernel_us for t in bench_record.derived(files).timings] == [14.0]
+    assert [t.kernel_us for t in bench_record.derived(files)[0].timings] == [14.0]
     files["tune.jsonl"][1].pop("timed")  # a time of the choice that was, which is not today's
     files["gpu.jsonl"].pop()
-    assert bench_record.derived(files).timings == ()
+    assert bench_record.derived(files)[0].timings == ()
+
+
+def test_rows_of_when_there_was_one_family_are_of_that():
+    plain = DEVICE | {"code": DEVICE["code"]["dense"], "choice": DEVICE["choice"]["dense"]}
+    rows = [timed(), check("hung", HALO), {"kind": "time", "name": "case/fb", "status": "crashed"}]
+    rows[-1]["several_facts"] = {"dense": [facts_of(CONFIG).to_json()]}
+    old = [{name: value for name, value in row.items() if name != "family"} for row in rows]
+    old[-1]["several_facts"] = rows[-1]["several_facts"]["dense"]
+    assert derived(*old, device=plain) == derived(*rows)
+
+
+def test_each_family_has_a_record_of_its_own():
+    device = DEVICE | {"code": DEVICE["code"] | {"other": "1" * 12}, "choice": DEVICE["choice"] | {"other": "2" * 12}}
+    lost = {"kind": "time", "name": "case/fb", "status": "hung", "several_facts": {"other": [facts_of(HALO).to_json()]}}
+    dense, other = bench_record.derived({"gpu.jsonl": [device, check(), timed(family="other"), lost]})
+    assert (dense.family, dense.checks, dense.timings) == ("dense", {path_of(CONFIG): {"bf16 bias": True}}, ())
+    assert (other.family, other.sources[0].code, other.choice) == ("other", "1" * 12, "2" * 12)
+    assert other.checks == {path_of(CONFIG): {"bf16 bias": True}, path_of(HALO): {"bf16 bias": False}}
+    assert len(other.timings) == 1
 
 
 def test_a_driver_without_a_name_makes_a_record_all_the_same():
@@ -117,14 +146,16 @@ def test_rows_that_prove_nothing_are_refused(rows, named):
 def test_one_kernel_is_listed_for_each_code_path_and_epilogue_found_right():
     """Each of them is compiled when the record is renewed: an epilogue may change where the main loop does not."""
     relu = dataclasses.replace(PRODUCT, activation="relu")
-    other = check() | {"facts": evidence.facts(relu, CONFIG).to_json(), "product": relu.to_json()}
+    other = check() | {"facts": facts_of(CONFIG, relu).to_json(), "product": relu.to_json()}
     files = {"gpu.jsonl": [DEVICE, check("wrong", HALO), check(), check(), timed(), other]}
-    assert bench_record.kernels(files) == [(PRODUCT, CONFIG, 132), (relu, CONFIG, 132)]
+    (found,) = bench_record.derived(files)
+    gpu = Gpu(132, KIND)
+    assert bench_record.kernels(found, files) == [serve.kernel(p, gpu, CONFIG) for p in (PRODUCT, relu)]
 
 
 def test_digests_are_only_made_of_the_source_that_ran():
     with pytest.raises(ValueError, match="check out the commit that ran"):
-        bench_record.with_programs(derived(check(), device=DEVICE | {"code": "0" * 12}), [])
+        bench_record.with_programs(derived(check(), device=DEVICE | {"code": {"dense": "0" * 12}}), [])
 
 
 @pytest.mark.aot
@@ -140,11 +171,10 @@ def test_the_command_writes_what_auto_then_reads(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "2 code paths, 1 timings, 1 kernels" in out
     assert "WRONG: 2d bf16 padded 1x64pixels" in out
-    found = record.load(shipped / "nvidia-h100-80gb-hbm3.json")
-    assert dataclasses.replace(found, programs=()) == bench_record.derived(
-        {"bench/results/h100/gpu.jsonl": bench_record.read(rows)}
-    )
-    assert [(p.product, p.config) for p in found.programs] == [(PRODUCT, CONFIG)]
+    found = record.load(shipped / "dense" / "nvidia-h100-80gb-hbm3.json")
+    anew = bench_record.derived({"bench/results/h100/gpu.jsonl": bench_record.read(rows)})
+    assert [dataclasses.replace(found, programs=())] == anew
+    assert [(p.product, p.config) for p in found.programs] == [(PRODUCT, CONFIG.to_json())]
     elsewhere = tmp_path / "gpu.jsonl"
     elsewhere.write_text(rows.read_text())
     assert bench_record.main([str(elsewhere)]) == 1
@@ -156,7 +186,7 @@ def test_every_shipped_record_follows_from_its_committed_rows():
     for path in SHIPPED:
         found = record.load(path)
         files = {name: bench_record.read(bench_record.ROOT / name) for name in found.evidence}
-        anew = bench_record.derived(files)
+        (anew,) = (it for it in bench_record.derived(files) if it.family == found.family)
         for source in found.sources:
             anew = anew.with_source(source)
         assert dataclasses.replace(found, programs=()) == anew, path.name

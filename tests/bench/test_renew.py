@@ -11,8 +11,9 @@ import pytest
 
 from bench import instructions, renew
 from pallas_conv import record
-from pallas_conv.kernels import digest
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels import digest, serve
+from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.record import Program, Record, Source
 from tests.kernels.cases import product
 
@@ -23,12 +24,14 @@ OLD = Source("0.0.1", "0" * 12, "run")
 
 
 def ran(*programs: Program) -> Record:
-    return Record("NVIDIA H100 80GB HBM3", "9.0", "1.0", "2026-01-01", (OLD,), "", {}, (), programs, ("a.jsonl",))
+    return Record(
+        "dense", "NVIDIA H100 80GB HBM3", "9.0", "1.0", "2026-01-01", (OLD,), "", {}, (), programs, ("a.jsonl",)
+    )
 
 
 @pytest.fixture(scope="module")
 def program():
-    return Program(PRODUCT, CONFIG, 4, instructions.digest(PRODUCT, CONFIG, 4))
+    return Program(PRODUCT, CONFIG.to_json(), 4, instructions.digest(serve.kernel(PRODUCT, Gpu(4), CONFIG)))
 
 
 def in_copy(folder: pathlib.Path, edit) -> subprocess.CompletedProcess:
@@ -54,12 +57,13 @@ def replaced(file: str, old: str, new: str):
 
 def refactored(kernels):
     """Lines moved, names changed, a function taken apart, a kernel renamed."""
-    dense = (kernels / "dense.py").read_text()
-    dense = dense.replace('"""', '"""Moved.\n\n', 1).replace("firsts", "first_pixels")
-    dense = dense.replace("class _Global(", "\n\n\nclass _Global(")
-    (kernels / "dense.py").write_text(dense)
-    support = (kernels / "support.py").read_text()
-    (kernels / "support.py").write_text(support.replace('f"dense_{', 'f"convolution_{'))
+    for file, old, new in (
+        ("dense/sm90.py", '"""The dense convolution', '"""Moved.\n\nThe dense convolution'),
+        ("dense/sm90.py", "firsts", "first_pixels"),
+        ("dense/sm90.py", "class _Global(", "\n\n\nclass _Global("),
+        ("serve.py", 'f"{self.family.name}_{', 'f"convolution_{'),
+    ):
+        replaced(file, old, new)(kernels)
 
 
 @pytest.mark.aot
@@ -71,16 +75,16 @@ def test_a_refactored_copy_keeps_its_record(tmp_path, program):
     first, second = record.load(tmp_path / "record.json").sources
     assert first == OLD
     assert (second.jax, second.how) == (jax.__version__, "instructions")
-    assert second.code != digest.code()  # what was renamed counts, until it is compiled
+    assert second.code != digest.code("dense")  # what was renamed counts, until it is compiled
 
 
 @pytest.mark.aot
 @pytest.mark.parametrize(
     "mutation",
     [
-        replaced("dense.py", "mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)", "mgpu.wgmma_wait(2)"),
+        replaced("dense/sm90.py", "mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)", "mgpu.wgmma_wait(2)"),
         # Only the host's code: where in memory a TMA descriptor says that the next pixel lies.
-        replaced("dense.py", "[(0, self._unaligned_channels)]", "[(0, 8)]"),
+        replaced("dense/sm90.py", "[(0, unaligned(self.problem.C, self.dtype))]", "[(0, 8)]"),
     ],
     ids=["a later wait", "another stride"],
 )
@@ -117,7 +121,7 @@ def test_without_a_record_it_says_so(monkeypatch, tmp_path, capsys):
 
 
 def test_the_list_names_the_records_that_do_not_hold(tmp_path, capsys):
-    present = Source(jax.__version__, digest.code(), "run")
+    present = Source(jax.__version__, digest.code("dense"), "run")
     for name, found in {"old.json": ran(), "new.json": ran().with_source(present)}.items():
         record.save(found, tmp_path / name)
     assert renew.main(["--list", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 0

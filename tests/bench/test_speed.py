@@ -11,8 +11,9 @@ from bench import products, record, runner, speed
 from bench.correctness import MEDIUM, SMALL
 from bench.runner import log, worker
 from pallas_conv import formulations
-from pallas_conv.kernels import digest
-from pallas_conv.kernels.evidence import Facts
+from pallas_conv.kernels.family import Facts
+from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.serve import Kernel
 from pallas_conv.target import resolve
 from pallas_conv.verify import check, timing
 from tests.bench.gpu_rows import H100, context_in
@@ -24,12 +25,12 @@ CASE = SMALL[0]
 def compared(folder, monkeypatch, kernel, case=CASE, direction="f", into=None, rows=()):
     """The rows of a case as if a Hopper were here and `kernel` made our result of the usual one."""
     monkeypatch.setattr(worker, "capability", lambda dry: (9, 0))
-    launch = lambda p, config, *operands, **how: [
-        kernel(y) for y in products._without_kernels(resolve("cpu"), p, *operands)
+    run = lambda it, *operands, **how: [
+        kernel(y) for y in products._without_kernels(resolve("cpu"), it.product, *operands)
     ]
-    monkeypatch.setattr(products, "launch", launch)
+    monkeypatch.setattr(Kernel, "run", run)
     found = [] if into is None else into
-    step = speed.compare(case, direction, H100, 132, dry=False)
+    step = speed.compare(case, direction, H100, Gpu.of(H100), dry=False)
     found.extend(step.work(context_in(folder, *rows)))  # up to an exception
     return {row["impl"]: row for row in found}
 
@@ -74,7 +75,7 @@ def test_a_training_step_is_that_of_the_converted_layer(tmp_path, monkeypatch):
     (case,) = (c.on_cpu() for c in suite() if c.name == "dcgan_t_last")
     rows = compared(tmp_path, monkeypatch, lambda y: y, case, "fb")
     assert rows["ours"]["ms"] > 0
-    facts = [Facts.from_json(it) for it in rows["ours"]["several_facts"]]
+    facts = [Facts.from_json(it) for it in rows["ours"]["several_facts"]["dense"]]
     assert rows["ours"]["code_paths"] == sorted({it.code_path for it in facts}) != []
     assert 0 <= rows["ours"]["difference"] < 0.1
     assert 0 <= rows["ours"]["gradient_difference"] < 0.1
@@ -159,16 +160,18 @@ def test_rows_make_a_record(tmp_path, monkeypatch):
         "device_kind": "NVIDIA H100 80GB HBM3",
     }
     device |= {"compute_capability": "9.0", "driver": "580", "jax": jax.__version__, "date": "2026-01-01"}
-    device |= {"code": digest.code(), "choice": digest.choice("NVIDIA H100 80GB HBM3")}
+    device |= {"code": runner.device.code(), "choice": {"dense": "0" * 12}}
     timed = {"kind": "time", "name": "a/f", "status": "ok", "impl": "ours"} | rows["ours"] | {"source": "cupti"}
     timed = json.loads(log.dumps(timed))
-    found = record.derived({"bench/results/h100/gpu.jsonl": [device, timed]})
+    files = {"bench/results/h100/gpu.jsonl": [device, timed]}
+    (found,) = record.derived(files)
+    assert (found.family, found.choice) == ("dense", "0" * 12)
     assert found.checks == {timed["facts"]["code_path"]: {timed["facts"]["epilogue"]: True}}
     (found_time,) = found.timings
     assert found_time.lax == formulations.STOCK
-    ((product, config, num_sms),) = record.kernels({"a": [timed]})
-    assert (product, num_sms) == (CASE.products()["f"], 132)
-    assert str(config)
+    (kernel,) = record.kernels(found, files)
+    assert (kernel.product, kernel.gpu) == (CASE.products()["f"], Gpu.of(H100))
+    assert kernel.config.to_json() == timed["config"]
 
 
 def test_a_training_step_without_better_programs_has_no_best():

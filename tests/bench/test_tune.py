@@ -13,8 +13,11 @@ from bench.tune import __main__ as command
 from bench.tune import differing, measure, tiles
 from bench.tune.differing import FEATURES, MOST, candidates, differences
 from bench.tune.measure import GAIN, Device, Wanted
-from pallas_conv.kernels import choice, digest, evidence, tuned
-from pallas_conv.kernels.config import H100_SMS, Config, Problem, illegal
+from pallas_conv.kernels import choice, digest, serve, tuned
+from pallas_conv.kernels.dense import DENSE, search
+from pallas_conv.kernels.dense.legal import illegal
+from pallas_conv.kernels.dense.plan import Config, Problem
+from pallas_conv.kernels.gpu import ANY_HOPPER, Gpu
 from pallas_conv.target import resolve
 from pallas_conv.verify import timing
 from pallas_conv.wanted import wanted
@@ -23,7 +26,8 @@ from workloads.cases import suite
 KIND = "NVIDIA H100 80GB HBM3"
 SUITE = {f"{case.name}/{d}": product for case in suite() for d, product in case.products().items()}
 PRODUCT = SUITE["resnet50_c2/f"]
-H100 = Device(resolve("h100"), H100_SMS, KIND, dry=False)
+GPU = Gpu.of(resolve("h100"))
+H100 = Device(resolve("h100"), GPU, dry=False)
 
 
 # ------------------------------------------------------------ candidates
@@ -32,9 +36,9 @@ H100 = Device(resolve("h100"), H100_SMS, KIND, dry=False)
 @pytest.mark.parametrize("name", ["resnet50_c2/f", "wavenet_d512/d", "resnet50_c3_s2/f"])
 def test_candidates_are_todays_choice_and_others_that_differ(name):
     product = SUITE[name]
-    problem, found = Problem.of(product), candidates(product, H100_SMS, None)
+    problem, found = Problem.of(product), candidates(product, ANY_HOPPER)
     today, *others = found
-    assert today.config == choice.choose(product, H100_SMS)
+    assert today.config == serve.choose(product)
     assert today.differs == ()
     assert len({it.config for it in found}) == len(found) == MOST
     assert all(illegal(problem, it.config) is None for it in found)
@@ -43,19 +47,18 @@ def test_candidates_are_todays_choice_and_others_that_differ(name):
 
 
 def test_a_feature_that_is_tried_is_tried_by_the_best_that_has_it_otherwise():
-    problem, found = Problem.of(PRODUCT), candidates(PRODUCT, H100_SMS, None)
+    problem, found = Problem.of(PRODUCT), candidates(PRODUCT, ANY_HOPPER)
     today = found[0].config
-    pool = set(choice.candidates(problem, H100_SMS)) - {today}
-    ranked = differing._ranked(problem, pool, H100_SMS, None)
+    ranked = differing._ranked(problem, set(search.candidates(problem)) - {today}, ANY_HOPPER)
     best = next(cfg for cfg in ranked if FEATURES["warpgroups"](cfg) != FEATURES["warpgroups"](today))
     assert best in [it.config for it in found]
 
 
 def test_a_tuned_choice_is_tried_beside_the_models(monkeypatch):
-    model = choice.best(Problem.of(PRODUCT), H100_SMS)
-    other = candidates(PRODUCT, H100_SMS, None)[2].config
-    monkeypatch.setattr(choice, "choose", lambda *_: other)
-    found = candidates.__wrapped__(PRODUCT, H100_SMS, None)
+    model = choice.best(DENSE, Problem.of(PRODUCT), ANY_HOPPER)
+    other = candidates(PRODUCT, ANY_HOPPER)[2].config
+    monkeypatch.setattr(serve, "choose", lambda *_: other)
+    found = candidates.__wrapped__(PRODUCT, ANY_HOPPER)
     assert [it.config for it in found[:2]] == [other, model]
 
 
@@ -63,7 +66,7 @@ def test_slots_and_staging_buffers_are_traded():
     stem = SUITE["resnet50_stem/f"]
     kept = {"unfold": True, "resident": True, "consumers": 1, "blocks": 2}
     today = Config((1, 16, 8), 64, 32, halo=True, stages=4, **kept)
-    depths = list(differing._depths(Problem.of(stem), today))
+    depths = list(differing._depths(Problem.of(stem), today, ANY_HOPPER))
     assert depths
     assert all(differences(today, cfg) == ("depth",) for cfg in depths)
     assert not any(cfg.stages <= today.stages and cfg.out_bufs <= today.out_bufs for cfg in depths)
@@ -91,12 +94,12 @@ def test_a_product_is_a_step_a_candidate_and_one_that_times_them():
     for program in kernels:  # another process can make it
         assert pickle.loads(pickle.dumps(program.make)).args == program.make.args
     about = kernels[1].make().about
-    assert about["config"] == candidates(PRODUCT, H100_SMS, KIND)[1].config.to_json()
+    assert about["config"] == candidates(PRODUCT, GPU)[1].config.to_json()
     assert about["rank"] == 1
 
 
 def test_where_too_few_candidates_differ_a_step_is_skipped(monkeypatch):
-    monkeypatch.setattr(measure, "candidates", lambda *_: candidates(PRODUCT, H100_SMS, KIND)[:2])
+    monkeypatch.setattr(measure, "candidates", lambda *_: candidates(PRODUCT, GPU)[:2])
     with pytest.raises(Skipped, match="no more than 2 candidates differ"):
         measure._candidate(PRODUCT, 2, H100)
 
@@ -109,11 +112,11 @@ def timings(**ms):
 
 
 def right(*ranks):
-    return {rank: candidates(PRODUCT, H100_SMS, None)[rank].config for rank in ranks}
+    return {rank: candidates(PRODUCT, ANY_HOPPER)[rank].config for rank in ranks}
 
 
 def row_of(ranks, **ms):
-    return measure.tuned(PRODUCT, "nhwc", H100_SMS, right(*ranks), timings(**ms))
+    return measure.tuned(PRODUCT, "nhwc", ANY_HOPPER, right(*ranks), timings(**ms))
 
 
 def test_the_fastest_is_kept_if_it_gains_enough():
@@ -158,13 +161,13 @@ def times_of(rows, monkeypatch, said=None):
 
 
 def test_only_what_was_found_right_is_timed(monkeypatch):
-    configs = [it.config.to_json() for it in candidates(PRODUCT, H100_SMS, KIND)]
+    configs = [it.config.to_json() for it in candidates(PRODUCT, GPU)]
     said = [("c2", "ok", 0), ("c2", "wrong", 1), ("c2", "ok", 3), ("another", "ok", 2), ("c2", "hung", 4)]
     rows = [{"kind": "tune", "name": n, "status": s, "rank": r, "config": configs[r]} for n, s, r in said]
     said = []
     timed, (row,) = times_of([*rows, {"kind": "tune", "name": "c2", "status": "skipped: x"}], monkeypatch, said)
-    facts = [evidence.facts(PRODUCT, right(rank)[rank]).to_json() for rank in (0, 3)]
-    assert said == [{"kernel": True, **products.several(facts)}]  # all of them, should one hang
+    kernels = [products.about(serve.kernel(PRODUCT, GPU, right(rank)[rank])) for rank in (0, 3)]
+    assert said == [{"kernel": True, **products.several(kernels)}]  # all of them, should one hang
     assert said[0]["several_facts"]
     assert set(timed) >= {"stock", "0", "3"}
     assert not {"1", "2", "4"} & set(timed)
@@ -198,14 +201,15 @@ def test_the_right_result_is_made_after_the_candidates(monkeypatch):
 
 DEVICE = {
     "kind": "device", "name": "device", "status": "ok", "platform": "gpu", "device_kind": KIND, "compute_capability": "9.0",
-    "sms": H100_SMS, "driver": "1", "jax": "0.11.2", "date": "2026-01-01", "choice": digest.choice(KIND), "commit": "made up",
+    "sms": GPU.num_sms, "driver": "1", "jax": "0.11.2", "date": "2026-01-01", "commit": "made up",
+    "code": runner.device.code(), "choice": {"dense": digest.choice("dense", KIND)},
 }  # fmt: skip
 
 
 def made_up(**ms):
     ranks = sorted(int(name[1:]) for name in ms if name.startswith("_"))
     row = {"kind": "tuned", "name": "resnet50_c2/f", "status": "ok"} | row_of(ranks, **ms)
-    return [DEVICE | {"code": digest.code()}, row]
+    return [DEVICE, row]
 
 
 def tile_of(rows, **others):
@@ -214,7 +218,7 @@ def tile_of(rows, **others):
 
 def test_a_tile_where_the_fastest_gains_enough_on_the_model():
     (tile,) = tile_of(made_up(stock=0.12, _0=0.10, _1=0.09))
-    assert tile == tuned.Row(KIND, H100_SMS, PRODUCT, right(1)[1])
+    assert tile == tuned.Row(KIND, GPU.num_sms, "dense", PRODUCT, right(1)[1])
     assert tile_of(made_up(stock=0.12, _0=0.10, _1=0.098)) == [None]
     assert tile_of(made_up(stock=0.12, _0=0.10, _1=0.11)) == [None]
 
@@ -255,9 +259,9 @@ def test_the_command_writes_the_table_and_leaves_what_it_knows_nothing_of(tmp_pa
     table, file = tmp_path / "tiles.json", tmp_path / "tune.jsonl"
     other = SUITE["resnet50_c4/f"]
     before = [
-        tuned.Row(KIND, H100_SMS, other, choice.choose(other, H100_SMS)),
-        tuned.Row(KIND, H100_SMS, PRODUCT, right(2)[2]),
-        tuned.Row("NVIDIA H200", H100_SMS, PRODUCT, right(2)[2]),
+        tuned.Row(KIND, GPU.num_sms, "dense", other, serve.choose(other)),
+        tuned.Row(KIND, GPU.num_sms, "dense", PRODUCT, right(2)[2]),
+        tuned.Row("NVIDIA H200", GPU.num_sms, "dense", PRODUCT, right(2)[2]),
     ]
     for gain, expected in ((1.2, right(1)[1]), (1.0, None)):
         tuned.write_tiles(before, table)
@@ -268,14 +272,14 @@ def test_the_command_writes_the_table_and_leaves_what_it_knows_nothing_of(tmp_pa
         assert found.get((KIND, PRODUCT)) == expected
         assert len(found) == (3 if expected else 2)
     assert "0 of 1 products tuned, 2 rows as they were" in capsys.readouterr().out
-    file.write_text(json.dumps(DEVICE | {"code": digest.code()}) + "\n")
+    file.write_text(json.dumps(DEVICE) + "\n")
     assert tiles.main([str(file), "--table", str(table)]) == 1
     assert "no product was timed by CUPTI" in capsys.readouterr().err
 
 
 def test_a_record_says_how_fast_todays_choice_is():
     rows = made_up(stock=0.12, best=0.11, _0=0.10, _1=0.09)
-    found = record.derived({"rows": rows})
+    (found,) = record.derived({"rows": rows})
     (timed,) = found.timings
     assert (timed.kernel_us, timed.lax_us, timed.lax) == pytest.approx((100, 110, "nhwc"))
     assert found.checks

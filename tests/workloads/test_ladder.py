@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from compiled import kernels
-from pallas_conv.kernels import config, support
+from pallas_conv.kernels.dense import DENSE
+from pallas_conv.kernels.dense.legal import illegal
+from pallas_conv.kernels.dense.plan import Problem, tiling
 from workloads import paths
 from workloads.ladder import CASES, LADDER
 from workloads.ladder.features import FEATURES, features
@@ -40,9 +42,10 @@ def test_names_are_unique():
 
 @EVERY
 def test_cases_are_served(case):
-    assert support.reasons(case.product, support.CAPABILITY) == ()
-    assert config.illegal(config.Problem.of(case.product), case.config) is None
-    assert config.workers(config.Problem.of(case.product), case.config, case.num_sms) > 0
+    problem = Problem.of(case.product)
+    assert case.kernel.family is DENSE
+    assert illegal(problem, case.config, case.kernel.gpu) is None
+    assert tiling(problem, case.config).workers(case.num_sms) > 0
 
 
 @pytest.mark.parametrize(

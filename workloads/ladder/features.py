@@ -1,4 +1,4 @@
-"""Features that a case demands of the kernel: the rungs of the ladder, simplest first.
+"""Features that a case demands of the dense kernel: the rungs of the ladder, simplest first.
 
 A feature is found in the case itself, not said of it, so that a case cannot stand lower on the ladder than it belongs.
 """
@@ -7,8 +7,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from pallas_conv.kernels import config, work
-from pallas_conv.kernels.config import Problem, Tiling
+from pallas_conv.kernels.dense import work
+from pallas_conv.kernels.dense.plan import Problem, Tiling, tiling
 
 from ..configured import Case
 
@@ -29,16 +29,16 @@ class Work:
 
     @functools.cached_property
     def tiling(self) -> Tiling:
-        return config.tiling(self.raw, self.case.config)
+        return tiling(self.raw, self.case.config)
 
     @property
     def units(self) -> int:
         """Tiles of clusters, of all phases."""
-        return config.units(self.raw, self.case.config)
+        return self.tiling.units
 
     @property
     def workers(self) -> int:
-        return config.workers(self.raw, self.case.config, self.case.num_sms)
+        return self.tiling.workers(self.case.num_sms)
 
     @functools.cached_property
     def steps(self) -> int:

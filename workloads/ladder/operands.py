@@ -1,6 +1,6 @@
 """The highest rungs: operands of one and of three dimensions, float32 as TF32, and float16."""
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 
 from ..configured import Case
 from .rung import Rung, dgrad, fprop

@@ -1,6 +1,6 @@
 """The lowest rungs: the plain pipeline over images, with its tiles and slots, taps, epilogues, and the input gradient."""
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 
 from ..configured import Case
 from .rung import Rung, dgrad, fprop

@@ -1,6 +1,6 @@
 """Rungs of products that are not one plain sum: strides, phases, groups, parts, taps as channels, residuals."""
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 
 from ..configured import Case
 from .rung import Rung, dgrad, fprop

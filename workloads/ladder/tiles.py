@@ -1,6 +1,6 @@
 """Rungs of tiles that load less or work together: halos, resident weights, larger tiles, blocks beside blocks, clusters."""
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 
 from ..configured import Case
 from .rung import Rung, dgrad, fprop
