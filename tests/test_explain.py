@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_conv as pc
-from pallas_conv import plan, target
+from pallas_conv import target
+from pallas_conv.kernels import families
 
 
 def images(*shape, dtype=jnp.bfloat16):
@@ -23,19 +24,19 @@ def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
     layer = pc.Conv2d(64, 32, 3, padding=1, dtype=jnp.bfloat16, activation="relu", key=jax.random.key(0))
     (on_cpu,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="cpu")
     assert on_cpu.implementation == "xla"
-    assert on_cpu.kernel == "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu"
+    assert on_cpu.kernel.name == "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu"
     assert any("Hopper" in reason for reason in on_cpu.reasons)
 
     (on_h100,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100")
     assert on_h100.implementation == "xla"
     assert any("doctor" in reason for reason in on_h100.reasons)
-    assert on_h100.tile == on_cpu.tile  # of the GPU on which it would run
+    assert on_h100.kernel.config == on_cpu.kernel.config  # of the GPU on which it would run
 
     (on_a100,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="a100")
     assert any("8.0" in reason for reason in on_a100.reasons)
 
     text = str(pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100"))
-    for part in ("64x28x28 -> 32x28x28", "batch 8", on_h100.kernel, "box=", "doctor", "H100"):
+    for part in ("64x28x28 -> 32x28x28", "batch 8", on_h100.kernel.name, str(on_h100.kernel.config), "doctor", "H100"):
         assert part in text
 
 
@@ -90,9 +91,9 @@ def test_strict_implementations_raise_with_every_reason():
 
 
 def test_all_products_that_lack_a_kernel_are_listed_at_once(monkeypatch):
-    served = plan.support.reasons
-    no_dgrad = lambda product, capability: ("none today",) if product.role == "dgrad" else served(product, capability)
-    monkeypatch.setattr(plan.support, "reasons", no_dgrad)
+    for family in families.FAMILIES:
+        no_dgrad = lambda p, served=family.reasons: ("none today",) if p.role == "dgrad" else served(p)
+        monkeypatch.setattr(family, "reasons", no_dgrad)
     layer = pc.Conv2d(8, 8, 3, stride=2, dtype=jnp.bfloat16, key=jax.random.key(0), implementation="mosaic")
     with pytest.raises(pc.UnsupportedError) as error:
         pc.explain(jax.grad(loss, argnums=1), layer, images(2, 8, 9, 9), device="h100")

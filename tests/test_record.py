@@ -5,17 +5,19 @@ import dataclasses
 import pytest
 
 from pallas_conv import record
-from pallas_conv.kernels.config import Config
-from pallas_conv.kernels.evidence import Facts, Size
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.family import Facts, Size
 from pallas_conv.record import Program, Record, Source, Timing
 from tests.kernels.cases import product
 
 SIZE = Size(1e9, 1e6, 64, 64, 9)
 FACTS = Facts("2d bf16", "bf16 bias", "fprop_2d_bf16_s1", SIZE)
+PRODUCT = product("fprop", 2, (64, 64), (9, 9), 3)
+KERNEL = serve.kernel(PRODUCT)
 FULL = Record(
-    "NVIDIA H100 80GB HBM3", "9.0", "580.1", "2026-11-26", (Source("0.11.2", "abc", "run"),), "def",
+    KERNEL.family.name, "NVIDIA H100 80GB HBM3", "9.0", "580.1", "2026-11-26", (Source("0.11.2", "abc", "run"),), "def",
     {FACTS.code_path: {FACTS.epilogue: True}}, (Timing(FACTS.family, SIZE, 10.0, 20.0, "stock"),),
-    (Program(product("fprop", 2, (64, 64), (9, 9), 3), Config((1, 8, 8), 64), 132, "123"),), ("bench/results/h100/gpu.jsonl",),
+    (Program(PRODUCT, KERNEL.config.to_json(), 132, "123"),), ("bench/results/h100/gpu.jsonl",),
 )  # fmt: skip
 
 
@@ -23,6 +25,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     path = tmp_path / "records" / "h100.json"
     record.save(FULL, path)
     assert record.load(path) == FULL
+    assert KERNEL.family.config.from_json(record.load(path).programs[0].config) == KERNEL.config
     assert [p.name for p in path.parent.iterdir()] == ["h100.json"]
 
 
@@ -67,7 +70,24 @@ def test_sources_are_listed_once():
     assert len(FULL.with_source(Source("0.12.0", "abc", "instructions")).sources) == 2
 
 
-def test_files_of_users_are_named_by_device_jax_and_source(monkeypatch, tmp_path):
+def test_files_of_users_are_named_by_family_device_jax_and_source(monkeypatch, tmp_path):
     monkeypatch.setenv("PALLAS_CONV_CACHE_DIR", str(tmp_path))
-    assert record.users_own(FULL).name == "nvidia-h100-80gb-hbm3_jax-0.11.2_abc.json"
+    own = record.users_own(FULL)
+    assert (
+        own.relative_to(record.users_folder()).as_posix() == f"{FULL.family}/nvidia-h100-80gb-hbm3_jax-0.11.2_abc.json"
+    )
     assert record.file_name(FULL.device_kind) == "nvidia-h100-80gb-hbm3.json"
+
+
+def test_a_family_has_its_own_files_of_which_the_users_come_last(monkeypatch, tmp_path):
+    monkeypatch.setenv("PALLAS_CONV_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(record, "SHIPPED", tmp_path / "shipped")
+    ships = tmp_path / "shipped" / FULL.family / "h100.json"
+    for found, path in ((FULL, ships), (FULL, record.users_own(FULL))):
+        record.save(found, path)
+    other = dataclasses.replace(FULL, family="another")
+    record.save(other, record.users_own(other))
+    assert record.files(FULL.family, include_user=True) == [ships, record.users_own(FULL)]
+    assert record.files(FULL.family, include_user=False) == [ships]
+    assert record.files("another", include_user=True) == [record.users_own(other)]
+    assert record.files("another", include_user=False) == []

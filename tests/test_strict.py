@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.spec import Product
 from tests.kernels import cases
 

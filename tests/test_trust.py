@@ -10,7 +10,8 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv import plan, record, trust
-from pallas_conv.kernels import choice, digest, evidence
+from pallas_conv.kernels import digest, serve
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.record import Record, Source, Timing
 from pallas_conv.target import from_device_kind, resolve
 from pallas_conv.wanted import wanted
@@ -23,8 +24,11 @@ LARGE = dataclasses.replace(PRODUCT, batch=64, in_channels=256, out_channels=256
 SILU = dataclasses.replace(PRODUCT, activation="silu")
 
 
-def facts(p):
-    return evidence.facts(p, choice.choose(p, H100.num_sms))
+FAMILY = serve.kernel(PRODUCT).family.name
+
+
+def facts(p, target=H100):
+    return serve.kernel(p, Gpu.of(target)).facts
 
 
 def timing(p, kernel_us, lax_us, lax="stock"):
@@ -33,10 +37,9 @@ def timing(p, kernel_us, lax_us, lax="stock"):
 
 def proven(*products, timings=(), **changes):
     """A record of this JAX and these kernels in which these products are right."""
-    source = Source(jax.__version__, digest.code(), "run")
-    found = Record(
-        H100.device_kind, "9.0", "1.0", "2026-01-01", (source,), digest.choice(H100.device_kind), {}, tuple(timings)
-    )
+    source = Source(jax.__version__, digest.code(FAMILY), "run")
+    choice = digest.choice(FAMILY, H100.device_kind)
+    found = Record(FAMILY, H100.device_kind, "9.0", "1.0", "2026-01-01", (source,), choice, {}, tuple(timings))
     for p in products:
         found = found.with_check(facts(p), right=True)
     return dataclasses.replace(found, **changes)
@@ -133,7 +136,7 @@ def test_the_margin_grows_with_the_distance(cache, lax_us, taken):
 def test_no_tile_is_chosen_for_a_product_whose_kernel_is_not_faster(cache, monkeypatch):
     """It would take a fifth of a second."""
     keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 5.0)]))
-    monkeypatch.setattr(choice, "choose", None)
+    monkeypatch.setattr(serve, "_chosen", None)
     assert "not faster" in chosen(PRODUCT).reasons[0]
     assert "no product near this one" in chosen(dataclasses.replace(PRODUCT, batch=1, in_channels=16)).reasons[0]
 
@@ -173,7 +176,7 @@ def test_what_was_found_wrong_is_not_taken_but_where_the_very_pair_is_right(cach
     "change",
     [
         {"capability": "10.0"},
-        {"sources": (Source("0.0.1", digest.code(), "run"),)},
+        {"sources": (Source("0.0.1", digest.code(FAMILY), "run"),)},
         {"sources": (Source(jax.__version__, "0" * 12, "run"),)},
         {"timings": ()},
         {"checks": {}},
@@ -184,8 +187,16 @@ def test_records_of_other_sources_and_empty_ones_are_not_trusted(cache, change):
     assert chosen(PRODUCT).implementation == "xla"
 
 
+def test_records_of_another_family_do_not_count(cache):
+    keep(dataclasses.replace(FAST, family="another"))
+    assert chosen(PRODUCT).implementation == "xla"
+    keep(FAST)
+    keep(dataclasses.replace(FAST, family="another").with_check(facts(PRODUCT), right=False))
+    assert chosen(PRODUCT).implementation == "mosaic"
+
+
 def test_a_record_holds_for_every_source_that_compiles_to_the_same(cache):
-    source = Source(jax.__version__, digest.code(), "instructions")
+    source = Source(jax.__version__, digest.code(FAMILY), "instructions")
     old = dataclasses.replace(FAST, sources=(Source("0.0.1", "0" * 12, "run"),))
     keep(old)
     assert chosen(PRODUCT).implementation == "xla"
@@ -195,7 +206,7 @@ def test_a_record_holds_for_every_source_that_compiles_to_the_same(cache):
 
 def test_times_of_another_jax_must_keep_the_wider_margin(cache):
     """The kernels compile to the same, XLA may not."""
-    now = Source(jax.__version__, digest.code(), record.SAME_INSTRUCTIONS)
+    now = Source(jax.__version__, digest.code(FAMILY), record.SAME_INSTRUCTIONS)
     for ran, taken in (("0.0.1", False), (jax.__version__, True)):
         source = Source(ran, "0" * 12, record.RAN)
         keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 11.0)], sources=(now, source)))
@@ -215,15 +226,14 @@ def test_no_record_overrules_what_another_found_wrong(cache, monkeypatch, tmp_pa
 def test_another_size_of_the_same_chip_is_trusted_by_its_capability(cache):
     """An H100 PCIe has fewer SMs, so other tiles may be chosen: those that are proven count."""
     keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 20.0)]))
-    tile = choice.choose(PRODUCT, PCIE.num_sms)
-    proof = trust.proofs(PCIE).look_up(evidence.facts(PRODUCT, tile), "stock")
-    assert proof.trusted == (evidence.code_path(PRODUCT, tile) == facts(PRODUCT).code_path)
+    proof = trust.proofs(FAMILY, PCIE).look_up(facts(PRODUCT, PCIE), "stock")
+    assert proof.trusted == (facts(PRODUCT, PCIE).code_path == facts(PRODUCT).code_path)
 
 
 def shipped(monkeypatch, folder, found):
     folder.mkdir()
     monkeypatch.setattr(record, "SHIPPED", folder)
-    record.save(found, folder / "h100.json")
+    record.save(found, folder / found.family / "h100.json")
 
 
 def test_with_several_processes_only_shipped_records_count(cache, monkeypatch, tmp_path):

@@ -7,10 +7,9 @@ import os
 import pytest
 
 from pallas_conv import plan as planning
-from pallas_conv import trust
 from pallas_conv.doctor import plan, text
-from pallas_conv.kernels import evidence
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.family import Facts, Size
 from pallas_conv.record import Record, Source
 from pallas_conv.target import resolve
 from pallas_conv.wanted import Layer, Use, Wanted, wanted
@@ -18,12 +17,24 @@ from tests.kernels.cases import product
 
 H100 = resolve("h100")
 PRODUCT = product("fprop", 32, (128, 128), (28, 28), 3, 1, 1, bias=True, activation="relu")
-RECORD = Record("NVIDIA H100 80GB HBM3", "9.0", "", "", (Source("0", "0", "run"),), "0", {}, ())
+KERNEL = serve.kernel(PRODUCT)
+FAMILY = KERNEL.family.name
+RECORD = Record(FAMILY, "NVIDIA H100 80GB HBM3", "9.0", "", "", (Source("0", "0", "run"),), "0", {}, ())
 
 
-def check(path, epilogue, size=1.0, weight=1.0, family="fprop", rival="stock"):
-    facts = evidence.Facts(path, epilogue, family, evidence.Size(*[size] * 5))
-    return plan.Check(f"{path} {epilogue} {size}", PRODUCT, Config(()), facts, rival, weight)
+class Another:
+    """A family of kernels, of which only the name is asked."""
+
+    name = "another"
+
+
+def check(path, epilogue, size=1.0, weight=1.0, series="fprop", rival="stock"):
+    facts = Facts(path, epilogue, series, Size(*[size] * 5))
+    return plan.Check(f"{path} {epilogue} {size}", KERNEL, facts, rival, weight)
+
+
+def of_another_family(one):
+    return dataclasses.replace(one, kernel=dataclasses.replace(KERNEL, family=Another()))
 
 
 def names(checks):
@@ -33,12 +44,12 @@ def names(checks):
 def trusted(by, checks):
     """The weight of what `auto` takes after some checks."""
     known = plan.proofs(by)
-    return sum(c.weight for c in checks if known.look_up(c.facts, c.rival).trusted)
+    return sum(c.weight for c in checks if c.family in known and known[c.family].look_up(c.facts, c.rival).trusted)
 
 
 SOME = [
-    check(path, epilogue, size, 1 + 0.1 * i, family)
-    for i, (path, epilogue, size, family) in enumerate(
+    check(path, epilogue, size, 1 + 0.1 * i, series)
+    for i, (path, epilogue, size, series) in enumerate(
         itertools.product(("halo", "plain"), ("relu", "silu"), (1.0, 100.0), ("fprop", "dgrad"))
     )
 ]
@@ -78,8 +89,17 @@ def test_nothing_wanted_is_nothing_to_do():
 def test_what_was_found_wrong_is_not_run_again_and_all_else_is():
     known = RECORD.with_check(SOME[0].facts, right=False)
     alike = [c for c in SOME if c.facts[:2] == SOME[0].facts[:2]]
-    needed, rest = plan.order(SOME, known)
+    needed, rest = plan.order(SOME, {FAMILY: known})
     assert sorted(names(needed + rest)) == sorted(names(c for c in SOME if c not in alike))
+
+
+def test_what_is_known_of_one_family_says_nothing_of_another():
+    ours = check("a", "relu")
+    theirs = of_another_family(ours)
+    assert set(plan.order([ours, theirs]).needed) == {ours, theirs}
+    assert plan.order([ours, theirs], {FAMILY: RECORD.with_check(ours.facts, right=False)}) == ((theirs,), ())
+    assert trusted([ours], [ours, theirs]) == ours.weight
+    assert set(plan.proofs([ours, theirs])) == {FAMILY, "another"}
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
@@ -92,13 +112,13 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
 @pytest.mark.parametrize("right", [True, False])
 def test_what_an_earlier_run_settled_is_not_needed_again(right):
     known = RECORD.with_check(SOME[0].facts, right).with_timing(plan.made_up_timing(SOME[0]))
-    assert SOME[0] not in plan.order(SOME, known).needed
-    assert plan.order(SOME, RECORD) == plan.order(SOME)
+    assert SOME[0] not in plan.order(SOME, {FAMILY: known}).needed
+    assert plan.order(SOME, {FAMILY: RECORD}) == plan.order(SOME)
 
 
 def test_an_earlier_check_without_a_time_leaves_the_time_to_be_found():
     known = RECORD.with_check(SOME[0].facts, right=True)
-    assert plan.order([SOME[0]], known).needed == (SOME[0],)
+    assert plan.order([SOME[0]], {FAMILY: known}).needed == (SOME[0],)
 
 
 def test_weights_are_by_number_and_by_multiply_adds():
@@ -127,9 +147,10 @@ def test_tiles_and_lax_programs_are_those_of_the_plan():
     rows = plan.rows(Wanted((Layer("layer", PRODUCT),), (Use("net", 1, PRODUCT),)))
     (found,) = plan.checks(rows, H100)  # one product, one check
     assert found.name == "layer"
-    assert found.config == planning.plan(PRODUCT, H100, ("mosaic",)).tile
+    kernel = planning.plan(PRODUCT, H100, ("mosaic",)).to_run
+    assert found.kernel == dataclasses.replace(kernel, given=kernel.config)
     assert found.rival == planning.plan(PRODUCT, H100, ("auto",)).formulation
-    assert found.facts == evidence.facts(PRODUCT, found.config)
+    assert found.facts == kernel.facts
     up = dataclasses.replace(PRODUCT, spec=dataclasses.replace(PRODUCT.spec, input_dilation=(2, 2)))
     assert plan.lax_program(up, H100) != plan.lax_program(PRODUCT, H100)
 
@@ -161,5 +182,5 @@ def test_five_minutes_cover_what_is_wanted(shipped):
 def test_after_all_checks_auto_takes_everything_that_is_wanted(shipped):
     rows, checks = shipped
     known = plan.proofs(plan.order(checks).needed)
-    assert [c.name for c in checks if not known.look_up(c.facts, c.rival).trusted] == []
-    assert plan.coverage(trust.Proofs({}, (), ""), checks, rows).startswith("0 of ")
+    assert [c.name for c in checks if not known[c.family].look_up(c.facts, c.rival).trusted] == []
+    assert plan.coverage({}, checks, rows).startswith("0 of ")

@@ -6,6 +6,7 @@ import pytest
 from pallas_conv import execution
 from pallas_conv.__main__ import main
 from pallas_conv.doctor import interpreted
+from pallas_conv.kernels import families
 
 INTERPRET = execution._interpret
 
@@ -13,7 +14,9 @@ INTERPRET = execution._interpret
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """One kernel only, an empty cache, no environment left behind."""
-    monkeypatch.setattr(interpreted, "KERNELS", interpreted.KERNELS[:1])
+    first = families.FAMILIES[0]
+    monkeypatch.setattr(families, "FAMILIES", (first,))
+    monkeypatch.setattr(first, "samples", first.samples[:1])
     monkeypatch.setenv("PALLAS_CONV_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PALLAS_CONV_DETECT_RACES", "1")
     return tmp_path

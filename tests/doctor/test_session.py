@@ -11,14 +11,18 @@ import pytest
 
 from pallas_conv import execution, record, trust
 from pallas_conv import plan as planning
-from pallas_conv.doctor import check, interpreted, kept, plan, session
+from pallas_conv.doctor import check, kept, plan, session
+from pallas_conv.kernels import families
 from pallas_conv.target import resolve
 from pallas_conv.verify.timing import Timing
 from pallas_conv.wanted import Layer, Wanted
+from tests.kernels.cases import product
 
 H100 = resolve("h100")
-RELU = interpreted.small("fprop", bias=True, activation="relu")
-STRIDED = interpreted.small("fprop", stride=2, bias=True)
+SMALL = {"batch": 1, "channels": (24, 40), "size": (10, 7), "kernel": 3, "padding": 1}
+RELU = product("fprop", **SMALL, bias=True, activation="relu")
+STRIDED = product("fprop", **SMALL, stride=2, bias=True)
+FAMILY = families.serving(RELU).name
 LAYERS = (Layer("relu/f", RELU), Layer("strided/f", STRIDED))
 SECONDS = {"kernel": 1e-3, "lax": 2e-3}
 
@@ -36,8 +40,8 @@ def gpu(monkeypatch, tmp_path):
 def kernels(monkeypatch, change=lambda product, results: results):
     """In the place of kernels: lax programs, and what becomes of their results."""
 
-    def compile_ahead(one, target):
-        lax = check.lax_program(one.product, target)
+    def compile_ahead(one):
+        lax = check.lax_program(one.product, H100)
         return check.Ahead(lambda *v: change(one.product, lax(*v)), lambda: None, check.drawing(one.product))
 
     monkeypatch.setattr(session, "compile_ahead", compile_ahead)
@@ -76,7 +80,7 @@ def check_of(product):
 
 
 def users_own():
-    return record.load(record.users_own(kept.begin(H100)))
+    return record.load(record.users_own(kept.begin(FAMILY, H100)))
 
 
 def test_what_is_right_and_faster_is_taken_from_then_on(capsys):
@@ -123,10 +127,10 @@ def test_an_exception_is_neither_right_nor_wrong(monkeypatch, capsys):
 def test_a_kernel_that_does_not_compile_fails_by_itself(monkeypatch, capsys):
     compile_ahead = session.compile_ahead
 
-    def broken(one, target):
+    def broken(one):
         if one.product == STRIDED:
             raise ValueError("no such layout")
-        return compile_ahead(one, target)
+        return compile_ahead(one)
 
     monkeypatch.setattr(session, "compile_ahead", broken)
     assert session.run(H100, minutes=5) == 1
@@ -155,7 +159,7 @@ def test_an_interrupted_run_leaves_what_it_proved_and_nothing_else(monkeypatch, 
 
 def test_nothing_starts_when_the_time_is_over(capsys):
     assert session.run(H100, minutes=1e-9) == 0
-    assert not list(record.files(include_user=True))
+    assert not list(record.files(FAMILY, include_user=True))
     assert "2 more checks" in capsys.readouterr().out
 
 
@@ -165,14 +169,14 @@ def test_a_second_run_goes_on_where_the_first_ended(monkeypatch):
     monkeypatch.setattr(session, "wanted", lambda: Wanted(LAYERS[1:], ()))
     session.run(H100, minutes=5)
     assert {chosen(layer.product).implementation for layer in LAYERS} == {"mosaic"}
-    assert len(list(record.files(include_user=True))) == 1
+    assert len(list(record.files(FAMILY, include_user=True))) == 1
 
 
 def test_times_of_tiles_that_are_no_longer_chosen_are_found_anew():
     session.run(H100, minutes=5)
     old = users_own()
     record.save(dataclasses.replace(old, choice="another"), record.users_own(old))
-    again = kept.begin(H100)
+    again = kept.begin(FAMILY, H100)
     assert again.checks == old.checks
     assert again.timings == ()
 
@@ -240,10 +244,12 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_done(monkeyp
 
 
 def test_a_folder_that_disappears_is_made_again_and_one_that_cannot_be_is_said(tmp_path):
+    (first, _) = needed()
     with kept.keeping(H100) as keeper:
+        keeper.convict(first)
         shutil.rmtree(tmp_path / "records")
         keeper.save()
-        assert users_own() == keeper.known
+        assert users_own() == keeper.known[FAMILY]
         shutil.rmtree(tmp_path / "records")
         (tmp_path / "records").touch()
         with pytest.raises(SystemExit, match="PALLAS_CONV_CACHE_DIR"):
@@ -309,7 +315,7 @@ def test_a_gpu_that_is_lost_before_a_kernel_ran_says_nothing_about_it(monkeypatc
     monkeypatch.setattr(session, "lax_program", broken)
     monkeypatch.setattr(session, "lost", lambda: RuntimeError("context is destroyed"))
     assert session.run(H100, minutes=5) == 1
-    assert not list(record.files(include_user=True))
+    assert not list(record.files(FAMILY, include_user=True))
 
 
 def test_no_more_is_compiled_ahead_than_is_soon_needed():
@@ -320,17 +326,19 @@ def test_no_more_is_compiled_ahead_than_is_soon_needed():
             begun.append(args)
 
     many = plan.checks(plan.rows(Wanted(LAYERS[:1], ())), H100) * 100
-    for done, _ in enumerate(session._ahead(many, H100, Pool()), 1):
+    for done, _ in enumerate(session._ahead(many, Pool()), 1):
         assert len(begun) == min(100, done + session.AHEAD)
 
 
-@pytest.mark.parametrize("product", [RELU, STRIDED, interpreted.small("fprop", up=2), interpreted.small("dgrad")])
+@pytest.mark.parametrize(
+    "product", [RELU, STRIDED, product("fprop", **SMALL, input_dilation=2), product("dgrad", **SMALL)]
+)
 def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, product):
     """Even where records say that the kernel is faster."""
     trusting = trust.Proofs({"any": {"any": True}}, (), "any")
     for method in ("faster", "look_up"):
         monkeypatch.setattr(trust.Proofs, method, lambda *_: trust.Trust(True, "says the test"))
-    monkeypatch.setattr(trust, "proofs", lambda target: trusting)
+    monkeypatch.setattr(trust, "proofs", lambda family, target: trusting)
     assert chosen(product).implementation == "mosaic"
     equation = check.equation(product, ("auto",), plan.NO_KERNELS)
     (beside,) = execution.plans(equation, H100, product.operand_shapes)
@@ -345,5 +353,5 @@ def test_what_is_compiled_ahead_is_the_kernel_with_its_tile(monkeypatch):
     (one,) = plan.checks(plan.rows(Wanted(LAYERS[:1], ())), H100)
     shapes = [jax.ShapeDtypeStruct(shape, RELU.compute_dtype) for shape in RELU.operand_shapes]
     monkeypatch.setattr(check, "_compiled", lambda f, product: aot.compile_for("h100", f, *shapes))
-    assert "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu" in check.compile_ahead(one, H100).kernel.as_text()
+    assert "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu" in check.compile_ahead(one).kernel.as_text()
     assert "pallas_conv_fprop_stock" in check.lax_program(RELU, H100).as_text()

@@ -4,8 +4,8 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from pallas_conv.kernels import config, work
-from pallas_conv.kernels.launch import launch
+from pallas_conv.kernels.dense import work
+from pallas_conv.kernels.dense.plan import Problem
 from pallas_conv.verify.verdict import Verdict, judge
 from tests.kernels.cases import baseline
 from workloads import paths
@@ -40,11 +40,11 @@ def run(
     each_warp_waits: bool = False,
     key: object = None,
 ) -> Outcome:
-    """The case's own operands, by the very launch that the kernels' callers use; the rest: see `emulation`."""
+    """The case's own operands, by the very call that the kernels' users make; the rest: see `emulation`."""
     product, operands = case.product, case.operands()
     start = time.perf_counter()
     with emulation(key, damage=damage, timing=timing, each_warp_waits=each_warp_waits) as ran:
-        outs = launch(product, case.config, *operands, num_sms=case.num_sms)
+        outs = case.kernel.run(*operands)
     seconds = time.perf_counter() - start
     usual = baseline(product, *operands)
     verdicts = [
@@ -56,7 +56,7 @@ def run(
 
 def executed(case: Case) -> int:
     """Multiply-adds: the measure of a case's size."""
-    return work.executed_macs(config.Problem.of(case.product), case.config)
+    return work.executed_macs(Problem.of(case.product), case.config)
 
 
 QUICK = {rung.feature: min(rung.cases, key=executed) for rung in LADDER}

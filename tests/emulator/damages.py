@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 from tests.kernels.cases import product
 
 from .cases import Case, named, run

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels import choice
-from pallas_conv.kernels.config import H100_SMS as SMS
-from pallas_conv.kernels.config import Config
-from pallas_conv.kernels.launch import launch
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.verify.reference import reference_at
 from pallas_conv.verify.verdict import Verdict, judge_at
 from workloads.served import served
@@ -35,11 +33,12 @@ class Part:
 def run(name: str, clusters: Iterable[int] = (0, -1), timing: tuple[str, int] = ("random", 0)) -> Part:
     """name: as in resnet50_c3_s2/f; clusters: see `Machine.run`."""
     product = served()[name]
-    config = choice.choose(product, SMS)
-    operands = Case(f"full size {name}", product, config, num_sms=SMS).operands()
+    kernel = serve.kernel(product)
+    config: Config = kernel.config
+    operands = Case(f"full size {name}", product, config).operands()
     start = time.perf_counter()
     with emulation(timing=timing, clusters=clusters) as ran:
-        outs = launch(product, config, *operands, num_sms=SMS)
+        outs = kernel.run(*operands)
     seconds = time.perf_counter() - start
     if config.finished_by_xla:
         return Part(config, ran, None, 0, seconds)

@@ -5,7 +5,7 @@ import pytest
 from tests.emulator import cases
 from tests.emulator.faults import Fault
 from tests.emulator.timing import MODES
-from tests.kernels.test_dense_interpret import generated
+from tests.kernels.dense.proving import generated
 
 pytestmark = pytest.mark.aot
 

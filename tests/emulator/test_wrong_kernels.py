@@ -2,14 +2,15 @@
 
 import re
 
-import jax.numpy as jnp
 import pytest
 
-from pallas_conv.kernels import dense, mosaic, schedule
+from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.dense import sm90
+from pallas_conv.kernels.store import TileStore
 from tests.emulator.cases import run
 from tests.emulator.damages import DAMAGES, PLAIN, WRONG, every, matches, said
 from tests.emulator.faults import Unsupported
-from tests.kernels.test_mutations import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, nothing, within
+from tests.kernels.dense.mutants import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, drop_a_tap, nothing, within
 
 pytestmark = pytest.mark.aot
 
@@ -55,12 +56,12 @@ def test_an_unknown_instruction_is_never_skipped(known, unknown):
         said(PLAIN, every(known, unknown), key=PLAIN)
 
 
-# Damaged in Python: the kernel of test_mutations, for which the interpreter has its own words.
+# Damaged in Python: the cases of the interpreter's mutations, for which the interpreter has its own words.
 
 
 def test_a_slot_released_before_it_is_multiplied(monkeypatch):
     """The interpreter does not race-check what wgmma reads: there this shows as wrong numbers only."""
-    multiply, arrive, wait = dense._Kernel._multiply, mosaic.barrier_arrive, mosaic.wgmma_wait
+    multiply, arrive, wait = sm90._Kernel._multiply, mosaic.barrier_arrive, mosaic.wgmma_wait
     released: list = []
 
     def release_the_slot_itself(barrier):  # which is not the one before; but at first all slots are handed over
@@ -69,31 +70,31 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
         released.append(barrier)
 
     def too_early(self, acc, shared, slot, *rest):
-        arrive(shared.empty.at[slot])
+        arrive(shared.ring.empty.at[slot])
         multiply(self, acc, shared, slot, *rest)
 
-    within(monkeypatch, dense._Kernel, "_consume", barrier_arrive=release_the_slot_itself, wgmma_wait=wait)
-    monkeypatch.setattr(dense._Kernel, "_multiply", too_early)
+    within(monkeypatch, sm90._Kernel, "_consume", barrier_arrive=release_the_slot_itself, wgmma_wait=wait)
+    monkeypatch.setattr(sm90._Kernel, "_multiply", too_early)
     assert matches("a race: overwrites what a wgmma reads|still reads", heard := said(MUTANT)), heard
 
 
 @pytest.mark.parametrize(
     ("part", "method", "dropped", "case", "says"),
     [
-        (dense._Kernel, "_consume", "barrier_wait", MUTANT, "nobody has written|a race: reads what TMA"),
-        (dense._Kernel, "_consume", "barrier_wait", KEEPING, "nobody has written|a race: reads what TMA"),
-        (dense._Kernel, "_consume", "wgmma_wait", MUTANT, "touches accumulators of a wgmma|still reads"),
-        (dense._Kernel, "_produce", "barrier_wait", MUTANT, "more arrivals in a phase|still reads"),
-        (dense._TileEpilogue, "store", "commit_smem", MUTANT, "without fence.proxy.async|a race: reads"),
-        (dense._TileEpilogue, "store", "wait_smem_to_gmem", MUTANT, "still reads"),
+        (sm90._Kernel, "_consume", "barrier_wait", MUTANT, "nobody has written|a race: reads what TMA"),
+        (sm90._Kernel, "_consume", "barrier_wait", KEEPING, "nobody has written|a race: reads what TMA"),
+        (sm90._Kernel, "_consume", "wgmma_wait", MUTANT, "touches accumulators of a wgmma|still reads"),
+        (sm90._Kernel, "_produce", "barrier_wait", MUTANT, "more arrivals in a phase|still reads"),
+        (TileStore, "store", "commit_smem", MUTANT, "without fence.proxy.async|a race: reads"),
+        (TileStore, "store", "wait_smem_to_gmem", MUTANT, "still reads"),
         (
-            dense._TileEpilogue,
+            TileStore,
             "store",
             "barrier_wait",
             ADDING,
             "a race: reads what TMA|nobody has written|still writing",
         ),
-        (dense._TileEpilogue, "prefetch_residual", "wait_smem_to_gmem", AHEAD, "still reads"),
+        (TileStore, "prefetch_residual", "wait_smem_to_gmem", AHEAD, "still reads"),
     ],
 )
 def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, case, says):
@@ -102,14 +103,12 @@ def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, ca
 
 
 def test_a_dropped_tap_is_wrong(monkeypatch):
-    spans = schedule.Schedule.tap_spans
-    shorter = lambda self, tile: [schedule.Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
-    monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
+    drop_a_tap(monkeypatch)
     assert said(MUTANT).startswith(WRONG)
 
 
 def test_weights_in_another_order_are_wrong(monkeypatch):
-    monkeypatch.setattr(dense, "reordered", lambda w, axis, order: w)
+    monkeypatch.setattr(sm90, "reordered", lambda w, axis, order: w)
     assert said(FLIPPED).startswith(WRONG)
 
 

@@ -15,10 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import pallas_conv as pc
 from pallas_conv import formulations
+from pallas_conv.equation import Op
 from pallas_conv.formulations.cpu import SPARE_MEMORY
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import this_cpu
-from pallas_conv.equation import Op
 from workloads.cases import OPERANDS, Case, suite
 
 CPU = this_cpu()

@@ -11,10 +11,10 @@ import pytest
 from jax import lax
 
 from pallas_conv import formulations
+from pallas_conv.equation import Op
 from pallas_conv.formulations import contract
 from pallas_conv.formulations.programs.library import misread_on_cpu
 from pallas_conv.spec import ConvSpec
-from pallas_conv.equation import Op
 
 
 def make_op(spec: ConvSpec, dtype: Any = "float64", **changes: Any) -> Op:

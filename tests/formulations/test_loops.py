@@ -14,8 +14,8 @@ from jax import lax
 import pallas_conv as pc
 from compiled import hlo
 from pallas_conv import formulations
-from pallas_conv.spec import ConvSpec
 from pallas_conv.equation import Op
+from pallas_conv.spec import ConvSpec
 from workloads import loops
 
 

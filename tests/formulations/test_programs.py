@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from pallas_conv import formulations
+from pallas_conv.equation import BILINEAR, Op
 from pallas_conv.spec import ConvSpec, Product
 from pallas_conv.target import Target
-from pallas_conv.equation import BILINEAR, Op
 
 ROLES = ("fprop", "dgrad", "wgrad")
 CPU = Target("cpu")

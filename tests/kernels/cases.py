@@ -7,18 +7,11 @@ import itertools
 import jax
 from jax import lax
 
-from pallas_conv.kernels import serve
-from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
 from workloads.activations import applied
 from workloads.configured import Case as Case
 from workloads.configured import product as product
-
-
-def kernel(case: Case) -> serve.Kernel:
-    """The kernel of a case's product, under the case's configuration."""
-    return serve.kernel(case.product, Gpu(case.num_sms), case.config)
 
 
 def useful(product: Product) -> int:

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_conv.kernels import schedule
-from pallas_conv.kernels.config import Config
+from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.spec import Product
 from pallas_conv.verify.reference import reference, rounded_to_tf32, truncated_to_tf32
 from pallas_conv.verify.verdict import Verdict, judge
 from tests.kernels import cases
 from tests.kernels.cases import Case
-from tests.kernels.test_dense_interpret import run
+from tests.kernels.dense.mutants import drop_a_tap
+from tests.kernels.dense.proving import run
 
 OPERANDS = {  # pixels and weights made of normal ones
     "normal": lambda x, w: (x, w),
@@ -88,9 +88,8 @@ def test_a_wrong_float32_product_is_wrong(fault, kind):
 
 
 def test_a_float32_kernel_that_drops_taps_is_wrong(monkeypatch):
-    case, operands, spans = CASES["3x3"], posed("3x3", "relu"), schedule.Schedule.tap_spans
-    shorter = lambda self, tile: [schedule.Span(s.first, jnp.maximum(s.last - 1, s.first)) for s in spans(self, tile)]
-    monkeypatch.setattr(schedule.Schedule, "tap_spans", shorter)
+    case, operands = CASES["3x3"], posed("3x3", "relu")
+    drop_a_tap(monkeypatch)
     assert not judged(case.product, operands, run(case, list(operands))[0]).right
 
 

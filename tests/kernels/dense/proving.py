@@ -23,7 +23,7 @@ def as_multiplied(pixels: jax.Array) -> jax.Array:
 
 def run(case: Case, operands: list[jax.Array]) -> list[jax.Array]:
     """The results of a case, whose operands these are."""
-    kernel, operands = cases.kernel(case), [as_multiplied(operands[0]), *operands[1:]]
+    kernel, operands = case.kernel, [as_multiplied(operands[0]), *operands[1:]]
     outs = mosaic.run_interpreted(lambda *a: kernel.run(*a, interpret=True), *operands, detect_races=True)
     jax.effects_barrier()  # whatever counted, has
     return outs

@@ -224,7 +224,7 @@ def test_the_largest_tiles_with_everything_fused_fit_in_registers(out_dtype, til
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("outputs", OUTPUTS)
-@pytest.mark.parametrize("activation", (None, *ACTIVATIONS))
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("tile", largest(residual=False))
 def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, residual, tile):
     kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype, "residual": residual}

@@ -26,7 +26,6 @@ from tests.kernels.cases import Case
 from tests.kernels.dense.proving import as_multiplied, generated, prove, run
 from workloads import ladder, paths
 
-
 pytestmark = pytest.mark.usefixtures("dropped_axes")
 
 
@@ -180,7 +179,7 @@ def test_float32_weights_are_rounded_so_that_truncation_takes_nothing_from_them(
 def test_plain_launch_needs_no_context_and_jits():
     case = next(case for case in ladder.CASES if case.name == "one consumer")
     operands = case.operands()
-    kernel = dataclasses.replace(cases.kernel(case), gpu=Gpu(2))
+    kernel = dataclasses.replace(case.kernel, gpu=Gpu(2))
     run_jitted = jax.jit(functools.partial(kernel.run, interpret=True))
     cases.check(case.product, run_jitted(*operands), operands)
 

@@ -58,5 +58,5 @@ def test_parts_have_all_channel_steps_and_as_many_each_but_for_one(split):
     )
     spans = {int(tile.part): schedule.channel_span(tile) for tile in tiles_in_turn(schedule)}
     steps = [list(range(int(spans[part].first), int(spans[part].last))) for part in range(split)]
-    assert sum(steps, []) == list(range(7))
+    assert [c for part in steps for c in part] == list(range(7))
     assert max(map(len, steps)) - min(map(len, steps)) <= 1

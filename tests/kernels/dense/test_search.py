@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pallas_conv.kernels import choice, chips, cost, serve
+from pallas_conv.kernels import chips, choice, cost, serve
 from pallas_conv.kernels.dense import DENSE, work
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Problem, tiling
