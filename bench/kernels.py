@@ -48,11 +48,12 @@ def plan(product: Product) -> dict[str, Any]:
     useful, executed, t = work.useful_macs(problem), work.executed_macs(problem, cfg), tiling(problem, cfg)
     us = [chip.microseconds(cost.clocks(work.count(problem, cfg, GPU), chip)) for chip in chips(GPU)]
     return {
-        "tile": f"{cfg.consumers}x{cfg.pixels}x{cfg.bn}x{cfg.bk}" + (f"/{cfg.split}" if cfg.split > 1 else ""),
+        "tile": f"{cfg.mma_warpgroups}x{cfg.tile_m}x{cfg.tile_n}x{cfg.tile_k}"
+        + (f"/{cfg.split_k}" if cfg.split_k > 1 else ""),
         "config": str(cfg),
         "stages": cfg.stages,
         "smem_bytes": t.smem_bytes,
-        "waves": t.units * cfg.cluster / (GPU.num_sms * cfg.blocks),
+        "waves": t.work_tiles * cfg.cluster / (GPU.num_sms * cfg.ctas_per_sm),
         "useful_gflop": 2e-9 * useful,
         "executed_by_useful": executed / useful,
         "mbytes": 1e-6 * work.least_bytes(problem),

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pallas_conv import strict
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
-from pallas_conv.kernels.geometry import Dim
+from pallas_conv.kernels.geometry import TapAxis
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product, dilated
 from pallas_conv.wanted import wanted
@@ -57,23 +57,23 @@ def case_name(kernel: Kernel) -> str:
 def shrunk(name: str, product: Product, cfg: Config) -> Case:
     """The product at the least size at which a worker takes several tiles, some of them ragged; of more images if need be."""
     ragged = (_of_tiles(n, product, cfg) for n in itertools.count(1))
-    small = next(p for p in ragged if tiling(Problem.of(p), cfg).units > WORKERS)
-    return Case(name, small, cfg, num_sms=WORKERS * cfg.cluster // cfg.blocks)
+    small = next(p for p in ragged if tiling(Problem.of(p), cfg).work_tiles > WORKERS)
+    return Case(name, small, cfg, num_sms=WORKERS * cfg.cluster // cfg.ctas_per_sm)
 
 
 def _of_tiles(count: int, product: Product, cfg: Config) -> Product:
     """The product with so many whole tiles, and about half of one, in every dimension; two steps over channels a part."""
     problem, groups = Problem.of(product), product.spec.groups
-    images, *extents = tiling(problem, cfg).cta_box
+    images, *extents = tiling(problem, cfg).cta_pixels
     rows = [count * n + n // 2 + 1 if n > 1 else min(d.rows, 2) for d, n in zip(problem.dims, extents, strict=True)]
-    summed = problem.C if cfg.unfold else min(problem.C, 2 * cfg.split * cfg.bk - 8)
-    channels = summed * groups, min(problem.K, cfg.bn + 8) * groups
+    summed = problem.in_channels if cfg.im2col else min(problem.in_channels, 2 * cfg.split_k * cfg.tile_k - 8)
+    channels = summed * groups, min(problem.out_channels, cfg.tile_n + 8) * groups
     c, o = channels if product.role == "fprop" else channels[::-1]
     spec = dataclasses.replace(product.spec, in_spatial=_in_spatial(product, problem.dims, rows))
     return dataclasses.replace(product, spec=spec, batch=count * images + 1, in_channels=c, out_channels=o)
 
 
-def _in_spatial(product: Product, dims: tuple[Dim, ...], rows: list[int]) -> tuple[int, ...]:
+def _in_spatial(product: Product, dims: tuple[TapAxis, ...], rows: list[int]) -> tuple[int, ...]:
     """Sizes of the input for which the kernel tiles about so many rows of each output phase."""
     results = [n * d.out_stride - (d.out_stride > 1) for n, d in zip(rows, dims, strict=True)]
     if product.role == "fprop":

@@ -25,13 +25,13 @@ class Work(NamedTuple):
     """What a kernel asks of a chip, counted by its family; a block is a thread block, all of whose consumers do the same.
 
     itemsize       bytes of an operand's element
-    consumers      warpgroups of a block that multiply
+    mma_warpgroups consumers: warpgroups of a block that multiply
     cluster        blocks that share what they load
     stages         slots of the ring
-    out_bufs       staging buffers of a consumer
+    epi_stages     staging buffers of a consumer
     over_images    whether boxes of pixels span images
     sms            SMs that have any work
-    blocks         blocks on each of them: two share its tensor cores and what it loads
+    ctas_per_sm    blocks on each of them: two share its tensor cores and what it loads
     rounds         (how many, steps): tiles of a block of the busiest SM, those with as many steps together
     all_steps      steps of all clusters
     macs           multiply-adds of a consumer's step
@@ -55,13 +55,13 @@ class Work(NamedTuple):
     """
 
     itemsize: int
-    consumers: int
+    mma_warpgroups: int
     cluster: int
     stages: int
-    out_bufs: int
+    epi_stages: int
     over_images: bool
     sms: int
-    blocks: int
+    ctas_per_sm: int
     rounds: tuple[tuple[float, float], ...]
     all_steps: float
     macs: int
@@ -86,7 +86,7 @@ class Work(NamedTuple):
 
 def executed(work: Work) -> float:
     """Multiply-adds issued, of the whole product."""
-    return work.all_steps * work.cluster * work.consumers * work.macs
+    return work.all_steps * work.cluster * work.mma_warpgroups * work.macs
 
 
 def flops_per_clock(itemsize: int, chip: Chip) -> float:
@@ -122,9 +122,9 @@ def _power(work: Work, chip: Chip) -> float:
 
 def _kernel(work: Work, chip: Chip) -> float:
     """Launch, the first loads, the tiles of the block that has most, the last store."""
-    first = chip.issue_tile_producer + chip.lat_dram + _load(work, chip) * work.blocks
+    first = chip.issue_tile_producer + chip.lat_dram + _load(work, chip) * work.ctas_per_sm
     if work.kept_bytes:
-        first += chip.lat_dram + work.kept_bytes * (1 - chip.l2_merge) * work.blocks / _l2_rate(work, chip)
+        first += chip.lat_dram + work.kept_bytes * (1 - chip.l2_merge) * work.ctas_per_sm / _l2_rate(work, chip)
     return chip.launch + first + _tiles(work, chip) + chip.store_ack
 
 
@@ -137,9 +137,9 @@ def _tiles(work: Work, chip: Chip) -> float:
 def _tile(work: Work, chip: Chip, steps: float, pace: "_Pace", traffic: "_Traffic") -> float:
     """The longer of what an SM does and of its traffic with global memory, which comes when a tile begins."""
     loads = steps * (traffic.fresh * pace.fresh_slot + (1 - traffic.fresh) * pace.slot)
-    busy = _two_blocks(steps, loads, pace) if work.blocks == 2 else _one_block(work, steps, loads, pace)
+    busy = _two_blocks(steps, loads, pace) if work.ctas_per_sm == 2 else _one_block(work, steps, loads, pace)
     rate = min(dram_bytes_per_clock(chip) / work.sms, chip.dram_sm_clk)
-    nbytes = (steps * traffic.step_bytes + work.stored_bytes) * work.blocks
+    nbytes = (steps * traffic.step_bytes + work.stored_bytes) * work.ctas_per_sm
     part, share = BUNCHED
     return _overlapped(busy, nbytes / rate, part * (1 - traffic.fresh), share)
 
@@ -151,7 +151,7 @@ def _overlapped(a: float, b: float, part: float, share: float) -> float:
 
 def _one_block(work: Work, steps: float, loads: float, pace: "_Pace") -> float:
     """Two consumers drift apart as far as the ring is deep; loads go on while both store, as far as it is long."""
-    apart = min(1.0, (work.stages - 2) / max(steps, 1.0)) * DRIFT if work.consumers == 2 else 0.0
+    apart = min(1.0, (work.stages - 2) / max(steps, 1.0)) * DRIFT if work.mma_warpgroups == 2 else 0.0
     exposed = pace.epilogue * (1 - apart)
     ahead = min(exposed, min(work.stages, steps) * pace.slot)
     part, share = CLASH
@@ -191,8 +191,8 @@ def _pace(work: Work, chip: Chip) -> _Pace:
 def _multiply(work: Work, chip: Chip) -> float:
     """The products of a step of all consumers of a block: bound by the tensor cores, or by shared memory."""
     flops = flops_per_clock(work.itemsize, chip) * chip.tensor_efficiency
-    written = chip.smem_writes * (work.pixel_bytes + work.weight_bytes) / work.consumers
-    return work.consumers * max(2 * work.macs / flops, (work.operand_bytes + written) / chip.smem_clk)
+    written = chip.smem_writes * (work.pixel_bytes + work.weight_bytes) / work.mma_warpgroups
+    return work.mma_warpgroups * max(2 * work.macs / flops, (work.operand_bytes + written) / chip.smem_clk)
 
 
 def _l2_rate(work: Work, chip: Chip) -> float:
@@ -220,7 +220,7 @@ def _slot(work: Work, chip: Chip, latency: float) -> float:
     alone = work.cluster == 1
     handed_back = chip.release if alone else chip.release_remote + chip.cluster_skew
     around = latency + load + _issue(work, chip) + handed_back + 2 * chip.wake + chip.issue_mma * work.taps
-    return max(load * work.blocks, _issue(work, chip), around / (work.stages - 1))
+    return max(load * work.ctas_per_sm, _issue(work, chip), around / (work.stages - 1))
 
 
 # A tile's results and traffic.
@@ -229,8 +229,8 @@ def _slot(work: Work, chip: Chip, latency: float) -> float:
 def _epilogue(work: Work, chip: Chip) -> float:
     """A consumer's, from its last product to its last store: issue slots are shared, buffers wait for what reads them."""
     issue = work.elements * chip.chunk_element
-    chunk = max(issue * work.consumers, issue + chip.chunk_fixed)
-    if work.out_bufs == 1:
+    chunk = max(issue * work.mma_warpgroups, issue + chip.chunk_fixed)
+    if work.epi_stages == 1:
         chunk = max(chunk, issue + chip.store_read)
     if work.ahead is not None:
         chunk = max(chunk, (issue + chip.store_read + chip.lat_dram) / max(1, work.ahead))

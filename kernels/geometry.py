@@ -21,14 +21,14 @@ from pallas_conv.spec import Product
 
 
 @dataclasses.dataclass(frozen=True)
-class Dim:
-    """A spatial dimension: tap i of phase p reads q * in_stride + offset[p] + i * step with w[order[first[p] + i]]."""
+class TapAxis:
+    """A spatial dimension: tap i of phase p reads q * in_stride + offset[p] + i * tap_stride with w[order[first[p] + i]]."""
 
     in_size: int
     out_size: int
     in_stride: int
     out_stride: int
-    step: int
+    tap_stride: int
     count: tuple[int, ...]
     offset: tuple[int, ...]
     order: tuple[int, ...]
@@ -49,21 +49,25 @@ class Dim:
         return -(-self.in_size // self.in_stride)
 
     @property
-    def sheets(self) -> int:
+    def residues(self) -> int:
         """Boxes that hold all inputs of a phase: one for each remainder modulo the stride that a tap reads."""
-        return min(self.in_stride // math.gcd(self.in_stride, self.step), max(self.count))
+        return min(self.in_stride // math.gcd(self.in_stride, self.tap_stride), max(self.count))
 
-    def in_sheet(self, i: int) -> tuple[int, int]:
-        """(sheet, rows): the box of tap i, which starts where tap `sheet` does, and how much further in it."""
-        return i % self.sheets, i // self.sheets * (self.sheets * self.step // self.in_stride)
+    def box_of_tap(self, i: int) -> tuple[int, int]:
+        """(box, row): the box that tap i reads, and how many rows further in it than the box's first tap.
 
-    def unfolded(self) -> "Dim":
+        With a stride of 2 and three neighbouring taps there are two boxes, of even and of odd inputs. Taps 0 and 2 read the
+        first one, tap 2 a row further; tap 1 reads the other.
+        """
+        return i % self.residues, i // self.residues * (self.residues * self.tap_stride // self.in_stride)
+
+    def im2col(self) -> "TapAxis":
         """The same sums if the taps of the one phase are channels of the input, see `columns`."""
         if self.out_stride > 1:
             raise ValueError(f"{self.out_stride} output phases have different taps")
         return _pointwise(self.out_size)
 
-    def folded(self) -> "Dim":
+    def col2im(self) -> "TapAxis":
         """Every input times every tap, if the taps are channels of the output; which are then added, see `shifts`."""
         if self.in_stride > 1:
             raise ValueError(f"a stride of {self.in_stride} would leave most products unused")
@@ -71,12 +75,12 @@ class Dim:
 
     def columns(self) -> list[tuple[int, int, int]]:
         """(first, last, stride) of the inputs that each tap of the one phase reads, one for every output."""
-        starts = [self.offset[0] + i * self.step for i in range(self.count[0])]
+        starts = [self.offset[0] + i * self.tap_stride for i in range(self.count[0])]
         return [(j, j + (self.out_size - 1) * self.in_stride + 1, self.in_stride) for j in starts]
 
     def shifts(self, p: int) -> list[tuple[int, int]]:
         """(tap, shift) of all taps of phase p of an unstrided input: output q reads input q + shift."""
-        return [(self.first[p] + i, self.offset[p] + i * self.step) for i in range(self.count[p])]
+        return [(self.first[p] + i, self.offset[p] + i * self.tap_stride) for i in range(self.count[p])]
 
     def span(self, p: int, low: int, high: int) -> tuple[int, int]:
         """Taps [first, last) of phase p that read any input for outputs q in [low, high]."""
@@ -90,9 +94,9 @@ class Dim:
         floor_div(value, by, least) is value // by, for a value that is at least `least`.
         """
         least = self.in_size - 1 - self.rows * self.in_stride - max(self.offset)
-        before = floor_div(high * self.in_stride + offset, self.step, min(self.offset))
+        before = floor_div(high * self.in_stride + offset, self.tap_stride, min(self.offset))
         first = clip(-before, 0, count)
-        until = floor_div(self.in_size - 1 - low * self.in_stride - offset, self.step, least) + 1
+        until = floor_div(self.in_size - 1 - low * self.in_stride - offset, self.tap_stride, least) + 1
         return first, clip(until, first, count)
 
 
@@ -104,12 +108,12 @@ def _floor_div(value: int, by: int, least: int) -> int:
     return value // by
 
 
-def _pointwise(size: int) -> Dim:
-    return Dim(size, size, in_stride=1, out_stride=1, step=1, count=(1,), offset=(0,), order=(0,))
+def _pointwise(size: int) -> TapAxis:
+    return TapAxis(size, size, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class ConvAxis:
     """The defining parameters of a dimension, before it is split into phases."""
 
     in_size: int
@@ -121,12 +125,14 @@ class Line:
     low: int = 0
     flip: bool = False
 
-    def transpose(self) -> "Line":
+    def transpose(self) -> "ConvAxis":
         """The input gradient of this product (and the product whose input gradient this is)."""
         low = self.dilation * (self.kernel - 1) - self.low
-        return Line(self.out_size, self.in_size, self.kernel, self.base, self.stride, self.dilation, low, not self.flip)
+        return ConvAxis(
+            self.out_size, self.in_size, self.kernel, self.base, self.stride, self.dilation, low, not self.flip
+        )
 
-    def dim(self) -> Dim:
+    def dim(self) -> TapAxis:
         """Phases and taps."""
         phases = self.base // math.gcd(self.base, self.stride)
         count, offset, order = [], [], []
@@ -136,12 +142,12 @@ class Line:
             count.append(len(taps))
             offset.append(taps[0][1] if taps else 0)
             order += [self.kernel - 1 - t if self.flip else t for t, _ in taps]
-        return Dim(
+        return TapAxis(
             in_size=self.in_size,
             out_size=self.out_size,
             in_stride=self.stride // math.gcd(self.base, self.stride),
             out_stride=phases,
-            step=self.dilation // math.gcd(self.base, self.dilation),
+            tap_stride=self.dilation // math.gcd(self.base, self.dilation),
             count=tuple(count),
             offset=tuple(offset),
             order=tuple(order),
@@ -149,13 +155,13 @@ class Line:
 
 
 @functools.cache
-def dims(product: Product) -> tuple[Dim, ...]:
+def dims(product: Product) -> tuple[TapAxis, ...]:
     """Phases and taps of a forward product, or of an input gradient: of its transpose."""
     if product.role not in ("fprop", "dgrad"):
         raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
     spec = product.spec
     lines = [
-        Line(in_size, out_size, kernel, stride, base, dilation, low)
+        ConvAxis(in_size, out_size, kernel, stride, base, dilation, low)
         for in_size, out_size, kernel, stride, base, dilation, (low, _) in zip(
             spec.in_spatial,
             spec.out_spatial,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.interpreters import batching
 
-from .primitives import PRIMITIVES, bind, contract
 from .equation import Equation, Names, Op, Outs, kind
+from .primitives import PRIMITIVES, bind, contract
 
 
 def _merge_into_channels(t: Array, batch_axis: int, axis: int, groups: int) -> Array:

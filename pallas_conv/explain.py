@@ -9,8 +9,8 @@ import jax
 from jax.extend import core as jex_core
 
 from . import compat
-from .errors import UnsupportedError
 from .equation import Equation
+from .errors import UnsupportedError
 from .execution import plans
 from .padding import BORDERS
 from .plan import Plan

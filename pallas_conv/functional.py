@@ -16,11 +16,11 @@ from jax.sharding import PartitionSpec
 
 from . import arguments, batching, lowering
 from . import padding as paddings
+from .equation import Op, wider
 from .formulations.canonical import adjoint_weight
 from .implementation import Implementation, preferences
 from .primitives import bind, contract, partitions
 from .spec import ConvSpec, dilated
-from .equation import Op, wider
 
 batching.register()
 lowering.register()

@@ -27,9 +27,9 @@ from jax.extend.core.primitives import conv_general_dilated_p
 from jax.lax import ConvDimensionNumbers
 
 from . import functional
+from .equation import Op
 from .implementation import preferences
 from .spec import dilated
-from .equation import Op
 
 __all__ = [
     "conv",

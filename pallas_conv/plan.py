@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from . import formulations, trust
+from .equation import wider
 from .errors import UnsupportedError
 from .kernels import families, serve
 from .kernels.gpu import Gpu
 from .kernels.serve import Kernel
 from .spec import Product
 from .target import Target
-from .equation import wider
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,17 @@ from jax.sharding import PartitionSpec
 
 from . import compat
 from .activations import saved_by
-from .equation import BILINEAR, Equation, Names, Op, Outs, gradient_at_sum, per_channel, sum_per_channel, times_derivative
+from .equation import (
+    BILINEAR,
+    Equation,
+    Names,
+    Op,
+    Outs,
+    gradient_at_sum,
+    per_channel,
+    sum_per_channel,
+    times_derivative,
+)
 
 type Arrays = dict[str, Array]
 
@@ -160,7 +170,10 @@ def _abstract(primitive: str, *avals: Any, op: Op, names: Names, outs: Outs) -> 
             changes["sharding"] = avals[0].sharding.update(spec=spec)
         return avals[0].update(**changes)  # keeps the axes over which it varies
 
-    return [result(s, dtype, fs) for s, (_, dtype), fs in zip(equation.out_shapes(shapes), outs, result_factors, strict=True)]
+    return [
+        result(s, dtype, fs)
+        for s, (_, dtype), fs in zip(equation.out_shapes(shapes), outs, result_factors, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- differentiation

@@ -22,16 +22,16 @@ MOST = 6  # with today's choice
 SLOW = 1.5  # times the best by the model: what is slower is not worth a try
 
 FEATURES: dict[str, Callable[[Config], Any]] = {
-    "images": lambda cfg: cfg.box[0] > 1,
-    "box": lambda cfg: cfg.box,
-    "bn": lambda cfg: cfg.bn,
+    "images": lambda cfg: cfg.tile_pixels[0] > 1,
+    "tile_pixels": lambda cfg: cfg.tile_pixels,
+    "tile_n": lambda cfg: cfg.tile_n,
     "cluster": lambda cfg: cfg.cluster,
     "halo": lambda cfg: cfg.halo,
-    "warpgroups": lambda cfg: (cfg.consumers, cfg.blocks),
+    "warpgroups": lambda cfg: (cfg.mma_warpgroups, cfg.ctas_per_sm),
     "resident": lambda cfg: cfg.resident,
-    "split": lambda cfg: cfg.split,
-    "depth": lambda cfg: (cfg.stages, cfg.out_bufs),
-    "mapping": lambda cfg: (cfg.unfold, cfg.fold),
+    "split_k": lambda cfg: cfg.split_k,
+    "depth": lambda cfg: (cfg.stages, cfg.epi_stages),
+    "mapping": lambda cfg: (cfg.im2col, cfg.col2im_dims),
 }
 
 
@@ -60,7 +60,7 @@ def candidates(product: Product, gpu: Gpu, most: int = MOST) -> tuple[Candidate,
     others = {cfg for feature in FEATURES for cfg in _first_with_other(feature, today, likely)}
     chosen = [*first, *(cfg for cfg in likely if cfg in others and cfg not in first)][:most]
     for cfg in likely:
-        if len(chosen) < most and all(set(differences(other, cfg)) - {"box", "depth"} for other in chosen):
+        if len(chosen) < most and all(set(differences(other, cfg)) - {"tile_pixels", "depth"} for other in chosen):
             chosen.append(cfg)
     chip = chips(gpu)[0]
     modelled = lambda cfg: chip.microseconds(clocks(count(problem, cfg, gpu), chip))
@@ -92,7 +92,7 @@ def _first_with_other(feature: str, today: Config, ranked: Iterable[Config]) -> 
 
 def _depths(problem: Problem, today: Config, gpu: Gpu) -> Iterator[Config]:
     """Today's choice with fewer slots and more staging buffers, or the other way round."""
-    for stages, out_bufs in search.DEPTHS:
-        cfg = Config(**(vars(today) | {"stages": stages, "out_bufs": out_bufs}))
-        if (stages > today.stages or out_bufs > today.out_bufs) and illegal(problem, cfg, gpu) is None:
+    for stages, epi_stages in search.DEPTHS:
+        cfg = Config(**(vars(today) | {"stages": stages, "epi_stages": epi_stages}))
+        if (stages > today.stages or epi_stages > today.epi_stages) and illegal(problem, cfg, gpu) is None:
             yield cfg

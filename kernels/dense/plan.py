@@ -13,69 +13,74 @@ from .. import geometry
 SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
 BARRIER_BYTES = 8  # two barriers a slot of the ring, one a staging buffer of a residual, one of resident weights
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+FORMER_NAMES = {  # of fields of Config, in rows of hardware runs that are kept as they were written
+    "box": "tile_pixels", "bn": "tile_n", "bk": "tile_k", "taps": "taps_per_step", "unfold": "im2col", "fold": "col2im_dims",
+    "consumers": "mma_warpgroups", "blocks": "ctas_per_sm", "split": "split_k", "out_bufs": "epi_stages",
+    "skip": "skip_padding",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """How the dense kernel is tiled.
 
-    box        (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
-    bn         output channels of a tile, a multiple of 16; at most 128 * 128 accumulators, see `legal.illegal`
-    bk         channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
-    taps       taps of the last dimension loaded in one step (for few channels)
-    halo       load the pixels of all taps of the first tiled dimension once
-    unfold     make the taps of the last dimension input channels beforehand (for very few of them)
-    fold       make the taps of so many last dimensions output channels, which XLA adds (for very few of them)
-    resident   keep all weights in shared memory, instead of those of a step in a slot (for few channels)
-    stages     slots of the ring between the producer and the consumers
-    consumers  warpgroups that multiply; they share the weights of a slot
-    cluster    thread blocks that share the weights of their tiles by multicast
-    blocks     thread blocks on an SM: two of one consumer each hide each other's epilogue
-    split      parts of the channels, which different thread blocks sum (for few tiles); XLA adds them in float32
-    out_bufs   staging buffers of each consumer on the way out
-    skip       skip taps that read nothing but padding
+    tile_pixels     (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
+    tile_n          output channels of a tile, a multiple of 16; at most 128 * 128 accumulators, see `legal.illegal`
+    tile_k          channels of one step: 128, 64 or 32 bytes of them, which is also the swizzle
+    taps_per_step   taps of the last dimension loaded in one step (for few channels)
+    halo            load the pixels of all taps of the first tiled dimension once
+    im2col          make the taps of the last dimension input channels beforehand (for very few of them)
+    col2im_dims     make the taps of so many last dimensions output channels, which XLA adds (for very few of them)
+    resident        keep all weights in shared memory, instead of those of a step in a slot (for few channels)
+    stages          slots of the ring between the producer and the consumers
+    mma_warpgroups  consumer warpgroups, which multiply; they share the weights of a slot
+    cluster         thread blocks that share the weights of their tiles by multicast
+    ctas_per_sm     thread blocks on an SM: two of one consumer each hide each other's epilogue
+    split_k         parts of the channels, which different thread blocks sum (for few tiles); XLA adds them in float32
+    epi_stages      staging buffers of each consumer on the way out
+    skip_padding    skip taps that read nothing but padding
     """
 
-    box: tuple[int, ...]
-    bn: int = 128
-    bk: int = 64
-    taps: int = 1
+    tile_pixels: tuple[int, ...]
+    tile_n: int = 128
+    tile_k: int = 64
+    taps_per_step: int = 1
     halo: bool = False
-    unfold: bool = False
-    fold: int = 0
+    im2col: bool = False
+    col2im_dims: int = 0
     resident: bool = False
     stages: int = 4
-    consumers: int = 2
+    mma_warpgroups: int = 2
     cluster: int = 1
-    blocks: int = 1
-    split: int = 1
-    out_bufs: int = 1
-    skip: bool = True
+    ctas_per_sm: int = 1
+    split_k: int = 1
+    epi_stages: int = 1
+    skip_padding: bool = True
 
     @property
-    def pixels(self) -> int:
-        """Of one consumer's tile: the M of its wgmma."""
-        return math.prod(self.box)
+    def tile_m(self) -> int:
+        """Pixels of one consumer's tile: the M of its wgmma."""
+        return math.prod(self.tile_pixels)
 
     @property
-    def columns(self) -> int:
+    def epi_tile_n(self) -> int:
         """Output channels of a tile staged at a time: at most 32, since the epilogue of 64 would not fit in registers."""
-        return math.gcd(self.bn, 32)
+        return math.gcd(self.tile_n, 32)
 
     @property
     def finished_by_xla(self) -> bool:
         """The kernel stores bare float32 sums; what is left to add, the bias and the activation take another pass."""
-        return self.split > 1 or self.fold > 0
+        return self.split_k > 1 or self.col2im_dims > 0
 
     @property
     def complexity(self) -> tuple[float, ...]:
         """Lower is simpler: whole sums, blocks alone, boxes of one image, and of long lines."""
-        return self.split, self.cluster, self.box[0], *(-e for e in reversed(self.box))
+        return self.split_k, self.cluster, self.tile_pixels[0], *(-e for e in reversed(self.tile_pixels))
 
     def __str__(self) -> str:
-        box, *rest = dataclasses.fields(self)
+        tile_pixels, *rest = dataclasses.fields(self)
         changed = [f"{f.name}={getattr(self, f.name)}" for f in rest if f.default != getattr(self, f.name)]
-        return ", ".join([f"{box.name}={self.box}", *changed])
+        return ", ".join([f"{tile_pixels.name}={self.tile_pixels}", *changed])
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as JSON has them."""
@@ -84,6 +89,8 @@ class Config:
     @classmethod
     def from_json(cls, data: Any, where: str = "config") -> "Config":
         """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        if isinstance(data, dict):
+            data = {FORMER_NAMES.get(name, name): value for name, value in data.items()}
         return strict.parse(cls, data, where)
 
 
@@ -91,14 +98,16 @@ class Config:
 class Problem:
     """What the dense kernel computes: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output.
 
+    batch N, groups G, in_channels C and out_channels K of a group; C is what is summed over.
+
     residual: one more operand like an output.
     """
 
-    N: int
-    G: int
-    C: int
-    K: int
-    dims: tuple[geometry.Dim, ...]
+    batch: int
+    groups: int
+    in_channels: int
+    out_channels: int
+    dims: tuple[geometry.TapAxis, ...]
     itemsize: int = 2
     out_itemsize: int = 2
     outputs: int = 1
@@ -125,15 +134,17 @@ class Problem:
     def under(self, cfg: Config) -> "Problem":
         """What is left to the kernel if its operands are prepared, and its results finished, as a configuration wants."""
         problem = self
-        if cfg.unfold:
+        if cfg.im2col:
             *dims, last = self.dims
-            problem = dataclasses.replace(problem, C=self.C * last.count[0], dims=(*dims, last.unfolded()))
-        if cfg.fold:
-            kept, folded = self.dims[: -cfg.fold], self.dims[-cfg.fold :]
-            channels = self.K * math.prod(len(d.order) for d in folded)
-            problem = dataclasses.replace(problem, K=channels, dims=(*kept, *(d.folded() for d in folded)))
+            problem = dataclasses.replace(
+                problem, in_channels=self.in_channels * last.count[0], dims=(*dims, last.im2col())
+            )
+        if cfg.col2im_dims:
+            rest, folded = self.dims[: -cfg.col2im_dims], self.dims[-cfg.col2im_dims :]
+            channels = self.out_channels * math.prod(len(d.order) for d in folded)
+            problem = dataclasses.replace(problem, out_channels=channels, dims=(*rest, *(d.col2im() for d in folded)))
         if cfg.finished_by_xla:
-            problem = dataclasses.replace(problem, out_itemsize=4, outputs=cfg.split, residual=False)
+            problem = dataclasses.replace(problem, out_itemsize=4, outputs=cfg.split_k, residual=False)
         return problem
 
 
@@ -155,7 +166,11 @@ class Tiling:
     @functools.cached_property
     def halo_dim(self) -> int:
         """The spatial dimension whose taps one load serves, or ndim (none)."""
-        return next(i for i, e in enumerate(self.cfg.box[1:]) if e > 1) if self.cfg.halo else len(self.problem.dims)
+        return (
+            next(i for i, e in enumerate(self.cfg.tile_pixels[1:]) if e > 1)
+            if self.cfg.halo
+            else len(self.problem.dims)
+        )
 
     @property
     def halo_taps(self) -> int:
@@ -163,92 +178,94 @@ class Tiling:
         return self.problem.dims[self.halo_dim].count[0] if self.cfg.halo else 1
 
     @property
-    def tiles(self) -> int:
+    def cta_tiles(self) -> int:
         """Tiles of pixels in a thread block: with a halo one, its consumers side by side; else one each."""
-        return 1 if self.cfg.halo else self.cfg.consumers
+        return 1 if self.cfg.halo else self.cfg.mma_warpgroups
 
     @functools.cached_property
-    def cta_box(self) -> tuple[int, ...]:
+    def cta_pixels(self) -> tuple[int, ...]:
         """(images, *pixels) of one of them."""
-        return tuple(b * self.cfg.consumers if i == self.halo_dim + 1 else b for i, b in enumerate(self.cfg.box))
+        return tuple(
+            b * self.cfg.mma_warpgroups if i == self.halo_dim + 1 else b for i, b in enumerate(self.cfg.tile_pixels)
+        )
 
     @functools.cached_property
-    def load_box(self) -> tuple[int, ...]:
+    def load_pixels(self) -> tuple[int, ...]:
         """(images, *pixels) of one load: with a halo, as many more as its last tap reaches further than its first."""
         if not self.cfg.halo:
-            return self.cta_box
-        reach = self.problem.dims[self.halo_dim].in_sheet(self.halo_taps - 1)[1]
-        return tuple(b + reach if i == self.halo_dim + 1 else b for i, b in enumerate(self.cta_box))
+            return self.cta_pixels
+        reach = self.problem.dims[self.halo_dim].box_of_tap(self.halo_taps - 1)[1]
+        return tuple(b + reach if i == self.halo_dim + 1 else b for i, b in enumerate(self.cta_pixels))
 
     @property
-    def loads(self) -> int:
+    def pixel_loads(self) -> int:
         """Loads of pixels in a step: of each tile, or with a halo of each sheet of the one."""
-        return self.problem.dims[self.halo_dim].sheets if self.cfg.halo else self.cfg.consumers
+        return self.problem.dims[self.halo_dim].residues if self.cfg.halo else self.cfg.mma_warpgroups
 
     @functools.cached_property
-    def grid(self) -> tuple[int, ...]:
+    def m_grid(self) -> tuple[int, ...]:
         """Tiles over (images, *rows of a phase)."""
-        sizes = self.problem.N, *(d.rows for d in self.problem.dims)
-        return tuple(-(-n // b) for n, b in zip(sizes, self.cta_box, strict=True))
+        sizes = self.problem.batch, *(d.rows for d in self.problem.dims)
+        return tuple(-(-n // b) for n, b in zip(sizes, self.cta_pixels, strict=True))
 
     @property
-    def k_tiles(self) -> int:
+    def n_tiles(self) -> int:
         """Tiles over output channels."""
-        return -(-self.problem.K // self.cfg.bn)
+        return -(-self.problem.out_channels // self.cfg.tile_n)
 
     @property
-    def c_steps(self) -> int:
+    def k_steps(self) -> int:
         """Steps over channels, of all parts."""
-        return -(-self.problem.C // self.cfg.bk)
+        return -(-self.problem.in_channels // self.cfg.tile_k)
 
     @functools.cached_property
-    def units_of_phase(self) -> int:
+    def work_tiles_of_phase(self) -> int:
         """Tiles of one phase, each of a cluster's pixels: over groups and parts, too."""
-        of_pixels = -(-math.prod(self.grid) // (self.cfg.cluster * self.tiles))
-        return of_pixels * self.cfg.split * self.problem.G * self.k_tiles
+        of_pixels = -(-math.prod(self.m_grid) // (self.cfg.cluster * self.cta_tiles))
+        return of_pixels * self.cfg.split_k * self.problem.groups * self.n_tiles
 
     @property
-    def units(self) -> int:
+    def work_tiles(self) -> int:
         """Tiles of all phases."""
-        return self.units_of_phase * self.problem.phases
+        return self.work_tiles_of_phase * self.problem.phases
 
     def workers(self, num_sms: int) -> int:
         """Persistent clusters: as many as the chip holds, if there is work for so many."""
-        return min(num_sms * self.cfg.blocks // self.cfg.cluster, self.units)
+        return min(num_sms * self.cfg.ctas_per_sm // self.cfg.cluster, self.work_tiles)
 
     @property
-    def weights(self) -> int:
+    def weight_rows(self) -> int:
         """Rows of weights in a slot of the ring."""
-        return 0 if self.cfg.resident else self.halo_taps * self.cfg.bn
+        return 0 if self.cfg.resident else self.halo_taps * self.cfg.tile_n
 
     @property
-    def kept_blocks(self) -> tuple[int, int]:
+    def resident_blocks(self) -> tuple[int, int]:
         """(all taps, channel steps): the blocks of resident weights."""
-        return math.prod(len(d.order) for d in self.problem.dims), self.c_steps
+        return math.prod(len(d.order) for d in self.problem.dims), self.k_steps
 
     @property
-    def kept(self) -> int:
+    def resident_rows(self) -> int:
         """Rows of weights that stay."""
-        return math.prod(self.kept_blocks) * self.cfg.bn if self.cfg.resident else 0
+        return math.prod(self.resident_blocks) * self.cfg.tile_n if self.cfg.resident else 0
 
     @functools.cached_property
     def barrier_bytes(self) -> int:
         """Bytes of the ring's barriers and the others."""
-        return self.shared_memory(self.cfg.stages, self.cfg.out_bufs)[0]
+        return self.shared_memory(self.cfg.stages, self.cfg.epi_stages)[0]
 
     @functools.cached_property
     def smem_bytes(self) -> int:
         """Bytes of shared memory, barriers included."""
-        return self.shared_memory(self.cfg.stages, self.cfg.out_bufs)[1]
+        return self.shared_memory(self.cfg.stages, self.cfg.epi_stages)[1]
 
-    def shared_memory(self, stages: int, out_bufs: int) -> tuple[int, int]:
+    def shared_memory(self, stages: int, epi_stages: int) -> tuple[int, int]:
         """(barrier_bytes, smem_bytes) with a ring and a staging of such depths."""
         cfg = self.cfg
-        row_bytes, slots = cfg.bk * self.problem.itemsize, stages * cfg.taps
-        staged = cfg.consumers * out_bufs * cfg.pixels * cfg.columns * self.problem.out_itemsize
-        pixels = slots * self.loads * math.prod(self.load_box)
-        buffers = pixels * row_bytes, (slots * self.weights + self.kept) * row_bytes, staged
-        barriers = BARRIER_BYTES * (2 * stages + cfg.consumers * out_bufs * self.problem.residual + cfg.resident)
+        row_bytes, slots = cfg.tile_k * self.problem.itemsize, stages * cfg.taps_per_step
+        staged = cfg.mma_warpgroups * epi_stages * cfg.tile_m * cfg.epi_tile_n * self.problem.out_itemsize
+        pixels = slots * self.pixel_loads * math.prod(self.load_pixels)
+        buffers = pixels * row_bytes, (slots * self.weight_rows + self.resident_rows) * row_bytes, staged
+        barriers = BARRIER_BYTES * (2 * stages + cfg.mma_warpgroups * epi_stages * self.problem.residual + cfg.resident)
         return barriers, sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + barriers
 
 
@@ -261,5 +278,5 @@ def tiling(problem: Problem, cfg: Config) -> Tiling:
 def pixels_as_read(problem: Problem) -> int:
     """Elements of the pixels in whole 16 bytes of channels and whole strides."""
     unit = 16 // problem.itemsize
-    channels = -(-problem.C // unit) * unit
-    return problem.N * problem.G * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)
+    channels = -(-problem.in_channels // unit) * unit
+    return problem.batch * problem.groups * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)

@@ -1,4 +1,4 @@
-"""What XLA does around the dense kernel where taps are mapped to channels (Config.unfold, fold), or parts of them are added.
+"""XLA's part where the dense kernel has taps as channels (Config.im2col, col2im_dims), or sums of parts of the channels.
 
 Both mappings are for channels too few for a tensor core: taps become input channels by gathering what each of them reads
 (im2col), or output channels by multiplying every pixel with all of them and adding what meets (col2im).
@@ -12,24 +12,24 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from ..epilogue import Epilogue
-from ..geometry import Dim
+from ..geometry import TapAxis
 from ..partials import add_parts
 from ..views import pad, reordered
 from .plan import Config
 
 
-def prepared(x: Array, w: Array, dims: tuple[Dim, ...], cfg: Config) -> tuple[Array, Array]:
+def prepared(x: Array, w: Array, dims: tuple[TapAxis, ...], cfg: Config) -> tuple[Array, Array]:
     """[N, *in, G, C] and [*kernel, G, K, C], as Problem.under(cfg) describes them."""
-    if cfg.unfold:
-        return _unfold_pixels(x, dims[-1]), _unfold_weights(w, dims[-1])
-    if cfg.fold:
-        return x, _fold_weights(w, dims[-cfg.fold :])
+    if cfg.im2col:
+        return _im2col_pixels(x, dims[-1]), _im2col_weights(w, dims[-1])
+    if cfg.col2im_dims:
+        return x, _col2im_weights(w, dims[-cfg.col2im_dims :])
     return x, w
 
 
 def finished(
     sums: Array,
-    dims: tuple[Dim, ...],
+    dims: tuple[TapAxis, ...],
     cfg: Config,
     bias: Array | None,
     residual: Array | None,
@@ -37,14 +37,14 @@ def finished(
     out_dtype: DTypeLike,
 ) -> list[Array]:
     """The kernel's float32 sums -> [N, *out, G, K] per output: all that belongs together added, then as the epilogue does."""
-    z = _add_taps(sums, dims, cfg.fold) if cfg.fold else add_parts(sums, cfg.split, sums.ndim - 2)
+    z = _add_taps(sums, dims, cfg.col2im_dims) if cfg.col2im_dims else add_parts(sums, cfg.split_k, sums.ndim - 2)
     z = z if bias is None else z + bias[(None,) * (z.ndim - 2)]
     z = z if residual is None else z + residual.astype(z.dtype)
     outs = dict(epilogue(z, out_dtype))
     return [outs[i] for i in range(len(outs))]
 
 
-def _unfold_pixels(x: Array, dim: Dim) -> Array:
+def _im2col_pixels(x: Array, dim: TapAxis) -> Array:
     """[N, *in, G, C] -> [N, *in[:-1], out, G, taps C]: what each tap of the last dimension reads."""
     columns, axis = dim.columns(), x.ndim - 3
     low, high = max(0, -columns[0][0]), max(0, columns[-1][1] - dim.in_size)
@@ -52,31 +52,31 @@ def _unfold_pixels(x: Array, dim: Dim) -> Array:
     return jnp.concatenate([lax.slice_in_dim(x, low + j, low + end, stride, axis) for j, end, stride in columns], -1)
 
 
-def _unfold_weights(w: Array, dim: Dim) -> Array:
+def _im2col_weights(w: Array, dim: TapAxis) -> Array:
     """[*kernel, G, K, C] -> [*kernel[:-1], 1, G, K, taps C]."""
     w = jnp.moveaxis(reordered(w, w.ndim - 4, dim.order), -4, -2)
     return w.reshape(*w.shape[:-4], 1, *w.shape[-4:-2], -1)
 
 
-def _fold_weights(w: Array, folded: tuple[Dim, ...]) -> Array:
-    """[*kernel, G, K, C] -> [*kept, *(1 for each folded), G, taps K, C]."""
-    kept = w.ndim - 3 - len(folded)
+def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
+    """[*kernel, G, K, C] -> [*rest, *(1 for each folded), G, taps K, C]."""
+    rest = w.ndim - 3 - len(folded)
     for i, d in enumerate(folded):
-        w = reordered(w, kept + i, d.order)
-    w = jnp.moveaxis(w, w.ndim - 3, kept)
-    return w.reshape(*w.shape[:kept], *(1,) * len(folded), w.shape[kept], -1, w.shape[-1])
+        w = reordered(w, rest + i, d.order)
+    w = jnp.moveaxis(w, w.ndim - 3, rest)
+    return w.reshape(*w.shape[:rest], *(1,) * len(folded), w.shape[rest], -1, w.shape[-1])
 
 
-def _add_taps(sums: Array, dims: tuple[Dim, ...], fold: int) -> Array:
+def _add_taps(sums: Array, dims: tuple[TapAxis, ...], count: int) -> Array:
     """[N, *in, G, taps K] -> [N, *out, G, K], for the last dimensions."""
-    taps = [len(d.order) for d in dims[-fold:]]
+    taps = [len(d.order) for d in dims[-count:]]
     sums = sums.reshape(*sums.shape[:-1], *taps, sums.shape[-1] // math.prod(taps))
-    for axis in range(len(dims), len(dims) - fold, -1):
+    for axis in range(len(dims), len(dims) - count, -1):
         sums = _add_taps_along(sums, dims[axis - 1], axis)
     return sums
 
 
-def _add_taps_along(sums: Array, dim: Dim, axis: int) -> Array:
+def _add_taps_along(sums: Array, dim: TapAxis, axis: int) -> Array:
     """[..., in, ..., taps, K] -> [..., out, ..., K]."""
     phases = []
     for p in range(dim.out_stride):

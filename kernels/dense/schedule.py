@@ -1,8 +1,8 @@
 """Which tile a thread block works on next, and which taps and channels it needs: scalar arithmetic in the kernel.
 
-Tiles are (phase of each dimension, part of the channels, group, output-channel tile, unit), a unit being the pixels of
-one cluster. The clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one phase, of
-equal work (but for a channel step, if they do not divide into parts).
+Tiles are (phase of each dimension, part of the channels k, group, tile of output channels n, tile of pixels m), the last being
+the pixels of one cluster. The clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one
+phase, of equal work (but for a channel step, if they do not divide into parts).
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ class Tile(NamedTuple):
     """Indices of one tile; `phase` has one entry per spatial dimension."""
 
     phase: list[Array]
-    part: Array
+    k_part: Array
     group: Array
-    k_tile: Array
-    unit: Array
+    n_tile: Array
+    m_tile: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Schedule:
 
     def tiles_of(self, worker: Scalar) -> Array:
         """How many tiles a worker takes."""
-        return lax.div(self.tiling.units - worker + self.workers - 1, jnp.int32(self.workers))
+        return lax.div(self.tiling.work_tiles - worker + self.workers - 1, jnp.int32(self.workers))
 
     def tile(self, worker: Scalar, i: Array) -> Tile:
         """The i-th tile of a worker.
@@ -67,42 +67,42 @@ class Schedule:
         if (phases := self.problem.phases) > 1:
             wave = lax.div(index, jnp.int32(self.workers * phases))
             in_wave = index - wave * (self.workers * phases)
-            width = jnp.minimum(self.tiling.units_of_phase - wave * self.workers, self.workers)
+            width = jnp.minimum(self.tiling.work_tiles_of_phase - wave * self.workers, self.workers)
             phase_index, index = lax.div(in_wave, width), wave * self.workers + lax.rem(in_wave, width)
-        (part, group, k_tile), unit = unravel(index, [self.cfg.split, self.problem.G, self.tiling.k_tiles])
+        (k_part, group, n_tile), m_tile = unravel(index, [self.cfg.split_k, self.problem.groups, self.tiling.n_tiles])
         phase, _ = unravel(phase_index, [d.out_stride for d in self.problem.dims])
-        return Tile(phase, part, group, k_tile, unit)
+        return Tile(phase, k_part, group, n_tile, m_tile)
 
-    def first_pixel(self, unit: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
+    def first_pixel(self, m_tile: Array, cta: Scalar, consumer: Scalar) -> list[Array]:
         """The first (image, *pixel) of a consumer in a block of the cluster; past the last image if it has no tile."""
-        first = self._pixel(self._pixel_tile(unit, cta, consumer))
+        first = self._pixel(self._pixel_tile(m_tile, cta, consumer))
         if self.cfg.halo:
-            first[self.tiling.halo_dim + 1] += consumer * self.cfg.box[self.tiling.halo_dim + 1]
+            first[self.tiling.halo_dim + 1] += consumer * self.cfg.tile_pixels[self.tiling.halo_dim + 1]
         return first
 
-    def _pixel_tile(self, unit: Array, cta: Scalar, consumer: Scalar) -> Array:
+    def _pixel_tile(self, m_tile: Array, cta: Scalar, consumer: Scalar) -> Array:
         """Which of the tiles of a phase's pixels; all consumers of a block share one if there is but one."""
-        shared = self.tiling.tiles == 1
-        within = cta if shared else cta * self.cfg.consumers + consumer
-        return unit * (self.cfg.cluster * self.tiling.tiles) + within
+        shared = self.tiling.cta_tiles == 1
+        within = cta if shared else cta * self.cfg.mma_warpgroups + consumer
+        return m_tile * (self.cfg.cluster * self.tiling.cta_tiles) + within
 
     def _pixel(self, tile: Array) -> list[Array]:
-        at, over = unravel(tile, self.tiling.grid)
-        at[0] += over * self.tiling.grid[0]
-        return [a * extent for a, extent in zip(at, self.tiling.cta_box, strict=True)]
+        at, over = unravel(tile, self.tiling.m_grid)
+        at[0] += over * self.tiling.m_grid[0]
+        return [a * extent for a, extent in zip(at, self.tiling.cta_pixels, strict=True)]
 
     def tap_spans(self, tile: Tile) -> list[Span]:
-        """The taps of each dimension that some consumer of the cluster needs: others read padding only (Dim.span)."""
+        """The taps of each dimension that some consumer of the cluster needs: others read padding only (TapAxis.span)."""
         tiling, cfg = self.tiling, self.cfg
-        last = math.prod(tiling.grid) - 1  # a consumer without a tile must not ask for taps that no other needs
-        tiles = [self._pixel_tile(tile.unit, c, k) for c in range(cfg.cluster) for k in range(tiling.tiles)]
+        last = math.prod(tiling.m_grid) - 1  # a consumer without a tile must not ask for taps that no other needs
+        tiles = [self._pixel_tile(tile.m_tile, c, k) for c in range(cfg.cluster) for k in range(tiling.cta_tiles)]
         firsts = [self._pixel(jnp.minimum(t, last)) for t in tiles]
         spans = []
-        for i, (d, p, extent) in enumerate(zip(self.problem.dims, tile.phase, tiling.cta_box[1:], strict=True)):
+        for i, (d, p, extent) in enumerate(zip(self.problem.dims, tile.phase, tiling.cta_pixels[1:], strict=True)):
             count, offset = select(d.count, p), select(d.offset, p)
             if i == tiling.halo_dim:
                 spans.append(Span(jnp.int32(0), jnp.int32(1)))  # all of them, at once
-            elif not cfg.skip:
+            elif not cfg.skip_padding:
                 spans.append(Span(jnp.int32(0), count))
             else:
                 low, high = (functools.reduce(f, [at[i + 1] for at in firsts]) for f in (jnp.minimum, jnp.maximum))
@@ -110,13 +110,13 @@ class Schedule:
         return spans
 
     def tap_groups(self, span: Span) -> Array:
-        """Steps that a span of taps of the last dimension takes, cfg.taps of them at a time."""
-        return floor_div(span.count + self.cfg.taps - 1, self.cfg.taps)
+        """Steps that a span of taps of the last dimension takes, cfg.taps_per_step of them at a time."""
+        return floor_div(span.count + self.cfg.taps_per_step - 1, self.cfg.taps_per_step)
 
     def channel_span(self, tile: Tile) -> Span:
         """The channel steps of a tile's part: all parts have some, and none has two more than another."""
-        first = lambda part: floor_div(part * self.tiling.c_steps, self.cfg.split)
-        return Span(first(tile.part), first(tile.part + 1))
+        first = lambda part: floor_div(part * self.tiling.k_steps, self.cfg.split_k)
+        return Span(first(tile.k_part), first(tile.k_part + 1))
 
     def steps(self, tile: Tile, spans: Sequence[Span]) -> Array:
         """Steps of a tile of these taps: of all dimensions times channels."""

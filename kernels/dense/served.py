@@ -93,7 +93,7 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
     summed, produced = list(_channels(product).values())[:: 1 if product.role == "fprop" else -1]
     dims, found = geometry.dims(product), []
-    if cfg.unfold:
+    if cfg.im2col:
         found.append(
             f"the {dims[-1].count[0]} taps of {source}'s last dimension become channels: {summed} are too few for a tensor core"
         )
@@ -106,10 +106,10 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     uneven = [i for i, d in enumerate(dims) if d.in_size % d.in_stride]
     if uneven:
         found.append(f"{source} is padded to whole strides in spatial dimensions {uneven}")
-    if cfg.split > 1:
-        found.append(f"the float32 sums of {cfg.split} parts of the channels are added: {result} has few tiles")
-    if cfg.fold:
-        count = math.prod(len(d.order) for d in dims[-cfg.fold :])
+    if cfg.split_k > 1:
+        found.append(f"the float32 sums of {cfg.split_k} parts of the channels are added: {result} has few tiles")
+    if cfg.col2im_dims:
+        count = math.prod(len(d.order) for d in dims[-cfg.col2im_dims :])
         found.append(
             f"{count} taps become channels, whose float32 sums are added: {produced} are too few for a tensor core"
         )
@@ -160,27 +160,27 @@ def code_path(product: Product, config: Config) -> str:
         "idle": any(0 in d.count for d in seen.dims),
         # Some boxes begin before the array.
         "padded": any(min(d.offset) < 0 for d in seen.dims),
-        "grouped": problem.G > 1,
-        f"{config.consumers}x{config.pixels}pixels": True,
-        "images": config.box[0] > 1,
-        f"k{config.bk * problem.itemsize}B": True,
-        "taps": config.taps > 1,
+        "grouped": problem.groups > 1,
+        f"{config.mma_warpgroups}x{config.tile_m}pixels": True,
+        "images": config.tile_pixels[0] > 1,
+        f"k{config.tile_k * problem.itemsize}B": True,
+        "taps": config.taps_per_step > 1,
         "halo": config.halo,
-        "sheets": config.halo and seen.dims[t.halo_dim].sheets > 1,
+        "sheets": config.halo and seen.dims[t.halo_dim].residues > 1,
         "resident": config.resident,
-        "unfold": config.unfold,
-        "fold": config.fold > 0,
-        "split": config.split > 1,
+        "unfold": config.im2col,
+        "fold": config.col2im_dims > 0,
+        "split": config.split_k > 1,
         "cluster": config.cluster > 1,
-        f"n{config.columns * seen.out_itemsize}B": True,
+        f"n{config.epi_tile_n * seen.out_itemsize}B": True,
         "outputs": outputs > 1,
         "residual": seen.residual,
         # No chunk of a residual is loaded before its turn.
-        "unprefetched": seen.residual and config.out_bufs <= outputs,
-        "one_buffer": config.out_bufs == 1,
+        "unprefetched": seen.residual and config.epi_stages <= outputs,
+        "one_buffer": config.epi_stages == 1,
         # Buffers of a residual have barriers of their own, of which tiles then begin with different ones.
-        "rotating": seen.residual and config.bn // config.columns * outputs % config.out_bufs > 0,
-        "unskipped": not config.skip,
+        "rotating": seen.residual and config.tile_n // config.epi_tile_n * outputs % config.epi_stages > 0,
+        "unskipped": not config.skip_padding,
     }
     return " ".join(word for word, holds in words.items() if holds)
 
@@ -196,5 +196,11 @@ def size(product: Product) -> Size:
     """The size of a product, see `Size`."""
     problem = Problem.of(product)
     macs = work.useful_macs(problem)
-    elements = problem.N * problem.G * problem.K * math.prod(d.out_size for d in problem.dims)
-    return Size(macs, work.least_bytes(problem), problem.C, problem.K, macs / (elements * problem.C))
+    elements = problem.batch * problem.groups * problem.out_channels * math.prod(d.out_size for d in problem.dims)
+    return Size(
+        macs,
+        work.least_bytes(problem),
+        problem.in_channels,
+        problem.out_channels,
+        macs / (elements * problem.in_channels),
+    )

@@ -1,6 +1,6 @@
 """The dense convolution kernel for Hopper: a persistent, warp-specialised implicit GEMM over phases and taps.
 
-For a `geometry.Dim` per spatial dimension, channels last,
+For a `geometry.TapAxis` per spatial dimension, channels last,
 
     z[n, q * out_stride + p, g, k] = bias[g, k] + residual[n, q * out_stride + p, g, k] + sum_{taps i of phase p, channels c}
                                      x[n, q * in_stride + offset[p] + i * step, g, c] * w[first[p] + i, g, k, c]
@@ -10,9 +10,9 @@ of slots; what lies outside reads as zero, so padding costs nothing. The consume
 its own box of pixels with the weights that all share. TMA stores clip what lies outside the output. Weights of few
 channels are loaded once, and stay (Config.resident).
 
-If the output has too few tiles for the chip, several blocks share the channels of one (Config.split): the kernel then
+If the output has too few tiles for the chip, several blocks share the channels of one (Config.split_k): the kernel then
 stores bare float32 sums, side by side like groups, and XLA adds them, always in the same order, in one pass. It does so
-too where taps are output channels (Config.fold); see remap.py.
+too where taps are output channels (Config.col2im_dims); see remap.py.
 
 Three choices that a reader may wonder about:
 
@@ -41,7 +41,7 @@ from pallas_conv.spec import Product
 
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
-from ..geometry import Dim, dims
+from ..geometry import TapAxis, dims
 from ..gpu import ANY_HOPPER, Gpu
 from ..layouts import channels_first, channels_last
 from ..ring import Ring
@@ -99,7 +99,7 @@ def dense(
     w: Array,
     bias: Array | None,
     residual: Array | None,
-    dims: tuple[Dim, ...],
+    dims: tuple[TapAxis, ...],
     cfg: Config,
     *,
     epilogue: Epilogue,
@@ -113,10 +113,10 @@ def dense(
     """
     out_dtype = jnp.dtype(out_dtype)
     raw = Problem(
-        N=x.shape[0],
-        G=x.shape[-2],
-        C=x.shape[-1],
-        K=w.shape[-2],
+        batch=x.shape[0],
+        groups=x.shape[-2],
+        in_channels=x.shape[-1],
+        out_channels=w.shape[-2],
         dims=dims,
         itemsize=x.dtype.itemsize,
         out_itemsize=out_dtype.itemsize,
@@ -131,7 +131,9 @@ def dense(
     kernel = _Kernel(schedule, fused, x.dtype, stored_dtype, interpret)
     operands = {"x": kernel.view_of_pixels(x), "w": kernel.view_of_weights(w)}
     if bias is not None and not cfg.finished_by_xla:
-        operands["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.k_tiles * cfg.bn - schedule.problem.K)])
+        operands["bias"] = pad(
+            bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)]
+        )
     if residual is not None and not cfg.finished_by_xla:
         operands["residual"] = kernel.view_of_residual(residual)
 
@@ -147,7 +149,7 @@ def dense(
         grid=(schedule.workers,),
         grid_names=("sm",),
         **cluster,
-        num_threads=cfg.consumers + 1,
+        num_threads=cfg.mma_warpgroups + 1,
         thread_name="wg",
         scratch_types=kernel.scratch_types(),
         kernel_name=name,
@@ -171,13 +173,13 @@ class _Global(NamedTuple):
 class _Shared(NamedTuple):
     """What the warpgroups of a block share: every buffer under its TMA and its wgmma view, and barriers."""
 
-    a_tma: Any  # [stages, taps, loads, *load_box, bk]
-    a_mma: Any  # [stages, taps, loads, prod(load_box), bk]
-    b_tma: Any  # [stages, taps, halo_taps, bn, bk], or [all taps, c_steps, bn, bk] where weights are resident
+    a_tma: Any  # [stages, taps, pixel_loads, *load_pixels, tile_k]
+    a_mma: Any  # [stages, taps, pixel_loads, prod(load_pixels), tile_k]
+    b_tma: Any  # [stages, taps, halo_taps, tile_n, tile_k], or resident [all taps, k_steps, tile_n, tile_k]
     b_mma: Any
     staging: Buffers
     ring: Ring
-    kept: Any  # resident weights are there
+    resident_ready: Any  # resident weights are there
 
 
 class _Kernel:
@@ -189,14 +191,20 @@ class _Kernel:
         self.dtype, self.out_dtype = dtype, out_dtype
         self.dims = self.problem.dims
         # TMA has five dimensions: three spatial ones leave none to spare for a box of one image, indexed by an integer.
-        self.one_image = len(self.dims) == 3 and self.cfg.box[0] == 1
+        self.one_image = len(self.dims) == 3 and self.cfg.tile_pixels[0] == 1
         # How far before the array a box may start, in strides. On hardware it reads zeros there; the interpreter fills past
         # the end only, so there the array itself is padded.
         self.reach = [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
         self.lead = self.reach if interpret else [0] * len(self.dims)
         cfg = self.cfg
         self.staging = Staging(
-            self._box(cfg.box), cfg.columns, cfg.bn // cfg.columns, cfg.out_bufs, epilogue, out_dtype, interpret
+            self._box(cfg.tile_pixels),
+            cfg.epi_tile_n,
+            cfg.tile_n // cfg.epi_tile_n,
+            cfg.epi_stages,
+            epilogue,
+            out_dtype,
+            interpret,
         )
 
     # Views of the operands and of the results, in global memory.
@@ -204,49 +212,58 @@ class _Kernel:
     def view_of_pixels(self, x: Array) -> Array:
         """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
         space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
-        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(self.problem.C, self.dtype))])
+        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(self.problem.in_channels, self.dtype))])
         return x.reshape(x.shape[0], *split_strides(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
 
     def view_of_weights(self, w: Array) -> Array:
         """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
         for i, d in enumerate(self.dims):
             w = reordered(w, i, d.order)
-        return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, unaligned(self.problem.C, self.dtype))])
+        return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, unaligned(self.problem.in_channels, self.dtype))])
 
     @property
     def out_shape(self) -> tuple[int, ...]:
         """[N, *(rows, out_stride), split G, K], K in whole 16 bytes."""
-        K = self.problem.K + unaligned(self.problem.K, self.out_dtype)
+        K = self.problem.out_channels + unaligned(self.problem.out_channels, self.out_dtype)
         sizes = [d.rows * d.out_stride for d in self.dims]
         return (
-            self.problem.N,
+            self.problem.batch,
             *split_strides(sizes, [d.out_stride for d in self.dims]),
-            self.cfg.split * self.problem.G,
+            self.cfg.split_k * self.problem.groups,
             K,
         )
 
     def view_of_residual(self, r: Array) -> Array:
         """[N, *out, G, K] -> out_shape."""
         space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
-        return pad(r, [(0, 0), *space, (0, 0), (0, self.out_shape[-1] - self.problem.K)]).reshape(self.out_shape)
+        return pad(r, [(0, 0), *space, (0, 0), (0, self.out_shape[-1] - self.problem.out_channels)]).reshape(
+            self.out_shape
+        )
 
     def result_of(self, out: Array) -> Array:
         """[N, *out, split G, K]."""
-        out = out.reshape(self.problem.N, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
-        return out[(slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.problem.K))]
+        out = out.reshape(self.problem.batch, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
+        return out[
+            (slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.problem.out_channels))
+        ]
 
     def scratch_types(self) -> list[Any]:
         cfg, tiling = self.cfg, self.tiling
         views = functools.partial(mgpu.two_views, interpret=self.interpret)
-        copies = cfg.taps * (tiling.loads + (0 if cfg.resident else tiling.halo_taps))
-        weights = tiling.kept_blocks if cfg.resident else (cfg.stages, cfg.taps, tiling.halo_taps)
+        copies = cfg.taps_per_step * (tiling.pixel_loads + (0 if cfg.resident else tiling.halo_taps))
+        weights = tiling.resident_blocks if cfg.resident else (cfg.stages, cfg.taps_per_step, tiling.halo_taps)
         return [
-            views((cfg.stages, cfg.taps, tiling.loads), self._box(tiling.load_box), cfg.bk, self.dtype),
-            views(weights, (cfg.bn,), cfg.bk, self.dtype),
-            self.staging.buffers_type(cfg.consumers),
-            *Ring.barriers(cfg.stages, copies, cfg.consumers, cfg.cluster),
-            *([self.staging.residual_barriers(cfg.consumers)] if self.problem.residual else []),
-            *([mgpu.Barrier(num_arrivals=math.prod(tiling.kept_blocks))] if cfg.resident else []),
+            views(
+                (cfg.stages, cfg.taps_per_step, tiling.pixel_loads),
+                self._box(tiling.load_pixels),
+                cfg.tile_k,
+                self.dtype,
+            ),
+            views(weights, (cfg.tile_n,), cfg.tile_k, self.dtype),
+            self.staging.buffers_type(cfg.mma_warpgroups),
+            *Ring.barriers(cfg.stages, copies, cfg.mma_warpgroups, cfg.cluster),
+            *([self.staging.residual_barriers(cfg.mma_warpgroups)] if self.problem.residual else []),
+            *([mgpu.Barrier(num_arrivals=math.prod(tiling.resident_blocks))] if cfg.resident else []),
         ]
 
     def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
@@ -264,18 +281,18 @@ class _Kernel:
         for smem in (a_smem, b_smem, out_smem):
             views.extend((smem, smem) if self.interpret else tuple(smem))
         residual_full = others.pop(0) if self.problem.residual else None
-        kept = others.pop(0) if cfg.resident else None
+        resident_ready = others.pop(0) if cfg.resident else None
         a_tma, a_mma, b_tma, b_mma, out_tma, out_mma = views
         staging, ring = Buffers(out_tma, out_mma, residual_full), Ring(cfg.stages, full, empty)
-        shared = _Shared(a_tma, a_mma, b_tma, b_mma, staging, ring, kept)
+        shared = _Shared(a_tma, a_mma, b_tma, b_mma, staging, ring, resident_ready)
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if cfg.cluster > 1 else 0
 
-        @mgpu.when(wg_idx == cfg.consumers)
+        @mgpu.when(wg_idx == cfg.mma_warpgroups)
         def _():
             self._produce(gmem, shared, worker, cta)
 
-        @mgpu.when(wg_idx < cfg.consumers)
+        @mgpu.when(wg_idx < cfg.mma_warpgroups)
         def _():
             self._consume(gmem, shared, worker, cta, wg_idx)
 
@@ -283,16 +300,16 @@ class _Kernel:
         """Fill slots: for every tile, tap and channel step, in the order in which `_consume` counts them."""
         schedule, cfg, ring = self.schedule, self.cfg, shared.ring
         if cfg.resident:
-            self._keep(gmem, shared)
+            self._load_resident(gmem, shared)
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i)
             spans, channels = schedule.tap_spans(tile), schedule.channel_span(tile)
-            firsts = [schedule.first_pixel(tile.unit, cta, k) for k in range(self.tiling.tiles)]
+            firsts = [schedule.first_pixel(tile.m_tile, cta, k) for k in range(self.tiling.cta_tiles)]
 
             def per_step(taps: tuple[Array, ...], c: Array, slot: Array) -> Array:
                 ring.acquire(slot)
-                for u in range(cfg.taps):
+                for u in range(cfg.taps_per_step):
                     self._load(gmem, shared, slot, u, tile, firsts, spans, taps, c)
                 return ring.following(slot)
 
@@ -300,7 +317,7 @@ class _Kernel:
                 if len(taps) == len(self.dims):
                     return lax.fori_loop(channels.first, channels.last, lambda c, s: per_step(taps, c, s), slot)
                 span = spans[len(taps)]
-                if cfg.taps > 1 and len(taps) == len(self.dims) - 1:
+                if cfg.taps_per_step > 1 and len(taps) == len(self.dims) - 1:
                     span = Span(jnp.int32(0), schedule.tap_groups(span))
                 return lax.fori_loop(span.first, span.last, lambda tap, s: nest((*taps, tap), s), slot)
 
@@ -308,21 +325,21 @@ class _Kernel:
 
         ring.drain(lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0)))
 
-    def _keep(self, gmem: _Global, shared: _Shared) -> None:
+    def _load_resident(self, gmem: _Global, shared: _Shared) -> None:
         """Load all weights, once."""
         cfg, sizes = self.cfg, [len(d.order) for d in self.dims]
 
         def load(i: Array, _: None) -> None:
-            (*taps, c), _rest = unravel(i, [*sizes, self.tiling.kept_blocks[1]])
-            channels = mgpu.ds(c * cfg.bk, cfg.bk)
+            (*taps, c), _rest = unravel(i, [*sizes, self.tiling.resident_blocks[1]])
+            channels = mgpu.ds(c * cfg.tile_k, cfg.tile_k)
             mgpu.copy_gmem_to_smem(
-                gmem.w.at[(*taps, 0, mgpu.ds(jnp.int32(0), cfg.bn), channels)],  # which may be more than there are
+                gmem.w.at[(*taps, 0, mgpu.ds(jnp.int32(0), cfg.tile_n), channels)],  # which may be more than there are
                 shared.b_tma.at[ravel(taps, sizes), c],
-                barrier=shared.kept,
+                barrier=shared.resident_ready,
                 oob_mode=mgpu.OOBFillMode.ZEROS,
             )
 
-        lax.fori_loop(0, math.prod(self.tiling.kept_blocks), load, None)
+        lax.fori_loop(0, math.prod(self.tiling.resident_blocks), load, None)
 
     def _load(
         self,
@@ -338,31 +355,31 @@ class _Kernel:
     ) -> None:
         """Load the u-th tap of a step: pixels of every consumer, and weights.
 
-        With cfg.taps > 1, the last of `taps` counts steps of so many taps; a step's taps past the end must add zeros.
+        With cfg.taps_per_step > 1, the last of `taps` counts steps of so many taps; a step's taps past the end must add zeros.
         """
         cfg, tiling = self.cfg, self.tiling
         in_range: Any = True
-        if cfg.taps > 1:
-            last = spans[-1].first + taps[-1] * cfg.taps + u
+        if cfg.taps_per_step > 1:
+            last = spans[-1].first + taps[-1] * cfg.taps_per_step + u
             taps, in_range = (*taps[:-1], last), last < spans[-1].last
 
         # A step past the last tap must add nothing. Zero weights alone would not do, since 0 * NaN is NaN. So both operands are
         # read out of bounds, where TMA fills in zeros.
-        first_out_channel = tile.k_tile * cfg.bn
-        if cfg.taps > 1:
-            first_out_channel = jnp.where(in_range, first_out_channel, self.problem.K)
+        first_out_channel = tile.n_tile * cfg.tile_n
+        if cfg.taps_per_step > 1:
+            first_out_channel = jnp.where(in_range, first_out_channel, self.problem.out_channels)
 
         copy = functools.partial(
             mgpu.copy_gmem_to_smem, barrier=shared.ring.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
         )
-        channels = mgpu.ds(c * cfg.bk, cfg.bk)
-        sizes = (self.problem.N, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
+        channels = mgpu.ds(c * cfg.tile_k, cfg.tile_k)
+        sizes = (self.problem.batch, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
         past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
-        for load in range(tiling.loads):
+        for load in range(tiling.pixel_loads):
             image, *first = firsts[0 if cfg.halo else load]
             moves = self._moves(tile, self._of_halo(taps, load))
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
-            images, *pixels = box_at(at_pixel, tiling.load_box, sizes, past_end, in_range, self.one_image)
+            images, *pixels = box_at(at_pixel, tiling.load_pixels, sizes, past_end, in_range, self.one_image)
             window = interleave(pixels, [remainder for _, remainder in moves])
             copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, load])
         for r in range(0 if cfg.resident else tiling.halo_taps):
@@ -371,7 +388,7 @@ class _Kernel:
                     (
                         *self._weights_at(tile, self._of_halo(taps, r)),
                         tile.group,
-                        mgpu.ds(first_out_channel, cfg.bn),
+                        mgpu.ds(first_out_channel, cfg.tile_n),
                         channels,
                     )
                 ],
@@ -391,7 +408,7 @@ class _Kernel:
         """From outputs to what these taps read, in each dimension: whole strides, and the remainder where there is a stride."""
         moves: list[tuple[Array, tuple[Array, ...]]] = []
         for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.lead, strict=True):
-            move = select(d.offset, p) + tap * d.step
+            move = select(d.offset, p) + tap * d.tap_stride
             quotient = floor_div(move, d.in_stride, min(d.offset))
             moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
         return moves
@@ -415,7 +432,9 @@ class _Kernel:
                     weights = self._resident_at(tile, at) if cfg.resident else []
                     self._multiply(acc, shared, slot, weights, wg_idx)
                     mgpu.when(step == 0)(store.prefetch_residual)
-                    mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)  # all but this step's: the slot before is free
+                    mgpu.wgmma_wait(
+                        cfg.taps_per_step * self.tiling.halo_taps
+                    )  # all but this step's: the slot before is free
                     mgpu.when(step > 0)(lambda: ring.release(ring.preceding(slot)))
                     return ring.following(slot), next_step(loops, at)
 
@@ -426,26 +445,26 @@ class _Kernel:
                 mgpu.when(steps == 0)(store.prefetch_residual)
                 return acc[...], end
 
-            acc, slot = mgpu.run_scoped(accumulate, mgpu.ACC((cfg.pixels, cfg.bn), jnp.float32))
+            acc, slot = mgpu.run_scoped(accumulate, mgpu.ACC((cfg.tile_m, cfg.tile_n), jnp.float32))
             store.store(acc)
             return slot
 
         if cfg.resident:
-            mgpu.barrier_wait(shared.kept)
+            mgpu.barrier_wait(shared.resident_ready)
         lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
         mgpu.wait_smem_to_gmem(0)
 
     def _destination(self, gmem: _Global, tile: Tile, cta: Scalar, wg_idx: Array) -> Destination:
         """Where a consumer's part of a tile goes."""
         problem, tiling = self.problem, self.tiling
-        first = self.schedule.first_pixel(tile.unit, cta, wg_idx)
-        sizes = (problem.N, *(d.rows for d in problem.dims))
-        past_end = tuple(n * extent for n, extent in zip(tiling.grid, tiling.cta_box, strict=True))
-        images, *rows = box_at(first, self.cfg.box, sizes, past_end, one_image=self.one_image)
+        first = self.schedule.first_pixel(tile.m_tile, cta, wg_idx)
+        sizes = (problem.batch, *(d.rows for d in problem.dims))
+        past_end = tuple(n * extent for n, extent in zip(tiling.m_grid, tiling.cta_pixels, strict=True))
+        images, *rows = box_at(first, self.cfg.tile_pixels, sizes, past_end, one_image=self.one_image)
         phase = [(p,) if d.out_stride > 1 else () for d, p in zip(problem.dims, tile.phase, strict=True)]
         # The group is one of the output; the bias is fused if there is one part.
-        window = (images, *interleave(rows, phase), tile.part * problem.G + tile.group)
-        return Destination(gmem.bias, gmem.residual, gmem.outs, window, tile.k_tile)
+        window = (images, *interleave(rows, phase), tile.k_part * problem.groups + tile.group)
+        return Destination(gmem.bias, gmem.residual, gmem.outs, window, tile.n_tile)
 
     def _resident_at(self, tile: Tile, at: list[Array]) -> list[tuple[Array, Array]]:
         """Where the weights of a step at these taps and channels lie, of each tap of its halo."""
@@ -454,22 +473,22 @@ class _Kernel:
         return [(ravel(self._weights_at(tile, self._of_halo(taps, r)), sizes), c) for r in range(self.tiling.halo_taps)]
 
     def _multiply(self, acc: Any, shared: _Shared, slot: Array, weights_at: list[Any], wg_idx: Array) -> None:
-        """acc[pixels, bn] += a[pixels, bk] @ b[bn, bk].T for every tap of the slot.
+        """acc[tile_m, tile_n] += a[tile_m, tile_k] @ b[tile_n, tile_k].T for every tap of the slot.
 
         weights_at: where those of each tap lie if they are resident.
         """
         cfg, tiling = self.cfg, self.tiling
-        for u, r in itertools.product(range(cfg.taps), range(tiling.halo_taps)):
+        for u, r in itertools.product(range(cfg.taps_per_step), range(tiling.halo_taps)):
             weights = shared.b_mma.at[weights_at[r] if cfg.resident else (slot, u, r)].T
             load, shift, row = wg_idx, jnp.int32(0), 1
             if cfg.halo:  # a consumer's pixels of tap r start this many rows further in its box
-                sheet, further = self.dims[tiling.halo_dim].in_sheet(r)
-                load, shift = jnp.int32(sheet), wg_idx * cfg.box[tiling.halo_dim + 1] + further
-                row = math.prod(cfg.box[tiling.halo_dim + 2 :])
+                sheet, further = self.dims[tiling.halo_dim].box_of_tap(r)
+                load, shift = jnp.int32(sheet), wg_idx * cfg.tile_pixels[tiling.halo_dim + 1] + further
+                row = math.prod(cfg.tile_pixels[tiling.halo_dim + 2 :])
             if not self.interpret:
-                mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.pixels)], weights)
+                mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.tile_m)], weights)
                 continue
             halo_axis = tiling.halo_dim + 1 - self.one_image
-            for pixel, index in lines(self._box(cfg.box)):  # the interpreter has no second view of the pixels
+            for pixel, index in lines(self._box(cfg.tile_pixels)):  # the interpreter has no second view of the pixels
                 at = tuple(j + shift if axis == halo_axis else j for axis, j in enumerate(index))
-                mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.box[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)
+                mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.tile_pixels[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)

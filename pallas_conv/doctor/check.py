@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import record
-from ..equation import Equation
+from ..equation import BILINEAR, Equation, Op
 from ..execution import execute
 from ..spec import Product
 from ..target import Target
-from ..equation import BILINEAR, Op
 from ..verify import timing
 from ..verify.check import Held, drawing, hold, poisoning
 from .plan import NO_KERNELS, Check

@@ -33,7 +33,7 @@ def test_the_products_to_look_at_first_are_there():
 def test_a_configuration_is_todays_choice_but_for_what_is_given():
     today = serve.choose(PRODUCT)
     assert one.configured(PRODUCT, ANY_HOPPER, {}).config == today
-    assert one.configured(PRODUCT, ANY_HOPPER, {"out_bufs": 1}).config == dataclasses.replace(today, out_bufs=1)
+    assert one.configured(PRODUCT, ANY_HOPPER, {"epi_stages": 1}).config == dataclasses.replace(today, epi_stages=1)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_dry_run(implementation, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"{SMALL} by {implementation}")
     assert said.endswith("launched: bfloat16(2, 8, 20)\n")
-    assert ("box=" in said) == (implementation == "mosaic")
+    assert ("tile_pixels=" in said) == (implementation == "mosaic")
 
 
 def test_both_implementations_compute_the_same():

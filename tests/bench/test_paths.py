@@ -58,9 +58,9 @@ def test_each_worker_takes_several_tiles_some_ragged(case):
     problem = Problem.of(case.product)
     t = tiling(problem, case.config)
     assert t.workers(case.num_sms) == paths.WORKERS
-    assert t.units > paths.WORKERS
-    sizes = problem.N, *(d.rows for d in problem.dims)
-    assert any(size % extent for size, extent in zip(sizes, t.cta_box, strict=True))
+    assert t.work_tiles > paths.WORKERS
+    sizes = problem.batch, *(d.rows for d in problem.dims)
+    assert any(size % extent for size, extent in zip(sizes, t.cta_pixels, strict=True))
 
 
 def test_a_case_is_smaller_than_what_it_stands_for():
@@ -91,6 +91,6 @@ def test_cases_are_data(tmp_path):
     case = Case("one", named("suite")["resnet50_c2/f"], Config((1, 8, 8), 64, halo=True), num_sms=3)
     (tmp_path / "paths.json").write_text(paths.text([case]))
     assert paths.cases(tmp_path / "paths.json") == (case,)
-    (tmp_path / "paths.json").write_text(paths.text([case]).replace('"bn":64', '"bn":null'))
-    with pytest.raises(ValueError, match=r"paths\.json\[0\]\.config\.bn must be int, not None"):
+    (tmp_path / "paths.json").write_text(paths.text([case]).replace('"tile_n":64', '"tile_n":null'))
+    with pytest.raises(ValueError, match=r"paths\.json\[0\]\.config\.tile_n must be int, not None"):
         paths.cases(tmp_path / "paths.json")

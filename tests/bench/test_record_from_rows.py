@@ -14,7 +14,7 @@ from pallas_conv.kernels.gpu import Gpu
 from tests.kernels.cases import product
 
 SHIPPED = sorted(record.SHIPPED.glob("*/*.json"))
-CONFIG = Config((1, 8, 8), 32, bk=32, stages=2, consumers=1)
+CONFIG = Config((1, 8, 8), 32, tile_k=32, stages=2, mma_warpgroups=1)
 PRODUCT = product("fprop", 2, (32, 32), (9, 7), 3, 1, 1, bias=True)
 HALO = dataclasses.replace(CONFIG, halo=True)
 KIND = "NVIDIA H100 80GB HBM3"

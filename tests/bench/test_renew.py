@@ -18,7 +18,7 @@ from pallas_conv.record import Program, Record, Source
 from tests.kernels.cases import product
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = Config((1, 8, 8), 32, bk=32, stages=2, consumers=1)
+CONFIG = Config((1, 8, 8), 32, tile_k=32, stages=2, mma_warpgroups=1)
 PRODUCT = product("fprop", 2, (32, 32), (9, 7), 3, 1, 1, bias=True)
 OLD = Source("0.0.1", "0" * 12, "run")
 
@@ -82,9 +82,9 @@ def test_a_refactored_copy_keeps_its_record(tmp_path, program):
 @pytest.mark.parametrize(
     "mutation",
     [
-        replaced("dense/sm90.py", "mgpu.wgmma_wait(cfg.taps * self.tiling.halo_taps)", "mgpu.wgmma_wait(2)"),
+        replaced("dense/sm90.py", "mgpu.wgmma_wait(cfg.taps_per_step * self.tiling.halo_taps)", "mgpu.wgmma_wait(2)"),
         # Only the host's code: where in memory a TMA descriptor says that the next pixel lies.
-        replaced("dense/sm90.py", "[(0, unaligned(self.problem.C, self.dtype))]", "[(0, 8)]"),
+        replaced("dense/sm90.py", "[(0, unaligned(self.problem.in_channels, self.dtype))]", "[(0, 8)]"),
     ],
     ids=["a later wait", "another stride"],
 )

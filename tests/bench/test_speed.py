@@ -129,7 +129,7 @@ def test_before_a_launch_it_is_said_what_is_launched(tmp_path, monkeypatch, capf
     assert [about["impl"] for about in told] == ["ours", "stock", "in turns"]
     assert [about["kernel"] for about in told] == [True, False, True]
     assert "facts" not in told[1]  # it would be filed as wrong if stock hung
-    assert told[0]["config"]["box"]
+    assert told[0]["config"]["tile_pixels"]
 
 
 # ------------------------------------------------------------ peaks, records

@@ -64,12 +64,12 @@ def test_a_tuned_choice_is_tried_beside_the_models(monkeypatch):
 
 def test_slots_and_staging_buffers_are_traded():
     stem = SUITE["resnet50_stem/f"]
-    kept = {"unfold": True, "resident": True, "consumers": 1, "blocks": 2}
+    kept = {"im2col": True, "resident": True, "mma_warpgroups": 1, "ctas_per_sm": 2}
     today = Config((1, 16, 8), 64, 32, halo=True, stages=4, **kept)
     depths = list(differing._depths(Problem.of(stem), today, ANY_HOPPER))
     assert depths
     assert all(differences(today, cfg) == ("depth",) for cfg in depths)
-    assert not any(cfg.stages <= today.stages and cfg.out_bufs <= today.out_bufs for cfg in depths)
+    assert not any(cfg.stages <= today.stages and cfg.epi_stages <= today.epi_stages for cfg in depths)
 
 
 # ------------------------------------------------------------ order, programs

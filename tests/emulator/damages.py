@@ -32,7 +32,7 @@ RESIDUAL = named("residual two chunks ahead, ragged edges, more tiles than block
 CLUSTER = Case(
     "cluster of two, two steps of channels, residual",
     product("fprop", 2, (128, 128), (14, 14), 3, 1, 1, bias=True, residual=True, activation="silu"),
-    Config((1, 8, 8), 128, stages=3, cluster=2, out_bufs=2),
+    Config((1, 8, 8), 128, stages=3, cluster=2, epi_stages=2),
 )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from pallas_conv.kernels.geometry import Dim, Line
+from pallas_conv.kernels.geometry import ConvAxis, TapAxis
 
 
-def definition(line: Line) -> Iterator[tuple[int, int, int]]:
+def definition(line: ConvAxis) -> Iterator[tuple[int, int, int]]:
     """(o, j, position in w) of every multiply-add, by the equation at the top of `geometry`."""
     for o in range(line.out_size):
         for t in range(line.kernel):
@@ -14,7 +14,7 @@ def definition(line: Line) -> Iterator[tuple[int, int, int]]:
                 yield o, j, line.kernel - 1 - t if line.flip else t
 
 
-def pairs(dim: Dim) -> Iterator[tuple[int, int, int]]:
+def pairs(dim: TapAxis) -> Iterator[tuple[int, int, int]]:
     """(o, j, position in w) of every multiply-add that phases and taps visit."""
     for p in range(dim.out_stride):
         for q in range(-(-(dim.out_size - p) // dim.out_stride)):

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import pytest
 
 from pallas_conv.kernels import geometry, scalars
-from pallas_conv.kernels.geometry import Line
+from pallas_conv.kernels.geometry import ConvAxis
 from tests.kernels import cases
 from tests.kernels.geometries import definition, pairs
 from workloads import ladder
 
 
-def lines(seed: int, count: int) -> list[Line]:
+def lines(seed: int, count: int) -> list[ConvAxis]:
     """Convolutions, transposed ones, and what is both; paddings of either sign, empty outputs among them."""
     rng, found = random.Random(seed), []
     for _ in range(count):
         size, kernel, stride = rng.randint(1, 12), rng.randint(1, 6), rng.randint(1, 5)
         base, dilation, low = rng.choice((1, 1, rng.randint(1, 5))), rng.randint(1, 5), rng.randint(-3, 8)
-        found.append(Line(size, rng.randint(0, 14), kernel, stride, base, dilation, low, rng.random() < 0.3))
+        found.append(ConvAxis(size, rng.randint(0, 14), kernel, stride, base, dilation, low, rng.random() < 0.3))
     return found
 
 
@@ -56,7 +56,7 @@ def test_a_span_holds_every_tap_that_reads_the_input(seed):
         for p in range(dim.out_stride):
             lo = rng.randint(0, 6)
             hi = lo + rng.randint(0, 6)
-            reads = lambda i, q, p=p, dim=dim: 0 <= q * dim.in_stride + dim.offset[p] + i * dim.step < dim.in_size
+            reads = lambda i, q, p=p, dim=dim: 0 <= q * dim.in_stride + dim.offset[p] + i * dim.tap_stride < dim.in_size
             used = {i for i in range(dim.count[p]) if any(reads(i, q) for q in range(lo, hi + 1))}
             first, last = dim.span(p, lo, hi)
             assert used <= set(range(first, last)) <= set(range(dim.count[p])), (line, p, lo, hi)
@@ -85,7 +85,7 @@ def test_columns_are_what_the_taps_read(seed):
         dim = line.dim()
         if dim.out_stride > 1:
             with pytest.raises(ValueError, match="output phases"):
-                dim.unfolded()
+                dim.im2col()
             continue
         found = sorted(
             (o, j, dim.order[i])
@@ -94,7 +94,7 @@ def test_columns_are_what_the_taps_read(seed):
             if 0 <= j < dim.in_size
         )
         assert found == sorted(definition(line)), line
-        assert sorted(pairs(dim.unfolded())) == [(o, o, 0) for o in range(dim.out_size)]
+        assert sorted(pairs(dim.im2col())) == [(o, o, 0) for o in range(dim.out_size)]
 
 
 @SEEDS
@@ -102,12 +102,12 @@ def test_a_sheet_holds_what_its_taps_read_whole_strides_apart(seed):
     for line in lines(seed, 1000):
         dim = line.dim()
         for p, count in enumerate(dim.count):
-            start = lambda i, p=p, dim=dim: dim.offset[p] + i * dim.step
+            start = lambda i, p=p, dim=dim: dim.offset[p] + i * dim.tap_stride
             for i in range(count):
-                sheet, rows = dim.in_sheet(i)
+                sheet, rows = dim.box_of_tap(i)
                 assert start(i) == start(sheet) + rows * dim.in_stride
             remainders = {start(i) % dim.in_stride for i in range(count)}
-            assert len(remainders) == min(dim.sheets, count), line
+            assert len(remainders) == min(dim.residues, count), line
 
 
 @SEEDS

@@ -79,9 +79,9 @@ def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
     """Slots, taps and loads lie one after the other: each must start at a multiple of the swizzle's pattern of 8 rows."""
     for case in ladder.CASES:
         for cfg in [case.config, *itertools.islice(candidates(Problem.of(case.product)), 40)]:
-            assert math.prod(tiling(Problem.of(case.product), cfg).load_box) % 8 == 0
-            assert cfg.bn % 8 == 0
-            assert cfg.pixels % 8 == 0
+            assert math.prod(tiling(Problem.of(case.product), cfg).load_pixels) % 8 == 0
+            assert cfg.tile_n % 8 == 0
+            assert cfg.tile_m % 8 == 0
 
 
 @pytest.mark.aot
@@ -89,7 +89,7 @@ def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
 def test_the_compiled_program_assumes_the_same(bk):
     """wgmma's descriptors in the PTX: this swizzle mode, and 8 rows from one tile to the next."""
     p = cases.product("fprop", 2, (bk, 64), (16, 16), 3, 1, 1)
-    _, used = kernels.compiled(p, Config((1, 8, 8), 64, bk=bk, stages=2))
+    _, used = kernels.compiled(p, Config((1, 8, 8), 64, tile_k=bk, stages=2))
     descriptors = _descriptors(used.ptx)
     assert descriptors
     mode = {128: 1, 64: 2, 32: 3}[bk * 2]

@@ -106,7 +106,7 @@ class Toy:
         tiles, nbytes = math.prod(problem.tiles(config)), PIXELS * COLUMNS * config.chunks * ITEMSIZE
         sms = min(gpu.num_sms, tiles)
         return Work(
-            itemsize=ITEMSIZE, consumers=1, cluster=1, stages=2, out_bufs=1, over_images=False, sms=sms, blocks=1,
+            itemsize=ITEMSIZE, mma_warpgroups=1, cluster=1, stages=2, epi_stages=1, over_images=False, sms=sms, ctas_per_sm=1,
             rounds=((-(-tiles // sms), 1),), all_steps=tiles, macs=PIXELS * COLUMNS * config.chunks, operand_bytes=nbytes,
             pixel_bytes=nbytes, weight_bytes=0, rows=PIXELS, copies=1, taps=1, pixel_readers=1, kept_bytes=0,
             chunks=config.chunks, elements=PIXELS * COLUMNS / 128, stored_bytes=nbytes, ahead=None,
@@ -149,7 +149,9 @@ def run(
         (PIXELS,), COLUMNS, config.chunks, 1, Epilogue(product.activation), jnp.dtype(product.out_dtype), interpret
     )
     tiles = problem.tiles(config)
-    ragged = tiles[1] * COLUMNS * config.chunks - problem.channels  # rows of channels are read without TMA: not out of bounds
+    ragged = (
+        tiles[1] * COLUMNS * config.chunks - problem.channels
+    )  # rows of channels are read without TMA: not out of bounds
     rows = [pad(row.astype(jnp.float32).reshape(1, -1), [(0, 0), (0, ragged)]) for row in (w, *bias)]
     workers = min(gpu.num_sms, math.prod(tiles))
     buffer = mgpu.two_views((1,), (PIXELS,), COLUMNS * config.chunks, x.dtype, interpret=interpret)
@@ -170,7 +172,16 @@ def run(
 
 
 def _body(
-    staging: Staging, tiles: tuple[int, int], workers: int, x: Any, w: Any, bias: Any, y: Any, source: Any, out: Any, full: Any
+    staging: Staging,
+    tiles: tuple[int, int],
+    workers: int,
+    x: Any,
+    w: Any,
+    bias: Any,
+    y: Any,
+    source: Any,
+    out: Any,
+    full: Any,
 ) -> None:
     """Tile after tile, each loaded, scaled and stored."""
     of_tma, of_mma = (source, source) if staging.interpret else source

@@ -25,17 +25,21 @@ OPERANDS = {  # pixels and weights made of normal ones
 }
 p, box = cases.product, (1, 8, 8)
 CASES = {
-    "1x1 C=6": Case("C=6", p("fprop", 1, (6, 16), (8, 8), 1, dtype="float32"), Config(box, 16, bk=8, consumers=1)),
-    "1x1": Case("1x1", p("fprop", 1, (32, 32), (8, 8), 1, dtype="float32"), Config(box, 32, bk=32, consumers=1)),
+    "1x1 C=6": Case(
+        "C=6", p("fprop", 1, (6, 16), (8, 8), 1, dtype="float32"), Config(box, 16, tile_k=8, mma_warpgroups=1)
+    ),
+    "1x1": Case(
+        "1x1", p("fprop", 1, (32, 32), (8, 8), 1, dtype="float32"), Config(box, 32, tile_k=32, mma_warpgroups=1)
+    ),
     "3x3": Case(
         "3x3",
         p("fprop", 1, (64, 16), (8, 8), 3, 1, 1, dtype="float32", bias=True, activation="relu"),
-        Config(box, 16, bk=32, stages=2, consumers=1),
+        Config(box, 16, tile_k=32, stages=2, mma_warpgroups=1),
     ),
     "input gradient": Case(
         "input gradient",
         p("dgrad", 1, (16, 64), (8, 8), 3, 1, 1, dtype="float32"),
-        Config(box, 16, bk=32, stages=2, consumers=1),
+        Config(box, 16, tile_k=32, stages=2, mma_warpgroups=1),
     ),
 }
 

@@ -80,4 +80,4 @@ def test_hardware_scripts_need_no_pytest():
 def test_cases_compile_without_spills(case):
     _, used = kernels.compiled(case.product, case.config)
     assert used.spills == 0, used.log
-    assert used.registers * 128 * (case.config.consumers + 1) * case.config.blocks <= 65536, used.log
+    assert used.registers * 128 * (case.config.mma_warpgroups + 1) * case.config.ctas_per_sm <= 65536, used.log

@@ -70,23 +70,23 @@ def generated(seed: int) -> Case:
         if served.reasons(p):
             continue
         cfg = Config(
-            box=pick(list(boxes(64, nd))),
-            bn=pick((16, 48, 64, 80)),
-            bk=pick((8, 16, 32, 64)),
-            taps=pick((1, 1, 2, 3)),
+            tile_pixels=pick(list(boxes(64, nd))),
+            tile_n=pick((16, 48, 64, 80)),
+            tile_k=pick((8, 16, 32, 64)),
+            taps_per_step=pick((1, 1, 2, 3)),
             halo=pick((True, False)),
-            unfold=pick((True, False)) and p.in_channels + p.out_channels < 40,
-            fold=pick((0, 1, nd)) if p.in_channels + p.out_channels < 60 else 0,
+            im2col=pick((True, False)) and p.in_channels + p.out_channels < 40,
+            col2im_dims=pick((0, 1, nd)) if p.in_channels + p.out_channels < 60 else 0,
             stages=pick((2, 3)),
-            consumers=pick((1, 2)),
+            mma_warpgroups=pick((1, 2)),
             cluster=pick((1, 1, 2)),
-            split=pick((1, 1, 2, 3)),
-            out_bufs=pick((1, 2, 3)),
-            skip=pick((True, True, False)),
+            split_k=pick((1, 1, 2, 3)),
+            epi_stages=pick((1, 2, 3)),
+            skip_padding=pick((True, True, False)),
         )
         problem = Problem.of(p)
         if illegal(problem, cfg):
             continue
         # The interpreter multiplies a line of pixels at a time: leave out what would take it minutes.
-        if work.executed_macs(problem, cfg) <= 800 * cfg.box[-1] * cfg.bn * cfg.bk:
+        if work.executed_macs(problem, cfg) <= 800 * cfg.tile_pixels[-1] * cfg.tile_n * cfg.tile_k:
             return Case(f"generated {seed}", p, cfg, num_sms=rng.randint(2, 5))

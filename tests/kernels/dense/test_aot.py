@@ -65,10 +65,12 @@ def check(product, cfg):
     assert "cp.async.bulk.tensor" in used.ptx
     assert used.spills == 0, used.log
     assert used.registers <= 168, used.log
-    assert used.registers * 128 * (cfg.consumers + 1) * cfg.blocks <= 65536, used.log  # so many blocks are resident
+    assert used.registers * 128 * (cfg.mma_warpgroups + 1) * cfg.ctas_per_sm <= 65536, (
+        used.log
+    )  # so many blocks are resident
     planned = tiling(Problem.of(product), cfg)
     assert used.smem_bytes == planned.smem_bytes - planned.barrier_bytes  # the budget is right
-    assert planned.smem_bytes <= HOPPER.smem_limit(cfg.blocks)
+    assert planned.smem_bytes <= HOPPER.smem_limit(cfg.ctas_per_sm)
     assert "serializ" not in used.log, used.log
     assert "setmaxnreg" not in used.log, used.log
     if not notes(product, cfg):
@@ -100,10 +102,10 @@ def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
     """It reads the kernel's sums as they are, and computes every output."""
     product = FEW_TILES[name]
     cfg = serve.choose(product)
-    assert cfg.split > 1
+    assert cfg.split_k > 1
     entry = check(product, cfg).as_text().partition("ENTRY")[2]
     ((sums, size),) = re.findall(r"(%\S+) = f32\[(\S+)\]\S* custom-call\(.*mosaic_gpu", entry)
-    assert str(cfg.split * (product.models or 1) * product.spec.groups) in size.split(",")
+    assert str(cfg.split_k * (product.models or 1) * product.spec.groups) in size.split(",")
     (reader,) = re.findall(rf" = (.*[(, ]{re.escape(sums)}[,)].*)", entry)
     assert " fusion(" in reader
 
@@ -112,8 +114,8 @@ def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
 def test_parts_of_the_largest_tiles_fit_in_registers(split):
     """Uneven ones too; and whatever the epilogue is, which is not theirs."""
     product = dataclasses.replace(LAYERS["unet_mid_gelu_yz"], batch=1)
-    check(product, Config((1, 8, 16), 128, stages=2, split=split))
-    check(product, Config((1, 4, 32), 128, stages=2, halo=True, split=split))
+    check(product, Config((1, 8, 16), 128, stages=2, split_k=split))
+    check(product, Config((1, 4, 32), 128, stages=2, halo=True, split_k=split))
 
 
 UNSERVED = {
@@ -208,7 +210,7 @@ def largest(residual: bool) -> dict[str, Config]:
         "128": Config((1, 8, 16), width, stages=3),
         "64": Config((1, 8, 8), 2 * width, stages=3),
         "halo": Config((1, 4, 32), width, stages=2, halo=True),
-        **({"residual ahead": Config((1, 8, 16), width, stages=2, out_bufs=4)} if residual else {}),
+        **({"residual ahead": Config((1, 8, 16), width, stages=2, epi_stages=4)} if residual else {}),
     }
 
 

@@ -73,7 +73,7 @@ def test_right_and_executed_as_planned(case, count):
     prove_as_planned(case, count)
 
 
-SMALLEST = Config((1, 8, 8), 32, bk=32, stages=2)
+SMALLEST = Config((1, 8, 8), 32, tile_k=32, stages=2)
 p = cases.product
 WHOLE = {
     "3x3": p("fprop", 2, (64, 64), (10, 18), 3),
@@ -139,7 +139,11 @@ def test_what_is_not_finite_spreads_as_in_xla(name):
 )
 def test_activation(activation):
     product = cases.product("fprop", 1, (16, 32), (8, 8), 1, bias=True, activation=activation, outputs=("y", "z"))
-    prove(Case(f"activation {activation}", product, Config((1, 8, 8), 32, bk=16, stages=2, consumers=1), num_sms=1))
+    prove(
+        Case(
+            f"activation {activation}", product, Config((1, 8, 8), 32, tile_k=16, stages=2, mma_warpgroups=1), num_sms=1
+        )
+    )
 
 
 def test_the_chosen_configuration_runs():
@@ -150,12 +154,12 @@ def test_the_chosen_configuration_runs():
 def in_seconds(case: Case) -> Case:
     """Of fewer images and channels where the interpreter, which multiplies a line of pixels at a time, has many to multiply."""
     cfg, p, problem = case.config, case.product, Problem.of(case.product)
-    if work.executed_macs(problem, cfg) <= 2000 * cfg.box[-1] * cfg.bn * cfg.bk:
+    if work.executed_macs(problem, cfg) <= 2000 * cfg.tile_pixels[-1] * cfg.tile_n * cfg.tile_k:
         return case
-    summed = problem.C if cfg.unfold else min(problem.C, cfg.bk * cfg.split - 8)
-    channels = summed * p.spec.groups, min(problem.K, cfg.bn - 8) * p.spec.groups
+    summed = problem.in_channels if cfg.im2col else min(problem.in_channels, cfg.tile_k * cfg.split_k - 8)
+    channels = summed * p.spec.groups, min(problem.out_channels, cfg.tile_n - 8) * p.spec.groups
     c, o = channels if p.role == "fprop" else channels[::-1]
-    images = max(1, tiling(problem, cfg).cta_box[0] - 1)
+    images = max(1, tiling(problem, cfg).cta_pixels[0] - 1)
     return dataclasses.replace(case, product=dataclasses.replace(p, batch=images, in_channels=c, out_channels=o))
 
 

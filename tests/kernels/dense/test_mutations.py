@@ -180,7 +180,7 @@ def test_a_dropped_tap_is_wrong(monkeypatch):
 
 
 def test_a_dropped_channel_step_of_a_part_is_wrong(monkeypatch):
-    parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, bk=16, split=2))
+    parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, tile_k=16, split_k=2))
     prove(parts)
     whole = Schedule.channel_span
     shorter = lambda self, tile: Span(whole(self, tile).first, whole(self, tile).last - tile.part)

@@ -35,34 +35,34 @@ def test_no_more_blocks_than_tiles_or_than_a_chip_holds(num_sms):
         problem = Problem.of(product(channels=channels))
         cfg = best(problem, Gpu(num_sms))
         t = tiling(problem, cfg)
-        assert 0 < t.workers(num_sms) * cfg.cluster <= num_sms * cfg.blocks
-        assert t.workers(num_sms) <= t.units
+        assert 0 < t.workers(num_sms) * cfg.cluster <= num_sms * cfg.ctas_per_sm
+        assert t.workers(num_sms) <= t.work_tiles
 
 
 def test_a_residual_has_buffers_to_be_loaded_ahead():
-    assert serve.choose(product(residual=True, bias=True)).out_bufs > 1  # beside three stages of a halo
-    assert serve.choose(product(residual=True, channels=(64, 256), kernel=1, padding=0)).out_bufs > 2
+    assert serve.choose(product(residual=True, bias=True)).epi_stages > 1  # beside three stages of a halo
+    assert serve.choose(product(residual=True, channels=(64, 256), kernel=1, padding=0)).epi_stages > 2
 
 
 def test_few_tiles_are_split():
     few = Problem.of(product(channels=(1024, 256)))
     cfg = best(few)
-    assert cfg.split > 1
-    whole = min(clocks(few, other) for other in candidates(few) if other.split == 1)
+    assert cfg.split_k > 1
+    whole = min(clocks(few, other) for other in candidates(few) if other.split_k == 1)
     assert clocks(few, cfg) < 0.8 * whole
-    assert work.workspace_bytes(few, cfg) == cfg.split * 4 * 2 * 7 * 7 * 256
+    assert work.workspace_bytes(few, cfg) == cfg.split_k * 4 * 2 * 7 * 7 * 256
     many = Problem.of(product(channels=(1024, 256), batch=256))
-    assert {cfg.split for cfg in candidates(many)} == {1}
+    assert {cfg.split_k for cfg in candidates(many)} == {1}
     assert work.workspace_bytes(many, best(many)) == 0
 
 
 def test_few_output_channels_are_folded():
     few = Problem.of(product(channels=(128, 3), size=(32, 32), batch=128, input_dilation=2))
     cfg = best(few)
-    assert cfg.fold > 0
-    unfolded = min(clocks(few, other) for other in candidates(few) if not other.fold)
+    assert cfg.col2im_dims > 0
+    unfolded = min(clocks(few, other) for other in candidates(few) if not other.col2im_dims)
     assert clocks(few, cfg) < 0.7 * unfolded
-    sums = few.K * (9 if cfg.fold == 2 else 3)
-    assert work.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.fold == 2 else 63) * sums
+    sums = few.K * (9 if cfg.col2im_dims == 2 else 3)
+    assert work.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.col2im_dims == 2 else 63) * sums
     enough = dataclasses.replace(few, K=16)
-    assert {cfg.fold for cfg in candidates(enough)} == {0}
+    assert {cfg.col2im_dims for cfg in candidates(enough)} == {0}

@@ -67,12 +67,12 @@ def test_notes_of_copies():
     assert "from 24 to 20" in served.notes(product(channels=(64, 20)), tile)[-1]
     assert "output phases in spatial dimensions [0, 1]" in served.notes(product(role="dgrad", stride=2), tile)[-1]
     assert "residual" in served.notes(product(channels=(64, 20), residual=True), tile)[-1]
-    told = served.notes(product(channels=(3, 64)), Config((1, 8, 8), unfold=True))
+    told = served.notes(product(channels=(3, 64)), Config((1, 8, 8), im2col=True))
     assert [word in line for word, line in zip(("3 taps", "from 9 to 16"), told, strict=True)] == [True, True]
 
 
 def test_notes_of_parts():
-    (told,) = served.notes(product(), Config((1, 8, 8), bk=32, split=2))
+    (told,) = served.notes(product(), Config((1, 8, 8), tile_k=32, split_k=2))
     assert "float32 sums of 2 parts" in told
-    told = served.notes(product(channels=(64, 20)), Config((1, 8, 8), bk=32, split=2))
+    told = served.notes(product(channels=(64, 20)), Config((1, 8, 8), tile_k=32, split_k=2))
     assert len(told) == 1  # 20 floats are whole 16 bytes

@@ -50,20 +50,20 @@ def test_executed_covers_what_reads_the_input(case):
     """Every multiply-add that reads the input is executed; what is executed in vain is bounded by the ragged tiles."""
     cfg = case.config
     problem = Problem.of(case.product).under(cfg)
-    reading = problem.N * problem.G * problem.C * problem.K
+    reading = problem.batch * problem.groups * problem.in_channels * problem.out_channels
     for dim in problem.dims:
         reading *= sum(1 for _ in pairs(dim))
     executed = work.executed_macs(problem, cfg)
     assert reading <= executed
     assert reading <= work.useful_macs(problem)
     t = tiling(problem, cfg)
-    whole = case.config.bn * t.k_tiles * cfg.bk * t.c_steps * problem.G
-    for n, extent in zip((problem.N, *(d.rows for d in problem.dims)), t.cta_box, strict=True):
+    whole = case.config.tile_n * t.n_tiles * cfg.tile_k * t.k_steps * problem.groups
+    for n, extent in zip((problem.batch, *(d.rows for d in problem.dims)), t.cta_pixels, strict=True):
         whole *= -(-n // extent) * extent
     counts = 1
     for dim in problem.dims:
         counts *= max(dim.count) * dim.out_stride
-    ragged = cfg.taps * (1 + t.tiles * cfg.cluster)  # a last group of taps, a last cluster without a tile
+    ragged = cfg.taps_per_step * (1 + t.cta_tiles * cfg.cluster)  # a last group of taps, a last cluster without a tile
     assert executed <= whole * counts * ragged
 
 
@@ -77,7 +77,7 @@ def test_executed_is_useful_where_everything_divides():
 def test_multiply_adds_of_the_model_are_those_that_the_kernel_issues(name):
     """Exactly for consumers that skip taps by themselves; others of a block, or of a cluster, share a step."""
     _, problem = posed(name)
-    found = [(cfg, asked) for cfg, asked in some(name) if cfg.cluster * tiling(problem, cfg).tiles == 1]
+    found = [(cfg, asked) for cfg, asked in some(name) if cfg.cluster * tiling(problem, cfg).cta_tiles == 1]
     assert found
     for cfg, asked in found:
         assert cost.executed(asked) == pytest.approx(work.executed_macs(problem, cfg), rel=1e-9)
