@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import pallas_conv as pc
-from pallas_conv.plan import Plan
+from pallas_conv.dispatch.plan import Plan
 from pallas_conv.verify import check
 from workloads.models import NETWORKS, resnet
 from workloads.models.common import Network, Scale

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 import pallas_conv as pc
 from pallas_conv import formulations
-from pallas_conv.explain import describe
-from pallas_conv.plan import Plan
+from pallas_conv.dispatch.explain import describe
+from pallas_conv.dispatch.plan import Plan
 from pallas_conv.spec import Product
 from workloads.models import DIVIDE, IMAGES, NETWORKS, Network
 from workloads.programs import operands, programs, timed_as

@@ -13,10 +13,10 @@ import pallas_conv as pc
 from pallas_conv import formulations
 from pallas_conv.doctor.check import equation
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
-from pallas_conv.execution import execute
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.gpu import HOPPER, Gpu
 from pallas_conv.kernels.serve import Kernel
+from pallas_conv.lowering.execution import execute
 from pallas_conv.spec import Product
 from pallas_conv.target import Target
 from workloads.cases import Case

@@ -32,12 +32,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from pallas_conv import record
+from pallas_conv.dispatch import record
+from pallas_conv.dispatch.record import RAN, Program, Record, Source, Timing
 from pallas_conv.kernels import digest, families
 from pallas_conv.kernels.family import Facts
 from pallas_conv.kernels.gpu import GENERATIONS, Gpu
 from pallas_conv.kernels.serve import Kernel
-from pallas_conv.record import RAN, Program, Record, Source, Timing
 from pallas_conv.spec import Product
 
 from . import instructions

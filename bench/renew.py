@@ -14,9 +14,9 @@ import sys
 import jax
 from tqdm import tqdm
 
-from pallas_conv import record
+from pallas_conv.dispatch import record
+from pallas_conv.dispatch.record import SAME_INSTRUCTIONS, Record, Source
 from pallas_conv.kernels import digest
-from pallas_conv.record import SAME_INSTRUCTIONS, Record, Source
 
 from . import instructions
 from .record import kernel_of

@@ -1,10 +1,10 @@
 """Convolutions for JAX: equinox- and inox-compatible layers over hand-tiled kernels, with the best lax program elsewhere."""
 
 from . import lax, nn
+from .dispatch.explain import explain
+from .dispatch.implementation import implementation
 from .errors import UnsupportedError
-from .explain import explain
 from .functional import conv, conv_transpose, transpose_weight
-from .implementation import implementation
 from .nn.convert import convert
 from .nn.equinox import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .nn.report import convert_report

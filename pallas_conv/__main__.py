@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from . import command_explain
+from .dispatch import command as command_explain
 from .doctor import command as command_doctor
 
 

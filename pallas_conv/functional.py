@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec
 
 from . import arguments, batching, lowering
 from . import padding as paddings
+from .dispatch.implementation import Implementation, preferences
 from .equation import Op, wider
 from .formulations.canonical import adjoint_weight
-from .implementation import Implementation, preferences
 from .primitives import bind, contract, partitions
 from .spec import ConvSpec, dilated
 

@@ -27,8 +27,8 @@ from jax.extend.core.primitives import conv_general_dilated_p
 from jax.lax import ConvDimensionNumbers
 
 from . import functional
+from .dispatch.implementation import preferences
 from .equation import Op
-from .implementation import preferences
 from .spec import dilated
 
 __all__ = [

@@ -20,7 +20,7 @@ def nothing_shipped(request, monkeypatch, tmp_path_factory):
 
     A test marked `shipped` sees what ships.
     """
-    from pallas_conv import record
+    from pallas_conv.dispatch import record
 
     if "shipped" not in request.keywords:
         monkeypatch.setattr(record, "SHIPPED", tmp_path_factory.getbasetemp() / "no_records")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pallas_conv import command_explain
 from pallas_conv.__main__ import main
+from pallas_conv.dispatch import command as command_explain
 from pallas_conv.doctor import command
 
 MODULE = """

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from pallas_conv import record
+from pallas_conv.dispatch import record
+from pallas_conv.dispatch.record import Program, Record, Source, Timing
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.family import Facts, Size
-from pallas_conv.record import Program, Record, Source, Timing
 from tests.kernels.cases import product
 
 SIZE = Size(1e9, 1e6, 64, 64, 9)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_conv as pc
-from pallas_conv import plan, record, trust
+from pallas_conv.dispatch import plan, record, trust
+from pallas_conv.dispatch.record import Record, Source, Timing
 from pallas_conv.kernels import digest, serve
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.record import Record, Source, Timing
 from pallas_conv.target import from_device_kind, resolve
 from pallas_conv.wanted import wanted
 from tests.kernels.cases import product

@@ -11,11 +11,11 @@ import numpy as np
 
 from pallas_conv.doctor.check import equation
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
-from pallas_conv.execution import execute
 from pallas_conv.formulations import STOCK
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.chips import chips
 from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.lowering.execution import execute
 from pallas_conv.spec import Product
 from pallas_conv.target import Target
 from pallas_conv.verify import timing

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import record
+from ..dispatch import record
 from ..equation import BILINEAR, Equation, Op
-from ..execution import execute
+from ..lowering.execution import execute
 from ..spec import Product
 from ..target import Target
 from ..verify import timing

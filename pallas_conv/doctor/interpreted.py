@@ -5,8 +5,8 @@ import os
 
 import jax
 
-from ..execution import execute
 from ..kernels import families, serve
+from ..lowering.execution import execute
 from ..spec import Product
 from ..target import resolve
 from ..verify.check import Held, drawing, hold_small

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from .. import record
+from ..dispatch import record
+from ..dispatch.record import RAN, Record, Source
 from ..kernels import digest, families
-from ..record import RAN, Record, Source
 from ..target import Target
 from .check import Finding
 from .plan import Check

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import plan, trust
+from ..dispatch import plan, trust
+from ..dispatch.record import Record, Timing
 from ..kernels import families
 from ..kernels.family import Facts
 from ..kernels.serve import Kernel
-from ..record import Record, Timing
 from ..spec import Product
 from ..target import Target
 from ..wanted import Use, Wanted

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
-from .. import trust
+from ..dispatch import trust
 from ..target import Target
 from ..verify.check import lost
 from ..wanted import wanted

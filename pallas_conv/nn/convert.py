@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..implementation import Implementation, preferences
+from ..dispatch.implementation import Implementation, preferences
 from .classes import CONVERTED, is_layer, new, verdict
 from .equinox import EXTRAS
 from .pytrees import map_children

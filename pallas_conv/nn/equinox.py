@@ -19,8 +19,8 @@ from jax import Array
 from .. import arguments, functional
 from .. import padding as paddings
 from ..activations import ACTIVATIONS
+from ..dispatch.implementation import Implementation, preferences
 from ..functional import Ints, Padding
-from ..implementation import Implementation, preferences
 
 EXTRAS = ("implementation", "activation", "compute_dtype")  # static fields that equinox's layers lack
 _EXTRAS_DOC = """

@@ -8,10 +8,10 @@ import pytest
 from bench.report import __main__ as report
 from bench.report import rows, text
 from bench.tune.measure import GAIN
+from pallas_conv.dispatch.plan import plan
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.plan import plan
 from pallas_conv.spec import Product
 from pallas_conv.target import resolve
 from pallas_conv.wanted import wanted

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from bench import record as bench_record
-from pallas_conv import record
+from pallas_conv.dispatch import record
 from pallas_conv.kernels import digest, families, serve
 from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.kernels.gpu import Gpu

@@ -10,11 +10,11 @@ import jax
 import pytest
 
 from bench import instructions, renew
-from pallas_conv import record
+from pallas_conv.dispatch import record
+from pallas_conv.dispatch.record import Program, Record, Source
 from pallas_conv.kernels import digest, serve
 from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.record import Program, Record, Source
 from tests.kernels.cases import product
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from pallas_conv import plan as planning
+from pallas_conv.dispatch import plan as planning
+from pallas_conv.dispatch.record import Record, Source
 from pallas_conv.doctor import plan, text
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.family import Facts, Size
-from pallas_conv.record import Record, Source
 from pallas_conv.target import resolve
 from pallas_conv.wanted import Layer, Use, Wanted, wanted
 from tests.kernels.cases import product

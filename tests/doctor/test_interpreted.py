@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from pallas_conv import execution
 from pallas_conv.__main__ import main
 from pallas_conv.doctor import interpreted
 from pallas_conv.kernels import families
+from pallas_conv.lowering import execution
 
 INTERPRET = execution._interpret
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_conv import execution, record, trust
-from pallas_conv import plan as planning
+from pallas_conv.dispatch import plan as planning
+from pallas_conv.dispatch import record, trust
 from pallas_conv.doctor import check, kept, plan, session
 from pallas_conv.kernels import families
+from pallas_conv.lowering import execution
 from pallas_conv.target import resolve
 from pallas_conv.verify.timing import Timing
 from pallas_conv.wanted import Layer, Wanted

@@ -9,8 +9,8 @@ import pytest
 
 import pallas_conv as pc
 from compiled import kernels
-from pallas_conv import plan as planning
-from pallas_conv import trust
+from pallas_conv.dispatch import plan as planning
+from pallas_conv.dispatch import trust
 from pallas_conv.doctor import interpreted, plan
 from pallas_conv.kernels import choice, digest, families, mosaic, serve
 from pallas_conv.target import resolve

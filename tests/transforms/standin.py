@@ -10,7 +10,7 @@ import pytest
 from jax import Array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_conv import lowering
+from pallas_conv.lowering import execution, lower
 from pallas_conv.equation import Equation
 from pallas_conv.primitives import PRIMITIVES
 from pallas_conv.target import Target
@@ -26,8 +26,8 @@ class _Served:
 def serve_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, every equation that multiplies; a reduction alone is no kernel."""
     assert set(PRIMITIVES) == {"fprop", "dgrad", "wgrad", "affine", "tangent", "bwd"}
-    monkeypatch.setattr(lowering, "plans", lambda equation, target, shapes: [_Served()] * _is_product(equation))
-    monkeypatch.setattr(lowering, "_local", lambda target: _launch_or_xla)
+    monkeypatch.setattr(lower, "plans", lambda equation, target, shapes: [_Served()] * _is_product(equation))
+    monkeypatch.setattr(lower, "_local", lambda target: _launch_or_xla)
 
 
 def _is_product(equation: Equation) -> bool:
@@ -36,7 +36,7 @@ def _is_product(equation: Equation) -> bool:
 
 def _launch_or_xla(equation: Equation, *args: Array) -> list[Array]:
     served = _is_product(equation) and not equation.no_kernels
-    return _launch(equation, *args) if served else lowering.execute(equation, Target("cuda"), *args)
+    return _launch(equation, *args) if served else execution.execute(equation, Target("cuda"), *args)
 
 
 def _launch(equation: Equation, *args: Array) -> list[Array]:
@@ -54,9 +54,9 @@ def _launch(equation: Equation, *args: Array) -> list[Array]:
 
 def partition_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """On any platform, treat lax programs as kernels: split them over devices by the rules of this package, not XLA's."""
-    monkeypatch.setattr(lowering, "plans", lambda equation, target, shapes: [_Served()])
-    monkeypatch.setattr(lowering, "_local", lambda target: _lax)
+    monkeypatch.setattr(lower, "plans", lambda equation, target, shapes: [_Served()])
+    monkeypatch.setattr(lower, "_local", lambda target: _lax)
 
 
 def _lax(equation: Equation, *args: Array) -> list[Array]:
-    return lowering.execute(equation, Target("cpu"), *args)
+    return execution.execute(equation, Target("cpu"), *args)

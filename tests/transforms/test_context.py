@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import pallas_conv as pc
-from pallas_conv.implementation import preferences
+from pallas_conv.dispatch.implementation import preferences
 from tests.transforms.programs import implementations
 
 X, W = jnp.ones((2, 3, 5, 5)), jnp.ones((4, 3, 3, 3))

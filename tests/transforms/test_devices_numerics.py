@@ -14,7 +14,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import pallas_conv as pc
-from pallas_conv import formulations, partitioning
+from pallas_conv import formulations
+from pallas_conv.lowering import partitioning
 from tests.transforms import standin
 from tests.transforms.problems import assert_close, layer
 

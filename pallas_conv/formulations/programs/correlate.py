@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from ...formulation import Cost, Formulation, How
+from ...sizes import Sizes
 from ...spec import ConvSpec, dilated
-from ..formulation import Cost, Formulation, How
-from ..sizes import Sizes
 from .windows import pad_spatial, unravel
 
 BLOCK = 16  # rows that one partial sum covers
@@ -232,8 +232,8 @@ def _for_every_shift(
         results = []
         for others in itertools.product(*map(range, shifts[looped:])):
             window = part
-            for along, t in enumerate(others, looped):
-                window = shifted(window, along, t)
+            for along, shift in enumerate(others, looped):
+                window = shifted(window, along, shift)
             results.append(correlate(window))
         return jnp.stack(results)
 

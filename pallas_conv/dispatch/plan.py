@@ -3,14 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
-from . import formulations, trust
-from .equation import wider
-from .errors import UnsupportedError
-from .kernels import families, serve
-from .kernels.gpu import Gpu
-from .kernels.serve import Kernel
-from .spec import Product
-from .target import Target
+from .. import formulations
+from ..equation import Equation, wider
+from ..errors import UnsupportedError
+from ..kernels import families, serve
+from ..kernels.gpu import Gpu
+from ..kernels.serve import Kernel
+from ..spec import Product
+from ..target import Target
+from . import trust
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,22 @@ def plan(
     against = list(dict.fromkeys(against))
     asked = ", ".join(map(repr, preferences))
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
+
+
+def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
+    """What serves each product of the equation. Raises UnsupportedError, with all reasons, where nothing asked for does."""
+    found: list[Plan] = []
+    errors: list[UnsupportedError] = []
+    for product in equation.products(shapes):
+        try:
+            found.append(
+                plan(product, target, equation.op.implementation, equation.no_kernels, equation.op.channels_last)
+            )
+        except UnsupportedError as error:
+            errors.append(error)
+    if errors:
+        raise UnsupportedError.together(errors)
+    return found
 
 
 def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import jax
 
+from ..kernels import digest
+from ..kernels.family import Facts, Size
+from ..target import Target
 from . import record
-from .kernels import digest
-from .kernels.family import Facts, Size
 from .record import RAN, Checks, Record, Timing
-from .target import Target
 
 MARGIN = 1.05  # times the lax program's speed, or the kernel is not taken: about what two runs differ by
 WIDER_MARGIN = 1.15  # where another kind of GPU was timed, other tiles than today's, or another JAX

@@ -4,37 +4,19 @@ import dataclasses
 import functools
 import logging
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from . import env, formulations
-from .equation import Equation, Op, fold_axes
-from .errors import UnsupportedError
-from .plan import Plan, plan, rounds_once
-from .target import Target
+from .. import env, formulations
+from ..dispatch.plan import Plan, plans, rounds_once
+from ..equation import Equation, Op, fold_axes
+from ..target import Target
 
 _log = logging.getLogger("pallas_conv")
 _INTERPRETED_SMS = 4  # thread blocks are interpreted one by one
-
-
-def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
-    """What serves each product of the equation. Raises UnsupportedError, with all reasons, where nothing asked for does."""
-    found: list[Plan] = []
-    errors: list[UnsupportedError] = []
-    for product in equation.products(shapes):
-        try:
-            found.append(
-                plan(product, target, equation.op.implementation, equation.no_kernels, equation.op.channels_last)
-            )
-        except UnsupportedError as error:
-            errors.append(error)
-    if errors:
-        raise UnsupportedError.together(errors)
-    return found
 
 
 def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
@@ -102,7 +84,7 @@ def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
     result = jax.ShapeDtypeStruct((product.batch, channels, *spatial), product.out_dtype)
 
     def on_host(*operands: Any) -> list[np.ndarray]:
-        from .kernels import mosaic  # imports Pallas
+        from ..kernels import mosaic  # imports Pallas
 
         _log.debug("interpreting %s", chosen.to_run.name)
         detect_races = env.read("PALLAS_CONV_DETECT_RACES")

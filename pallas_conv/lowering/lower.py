@@ -9,12 +9,13 @@ import jax
 from jax import Array, export
 from jax.interpreters import mlir
 
-from . import compat, partitioning
-from .equation import Equation
-from .execution import execute, plans
-from .plan import Plan
-from .primitives import PRIMITIVES
-from .target import Target, from_device, from_device_kind, this_cpu
+from .. import compat
+from ..dispatch.plan import Plan, plans
+from ..equation import Equation
+from ..primitives import PRIMITIVES
+from ..target import Target, from_device, from_device_kind, this_cpu
+from . import partitioning
+from .execution import execute
 
 
 def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: Any) -> Any:

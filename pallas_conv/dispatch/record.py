@@ -14,8 +14,8 @@ A record is JSON:
     programs   [{"product", "config", "num_sms", "digest"}]: a kernel for every check that passed, and the digest of its
                instructions
 
-Shipped ones lie in `records/`, in a folder of each family, made by `python -m bench.record`; `python -m pallas_conv doctor`
-writes the user's own.
+Shipped ones lie in `pallas_conv/records`, in a folder of each family, made by `python -m bench.record`; `python -m pallas_conv
+doctor` writes the user's own.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from . import env, strict
-from .kernels.family import Facts, Size
-from .spec import Product
+from .. import env, strict
+from ..kernels.family import Facts, Size
+from ..spec import Product
 
-SHIPPED = pathlib.Path(__file__).parent / "records"
+SHIPPED = pathlib.Path(__file__).parents[1] / "records"
 _USER_FOLDER = "records"
 
 

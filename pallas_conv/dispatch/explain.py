@@ -8,14 +8,13 @@ import equinox as eqx
 import jax
 from jax.extend import core as jex_core
 
-from . import compat
-from .equation import Equation
-from .errors import UnsupportedError
-from .execution import plans
-from .padding import BORDERS
-from .plan import Plan
-from .primitives import NAME_OF
-from .target import Target, resolve
+from .. import compat
+from ..equation import Equation
+from ..errors import UnsupportedError
+from ..padding import BORDERS
+from ..primitives import NAME_OF
+from ..target import Target, resolve
+from .plan import Plan, plans
 
 
 @dataclasses.dataclass(frozen=True)

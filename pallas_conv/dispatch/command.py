@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .errors import UnsupportedError
+from ..errors import UnsupportedError
+from ..target import Target, resolve
 from .explain import Explanation, explain
-from .target import Target, resolve
 
 EXAMPLE = "'bfloat16[8,64,56,56]'"
 MOST_NAMES = 5  # of functions, in a message
@@ -75,7 +75,7 @@ def _explained(f: Callable[..., Any], options: argparse.Namespace) -> Explanatio
 
 def _where(error: Exception) -> str:
     """What went wrong, and where in the innermost function that is of no library."""
-    from .doctor.text import first_line
+    from ..doctor.text import first_line
 
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*LIBRARIES, "<"))]
     at = f"\n  {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}: {frames[-1].line}" if frames else ""

@@ -17,8 +17,8 @@ from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .equation import SOURCES, Equation, Op, factors, kind, wider
-from .primitives import must_replicate, partitions
+from ..equation import SOURCES, Equation, Op, factors, kind, wider
+from ..primitives import must_replicate, partitions
 
 type MeshAxes = dict[str, tuple[str, ...]]  # of each sharded factor
 type Local = Callable[..., list[Array]]  # (equation, *blocks) -> blocks
