@@ -10,8 +10,8 @@ import pytest
 from jax import Array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_conv.lowering import execution, lower
 from pallas_conv.equation import Equation
+from pallas_conv.lowering import execution, lower
 from pallas_conv.primitives import PRIMITIVES
 from pallas_conv.target import Target
 from tests.transforms import programs

@@ -1,7 +1,7 @@
 """Rules for convolutions without groups, of any number of dimensions and in any dtype."""
 
-from ...formulation import Rule
-from ...sizes import Sizes
+from ..formulation import Rule
+from ..sizes import Sizes
 from .terms import FEW, FEW_TAPS, MANY_IMAGES, MEDIUM, PIXELS, SMALL, SQUARE, strided, thinner
 
 NEAR_CACHE = 2e6  # bytes of a level of cache nearer than the one that blocks of images stay within

@@ -1,8 +1,8 @@
 """Rules for grouped convolutions, and for models or examples side by side, which are groups to XLA: it convolves one by one."""
 
-from ...formulation import Rule
-from ...programs.multiply_add import MOST_UNROLLED
-from ...sizes import Sizes
+from ..formulation import Rule
+from ..programs.multiply_add import MOST_UNROLLED
+from ..sizes import Sizes
 from .terms import BROAD, FEW, FEW_TAPS, PIXELS, SMALL, strided
 
 A_PAIR = 2  # outputs of a group

@@ -4,8 +4,8 @@ In float32 they are for few taps. In bfloat16 they are for a CPU with AMX: there
 part of the time of XLA's convolution, which widens them to float32.
 """
 
-from ...formulation import Rule
-from ...sizes import Sizes
+from ..formulation import Rule
+from ..sizes import Sizes
 from .terms import BROAD, FEW, FEW_TAPS, MANY_IMAGES, MEDIUM, PIXELS, SQUARE, TINY, strided, thinner
 
 A_FEW_TAPS = 16  # written out or looped over at little cost

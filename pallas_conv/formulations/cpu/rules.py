@@ -5,12 +5,12 @@ They name families of products, not layers, and leave out what was not clearly f
 
 import jax.numpy as jnp
 
-from ... import blocks, catalogue
-from ...catalogue import CHANNELS_LAST, CROPPED, STOCK
-from ...formulation import Formulation, Rule, first
-from ...programs.library import misread_on_cpu
-from ...sizes import Sizes
 from ...spec import Product
+from .. import blocks, catalogue
+from ..catalogue import CHANNELS_LAST, CROPPED, STOCK
+from ..formulation import Formulation, Rule, first
+from ..programs.library import misread_on_cpu
+from ..sizes import Sizes
 from . import images
 from .dense import DENSE
 from .grouped import GROUPED, SIDE_BY_SIDE

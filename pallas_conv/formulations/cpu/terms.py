@@ -3,7 +3,7 @@
 All thresholds were fitted to the measurements in bench/results: they lie where the faster program changes.
 """
 
-from ...sizes import Sizes
+from ..sizes import Sizes
 
 TINY = 5e5  # floating-point operations of a dense product below which it is the number of steps that counts
 SMALL = 2e6  # those below which columns and sums of them cost about as much as they save

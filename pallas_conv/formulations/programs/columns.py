@@ -7,9 +7,9 @@ import math
 
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..formulation import Cost, Formulation, How
+from ..sizes import Sizes
 from .matmuls import MOST_MATMULS, copies_of_w, folded, folds, grouped, multiply, outer
 from .windows import stacked_windows
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How
-from ...sizes import Sizes
 from ...spec import ConvSpec, dilated
+from ..formulation import Cost, Formulation, How
+from ..sizes import Sizes
 from .windows import pad_spatial, unravel
 
 BLOCK = 16  # rows that one partial sum covers

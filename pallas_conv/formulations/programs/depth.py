@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..formulation import Cost, Formulation, How
+from ..sizes import Sizes
 from .library import cropped
 from .windows import pad_spatial
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.lax import conv_general_dilated  # by name, and so out of reach of `pallas_conv.lax.patched`
 
-from ...canonical import adjoint
-from ...formulation import How
 from ...spec import ConvSpec, dilated
+from ..canonical import adjoint
+from ..formulation import How
 from .windows import pad_spatial
 
 NARROW = 4  # channels that XLA's CPU compiler convolves faster by a naive loop than by its library

@@ -9,10 +9,10 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ...canonical import upsamples
-from ...formulation import How
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..canonical import upsamples
+from ..formulation import How
+from ..sizes import Sizes
 
 MOST_MATMULS = 64  # taps with columns, or with a matrix product, of their own
 FOLDED = 3  # times larger than its dw: operands of an image that are transposed, so that one product sums all images

@@ -12,9 +12,9 @@ import operator
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..formulation import Cost, Formulation, How
+from ..sizes import Sizes
 from .windows import MOST_PHASES, by_phases, made_of, pad_spatial
 
 MOST_UNROLLED = 128  # multiply-adds in one loop body

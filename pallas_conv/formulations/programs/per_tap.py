@@ -5,9 +5,9 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..formulation import Cost, Formulation, How
+from ..sizes import Sizes
 from .matmuls import MOST_MATMULS, copies_of_w, grouped, multiply, outer
 from .windows import (
     MOST_PHASES,

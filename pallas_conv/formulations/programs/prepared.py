@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How, Program
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..formulation import Cost, Formulation, How, Program
+from ..sizes import Sizes
 from .library import cropped, stock
 from .windows import pad_spatial
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ...formulation import Cost, Formulation, How
-from ...sizes import Sizes
 from ...spec import ConvSpec
+from ..formulation import Cost, Formulation, How
+from ..sizes import Sizes
 from .columns import columns
 from .matmuls import multiply
 from .windows import stacked_windows
