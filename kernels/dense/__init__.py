@@ -2,8 +2,9 @@
 
 served.py    what it serves, and the names of that     schedule.py  which tile, taps and channels come next
 plan.py      problems, configurations, tilings         sm90.py      the kernel, for Hopper
-legal.py     which configurations the kernel takes     remap.py     taps as channels, around the kernel
-search.py    the candidates                            work.py      what a tiling costs, counted
+legal.py     which configurations the kernel takes     operands.py  operands and results as the kernel has them
+search.py    the candidates                            remap.py     taps as channels, around the kernel
+work.py      what a tiling costs, counted
 """
 
 import types

@@ -41,23 +41,21 @@ from pallas_conv.spec import Product
 
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
-from ..geometry import TapAxis, dims
-from ..gpu import ANY_HOPPER, Gpu
-from ..layouts import channels_first, channels_last
+from ..gpu import Gpu
+from ..layouts import channels_first
 from ..ring import Ring
 from ..scalars import Scalar, Span, floor_div, next_step, ravel, select, unravel
 from ..store import Buffers, Destination, Staging, TileStore
-from ..views import box_at, interleave, lines, pad, reordered, split_strides, unaligned
+from ..views import box_at, interleave, lines, pad
 from .legal import illegal
+from .operands import Views, channels_last_operands
 from .plan import Config, Problem, tiling
 from .remap import finished, prepared
 from .schedule import Schedule, Tile
 from .work import useful_macs
 
 
-def run(
-    product: Product, config: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False
-) -> list[Array]:
+def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
     """One launch of the kernel of a product that `served.reasons` has nothing against, channels first.
 
     fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias, r (N, O, *out) if product.residual
@@ -66,85 +64,29 @@ def run(
 
     With product.models, every array has that axis first.
     """
-    if product.models is None:
-        operands = tuple(t[None] for t in operands)
-    source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
-    bias = operands[2].astype(jnp.float32) if product.bias else None
-    residual = operands[-1].astype(product.out_dtype) if product.residual else None
-    groups, nd = product.spec.groups, product.spec.ndim
-    together = source.shape[0] * groups  # the kernel knows no models: their groups are groups like any
-    w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
-    summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
-    w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
-    if w.dtype == jnp.float32:  # wgmma truncates to TF32; weights can be rounded beforehand, for half the error
-        w = lax.reduce_precision(w, exponent_bits=8, mantissa_bits=10)
-    outs = dense(
-        channels_last(source, groups),
-        w,
-        bias.reshape(together, -1) if bias is not None else None,
-        channels_last(residual, groups) if residual is not None else None,
-        dims(product),
-        config,
-        epilogue=Epilogue(product.activation, product.outputs),
-        out_dtype=product.out_dtype,
-        name=name,
-        gpu=gpu,
-        interpret=interpret,
-    )
-    return [channels_first(out, product.models) for out in outs]
-
-
-def dense(
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    residual: Array | None,
-    dims: tuple[TapAxis, ...],
-    cfg: Config,
-    *,
-    epilogue: Epilogue,
-    out_dtype: Any,
-    name: str,
-    gpu: Gpu = ANY_HOPPER,
-    interpret: bool = False,
-) -> list[Array]:
-    """x: [N, *in, G, C], w: [*kernel, G, K, C], bias: [G, K] float32 or None, residual: [N, *out, G, K] out_dtype or None
-    -> [N, *out, G, K] per output.
-    """
-    out_dtype = jnp.dtype(out_dtype)
-    raw = Problem(
-        batch=x.shape[0],
-        groups=x.shape[-2],
-        in_channels=x.shape[-1],
-        out_channels=w.shape[-2],
-        dims=dims,
-        itemsize=x.dtype.itemsize,
-        out_itemsize=out_dtype.itemsize,
-        outputs=len(epilogue.outputs),
-        residual=residual is not None,
-    )
+    raw, epilogue = Problem.of(product), Epilogue(product.activation, product.outputs)
     if why := illegal(raw, cfg, gpu):
         raise ValueError(why)
-    x, w = prepared(x, w, dims, cfg)
+    x, w, bias, residual = channels_last_operands(product, operands)
+    x, w = prepared(x, w, raw.dims, cfg)
     schedule = Schedule(tiling(raw, cfg), gpu.num_sms)
-    fused, stored_dtype = (Epilogue(), jnp.dtype(jnp.float32)) if cfg.finished_by_xla else (epilogue, out_dtype)
-    kernel = _Kernel(schedule, fused, x.dtype, stored_dtype, interpret)
-    operands = {"x": kernel.view_of_pixels(x), "w": kernel.view_of_weights(w)}
+    stored = jnp.dtype(jnp.float32 if cfg.finished_by_xla else product.out_dtype)
+    views = Views(schedule.problem, cfg, x.dtype, stored, interpret)
+    kernel = _Kernel(schedule, views, Epilogue() if cfg.finished_by_xla else epilogue)
+    given = {"x": views.pixels(x), "w": views.weights(w)}
     if bias is not None and not cfg.finished_by_xla:
-        operands["bias"] = pad(
-            bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)]
-        )
+        given["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)])
     if residual is not None and not cfg.finished_by_xla:
-        operands["residual"] = kernel.view_of_residual(residual)
+        given["residual"] = views.residual(residual)
 
-    out_type = [jax.ShapeDtypeStruct(kernel.out_shape, stored_dtype) for _ in fused.outputs]
+    out_type = [jax.ShapeDtypeStruct(views.out_shape, stored)] * kernel.staging.outputs
     size = lambda a: math.prod(a.shape) * a.dtype.itemsize
     cost = mgpu.CostEstimate(
-        flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*operands.values(), *out_type]))
+        flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*given.values(), *out_type]))
     )
     cluster: dict[str, Any] = {"cluster": (cfg.cluster,), "cluster_names": ("cta",)} if cfg.cluster > 1 else {}
     outs = mgpu.kernel(
-        functools.partial(kernel.body, tuple(operands)),
+        functools.partial(kernel.body, tuple(given)),
         out_type=out_type,
         grid=(schedule.workers,),
         grid_names=("sm",),
@@ -155,9 +97,11 @@ def dense(
         kernel_name=name,
         cost=cost,
         interpret=interpret,
-    )(*operands.values())
-    outs = [kernel.result_of(out) for out in outs]
-    return finished(outs[0], dims, cfg, bias, residual, epilogue, out_dtype) if cfg.finished_by_xla else outs
+    )(*given.values())
+    outs = [views.result(out) for out in outs]
+    if cfg.finished_by_xla:
+        outs = finished(outs[0], raw.dims, cfg, bias, residual, epilogue, product.out_dtype)
+    return [channels_first(out, product.models) for out in outs]
 
 
 class _Global(NamedTuple):
@@ -183,69 +127,21 @@ class _Shared(NamedTuple):
 
 
 class _Kernel:
-    """The kernel's body and the views of its operands; static numbers only, everything traced is an argument."""
+    """The kernel's body; static numbers only, everything traced is an argument."""
 
-    def __init__(self, schedule: Schedule, epilogue: Epilogue, dtype: Any, out_dtype: Any, interpret: bool):
-        self.schedule, self.interpret = schedule, interpret
+    def __init__(self, schedule: Schedule, views: Views, epilogue: Epilogue):
+        self.schedule, self.views, self.interpret = schedule, views, views.interpret
         self.problem, self.cfg, self.tiling = schedule.problem, schedule.cfg, schedule.tiling
-        self.dtype, self.out_dtype = dtype, out_dtype
-        self.dims = self.problem.dims
-        # TMA has five dimensions: three spatial ones leave none to spare for a box of one image, indexed by an integer.
-        self.one_image = len(self.dims) == 3 and self.cfg.tile_pixels[0] == 1
-        # How far before the array a box may start, in strides. On hardware it reads zeros there; the interpreter fills past
-        # the end only, so there the array itself is padded.
-        self.reach = [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
-        self.lead = self.reach if interpret else [0] * len(self.dims)
-        cfg = self.cfg
+        self.dims, cfg = self.problem.dims, self.cfg
         self.staging = Staging(
-            self._box(cfg.tile_pixels),
-            cfg.epi_tile_n,
-            cfg.tile_n // cfg.epi_tile_n,
-            cfg.epi_stages,
-            epilogue,
-            out_dtype,
-            interpret,
+            box=views.box(cfg.tile_pixels),
+            columns=cfg.epi_tile_n,
+            chunks=cfg.tile_n // cfg.epi_tile_n,
+            buffers=cfg.epi_stages,
+            epilogue=epilogue,
+            dtype=views.out_dtype,
+            interpret=views.interpret,
         )
-
-    # Views of the operands and of the results, in global memory.
-
-    def view_of_pixels(self, x: Array) -> Array:
-        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
-        space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
-        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(self.problem.in_channels, self.dtype))])
-        return x.reshape(x.shape[0], *split_strides(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
-
-    def view_of_weights(self, w: Array) -> Array:
-        """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
-        for i, d in enumerate(self.dims):
-            w = reordered(w, i, d.order)
-        return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, unaligned(self.problem.in_channels, self.dtype))])
-
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        """[N, *(rows, out_stride), split G, K], K in whole 16 bytes."""
-        K = self.problem.out_channels + unaligned(self.problem.out_channels, self.out_dtype)
-        sizes = [d.rows * d.out_stride for d in self.dims]
-        return (
-            self.problem.batch,
-            *split_strides(sizes, [d.out_stride for d in self.dims]),
-            self.cfg.split_k * self.problem.groups,
-            K,
-        )
-
-    def view_of_residual(self, r: Array) -> Array:
-        """[N, *out, G, K] -> out_shape."""
-        space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
-        return pad(r, [(0, 0), *space, (0, 0), (0, self.out_shape[-1] - self.problem.out_channels)]).reshape(
-            self.out_shape
-        )
-
-    def result_of(self, out: Array) -> Array:
-        """[N, *out, split G, K]."""
-        out = out.reshape(self.problem.batch, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
-        return out[
-            (slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.problem.out_channels))
-        ]
 
     def scratch_types(self) -> list[Any]:
         cfg, tiling = self.cfg, self.tiling
@@ -255,19 +151,16 @@ class _Kernel:
         return [
             views(
                 (cfg.stages, cfg.taps_per_step, tiling.pixel_loads),
-                self._box(tiling.load_pixels),
+                self.views.box(tiling.load_pixels),
                 cfg.tile_k,
-                self.dtype,
+                self.views.dtype,
             ),
-            views(weights, (cfg.tile_n,), cfg.tile_k, self.dtype),
+            views(weights, (cfg.tile_n,), cfg.tile_k, self.views.dtype),
             self.staging.buffers_type(cfg.mma_warpgroups),
             *Ring.barriers(cfg.stages, copies, cfg.mma_warpgroups, cfg.cluster),
             *([self.staging.residual_barriers(cfg.mma_warpgroups)] if self.problem.residual else []),
             *([mgpu.Barrier(num_arrivals=math.prod(tiling.resident_blocks))] if cfg.resident else []),
         ]
-
-    def _box(self, box: tuple[int, ...]) -> tuple[int, ...]:
-        return box[1:] if self.one_image else box
 
     # The kernel.
 
@@ -373,13 +266,13 @@ class _Kernel:
             mgpu.copy_gmem_to_smem, barrier=shared.ring.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
         )
         channels = mgpu.ds(c * cfg.tile_k, cfg.tile_k)
-        sizes = (self.problem.batch, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
-        past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
+        sizes = (self.problem.batch, *(d.in_rows + lead for d, lead in zip(self.dims, self.views.lead, strict=True)))
+        past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.views.reach), strict=True))
         for load in range(tiling.pixel_loads):
             image, *first = firsts[0 if cfg.halo else load]
             moves = self._moves(tile, self._of_halo(taps, load))
             at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
-            images, *pixels = box_at(at_pixel, tiling.load_pixels, sizes, past_end, in_range, self.one_image)
+            images, *pixels = box_at(at_pixel, tiling.load_pixels, sizes, past_end, in_range, self.views.one_image)
             window = interleave(pixels, [remainder for _, remainder in moves])
             copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, load])
         for r in range(0 if cfg.resident else tiling.halo_taps):
@@ -407,7 +300,7 @@ class _Kernel:
     def _moves(self, tile: Tile, taps: list[Any]) -> list[tuple[Array, tuple[Array, ...]]]:
         """From outputs to what these taps read, in each dimension: whole strides, and the remainder where there is a stride."""
         moves: list[tuple[Array, tuple[Array, ...]]] = []
-        for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.lead, strict=True):
+        for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.views.lead, strict=True):
             move = select(d.offset, p) + tap * d.tap_stride
             quotient = floor_div(move, d.in_stride, min(d.offset))
             moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
@@ -460,7 +353,7 @@ class _Kernel:
         first = self.schedule.first_pixel(tile.m_tile, cta, wg_idx)
         sizes = (problem.batch, *(d.rows for d in problem.dims))
         past_end = tuple(n * extent for n, extent in zip(tiling.m_grid, tiling.cta_pixels, strict=True))
-        images, *rows = box_at(first, self.cfg.tile_pixels, sizes, past_end, one_image=self.one_image)
+        images, *rows = box_at(first, self.cfg.tile_pixels, sizes, past_end, one_image=self.views.one_image)
         phase = [(p,) if d.out_stride > 1 else () for d, p in zip(problem.dims, tile.phase, strict=True)]
         # The group is one of the output; the bias is fused if there is one part.
         window = (images, *interleave(rows, phase), tile.k_part * problem.groups + tile.group)
@@ -488,7 +381,9 @@ class _Kernel:
             if not self.interpret:
                 mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.tile_m)], weights)
                 continue
-            halo_axis = tiling.halo_dim + 1 - self.one_image
-            for pixel, index in lines(self._box(cfg.tile_pixels)):  # the interpreter has no second view of the pixels
+            halo_axis = tiling.halo_dim + 1 - self.views.one_image
+            for pixel, index in lines(
+                self.views.box(cfg.tile_pixels)
+            ):  # the interpreter has no second view of the pixels
                 at = tuple(j + shift if axis == halo_axis else j for axis, j in enumerate(index))
                 mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.tile_pixels[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.dense import operands as dense_operands
 from pallas_conv.kernels.dense import sm90
 from pallas_conv.kernels.store import TileStore
 from tests.emulator.cases import run
@@ -108,7 +109,7 @@ def test_a_dropped_tap_is_wrong(monkeypatch):
 
 
 def test_weights_in_another_order_are_wrong(monkeypatch):
-    monkeypatch.setattr(sm90, "reordered", lambda w, axis, order: w)
+    monkeypatch.setattr(dense_operands, "reordered", lambda w, axis, order: w)
     assert said(FLIPPED).startswith(WRONG)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.dense import operands as dense_operands
 from pallas_conv.kernels.dense import sm90
 from pallas_conv.kernels.dense.schedule import Schedule
 from pallas_conv.kernels.scalars import Span
@@ -103,7 +104,7 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
 
 
 def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
-    monkeypatch.setattr(sm90, "reordered", lambda w, axis, order: w)
+    monkeypatch.setattr(dense_operands, "reordered", lambda w, axis, order: w)
     with pytest.raises(AssertionError, match="right=False"):
         prove(FLIPPED)
 

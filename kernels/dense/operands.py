@@ -1,0 +1,112 @@
+"""The dense kernel's operands and results: channels last, and as a kernel's TMA sees them in global memory."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pallas_conv.spec import Product
+
+from ..geometry import TapAxis
+from ..layouts import channels_last
+from ..views import pad, reordered, split_strides, unaligned
+from .plan import Config, Problem
+
+
+def channels_last_operands(
+    product: Product, operands: Sequence[Array]
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """x [N, *in, G, C], w [*kernel, G, K, C], bias [G, K] and residual [N, *out, G, K], which may be None.
+
+    The kernel knows no models: their groups are groups like any.
+    """
+    if product.models is None:
+        operands = tuple(t[None] for t in operands)
+    source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
+    bias = operands[2].astype(jnp.float32) if product.bias else None
+    residual = operands[-1].astype(product.out_dtype) if product.residual else None
+    groups, nd = product.spec.groups, product.spec.ndim
+    together = source.shape[0] * groups
+    w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
+    summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
+    w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
+    if w.dtype == jnp.float32:  # wgmma truncates to TF32; weights can be rounded beforehand, for half the error
+        w = lax.reduce_precision(w, exponent_bits=8, mantissa_bits=10)
+    return (
+        channels_last(source, groups),
+        w,
+        bias.reshape(together, -1) if bias is not None else None,
+        channels_last(residual, groups) if residual is not None else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Operands and results in global memory.
+
+    one_image  TMA has five dimensions: three spatial ones leave none to spare for a box of one image, which is indexed by an
+               integer then
+    reach      how far before the array a box may start, in strides
+    lead       how many strides of zeros are before the array. On hardware a box reads zeros outside of it; the interpreter
+               fills past the end only
+    """
+
+    problem: Problem
+    cfg: Config
+    dtype: Any
+    out_dtype: Any
+    interpret: bool
+
+    @property
+    def dims(self) -> tuple[TapAxis, ...]:
+        return self.problem.dims
+
+    @property
+    def one_image(self) -> bool:
+        return len(self.dims) == 3 and self.cfg.tile_pixels[0] == 1
+
+    @property
+    def reach(self) -> list[int]:
+        return [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
+
+    @property
+    def lead(self) -> list[int]:
+        return self.reach if self.interpret else [0] * len(self.dims)
+
+    def box(self, box: tuple[int, ...]) -> tuple[int, ...]:
+        """(images, *pixels) as shared memory has them."""
+        return box[1:] if self.one_image else box
+
+    def pixels(self, x: Array) -> Array:
+        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
+        space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
+        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(self.problem.in_channels, self.dtype))])
+        return x.reshape(x.shape[0], *split_strides(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
+
+    def weights(self, w: Array) -> Array:
+        """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
+        for i, d in enumerate(self.dims):
+            w = reordered(w, i, d.order)
+        return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, unaligned(self.problem.in_channels, self.dtype))])
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """[N, *(rows, out_stride), split_k G, K], K in whole 16 bytes."""
+        p = self.problem
+        rows = split_strides([d.rows * d.out_stride for d in self.dims], [d.out_stride for d in self.dims])
+        channels = p.out_channels + unaligned(p.out_channels, self.out_dtype)
+        return (p.batch, *rows, self.cfg.split_k * p.groups, channels)
+
+    def residual(self, r: Array) -> Array:
+        """[N, *out, G, K] -> out_shape."""
+        space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
+        more = self.out_shape[-1] - self.problem.out_channels
+        return pad(r, [(0, 0), *space, (0, 0), (0, more)]).reshape(self.out_shape)
+
+    def result(self, out: Array) -> Array:
+        """out_shape -> [N, *out, split_k G, K]."""
+        out = out.reshape(self.problem.batch, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
+        sizes = [slice(d.out_size) for d in self.dims]
+        return out[(slice(None), *sizes, slice(None), slice(self.problem.out_channels))]
