@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from .activations import ACTIVATIONS
-from .spec import ConvSpec, Product
+from .spec import OUTPUTS, ConvSpec, Product
 
 type Names = tuple[str, ...]
 type Outs = tuple[tuple[str, np.dtype], ...]
@@ -289,6 +289,25 @@ class Equation:
             return [product("fprop", op, {"x": shape[a], "w": shape[b]}, op.sum_dtype) for a, b in _tangents(shape)]
         roles = {"dx": "dgrad", "dw": "wgrad"}
         return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
+
+    def whole(self, shapes: Sequence[Sequence[int]]) -> Product | None:
+        """The equation as one product that a kernel may compute at once, if it has several parts.
+
+        That is a backward pass of several gradients, which read the same cotangent, multiplied by act' if need be: "bwd", or
+        "wgrad" with "db" where nobody wants dx. dr is the product of cotangent and act' itself, and is left to XLA.
+        """
+        wanted = {name for name, _ in self.outs}
+        if self.primitive != "bwd" or "dr" in wanted or len(wanted) < 2:
+            return None
+        role = "bwd" if "dx" in wanted else "wgrad"
+        part = self.products(shapes)[0]
+        return dataclasses.replace(
+            part,
+            role=role,
+            out_dtype=dict(self.outs)["dx" if "dx" in wanted else "dw"].name,
+            activation=self.op.activation if "a" in self.names else None,
+            outputs=tuple(name for name in OUTPUTS[role] if name in wanted),
+        )
 
 
 def _tangents(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,10 +1,14 @@
-"""The geometry of a convolution, and its three products: pure Python, and no JAX for sizes that are numbers.
+"""The geometry of a convolution, and its products: pure Python, and no JAX for sizes that are numbers.
 
 `<y, conv(x, w)>` is trilinear. Leaving out one of the three gives
 
     fprop(x, w) -> y        the convolution
     dgrad(y, w) -> x        its input gradient
     wgrad(x, y) -> w        its weight gradient
+
+and what one kernel may compute of them together
+
+    bwd(x, y, w) -> x, w    the whole backward pass
 
 in channels-first shapes x: (N, C, *in), w: (O, C // groups, *kernel), y: (N, O, *out). The names are cuDNN's. A transposed
 convolution is the same form with `input_dilation` > 1 (https://arxiv.org/abs/1603.07285), so it needs no products of its own.
@@ -14,6 +18,13 @@ import dataclasses
 from typing import Any
 
 from . import strict
+
+OUTPUTS = {  # of each role, in this order; the first one is there unless it says otherwise
+    "fprop": ("y", "z"),
+    "dgrad": ("dx",),
+    "wgrad": ("dw", "db"),
+    "bwd": ("dx", "dw", "db"),
+}
 
 
 def dilated(size: int, dilation: int) -> int:
@@ -64,17 +75,18 @@ class ConvSpec:
 class Product:
     """One product of a convolution at given sizes and dtypes, with what is fused onto its output.
 
-    role            "fprop", "dgrad" or "wgrad"
+    role            "fprop", "dgrad", "wgrad" or "bwd"
     batch           N
     in_channels     C, of x (all groups together)
     out_channels    O, of y
     compute_dtype   what both operands are multiplied in
-    out_dtype       what the result is stored in; sums are at least float32
+    out_dtype       what the result is stored in (of bwd its dx, while dw and db are float32); sums are at least float32
     models          independent problems side by side (a leading axis on every operand), or None
     bias            fprop adds b: (O,)
     residual        fprop adds r: (N, O, *out), in out_dtype
-    activation      fprop applies it to the sum, bias and residual included
-    outputs         of fprop: "y" the activated sum, "z" the sum itself, in this order
+    activation      fprop applies it to the sum, bias and residual included; bwd, and wgrad with db, multiply the cotangent by
+                    its derivative, at what the activation saved
+    outputs         some of OUTPUTS[role]: the activated sum "y" and the sum itself "z", the gradients "dx", "dw" and "db"
     precision       None, or the jax.lax.Precision of both operands by name: "default", "tensorfloat32", "high", "highest"
     """
 
@@ -89,14 +101,19 @@ class Product:
     bias: bool = False
     residual: bool = False
     activation: str | None = None
-    outputs: tuple[str, ...] = ("y",)
+    outputs: tuple[str, ...] = ()
     precision: str | None = None
+
+    def __post_init__(self) -> None:
+        # Committed measurements from before gradients had names say "y" of every product.
+        if not self.outputs or (self.outputs == ("y",) and self.role in OUTPUTS):
+            object.__setattr__(self, "outputs", OUTPUTS.get(self.role, ("y",))[:1])
 
     @property
     def epilogue(self) -> str:
         """What is fused onto the sum, for names: "linear", "bias", "bias_residual_relu", "bias_silu_yz", ..."""
         parts = ["bias"] * self.bias + ["residual"] * self.residual + ([self.activation] if self.activation else [])
-        if self.outputs not in (("y",), ("z",)):
+        if len(self.outputs) > 1:
             parts.append("".join(self.outputs))
         return "_".join(parts) or "linear"
 
@@ -107,14 +124,39 @@ class Product:
 
     @property
     def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of x and w (fprop, then b and r if there are any), the cotangent and w (dgrad), or x and the cotangent (wgrad)."""
+        """The shapes of the operands, ct being the cotangent and a what the activation saved:
+
+        fprop x, w, b and r if there are any; dgrad ct, w; wgrad x, ct, a if its cotangent is to be multiplied; bwd x, ct, w, a.
+        """
+        x, w, y, b = (self._shape_of(name) for name in ("dx", "dw", "y", "db"))
+        a = (y,) if self.activation else ()
+        return {
+            "fprop": (x, w, *[b] * self.bias, *[y] * self.residual),
+            "dgrad": (y, w),
+            "wgrad": (x, y, *a),
+            "bwd": (x, y, w, *a),
+        }[self.role]
+
+    @property
+    def result_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the outputs."""
+        return tuple(self._shape_of(name) for name in self.outputs)
+
+    @property
+    def result_dtypes(self) -> tuple[str, ...]:
+        """The dtypes of the outputs: what is summed for weights beside a dx stays float32, and the caller rounds it."""
+        with_weights = self.role == "bwd"
+        return tuple("float32" if with_weights and name != "dx" else self.out_dtype for name in self.outputs)
+
+    def _shape_of(self, output: str) -> tuple[int, ...]:
         spec, lead = self.spec, () if self.models is None else (self.models,)
-        x = (*lead, self.batch, self.in_channels, *spec.in_spatial)
-        y = (*lead, self.batch, self.out_channels, *spec.out_spatial)
-        w = (*lead, self.out_channels, self.in_channels // spec.groups, *spec.kernel_spatial)
-        b = ((*lead, self.out_channels),) if self.bias else ()
-        r = (y,) if self.residual else ()
-        return {"fprop": (x, w, *b, *r), "dgrad": (y, w), "wgrad": (x, y)}[self.role]
+        if output == "dx":
+            return (*lead, self.batch, self.in_channels, *spec.in_spatial)
+        if output == "dw":
+            return (*lead, self.out_channels, self.in_channels // spec.groups, *spec.kernel_spatial)
+        if output == "db":
+            return (*lead, self.out_channels)
+        return (*lead, self.batch, self.out_channels, *spec.out_spatial)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as JSON has them."""

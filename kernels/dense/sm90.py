@@ -64,7 +64,8 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
 
     With product.models, every array has that axis first.
     """
-    raw, epilogue = Problem.of(product), Epilogue(product.activation, product.outputs)
+    raw = Problem.of(product)
+    epilogue = Epilogue(product.activation, product.outputs) if product.role == "fprop" else Epilogue()
     if why := illegal(raw, cfg, gpu):
         raise ValueError(why)
     x, w, bias, residual = channels_last_operands(product, operands)

@@ -87,10 +87,13 @@ def plan(
     preferences: Sequence[str],
     no_kernels: str | None = None,
     channels_last: bool = False,
+    siblings: Sequence[Plan] = (),
 ) -> Plan:
     """The first implementation of `preferences` that serves the product. Raises UnsupportedError if none does.
 
-    no_kernels: why no kernel may run here, whatever it supports. channels_last: whether the caller's images lie so.
+    no_kernels     why no kernel may run here, whatever it supports
+    channels_last  whether the caller's images lie so
+    siblings       plans of other products of the same equation
     """
     found = serve.find(product, Gpu.of(target))
     kernel, unserved = (found, ()) if isinstance(found, Kernel) else (None, found)
@@ -102,7 +105,7 @@ def plan(
         missing = unserved if name == "interpret" else _missing(product, target, unserved)
         missing = (no_kernels,) if no_kernels else missing
         if name == "auto":
-            beside_kernels = _beside_kernels(product, target, preferences, no_kernels)
+            beside_kernels = _beside_kernels(product, target, preferences, no_kernels, siblings)
             rival, why = formulations.choose(product, target, beside_kernels, channels_last)
             proof = _trust(kernel, target, rival) if kernel and not missing else trust.Trust(False, "")
             if proof.trusted:
@@ -118,19 +121,44 @@ def plan(
 
 
 def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
-    """What serves each product of the equation. Raises UnsupportedError, with all reasons, where nothing asked for does."""
-    found: list[Plan] = []
-    errors: list[UnsupportedError] = []
+    """What serves the equation: one kernel all of it, else each of its products something.
+
+    Raises UnsupportedError, with all reasons, where nothing asked for does.
+    """
+    op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
     for product in equation.products(shapes):
         try:
             found.append(
-                plan(product, target, equation.op.implementation, equation.no_kernels, equation.op.channels_last)
+                plan(product, target, op.implementation, equation.no_kernels, op.channels_last, siblings=tuple(found))
             )
         except UnsupportedError as error:
             errors.append(error)
+    whole = equation.whole(shapes)
+    if whole and (chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels)):
+        return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
     return found
+
+
+def _at_once(
+    whole: Product, parts: Sequence[Plan], target: Target, preferences: Sequence[str], no_kernels: str | None
+) -> Plan | None:
+    """The plan of a product that takes the place of all parts of an equation; None if those are to be computed one by one."""
+    kernel = serve.find(whole, Gpu.of(target))
+    if no_kernels or not isinstance(kernel, Kernel):
+        return None
+    for name in preferences:
+        if name == "xla":
+            return None
+        if name != "interpret" and _missing(whole, target, ()):
+            continue
+        if name == "auto":
+            rival = "+".join(part.formulation or part.implementation for part in parts)
+            proof = _trust(kernel, target, rival)
+            return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
+        return Plan(whole, target, name, f'implementation "{name}" was asked for', kernel)
+    return None
 
 
 def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,12 +168,19 @@ def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tup
     return families.reasons(product, target.capability)
 
 
-def _beside_kernels(product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None) -> bool:
-    """Whether a kernel serves the input gradient of the convolution of which this is the weight gradient."""
+def _beside_kernels(
+    product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None, siblings: Sequence[Plan]
+) -> bool:
+    """Whether a kernel serves the input gradient of the convolution of which this is the weight gradient.
+
+    A first layer has no input gradient: the question is then whether one would be served.
+    """
     if product.role != "wgrad" or target.platform != "cuda":
         return False
-    sibling = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype)
-    return plan(sibling, target, preferences, no_kernels).implementation == "mosaic"
+    for sibling in siblings:
+        return sibling.implementation == "mosaic"
+    imagined = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype, outputs=())
+    return plan(imagined, target, preferences, no_kernels).implementation == "mosaic"
 
 
 def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:

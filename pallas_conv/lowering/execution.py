@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 
 from .. import env, formulations
 from ..dispatch.plan import Plan, plans, rounds_once
-from ..equation import Equation, Op, fold_axes
+from ..equation import BILINEAR, Equation, Op, fold_axes
 from ..target import Target
 
 _log = logging.getLogger("pallas_conv")
@@ -20,24 +21,27 @@ _INTERPRETED_SMS = 4  # thread blocks are interpreted one by one
 
 
 def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
-    """The outputs of the equation; called while lowering, on the shapes of one device."""
-    v = dict(zip(equation.names, args, strict=True))
-    contract = functools.partial(_run_product, equation, target)
-    if equation.primitive == "affine":
-        (chosen,) = plans(equation, target, [t.shape for t in args])
-        if chosen.implementation != "xla":
-            return _run_kernel(equation, chosen, *args)
-        contract = functools.partial(_run_lax, equation, chosen)  # one choice for the product and what is fused onto it
-    return equation.formula(v, contract)
+    """The outputs of the equation; called while lowering, on the shapes of one device.
+
+    Plans were made before, of whole arrays, to place kernels on a mesh; these are of this device's block.
+    """
+    chosen = plans(equation, target, [t.shape for t in args])
+    first, *_ = chosen
+    whole = equation.primitive in ("affine", *BILINEAR) or len(first.product.outputs) > 1  # several gradients at once
+    if whole and first.implementation != "xla":
+        return _run_kernel(equation, first, *args)
+    contract = functools.partial(_run_product, equation, {plan.product.role: plan for plan in chosen})
+    return equation.formula(dict(zip(equation.names, args, strict=True)), contract)
 
 
-def _run_product(equation: Equation, target: Target, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
-    """A bare product, planned by itself."""
-    part = equation.contraction(role, op, dtype)
-    (chosen,) = plans(part, target, [a.shape, b.shape])
-    if chosen.implementation == "xla":
-        return _run_lax(equation, chosen, role, a, b, op, dtype)
-    return _run_kernel(part, chosen, a, b)[0]
+def _run_product(
+    equation: Equation, chosen: Mapping[str, Plan], role: str, a: Array, b: Array, op: Op, dtype: Any
+) -> Array:
+    """A bare product of the equation."""
+    plan = chosen[role]
+    if plan.implementation == "xla":
+        return _run_lax(equation, plan, role, a, b, op, dtype)
+    return _run_kernel(equation.contraction(role, op, dtype), plan, a, b)[0]
 
 
 def _run_lax(equation: Equation, chosen: Plan, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
@@ -55,14 +59,8 @@ def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
     outs, shapes = equation.outs, equation.out_shapes([t.shape for t in args])
     operands = [fold_axes(equation.op, name, t) for name, t in zip(equation.names, args, strict=True)]
     run = _launch if chosen.implementation == "mosaic" else _interpret
-    by_name = dict(
-        zip(
-            chosen.product.outputs if equation.primitive == "affine" else [outs[0][0]],
-            run(chosen, *operands),
-            strict=True,
-        )
-    )
-    return [by_name[name].reshape(shape) for (name, _), shape in zip(outs, shapes, strict=True)]
+    by_name = dict(zip(chosen.product.outputs, run(chosen, *operands), strict=True))
+    return [by_name[name].reshape(shape).astype(dtype) for (name, dtype), shape in zip(outs, shapes, strict=True)]
 
 
 def _launch(chosen: Plan, *operands: Array) -> list[Array]:
@@ -76,23 +74,19 @@ _one_at_a_time = threading.RLock()  # the interpreter's shared memory is one glo
 
 def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
     """Through a callback: Mosaic's interpreter has effects that a lowering rule cannot emit."""
-    product = chosen.product
-    spatial, channels = {
-        "fprop": (product.spec.out_spatial, product.out_channels),
-        "dgrad": (product.spec.in_spatial, product.in_channels),
-    }[product.role]
-    result = jax.ShapeDtypeStruct((product.batch, channels, *spatial), product.out_dtype)
+    kernel, product = chosen.to_run, chosen.product
+    results = [jax.ShapeDtypeStruct(*it) for it in zip(product.result_shapes, product.result_dtypes, strict=True)]
 
     def on_host(*operands: Any) -> list[np.ndarray]:
         from ..kernels import mosaic  # imports Pallas
 
-        _log.debug("interpreting %s", chosen.to_run.name)
+        _log.debug("interpreting %s", kernel.name)
         detect_races = env.read("PALLAS_CONV_DETECT_RACES")
         with _one_at_a_time, jax.default_device(jax.local_devices(backend="cpu")[0]):
             run = _interpreted(chosen, detect_races)
             return [np.asarray(r) for r in mosaic.run_interpreted(run, *operands, detect_races=detect_races)]
 
-    return jax.pure_callback(on_host, [result] * len(product.outputs), *operands)
+    return jax.pure_callback(on_host, results, *operands)
 
 
 @functools.lru_cache(maxsize=256)

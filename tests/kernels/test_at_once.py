@@ -1,0 +1,101 @@
+"""An equation offers all of itself to one kernel, then its parts to several programs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_conv as pc
+from pallas_conv.dispatch import trust
+from pallas_conv.kernels import families
+from pallas_conv.lowering import execution
+from tests.kernels import together
+
+
+@pytest.fixture(autouse=True)
+def a_family_of_backward_passes(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, together.TOGETHER))
+    interpret = execution._interpret
+
+    def run(chosen, *operands):  # no Pallas is in this family's bodies
+        if chosen.kernel.family is together.TOGETHER:
+            return chosen.kernel.run(*operands)
+        return interpret(chosen, *operands)
+
+    monkeypatch.setattr(execution, "_interpret", run)
+    together.launched.clear()
+
+
+def layer(activation="silu", **how):
+    return pc.Conv2d(16, 16, 3, padding=1, activation=activation, key=jax.random.key(0), **how)
+
+
+def images():
+    return jax.random.normal(jax.random.key(1), (2, 16, 9, 7))
+
+
+def loss(layer, x):
+    return jnp.sum(jax.vmap(layer)(x) ** 2)
+
+
+def gradients(implementation, conv, wrt):
+    def of(layer, x):
+        with pc.implementation(implementation):
+            return (
+                eqx.filter_grad(lambda both: loss(*both))((layer, x))
+                if wrt == "all"
+                else eqx.filter_grad(loss)(layer, x)
+            )
+
+    return jax.tree.leaves(eqx.filter(eqx.filter_jit(of)(conv, images()), eqx.is_array))
+
+
+@pytest.mark.parametrize("activation", [None, "silu", "relu"])
+@pytest.mark.parametrize(("wrt", "outputs"), [("all", ("dx", "dw", "db")), ("layer", ("dw", "db"))])
+def test_one_kernel_computes_all_gradients_that_are_wanted(activation, wrt, outputs):
+    want = gradients("xla", layer(activation), wrt)
+    got = gradients(("interpret", "xla"), layer(activation), wrt)
+    (whole,) = {product.outputs for product in together.launched}
+    assert whole == outputs
+    assert {product.activation for product in together.launched} == {activation}
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)
+
+
+def test_explain_shows_one_product_where_one_kernel_runs():
+    with pc.implementation(("mosaic", "xla")):
+        found = pc.explain(
+            lambda x: jax.grad(lambda both: loss(*both), allow_int=True)((layer(), x))[1], images(), device="h100"
+        )
+    assert [plan.product.role for plan in found] == ["fprop", "dgrad"]  # dead code: dw and db are not wanted here
+    step = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((layer(), x)), eqx.is_array)
+    with pc.implementation(("mosaic", "xla")):
+        forward, backward = pc.explain(step, images(), device="h100")
+    assert (backward.product.role, backward.implementation) == ("bwd", "mosaic")
+    assert backward.scope == "pallas_conv_together_bwd_dxdwdb_silu_dxdwdb"
+    assert forward.product.role == "fprop"
+
+
+def test_auto_takes_it_against_the_programs_of_the_parts(monkeypatch):
+    asked = []
+
+    def faster(self, series, size, rival):
+        asked.append((series, rival))
+        return trust.Trust(series.startswith("bwd"), "made up")
+
+    monkeypatch.setattr(trust.Proofs, "faster", faster)
+    monkeypatch.setattr(
+        trust, "proofs", lambda family, target: trust.Proofs({"together": {"silu": True}}, (), "made up")
+    )
+    step = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((layer(), x)), eqx.is_array)
+    _, backward = pc.explain(step, images(), device="h100")
+    assert (backward.product.role, backward.implementation) == ("bwd", "mosaic")
+    assert ("bwd_dxdwdb", "stock+stock") in asked
+
+
+def test_without_trust_the_parts_are_planned_as_ever():
+    step = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((layer(), x)), eqx.is_array)
+    _, *parts = pc.explain(step, images(), device="h100")
+    assert [plan.product.role for plan in parts] == ["dgrad", "wgrad"]
+    assert not together.launched
