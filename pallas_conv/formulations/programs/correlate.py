@@ -232,8 +232,8 @@ def _for_every_shift(
         results = []
         for others in itertools.product(*map(range, shifts[looped:])):
             window = part
-            for along, t in enumerate(others, looped):
-                window = shifted(window, along, t)
+            for along, other in enumerate(others, looped):
+                window = shifted(window, along, other)
             results.append(correlate(window))
         return jnp.stack(results)
 
