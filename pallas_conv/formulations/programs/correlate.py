@@ -141,11 +141,11 @@ def _correlate_images(x: Array, ct: Array, spec: ConvSpec) -> Array:
 
     The axes of the arrays, with g groups, c and o channels of a group, and of three dimensions:
 
-        x              n g 1 c depth row column     padded
-        ct             n g o   depth row column
-        x, one shift   n g 1   depth row column     depth and columns as in ct
-        their sums     n g o   depth block tap column
-        dw             c taps_of_others g o tap
+    x              n g 1 c depth row column     padded
+    ct             n g o   depth row column
+    x, one shift   n g 1   depth row column     depth and columns as in ct
+    their sums     n g o   depth block tap column
+    dw             c taps_of_others g o tap
     """
     (n, c, *_), o, groups, rows = x.shape, ct.shape[1], spec.groups, Rows.of(spec)
     c, o, others = c // groups, o // groups, _others(spec)
@@ -232,8 +232,8 @@ def _for_every_shift(
         results = []
         for others in itertools.product(*map(range, shifts[looped:])):
             window = part
-            for along, shift in enumerate(others, looped):
-                window = shifted(window, along, shift)
+            for along, other in enumerate(others, looped):
+                window = shifted(window, along, other)
             results.append(correlate(window))
         return jnp.stack(results)
 
