@@ -11,11 +11,12 @@ from pallas_conv.spec import Product
 from pallas_conv.wanted import wanted
 from workloads.configured import Case
 from workloads.ladder import CASES
+from workloads.paths import FILE, cases
 
 LEAST = 0.95  # of products
 NETWORKS = sorted({use.network for use in wanted().networks})
 QUICK = ("dcgan", "resnet18")  # networks whose tiles are chosen in seconds
-COMMITTED = pytest.mark.parametrize("case", paths.cases(), ids=str)
+COMMITTED = pytest.mark.parametrize("case", cases(), ids=str)
 
 
 def named(source: str) -> dict[str, Product]:
@@ -33,7 +34,7 @@ def keys(product: Product, cfg: Config) -> set[str]:
 
 
 def checked() -> set[str]:
-    return set().union(*(keys(case.product, case.config) for case in (*CASES, *paths.cases())))
+    return set().union(*(keys(case.product, case.config) for case in (*CASES, *cases())))
 
 
 @pytest.mark.parametrize(
@@ -88,13 +89,13 @@ def test_one_case_for_each_path_and_each_epilogue():
 @pytest.mark.timeout(280)
 def test_the_committed_file_is_as_the_command_writes_it(tmp_path):
     assert paths.main([f"--out={tmp_path / 'paths.json'}"]) == 0
-    assert paths.FILE.read_text() == (tmp_path / "paths.json").read_text()
+    assert FILE.read_text() == (tmp_path / "paths.json").read_text()
 
 
 def test_cases_are_data(tmp_path):
     case = Case("one", named("suite")["resnet50_c2/f"], Config((1, 8, 8), 64, halo=True), num_sms=3)
     (tmp_path / "paths.json").write_text(paths.text([case]))
-    assert paths.cases(tmp_path / "paths.json") == (case,)
+    assert cases(tmp_path / "paths.json") == (case,)
     (tmp_path / "paths.json").write_text(paths.text([case]).replace('"bn":64', '"bn":null'))
     with pytest.raises(ValueError, match=r"paths\.json\[0\]\.config\.bn must be int, not None"):
-        paths.cases(tmp_path / "paths.json")
+        cases(tmp_path / "paths.json")
