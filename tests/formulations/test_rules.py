@@ -111,6 +111,18 @@ def test_layers_that_the_rules_had_not_seen_as_the_readme_has_them():
     assert f"none was below {cut(min(ratios), 2)}x, and the geometric mean was {cut(mean, 1)}x" in readme
 
 
+@pytest.mark.parametrize(("stem", "version"), [("suite_2threads", "0.11"), ("suite_jax12", "0.12")])
+def test_the_suite_with_either_version_of_jax_as_the_readme_has_it(stem, version):
+    path = RESULTS / f"formulations_{stem}.jsonl"
+    machines = [row["machine"] for line in path.read_text().splitlines() if "machine" in (row := json.loads(line))]
+    assert all(machine["jax"].startswith(version) for machine in machines)
+    ratios = [row.ratio for row in current(path)]
+    mean = math.exp(statistics.mean(map(math.log, ratios)))
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
+    assert f"{mean:.1f}x with JAX {machines[0]['jax']}" in readme
+    assert f"Over {len(ratios)} products of the suite" in readme
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if "suite" in p.stem], ids=lambda p: p.stem)
 def test_the_slow_families_get_their_fast_programs(path):
     """Geometric means of the products of each family, all batch sizes together."""
