@@ -49,13 +49,13 @@ class Work:
 
     @property
     def skips(self) -> bool:
-        """Whether any tile leaves out a tap that the others need."""
+        """Say whether any tile leaves out a tap that the others need."""
         everything = dataclasses.replace(self.case.config, skip=False)
         return work.executed_macs(self.raw, self.case.config) < work.executed_macs(self.raw, everything)
 
     @property
     def ragged(self) -> bool:
-        """Whether a tile ends beyond the pixels or the channels."""
+        """Say whether a tile ends beyond the pixels or the channels."""
         p, cfg = self.problem, self.case.config
         rows = zip((p.N, *(d.rows for d in p.dims)), self.tiling.cta_box, strict=True)
         return bool(p.C % cfg.bk or p.K % cfg.bn) or any(n % extent for n, extent in rows)
