@@ -1,4 +1,4 @@
-"""Stands in for PyTorch on a GPU, as much as `bench.torch_gpu` asks of it; time is counted: every kernel takes what it says here."""
+"""Stands in for PyTorch on a GPU, as far as `bench.torch_gpu` asks: time is counted, every kernel takes what is said here."""
 
 import math
 import sys
