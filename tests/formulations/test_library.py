@@ -88,7 +88,9 @@ def test_models_and_several_batch_axes(role):
         x, w = standard_normal(rng, 2, 3, 2, 4, *spec.in_spatial), standard_normal(rng, 2, 6, 2, *spec.kernel_spatial)
         ct = standard_normal(rng, 2, 3, 2, 6, *spec.out_spatial)
         a, b = {"fprop": (x, w), "dgrad": (ct, w), "wgrad": (x, ct)}[role]
-        got = contract(formulations.STOCK, role, a, b, make_op(spec, ensemble_axes=1), np.dtype("float64"), wide_sums=True)
+        got = contract(
+            formulations.STOCK, role, a, b, make_op(spec, ensemble_axes=1), np.dtype("float64"), wide_sums=True
+        )
         for e in range(2):
             flat = lambda t, e=e: t[e].reshape(-1, *t.shape[3:])
             y, vjp = jax.vjp(lambda x, w: reference(spec, x, w), flat(x), w[e])
