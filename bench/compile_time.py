@@ -182,7 +182,7 @@ def programs() -> list[Program]:
 
 
 def seconds(step: Step) -> float:
-    """To trace, lower and compile it, with nothing cached."""
+    """Seconds to trace, lower and compile it, with nothing cached."""
     f, args = step
     jax.clear_caches()
     start = time.perf_counter()

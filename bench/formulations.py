@@ -42,7 +42,7 @@ HALF_PRECISION = (  # one layer of each family
 
 
 def machine() -> dict[str, Any]:
-    """What a measurement depends on."""
+    """The machine and software that a measurement depends on."""
     run = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
     model = [line for line in run(["lscpu"]).stdout.splitlines() if line.startswith("Model name")]
     return {

@@ -45,7 +45,7 @@ def check(probe: Probe, interpret: bool = False) -> tuple[str, bool, str]:
 
 
 def compare(probe: Probe, got: np.ndarray) -> tuple[bool, str]:
-    """Whether a probe passed that returned this, and where it first differs."""
+    """Say whether a probe passed that returned this, and where it first differs."""
     got, want = got.astype(np.float32), probe.expected.astype(np.float32)
     if got.shape != want.shape:
         return False, f"returned {got.shape}, not {want.shape}"

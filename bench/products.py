@@ -58,7 +58,7 @@ def several(kernels: Iterable[Row]) -> Row:
 
 
 def kernel(name: str, kernel: Kernel, interpret: bool = False, question: str = "") -> Program:
-    """Our kernel, of the product's operands: a list of its outputs."""
+    """The kernel, of the product's operands: a list of its outputs."""
     make = functools.partial(_kernel, kernel, interpret)
     return Program(f"{name} ours", make, kernel=True, question=question, portable=not interpret)
 

@@ -77,7 +77,7 @@ def peak_rates(rows: list[Row]) -> dict[str, float]:
 
 
 def floor_ms(rows: list[Row], case: Case, direction: str) -> float | None:
-    """What the measured peaks allow at best, for useful work and the least traffic."""
+    """Milliseconds that the measured peaks allow at best, for useful work and the least traffic."""
     gemm = {"bfloat16": "gemm_bf16", "float16": "gemm_f16", "float32": "gemm_tf32"}[case.dtype]
     rates = peak_rates(rows)
     if not {gemm, "copy"} <= rates.keys():
@@ -172,7 +172,7 @@ class Comparison:
         return ["ours"] if self.direction != "fb" and "ours" not in self.wanted else []
 
     def _untimed(self, context: Context, impl: str) -> Row:
-        """What is known beforehand."""
+        """The fields that are known beforehand."""
         if impl != "ours" or self.direction == "fb":
             return {}
         row: Row = {"lax": products.formulation(self.case, self.direction, self.target)}
@@ -226,7 +226,7 @@ NO_TIME = f"{SKIPPED}an interpreted kernel has no time"
 
 @contextlib.contextmanager
 def _told(impl: str, row: Row) -> Iterator[None]:
-    """What goes wrong with a program is said in its row, and the others go on, unless it is stock's or took the device down."""
+    """Say what goes wrong with a program in its row, and go on, unless it is stock's or took the device down."""
     try:
         yield
     except Exception as error:

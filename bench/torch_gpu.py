@@ -182,7 +182,7 @@ def operands(case: Case, device: Device, seed: int) -> dict[str, Any]:
 
 
 def placed(tensor: Any, device: Device) -> Any:
-    """On the device, channels last where PyTorch knows of that."""
+    """A tensor on the device, channels last where PyTorch knows of that."""
     torch = torch_layers.torch
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim, torch.contiguous_format)
     return tensor.to(device.name).contiguous(memory_format=layout)
@@ -223,7 +223,7 @@ def versions() -> runner.Row:
 
 
 def peak(context: runner.Context, of: str) -> Iterator[runner.Row]:
-    """What the device reaches in PyTorch's hands: "copy" or "gemm_bf16"."""
+    """The rate that the device reaches in PyTorch's hands: "copy" or "gemm_bf16"."""
     if not torch_layers.INSTALLED:
         yield {"status": ABSENT}
         return

@@ -153,7 +153,7 @@ def _time_launches(context: Context, programs: dict[_Chain, Program]) -> Iterato
 
 
 def launch_rows(found: dict[str, timing.Timing]) -> list[Row]:
-    """What an empty kernel takes, and what one more of either kind adds to a chain of them."""
+    """Times of an empty kernel, and of what one more of either kind adds to a chain of them."""
     rows: list[Row] = [{"name": "launch", "value": 1e3 * found["ours_1"].ms, "source": found["ours_1"].source}]
     for kind in ("ours", "xla"):
         one, chain = found[f"{kind}_1"], found[f"{kind}_{CHAIN}"]

@@ -25,7 +25,7 @@ TENSOR_FLOPS = 4096  # a clock and SM, of 16-bit operands: by specification
 
 
 def questions(sizes: Sizes) -> list[Question]:
-    """In order."""
+    """All questions, in order."""
     every: list[Callable[[Sizes], Iterable[Question]]] = [
         _l2, _multicast, _latency, _images, _products, _rows, _arrivals, _stores, _drift
     ]  # fmt: skip
@@ -191,7 +191,7 @@ class Multiply(NamedTuple):
 
     @property
     def taps(self) -> int:
-        """As many as take a step of about 1,024 clocks, so that its barriers do not count."""
+        """Taps, as many as take a step of about 1,024 clocks, so that its barriers do not count."""
         return min(8, max(1, 2**15 // (self.consumers * self.pixels * self.columns)))
 
     @property
@@ -281,7 +281,7 @@ def _rows(sizes: Sizes) -> Iterable[Question]:
 
 
 def _arrivals(sizes: Sizes) -> Iterable[Question]:
-    """What a step and a copy cost the producer, by 128 threads and by one warp; what it costs to hand a slot back."""
+    """Costs of a step and a copy to the producer, by 128 threads and by one warp; what it costs to hand a slot back."""
     sms, box, few = sizes.sms, (8, ROW), min(FEW, sizes.sms)
     slots = 4 if sizes.dry else 24  # so many that a load's latency is no limit
     for copies in (1, 4):

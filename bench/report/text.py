@@ -48,7 +48,7 @@ class Label(NamedTuple):
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """In Markdown; the first `words` columns are words, the others numbers."""
+    """A table in Markdown; the first `words` columns are words, the others numbers."""
     align = [":--"] * words + ["--:"] * (len(head) - words)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, align, *rows))
 
@@ -210,7 +210,7 @@ def means(products: list[Timed]) -> str:
 
 
 def _ordered(families: Iterable[str]) -> list[str]:
-    """Those of a colour together."""
+    """Products of a colour together."""
     return sorted(set(families), key=lambda name: (list(COLOURS).index(group(name)), name))
 
 

@@ -1,4 +1,4 @@
-"""What a script gives the runner: its steps, the programs they need, its arguments and its summary."""
+"""Parts that a script gives the runner: its steps, the programs they need, its arguments and its summary."""
 
 import argparse
 import dataclasses

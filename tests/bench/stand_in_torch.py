@@ -1,4 +1,4 @@
-"""As much of PyTorch as `bench.torch_gpu` asks of it on a GPU, where time is counted: every kernel takes what it says here."""
+"""Stands in for PyTorch on a GPU, as far as `bench.torch_gpu` asks: time is counted, every kernel takes what is said here."""
 
 import math
 import sys
@@ -108,7 +108,7 @@ def module(gpu):
 
 
 def install(monkeypatch, torch_layers, gpu):
-    """In the place of PyTorch."""
+    """Put it in the place of PyTorch."""
     torch, functional = module(gpu)
     parts = {
         "torch": torch,

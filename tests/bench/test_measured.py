@@ -70,7 +70,7 @@ def test_where_stock_is_worst():
 
 @pytest.mark.parametrize(("name", "said"), [("sd15_b0/f", 760), ("unet_mid_f32/f", 380)])
 def test_a_kernel_alone(name, said):
-    """In TFLOP/s, to the next ten."""
+    """Rates in TFLOP/s, to the next ten."""
     row = next(r for r in ROWS if (r["kind"], r["name"], r.get("impl")) == ("time", name, "ours") and "longest" in r)
     alone_ms = sum(ms for kernel, ms in row["longest"] if kernel.startswith("pallas_conv"))
     assert round(2 * row["facts"]["size"]["macs"] / alone_ms / 1e10) * 10 == said

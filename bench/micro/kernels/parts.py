@@ -116,7 +116,7 @@ def staging(pixels: int, lead: tuple[int, ...], interpret: bool) -> Any:
 
 
 def stage(chunk: Array, staged: Any, target: Any, buffers: int, read_only: bool = True) -> None:
-    """From registers through a buffer, once what left it `buffers` chunks ago has been read, or is done, to global memory."""
+    """Store through a buffer to global memory, once what left the buffer `buffers` chunks ago has been read, or is done."""
     mosaic.wait_smem_to_gmem(buffers - 1, wait_read_only=read_only)
     staged[...] = chunk.astype(jnp.bfloat16)
     mosaic.commit_smem()
