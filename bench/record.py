@@ -50,10 +50,14 @@ DEVICE = ("device_kind", "compute_capability", "driver", "jax", "code")
 BY_FAMILY = ("code", "choice", "several_facts")
 
 # The digest of a choice of tiles by the digest that rows have of it, both of the dense family. The first is from when lax
-# programs still counted for it, the others are from when the tiles of every device did. The last is not quite the same choice:
-# the H100 still took tiles of the H200 then. Where it has another tile now, tuning timed both, and they are within 3% of each
-# other (a test says so).
-SAME_CHOICE = {"834071167132": "aaf78cf4391a", "6f9204cc913d": "aaf78cf4391a", "67764514a533": "3f82ea7dfb81"}
+# programs still counted for it, the next two are from when the tiles of every device did, the last ones from when the kernels
+# were one family in one folder. The third is not quite the same choice: the H100 still took tiles of the H200 then. Where it
+# has another tile now, tuning timed both, and they are within 3% of each other (a test says so).
+ON_H200, ON_H100 = "94dbefe7c412", "efb6abbaafdf"
+SAME_CHOICE = {
+    "834071167132": ON_H200, "6f9204cc913d": ON_H200, "67764514a533": ON_H100, "aaf78cf4391a": ON_H200,
+    "3f82ea7dfb81": ON_H100,
+}  # fmt: skip
 
 Row = dict[str, Any]
 

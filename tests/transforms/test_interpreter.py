@@ -90,6 +90,11 @@ def vmap_w(f, x, w, b):
     return jax.vmap(lambda w, b: f(x, w, b))(jnp.stack([w, 2 * w]), jnp.stack([b, b]))
 
 
+def ensemble(f, x, w, b):
+    """Two models, each with images of its own: one launch for both."""
+    return jax.vmap(f)(jnp.stack([x, 2 * x]), jnp.stack([w, 2 * w]), jnp.stack([b, b]))
+
+
 def grad(f, x, w, b):
     return jax.grad(total(f), (0, 1, 2))(x, w, b)
 
@@ -146,7 +151,8 @@ def test_eager(entry, runs):
 
 
 TRANSFORMED = {  # how many kernels run: forward and dgrad products; weight gradients are XLA's
-    chain: 2, independent: 4, scan: 2, grad_of_scan: 4, cond: 1, loop: 2, vmap_x: 1, vmap_w: 1, grad: 2, checkpoint: 2,
+    chain: 2, independent: 4, scan: 2, grad_of_scan: 4, cond: 1, loop: 2, vmap_x: 1, vmap_w: 1,
+    ensemble: 1, grad: 2, checkpoint: 2,
 }  # fmt: skip
 
 
