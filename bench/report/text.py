@@ -17,7 +17,7 @@ DRY_RUN = "DRY RUN, NOT A GPU"
 STATUSES = ("ok", *BAD, "skipped", "unsupported")
 RIVALS = {"stock": "stock", "lax": "best lax", "torch": "PyTorch"}
 MOST_BAD = 100  # failures told: the files have all
-NETWORK_PROGRAMS = {"stock": "stock equinox", "auto": '`"auto"`', "mosaic": '`("mosaic", "auto")`'}
+NETWORK_PROGRAMS = {"stock": "stock equinox", "lax": '`"auto"` without kernels', "auto": '`"auto"`', "mosaic": '`("mosaic", "auto")`'}
 
 
 class Label(NamedTuple):

@@ -145,9 +145,9 @@ def _at_once(
     whole: Product, parts: Sequence[Plan], target: Target, preferences: Sequence[str], no_kernels: str | None
 ) -> Plan | None:
     """The plan of a product that takes the place of all parts of an equation; None if those are to be computed one by one."""
-    kernel = serve.find(whole, Gpu.of(target))
-    if no_kernels or not isinstance(kernel, Kernel):
+    if no_kernels or families.serving(whole) is None:
         return None
+    kernel = serve.kernel(whole, Gpu.of(target))
     for name in preferences:
         if name == "xla":
             return None
