@@ -131,7 +131,10 @@ def dtype(name: str, value: Any) -> np.dtype | None:
 
 
 def precision(value: Any) -> Any:
-    """As lax.conv_general_dilated takes it; None is the configured `jax_default_matmul_precision`. Raises ValueError."""
+    """The precision in a form that lax.conv_general_dilated takes.
+
+    None is the configured `jax_default_matmul_precision`. Raises ValueError.
+    """
     if value is None:
         return jax.config.jax_default_matmul_precision
     one = (

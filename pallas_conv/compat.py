@@ -68,7 +68,7 @@ def taylor(f: Callable[..., Any], primals: Sequence[Array], coefficients: Sequen
 
 
 def check_for_nan(primitive: Any) -> None:
-    """What jax.experimental.checkify's float_checks do with the results of lax's convolution."""
+    """Let jax.experimental.checkify's float_checks look at a primitive's results as they do at those of lax's convolution."""
     rules, rule = getattr(_checkify, "error_checks", None), getattr(_checkify, "nan_error_check", None)
     if rules is not None and rule is not None:
         rules[primitive] = functools.partial(rule, primitive)

@@ -1,4 +1,4 @@
-"""Which formulation serves a product on an NVIDIA GPU, where neither it nor a kernel has been timed.
+"""Chooses the formulation of a product on an NVIDIA GPU, where neither it nor a kernel has been timed.
 
 Nothing is compiled or run to decide. Each rule is backed by compiled programs in bench/results (python -m bench.compiled): a
 library call takes the place of another where the program of a training step dominates stock's: fewer multiply-adds, or a

@@ -110,7 +110,7 @@ class Sizes:
 
     @property
     def is_unstrided_conv(self) -> bool:
-        """Such a convolution, without strides."""
+        """Whether the product is a plain convolution without strides."""
         return self.is_conv and max(self.spec.strides) == 1
 
     @property

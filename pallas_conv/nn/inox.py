@@ -105,7 +105,7 @@ class ConvTransposed(Conv, stock.ConvTransposed):
 
 
 def _call(layer: Any, x: Any) -> Array:
-    """Through the primitives, which are channels first."""
+    """The layer's result, by the primitives, which are channels first."""
     ndim = len(layer.kernel_size)
     name, transposed = type(layer).__name__, layer._transposed
     x, w = arguments.array("x", x), arguments.array("kernel", layer.kernel())

@@ -31,7 +31,7 @@ def _cheap_columns(s: Sizes) -> bool:
 
 
 def _few_outputs(s: Sizes) -> bool:
-    """Too few output channels for the library, and the columns of an image in a cache near by."""
+    """Whether the library has too few output channels, and the columns of an image fit in a cache near by."""
     return s.group_out <= FEW and s.columns <= NEAR_CACHE * s.images
 
 

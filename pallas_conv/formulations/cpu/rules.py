@@ -1,4 +1,4 @@
-"""Which formulation serves a product on a CPU, by rules fitted to the measurements in bench/results.
+"""Rules that choose the formulation of a product on a CPU, fitted to the measurements in bench/results.
 
 They name families of products, not layers, and leave out what was not clearly faster (python -m bench.formulations).
 """
