@@ -167,7 +167,7 @@ def _change(new: list[Array], old: list[Array]) -> list[Array]:
 
 
 class Reference:
-    """What a training step of stock's gives, and how far a right program may be from it.
+    """The results of stock's training step, and bounds on how far a right program may be from them.
 
     Right programs differ in how results are rounded to bfloat16: each by half the distance of its neighbours, differently at
     every pixel. Weights rounded otherwise move a step further, since they are the same for all pixels and images, so nothing
@@ -201,7 +201,7 @@ class Reference:
 
 @jax.jit
 def _distance(found: list[Array], expected: list[Array]) -> Array:
-    """By norm, as a part of the expected."""
+    """The norm of the difference, as a part of the expected norm."""
     squares = lambda arrays: sum(jnp.vdot(a, a) for a in arrays)
     return jnp.sqrt(squares([a - b for a, b in zip(found, expected, strict=True)]) / squares(expected))
 
@@ -233,7 +233,7 @@ class Comparison:
         self.kernels: dict[str, runner.Row] = {}
 
     def say(self, impl: str) -> None:
-        """What is about to run, should it hang."""
+        """Announce what is about to run, should it hang."""
         self.context.alive(impl=impl, **self.kernels[impl])
 
     def compile(self, impl: str) -> None:
@@ -261,7 +261,7 @@ class Comparison:
             del self.trainings[impl]
 
     def attempt(self, impl: str, work: Callable[[], None]) -> None:
-        """What goes wrong with one program is said in its row, and the others go on."""
+        """Do some work on one program. An error goes into its row, and the other programs go on."""
         try:
             work()
         except Exception as error:

@@ -114,7 +114,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
-    """How near to its floor the model sees each product: bars on the nominal chip, lines over all plausible ones."""
+    """Draw how near to its floor the model sees each product: bars on the nominal chip, lines over all plausible ones."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -34,7 +34,7 @@ def products() -> list[Product]:
 
 
 def representatives(kernels: Iterable[Kernel]) -> list[Case]:
-    """Their products under their configurations, shrunk: the first of each code path, and of each epilogue."""
+    """Shrunk products of these kernels, under their configurations: the first of each code path, and of each epilogue."""
     found, proven = [], set[str]()
     for kernel in kernels:
         if (keys := proves(kernel)) <= proven:

@@ -345,7 +345,7 @@ def multicast() -> list[Probe]:
 
 
 def stores() -> list[Probe]:
-    """Into a plain array, and into the output phases of a transposed convolution, of which integers pick one."""
+    """Probes that store into a plain array, and into the output phases of a transposed convolution, picked by integers."""
     plain = [(n, h, w, 0) for n in range(2) for h, w in ((0, 0), (4, 0), (0, 8), (4, 8))]
     plain.sort(key=lambda start: (start[2] > 4, start[1] > 2))  # those that are clipped come last
     phases = [(n, h, p, w, q, g, 0) for h, w in ((0, 0), (0, 8), (4, 0)) for n, p, q, g in np.ndindex(2, 2, 2, 2)]

@@ -144,7 +144,7 @@ def _timed(files: dict[str, list[Row]]) -> Iterator[tuple[Row, Facts]]:
 
 
 def _lost_together(files: dict[str, list[Row]]) -> Iterator[Facts]:
-    """What may have hung or crashed where several kernels ran."""
+    """Facts of kernels that may have hung or crashed, where several ran together."""
     for name, rows in files.items():
         for row in rows:
             if row["status"] in WRONG[1:]:

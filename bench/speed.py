@@ -1,4 +1,4 @@
-"""How fast is it? Peaks of the device, and the programs of a layer beside each other, in turns."""
+"""Measures speed: peaks of the device, and the programs of a layer beside each other, in turns."""
 
 import contextlib
 import dataclasses
@@ -77,7 +77,7 @@ def peak_rates(rows: list[Row]) -> dict[str, float]:
 
 
 def floor_ms(rows: list[Row], case: Case, direction: str) -> float | None:
-    """What the measured peaks allow at best, for useful work and the least traffic."""
+    """The least time that the measured peaks allow, for useful work and the least traffic."""
     gemm = {"bfloat16": "gemm_bf16", "float16": "gemm_f16", "float32": "gemm_tf32"}[case.dtype]
     rates = peak_rates(rows)
     if not {gemm, "copy"} <= rates.keys():
@@ -172,7 +172,7 @@ class Comparison:
         return ["ours"] if self.direction != "fb" and "ours" not in self.wanted else []
 
     def _untimed(self, context: Context, impl: str) -> Row:
-        """What is known beforehand."""
+        """Facts of a row that are known before anything runs."""
         if impl != "ours" or self.direction == "fb":
             return {}
         row: Row = {"lax": products.formulation(self.case, self.direction, self.target)}
@@ -226,7 +226,7 @@ NO_TIME = f"{SKIPPED}an interpreted kernel has no time"
 
 @contextlib.contextmanager
 def _told(impl: str, row: Row) -> Iterator[None]:
-    """What goes wrong with a program is said in its row, and the others go on, unless it is stock's or took the device down."""
+    """Tell of a program's error in its row. The others go on, unless it was stock's or took the device down."""
     try:
         yield
     except Exception as error:
@@ -240,7 +240,7 @@ def _failed(error: Exception) -> Row:
 
 
 def _sets(context: Context, case: Case, direction: str, drawn: Program) -> list[tuple[jax.Array, ...]]:
-    """So many operands that none is found in the cache."""
+    """Sets of operands, so many that none is found in the cache."""
     count = 2 if context.dry else timing.copies(case.nbytes(direction))
     draw = context.compiled(drawn).call
     return [jax.block_until_ready(draw(np.uint32(context.seed + i))) for i in range(count)]

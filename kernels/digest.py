@@ -46,7 +46,7 @@ def choice(family: str, device_kind: str | None = None) -> str:
 
 
 def _imported(roots: Iterable[pathlib.Path], left_out: Callable[[pathlib.Path], bool]) -> set[pathlib.Path]:
-    """These modules and the modules of this package that they import, directly or not, except those that are left out."""
+    """The roots and the modules of this package that they import, directly or not, except those that are left out."""
     found: set[pathlib.Path] = set()
     todo = list(roots)
     while todo:

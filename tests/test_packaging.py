@@ -1,4 +1,4 @@
-"""What is installed is what lies in the tree: every module once, the data files, the entry points."""
+"""Tests that what is installed is what lies in the tree: every module once, the data files, the entry points."""
 
 import ast
 import graphlib
@@ -95,7 +95,7 @@ KERNELS = "pallas_conv.kernels"
 
 
 def test_kernels_import_little_of_the_package():
-    """They lie below it: plans and lowering rules know the kernels, not the other way round."""
+    """The kernels lie below the package: plans and lowering rules know the kernels, not the other way round."""
     reached = set().union(*(own_imports(name) for name in MODULES if is_in(name, KERNELS)))
     below = {"activations", "spec", "strict", "target"}
     assert {name for name in reached if not is_in(name, KERNELS)} == {f"pallas_conv.{name}" for name in below}
@@ -103,7 +103,7 @@ def test_kernels_import_little_of_the_package():
 
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
 def test_nothing_outside_of_a_family_names_it_but_the_list_of_families(family):
-    """Neither by an import nor by the family's name as a text."""
+    """Neither an import nor a text names a family outside of its folder, but for the list of families."""
     room = f"{KERNELS}.{family.name}"
     importing, naming = set(), set()
     for name, path in MODULES.items():
@@ -116,7 +116,7 @@ def test_nothing_outside_of_a_family_names_it_but_the_list_of_families(family):
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    """When it is imported: inside of functions, where it is said why, a module may ask for one that lies above it."""
+    """Imports inside of functions do not count: there, where it is said why, a module may ask for one that lies above it."""
     order = graphlib.TopologicalSorter({name: own_imports(name, everywhere=False) for name in MODULES})
     assert set(order.static_order()) == MODULES.keys()  # CycleError names the cycle
 

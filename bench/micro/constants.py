@@ -63,7 +63,7 @@ NARROW = "wgmma_bf16_1x64x32"  # bound by shared memory
 
 
 def _power(kind: str, itemsize: int) -> Callable[[Found], float]:
-    """What limits, softly, the rate of a long load to what was reached."""
+    """The power cap: the soft limit that takes the rate of products without one to the rate that a long load reached."""
 
     def cap(found: Found) -> float:
         reached = found.value(f"sustained_rate_{kind}")
@@ -93,7 +93,7 @@ def _smem_writes(found: Found) -> float:
 
 
 def _l2_merge(found: Found) -> float:
-    """By the slower of lines that all SMs share and lines that four do."""
+    """The part of shared lines that L2 reads only once, by the slower of lines that all SMs share and lines that four do."""
     shared = min(found.value("l2_shared"), found.value("l2_shared_by_4"))
     return _part(1 - found.value("l2_distinct") / shared)
 
@@ -250,7 +250,7 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def _notes(found: Found) -> list[str]:
-    """What is no constant."""
+    """Notes about measurements that are no constants."""
     notes = []
     for note in (_two_blocks, _drift):
         try:

@@ -67,7 +67,7 @@ def _tuned(row: Row) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """What was measured of a product, "<case>/<f|d|w|fb>".
+    """The measurements of a product, "<case>/<f|d|w|fb>".
 
     by     rows with times: "stock", "best" where the best lax program is another, "ours"; from one session of one run
     peaks  of the device, see `peaks`
@@ -156,7 +156,7 @@ def read(paths: Iterable[pathlib.Path]) -> list[Run]:
 
 
 def _began(name: str) -> str:
-    """When a run began, as the runner writes it into the file's name."""
+    """The time when a run began, as the runner writes it into the file's name."""
     found = re.search(r"\d{8}-\d{6}", name)
     return found[0] if found else ""
 
@@ -193,7 +193,7 @@ def timed(runs: list[Run]) -> list[Timed]:
 
 
 def _times(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """By product and program."""
+    """Rows that have times, by product and program."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         if "ms" in row:

@@ -48,7 +48,7 @@ class Label(NamedTuple):
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """In Markdown; the first `words` columns are words, the others numbers."""
+    """A table in Markdown. The first `words` columns are words, the others numbers."""
     align = [":--"] * words + ["--:"] * (len(head) - words)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, align, *rows))
 
@@ -90,7 +90,7 @@ def _meaning(said: Label) -> str:
 
 
 def _section(title: str, caption: str, text: str) -> list[str]:
-    """Nothing where there is nothing to show."""
+    """A section of lines, or no lines where there is nothing to show."""
     return [f"## {title}", caption, text] if text else []
 
 
@@ -210,7 +210,7 @@ def means(products: list[Timed]) -> str:
 
 
 def _ordered(families: Iterable[str]) -> list[str]:
-    """Those of a colour together."""
+    """The families in order, those of a colour together."""
     return sorted(set(families), key=lambda name: (list(COLOURS).index(group(name)), name))
 
 

@@ -54,7 +54,7 @@ def _platforms(wanted: str | None, dry: bool) -> str | None:
 
 
 def incomplete(script: Script, rows: list[Row]) -> str:
-    """What is missing, or ""."""
+    """The reasons why a run is incomplete, or ""."""
     late = sum(r["status"] == OUT_OF_TIME for r in rows)
     return "; ".join(filter(None, [f"no time for {late} steps" if late else "", script.incomplete(rows)]))
 

@@ -109,7 +109,7 @@ class Compiler:
         return True
 
     def _source(self, program: Program) -> Source:
-        """As another process lowered it, or, if it could not, as it is."""
+        """The program as another process lowered it, or, if that failed, as it is."""
         try:
             if waiting := self._lowered.get(program.name):
                 waiting.result()

@@ -32,7 +32,7 @@ CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACH
 
 @dataclasses.dataclass
 class End:
-    """How a worker ended.
+    """The end of a worker.
 
     begun   the step it was at: index, kind, name, and what was launched; None before the first
     status  its exit status; None: it was killed
@@ -153,7 +153,7 @@ def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
 
 
 def _stacks(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> list[str]:
-    """Where a worker hangs, in Python, if it can still say."""
+    """The stacks of a worker that hangs, in Python, if it can still tell them."""
     worker.send_signal(signal.SIGUSR1)
     time.sleep(DUMP_SECONDS)
     return [line for _ in range(lines.qsize()) if (line := lines.get_nowait())]

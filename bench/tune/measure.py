@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
 
 
 class Device(NamedTuple):
-    """Where kernels run, or are interpreted."""
+    """The device on which kernels run, or are interpreted."""
 
     target: Target
     gpu: Gpu
@@ -51,7 +51,7 @@ def ordered(wanted: Iterable[Wanted], device: Device) -> list[Wanted]:
 
 
 def least_us(product: Product, device: Device) -> float:
-    """What useful work or the least traffic take at best, on the nominal chip."""
+    """Microseconds that useful work or the least traffic take at best, on the nominal chip."""
     size, chip = families.size(product), chips()[0]
     flops = chip.flops_clk * device.gpu.num_sms * chip.clock * 1e3 / (2 if product.compute_dtype == "float32" else 1)
     return max(2 * size.macs / flops, size.nbytes / (chip.dram_tbs * 1e6))
@@ -145,7 +145,7 @@ def _time(
     beside: Mapping[str, Program],
     drawn: Program,
 ) -> Iterator[Row]:
-    """Those that were found right, and what they are beside, in turns."""
+    """Time the candidates that were found right, and the programs beside them, in turns."""
     if context.dry:
         yield {"status": NO_TIME}
         return

@@ -1,4 +1,4 @@
-"""As much of PyTorch as `bench.torch_gpu` asks of it on a GPU, where time is counted: every kernel takes what it says here."""
+"""A stand-in for the part of PyTorch that `bench.torch_gpu` asks of a GPU. It counts time: every kernel takes what it says."""
 
 import math
 import sys
@@ -108,7 +108,7 @@ def module(gpu):
 
 
 def install(monkeypatch, torch_layers, gpu):
-    """In the place of PyTorch."""
+    """Put the stand-in in the place of PyTorch."""
     torch, functional = module(gpu)
     parts = {
         "torch": torch,

@@ -156,7 +156,7 @@ def test_without_torch_its_column_stays_empty():
 
 
 def results(torch):
-    """As if stock took 8 ms everywhere, ours 1, 2, 4 or 8 ms in turn, the best half of it and PyTorch 4 ms."""
+    """Results as if stock took 8 ms everywhere, ours 1, 2, 4 or 8 ms in turn, the best half of it and PyTorch 4 ms."""
     rows = []
     for i, case in enumerate(layer_bench.layers()):
         for direction in layer_bench.directions(case):

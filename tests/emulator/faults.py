@@ -1,4 +1,4 @@
-"""What the emulator says of a kernel that is wrong, and of one that it does not understand."""
+"""Errors of the emulator: a kernel that is wrong, and a kernel that it does not understand."""
 
 from typing import Self
 
