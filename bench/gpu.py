@@ -71,7 +71,7 @@ def _ask(context: Context, probe: probes.Probe, program: Program) -> Iterator[Ro
 
 
 def steps(options: argparse.Namespace) -> list[Step]:
-    """All of them, in order."""
+    """The steps of a run, in order."""
     dry, device, target = options.dry_run, runner.gpu(options.dry_run), resolve(None)
     jobs = _jobs(options)
     first = [job for job in jobs if products.served(*job)]

@@ -208,7 +208,7 @@ def _distance(found: list[Array], expected: list[Array]) -> Array:
 
 @jax.jit
 def _rounded(weights: Any, seed: int) -> Any:
-    """Each weight up or down by as much as rounding to bfloat16 may move it."""
+    """The weights, each moved up or down by as much as rounding to bfloat16 may move it."""
     leaves, tree = jax.tree.flatten(weights)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     signs = [jax.random.rademacher(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
@@ -271,7 +271,7 @@ class Comparison:
                 raise
 
     def race(self) -> None:
-        """All in turns, and taking turns at going first."""
+        """Time all programs in turns, taking turns at going first."""
         runs = {impl: training.steps() for impl, training in self.trainings.items()}
         times: dict[str, list[float]] = {impl: [] for impl in runs}
         start, seconds = time.perf_counter(), 0.2 if self.context.dry else RACE_SECONDS

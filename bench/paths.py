@@ -29,7 +29,7 @@ WORKERS = 2  # so few that small products give them several tiles
 
 
 def products() -> list[Product]:
-    """All that are wanted, the suite's first."""
+    """All wanted products, the suite's first."""
     return [layer.product for layer in wanted().suite] + [use.product for use in wanted().networks]
 
 

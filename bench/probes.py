@@ -160,7 +160,7 @@ def out_of_bounds() -> list[Probe]:
 
 
 def collapsed() -> list[Probe]:
-    """More than five dimensions: Mosaic folds the integer-indexed ones into one, whose bounds are all that is checked.
+    """Probes of more than five dimensions: Mosaic folds the integer-indexed ones into one, and checks the bounds of that alone.
 
     A strided convolution asks for them: (N, H/s, s, W/s, s, G, C). The box must still be clipped in its own dimensions,
     and be empty where it lies outside in one. The kernels let no integer run out.

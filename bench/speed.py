@@ -168,7 +168,7 @@ class Comparison:
 
     @property
     def _absent(self) -> list[str]:
-        """Ours is told of every single product, why it is not there, too."""
+        """Programs that get a row though they cannot be timed: ours, of every single product, to say why."""
         return ["ours"] if self.direction != "fb" and "ours" not in self.wanted else []
 
     def _untimed(self, context: Context, impl: str) -> Row:
@@ -189,7 +189,7 @@ class Comparison:
         return got
 
     def _held(self, impl: str, operands: tuple[Any, ...], got: Any, baseline: Any, seed: int) -> Row:
-        """Every result against stock's, coarsely; of one product some pixels against float64, too.
+        """The comparison of results with stock's, coarsely; of one product some pixels are held against float64, too.
 
         Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
         """
@@ -205,7 +205,7 @@ class Comparison:
         return row | ({} if right else {"status": "wrong"})
 
     def _timed(self, context: Context, operands: list[tuple[jax.Array, ...]], right: list[str]) -> dict[str, Row]:
-        """Times of the right ones; none is reported for a wrong result."""
+        """Times of the programs that are right. None is reported for a wrong result."""
         built = {impl: context.compiled(self.wanted[impl]) for impl in right}
         about = built["ours"].about if "ours" in built else {}
         context.alive(impl="in turns", kernel="ours" in built, **about)
@@ -257,7 +257,7 @@ def _rates(context: Context, case: Case, direction: str, found: timing.Timing) -
 
 
 def _ratios(impl: str, times: Mapping[str, timing.Timing]) -> Row:
-    """Stock's time by this one's; of ours also that of the faster of the others."""
+    """Stock's time divided by this program's; for ours also that of the faster of the others."""
     if impl == "stock":
         return {}
     row = {"ratio": times["stock"].ms / times[impl].ms}

@@ -20,7 +20,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def count(name: str, value: Any, minimum: int) -> int:
-    """One int. Raises ValueError."""
+    """A count, as one int. Raises ValueError."""
     if not _is_integer(value) or value < minimum:
         raise ValueError(f"{name} must be an int of at least {minimum}; got {value!r}")
     return int(value)

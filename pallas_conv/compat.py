@@ -47,7 +47,7 @@ def varying_axes(t: Array) -> frozenset[str]:
 
 
 def match_varying_axes(ts: Sequence[Array]) -> list[Array]:
-    """All of them varying over the same axes. The transpose of that is the sum of dw over devices."""
+    """The arrays, all varying over the same mesh axes. The transpose of that is the sum of dw over devices."""
     every = frozenset().union(*map(varying_axes, ts))
     return [lax.pcast(t, tuple(every - varying_axes(t)), to="varying") if every - varying_axes(t) else t for t in ts]
 

@@ -159,7 +159,7 @@ class Product:
         return (*lead, self.batch, self.out_channels, *spec.out_spatial)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """The fields as a JSON object."""
         return strict.to_json(self)
 
     @classmethod

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -146,14 +147,42 @@ def test_what_tests_and_benchmarks_share_lies_below_both():
     assert any(names for path, names in reached.items() if path.startswith(own))
 
 
+ROOMS = ("bench", "compiled", "examples", "kernels", "pallas_conv", "tests", "workloads")
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text() for room in ROOMS for path in (ROOT / room).rglob("*.py")
+}
 LONGEST = 420  # lines of a file in Python, which is read from top to bottom
 
 
 def test_files_can_be_read_at_one_sitting():
-    rooms = ("bench", "compiled", "examples", "kernels", "pallas_conv", "tests", "workloads")
-    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
-    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}
+    lines = {path: len(source.splitlines()) for path, source in SOURCES.items()}
     assert {path: count for path, count in lines.items() if count > LONGEST} == {}
+
+
+# A docstring that begins with one of these goes on where the name or the signature ends, and cannot be read without them.
+RIDDLES = {
+    "and", "as", "but", "by", "from", "how", "into", "its", "of", "so", "than", "that", "their", "they", "these", "those", "to",
+    "what", "where", "which", "who", "whose", "why",
+}  # fmt: skip
+
+
+def riddles(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the first line of text of every docstring that begins with one of RIDDLES."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = (ast.get_docstring(node) or "").partition("\n")[0]
+            if re.split(r"\W", text)[0].lower() in RIDDLES:
+                yield node.body[0].lineno, text
+
+
+def test_docstrings_stand_by_themselves():
+    """The first word is a verb, or the noun that is returned."""
+    assert [f"{path}:{line}: {text}" for path, source in SOURCES.items() for line, text in riddles(source)] == []
+
+
+def test_riddles_are_found():
+    source = '"""Of all phases."""\n\n\ndef f():\n    """What is left."""\n\n\ndef g():\n    """The rest."""\n'
+    assert list(riddles(source)) == [(1, "Of all phases."), (5, "What is left.")]
 
 
 def test_wheel(tmp_path):

@@ -46,7 +46,7 @@ class Found(NamedTuple):
         return self.fact(name, "value")
 
     def constant(self, name: str) -> float:
-        """Measured, else nominal."""
+        """A constant as it was measured, else the nominal one."""
         try:
             return DERIVED[name](self)
         except (KeyError, Missing):
@@ -219,7 +219,7 @@ def names() -> set[str]:
 
 
 def _device(files: dict[str, list[Row]]) -> tuple[str, int]:
-    """Kind and SMs."""
+    """Kind of the device, and number of its SMs."""
     found = {name: [r for r in rows if r["kind"] == "device"] for name, rows in files.items()}
     if silent := [name for name, rows in found.items() if not rows]:
         raise ValueError(f"{silent[0]}: no row says on which device the run was")
@@ -236,7 +236,7 @@ def _device(files: dict[str, list[Row]]) -> tuple[str, int]:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Values, then the constants beside the nominal ones."""
+    """Lines with the values that were measured, then the constants beside the nominal ones."""
     known = chips.load(chips.CHIPS)
     sms = next((r["sms"] for r in rows if r["kind"] == "device" and r.get("sms")), H100_SMS)
     found = of(rows, sms, known)

@@ -155,7 +155,7 @@ def _counts(kind: str, rows: list[Row]) -> list[str]:
 
 
 def _is_check(row: Row) -> bool:
-    """NaN is written as text."""
+    """Whether a row holds a check. One whose error is NaN, which is written as text, does not."""
     return all(isinstance(row.get(key), int | float) for key in ("error", "bound"))
 
 

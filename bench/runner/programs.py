@@ -87,7 +87,7 @@ class Compiler:
         return program.name in self._built
 
     def keep(self, programs: Iterable[Program]) -> None:
-        """Let go of all others, and of their memory."""
+        """Keep only these programs. The others are let go, with their memory."""
         names = {p.name for p in programs}
         self._built = {name: built for name, built in self._built.items() if name in names}
 

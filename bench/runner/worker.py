@@ -105,7 +105,7 @@ class Context:
 
 
 def _code_paths(*rows: Row) -> set[str]:
-    """One, or several where a program holds several kernels."""
+    """Code paths of rows: one each, or several for a program that holds several kernels."""
     return {path for row in rows for path in (row.get("code_path"), *row.get("code_paths", ())) if path}
 
 

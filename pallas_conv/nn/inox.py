@@ -163,7 +163,7 @@ type _Configuration = tuple[tuple[int, ...], tuple[int, ...], str | paddings.Pai
 def _configuration(
     ndim: int, stride: Any, dilation: Any, padding: Any, groups: Any, transposed: bool
 ) -> _Configuration:
-    """Checked stride, dilation, padding and groups. Raises ValueError, and TypeError for traced ones."""
+    """The checked stride, dilation, padding and groups. Raises ValueError, and TypeError for traced ones."""
     stride = arguments.per_dimension("stride", _concrete("stride", stride), ndim, 1)
     dilation = arguments.per_dimension("dilation", _concrete("dilation", dilation), ndim, 1)
     padding = arguments.padding(_concrete("padding", padding), ndim)

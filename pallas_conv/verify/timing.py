@@ -112,7 +112,7 @@ def _mark() -> tuple[Any, jax.Array]:
 
 
 def _profiled(turns: Sequence[tuple[str, Callable[[], Any]]]) -> dict[str, list[list[Launch]]]:
-    """All calls in one session: of each name, the kernels of each of its calls but those of which CUPTI missed some."""
+    """The kernels of each call, by name, from one session; without the calls of which CUPTI missed some."""
     mark, x = _mark()
 
     def body() -> None:

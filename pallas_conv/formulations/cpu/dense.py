@@ -36,7 +36,7 @@ def _few_outputs(s: Sizes) -> bool:
 
 
 def _covers(s: Sizes) -> bool:
-    """No output without a tap, but for 1x1 kernels, and none that sums very many results."""
+    """Whether every output has a tap, but for 1x1 kernels, and none sums very many results."""
     covered = s.taps == 1 or all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
     # To interleave many phases takes longer than to fill zeros in.
     many_phases = s.spec.ndim == 2 and max(s.spec.input_dilation) > 2

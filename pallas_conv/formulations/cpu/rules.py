@@ -60,7 +60,10 @@ def _fits(formulation: Formulation, product: Product) -> bool:
 
 
 def _small(formulation: Formulation, product: Product) -> bool:
-    """All at once: what a block of images is copied from stays in memory, too, and these programs copy both operands."""
+    """Whether all images fit in memory at once.
+
+    The array that a block of images is copied from stays in memory, too, and these programs copy both operands.
+    """
     return blocks.cost(formulation, product, None).temp <= SPARE_OF_IMAGES
 
 

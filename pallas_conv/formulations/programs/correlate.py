@@ -298,7 +298,7 @@ def _block_sum(window: Callable[[int], Array], ct: Array, axis: int, start: int,
 
 
 def _sum_of(sums: Sequence[Array], axes: tuple[int, ...]) -> Array:
-    """All of the sums together, each summed over these axes."""
+    """The total of these sums, each summed over these axes first."""
     return functools.reduce(operator.add, (s.sum(axes) for s in sums))
 
 
@@ -314,7 +314,7 @@ def _few_channels_short_blocks(s: Sizes) -> bool:
 
 
 def _rows_cost(s: Sizes) -> Cost:
-    """Reads a channel of x and all of ct, and writes and reads partial sums, for each shift."""
+    """The cost: for each shift a channel of x and all of ct are read, and partial sums written and read."""
     rows = Rows.of(s.spec)
     extents = _shifts(s.spec, s.group_in)
     shifts, written_out = math.prod(extents), math.prod(extents[_looped(extents, rows) :])
