@@ -1,4 +1,4 @@
-"""How long programs take to compile on this CPU: stock equinox's, and the same models' through `pallas_conv.convert`.
+"""Measures how long programs take to compile on this CPU: stock equinox's, and the same through `pallas_conv.convert`.
 
     python -m bench.compile_time --out out/compile_cpu.json
 
@@ -156,7 +156,7 @@ def gradient_step(name: str, build: Callable[[Array], Any], shape: tuple[int, ..
 
 
 def training_step(name: str) -> Program:
-    """That of `bench.networks`."""
+    """The training step of a network in `bench.networks`, as a program."""
     network = NETWORKS[name]
 
     def step(convert: Callable[[Any], Any]) -> Step:
@@ -182,7 +182,7 @@ def programs() -> list[Program]:
 
 
 def seconds(step: Step) -> float:
-    """Seconds to trace, lower and compile it, with nothing cached."""
+    """Seconds to trace, lower and compile the step, with nothing cached."""
     f, args = step
     jax.clear_caches()
     start = time.perf_counter()

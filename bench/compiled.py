@@ -1,4 +1,4 @@
-"""What XLA makes of the suite on a GPU that need not be here: stock equinox beside `auto`, compiled, not timed.
+"""Programs that XLA makes of the suite on a GPU that need not be here: stock equinox beside `auto`, compiled, not timed.
 
     python -m bench.compiled --target h100 --out bench/results/compiled_h100.jsonl
 

@@ -1,4 +1,4 @@
-"""For `make bench`: a progress bar, and what the measurements depend on in the JSON that pytest-benchmark stores."""
+"""Configures `make bench`: a progress bar, and the measurements' circumstances in the JSON that pytest-benchmark stores."""
 
 from typing import Any
 

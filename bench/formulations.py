@@ -1,4 +1,4 @@
-"""What every lax program of every product takes on this CPU: the measurements behind the rules of `pallas_conv.formulations`.
+"""Times every lax program of every product on this CPU: the measurements behind the rules of `pallas_conv.formulations`.
 
     python -m bench.formulations suite  --out bench/results/formulations_suite.jsonl
     python -m bench.formulations random --seed 1 --count 150 --out bench/results/formulations_random.jsonl
@@ -42,7 +42,7 @@ HALF_PRECISION = (  # one layer of each family
 
 
 def machine() -> dict[str, Any]:
-    """The machine and software that a measurement depends on."""
+    """Facts about this machine that measurements depend on."""
     run = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
     model = [line for line in run(["lscpu"]).stdout.splitlines() if line.startswith("Model name")]
     return {

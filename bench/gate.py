@@ -1,4 +1,4 @@
-"""Is a kernel right on this device? It runs on poisoned memory, twice, and is held against float64 and XLA's own error."""
+"""Judges whether a kernel is right on this device: run on poisoned memory, twice, against float64 and XLA's own error."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Everything worth asking of a GPU, most valuable first: `python -m bench.gpu --minutes 9` from the root of a checkout.
+"""Asks a GPU everything worth asking, most valuable first: `python -m bench.gpu --minutes 9` from the root of a checkout.
 
 It needs JAX, equinox and NumPy, no network and no installation. A kernel that hangs or crashes costs its own row: the programs
 that it was to be compared with are timed without it. See `bench.runner`, which also documents the arguments, the exit status,
@@ -71,7 +71,7 @@ def _ask(context: Context, probe: probes.Probe, program: Program) -> Iterator[Ro
 
 
 def steps(options: argparse.Namespace) -> list[Step]:
-    """All of them, in order."""
+    """The steps of a run, in order."""
     dry, device, target = options.dry_run, runner.gpu(options.dry_run), resolve(None)
     jobs = _jobs(options)
     first = [job for job in jobs if products.served(*job)]

@@ -184,7 +184,7 @@ def _change(new: list[Array], old: list[Array]) -> list[Array]:
 
 
 class Reference:
-    """Results of a training step of stock's, and how far a right program may be from it.
+    """The results of stock's training step, and bounds on how far a right program may be from them.
 
     Right programs differ in how results are rounded to bfloat16: each by half the distance of its neighbours, differently at
     every pixel. Weights rounded otherwise move a step further, since they are the same for all pixels and images, so nothing
@@ -218,14 +218,14 @@ class Reference:
 
 @jax.jit
 def _distance(found: list[Array], expected: list[Array]) -> Array:
-    """The distance by norm, as a part of the expected."""
+    """The norm of the difference, as a part of the expected norm."""
     squares = lambda arrays: sum(jnp.vdot(a, a) for a in arrays)
     return jnp.sqrt(squares([a - b for a, b in zip(found, expected, strict=True)]) / squares(expected))
 
 
 @jax.jit
 def _rounded(weights: Any, seed: int) -> Any:
-    """Each weight up or down by as much as rounding to bfloat16 may move it."""
+    """The weights, each moved up or down by as much as rounding to bfloat16 may move it."""
     leaves, tree = jax.tree.flatten(weights)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     signs = [jax.random.rademacher(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
@@ -250,7 +250,7 @@ class Comparison:
         self.kernels: dict[str, runner.Row] = {}
 
     def say(self, impl: str) -> None:
-        """Say what is about to run, should it hang."""
+        """Announce what is about to run, should it hang."""
         self.context.alive(impl=impl, **self.kernels[impl])
 
     def compile(self, impl: str) -> None:
@@ -278,7 +278,7 @@ class Comparison:
             del self.trainings[impl]
 
     def attempt(self, impl: str, work: Callable[[], None]) -> None:
-        """Say what goes wrong with one program in its row, and go on with the others."""
+        """Do some work on one program. An error goes into its row, and the other programs go on."""
         try:
             work()
         except Exception as error:
@@ -288,7 +288,7 @@ class Comparison:
                 raise
 
     def race(self) -> None:
-        """All in turns, and taking turns at going first."""
+        """Time all programs in turns, taking turns at going first."""
         runs = {impl: training.steps() for impl, training in self.trainings.items()}
         times: dict[str, list[float]] = {impl: [] for impl in runs}
         start, seconds = time.perf_counter(), 0.2 if self.context.dry else RACE_SECONDS

@@ -81,8 +81,10 @@ class Training:
 
 
 def tolerance(plans: list[Plan]) -> float:
-    """The distance that two float32 training steps may be apart: a sum of n terms in another order is about sqrt(n) roundings
-    off, and the products' errors at worst add up."""
+    """A bound on the distance of two float32 training steps.
+
+    A sum of n terms in another order is about sqrt(n) roundings off, and the products' errors at worst add up.
+    """
     return float(jnp.finfo("float32").eps) * sum(math.sqrt(_terms(plan.product)) for plan in plans)
 
 
@@ -106,8 +108,7 @@ def relative_difference(stock: Any, ours: Any) -> float:
 
 
 def gate(stock: Training, ours: Training, batch: tuple[Any, ...]) -> dict[str, Any]:
-    """The distance of the first steps, the largest of each: loss, new weights, and the optimiser's state, which holds the
-    gradients.
+    """The largest distances of the first steps: of loss, new weights, and the optimiser's state, which holds the gradients.
 
     Each of our steps starts from stock's weights of that step. In a run of our own, rounding grows with every step: where it
     turns a relu on, the optimiser takes another way, as stock does when its weights are an ulp larger. That is the drift.
@@ -157,7 +158,7 @@ def measure(
 
 
 def served(plans: list[Plan]) -> dict[str, dict[str, int]]:
-    """Numbers of products of a role that each formulation serves."""
+    """Number of products of each role that each formulation serves."""
     found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for plan in plans:
         found[plan.product.role][str(plan.formulation)] += 1

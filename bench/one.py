@@ -71,7 +71,7 @@ def program(name: str, implementation: str, kernel: Kernel, interpret: bool = Fa
 
 
 def launch(run: Callable[..., Any], operands: tuple[Any, ...]) -> Any:
-    """Once to warm up, then once more."""
+    """Run the program once to warm up, then once more."""
     jax.block_until_ready(run(*operands))
     return jax.block_until_ready(run(*operands))
 

@@ -29,12 +29,12 @@ WORKERS = 2  # so few that small products give them several tiles
 
 
 def products() -> list[Product]:
-    """All that are wanted, the suite's first."""
+    """All wanted products, the suite's first."""
     return [layer.product for layer in wanted().suite] + [use.product for use in wanted().networks]
 
 
 def representatives(kernels: Iterable[Kernel]) -> list[Case]:
-    """Products of kernels under their configurations, shrunk: the first of each code path, and of each epilogue."""
+    """Shrunk products of these kernels, under their configurations: the first of each code path, and of each epilogue."""
     found, proven = [], set[str]()
     for kernel in kernels:
         if (keys := proves(kernel)) <= proven:

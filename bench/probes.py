@@ -160,7 +160,7 @@ def out_of_bounds() -> list[Probe]:
 
 
 def collapsed() -> list[Probe]:
-    """More than five dimensions: Mosaic folds the integer-indexed ones into one, whose bounds are all that is checked.
+    """Probes of more than five dimensions: Mosaic folds the integer-indexed ones into one, and checks the bounds of that alone.
 
     A strided convolution asks for them: (N, H/s, s, W/s, s, G, C). The box must still be clipped in its own dimensions,
     and be empty where it lies outside in one. The kernels let no integer run out.
@@ -345,7 +345,7 @@ def multicast() -> list[Probe]:
 
 
 def stores() -> list[Probe]:
-    """Into a plain array, and into the output phases of a transposed convolution, of which integers pick one."""
+    """Probes that store into a plain array, and into the output phases of a transposed convolution, picked by integers."""
     plain = [(n, h, w, 0) for n in range(2) for h, w in ((0, 0), (4, 0), (0, 8), (4, 8))]
     plain.sort(key=lambda start: (start[2] > 4, start[1] > 2))  # those that are clipped come last
     phases = [(n, h, p, w, q, g, 0) for h, w in ((0, 0), (0, 8), (4, 0)) for n, p, q, g in np.ndindex(2, 2, 2, 2)]

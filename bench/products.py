@@ -25,7 +25,7 @@ from .runner import Program, Row, Source
 
 
 def served(case: Case, direction: str) -> bool:
-    """Say whether a kernel serves it on a Hopper GPU."""
+    """Whether a kernel serves this direction of a layer on a Hopper GPU."""
     return direction in case.directions and not families.reasons(case.products()[direction], HOPPER.capability)
 
 
@@ -58,7 +58,7 @@ def several(kernels: Iterable[Row]) -> Row:
 
 
 def kernel(name: str, kernel: Kernel, interpret: bool = False, question: str = "") -> Program:
-    """The kernel, of the product's operands: a list of its outputs."""
+    """The program of our kernel, from the product's operands to a list of its outputs."""
     make = functools.partial(_kernel, kernel, interpret)
     return Program(f"{name} ours", make, kernel=True, question=question, portable=not interpret)
 
@@ -69,7 +69,7 @@ def _kernel(kernel: Kernel, interpret: bool) -> Source:
 
 
 def usual(name: str, product: Product) -> Program:
-    """XLA's program of it on the CPU, of the same operands, as a measure of errors: it disturbs nothing on the GPU."""
+    """XLA's program of a product on the CPU, with the same operands: a measure of errors that disturbs nothing on the GPU."""
     return Program(f"{name} usual", functools.partial(_usual, product), on_cpu=True)
 
 

@@ -125,7 +125,7 @@ def _derived(family: str, files: dict[str, list[Row]]) -> Record:
 
 
 def _timings(files: dict[str, list[Row]], choice: str) -> Iterator[Timing]:
-    """Times of products under this choice of tiles; of others what tuning kept under an earlier one."""
+    """Times of products under this choice of tiles. Other products have those that tuning kept under an earlier choice."""
     current = {name: rows for name, rows in files.items() if _chosen_by(rows) == choice}
     earlier = {name: rows for name, rows in files.items() if name not in current}
     timed = set()
@@ -148,7 +148,7 @@ def _timed(files: dict[str, list[Row]]) -> Iterator[tuple[Row, Facts]]:
 
 
 def _lost_together(files: dict[str, list[Row]]) -> Iterator[Facts]:
-    """Facts of kernels that may have hung or crashed where several ran."""
+    """Facts of kernels that may have hung or crashed, where several ran together."""
     for name, rows in files.items():
         for row in rows:
             if row["status"] in WRONG[1:]:

@@ -1,4 +1,4 @@
-"""How fast is it? Peaks of the device, and the programs of a layer beside each other, in turns."""
+"""Measures speed: peaks of the device, and the programs of a layer beside each other, in turns."""
 
 import contextlib
 import dataclasses
@@ -77,7 +77,7 @@ def peak_rates(rows: list[Row]) -> dict[str, float]:
 
 
 def floor_ms(rows: list[Row], case: Case, direction: str) -> float | None:
-    """Milliseconds that the measured peaks allow at best, for useful work and the least traffic."""
+    """The least time that the measured peaks allow, for useful work and the least traffic."""
     gemm = {"bfloat16": "gemm_bf16", "float16": "gemm_f16", "float32": "gemm_tf32"}[case.dtype]
     rates = peak_rates(rows)
     if not {gemm, "copy"} <= rates.keys():
@@ -168,11 +168,11 @@ class Comparison:
 
     @property
     def _absent(self) -> list[str]:
-        """Ours is told of every single product, why it is not there, too."""
+        """Programs that get a row though they cannot be timed: ours, of every single product, to say why."""
         return ["ours"] if self.direction != "fb" and "ours" not in self.wanted else []
 
     def _untimed(self, context: Context, impl: str) -> Row:
-        """The fields that are known beforehand."""
+        """Facts of a row that are known before anything runs."""
         if impl != "ours" or self.direction == "fb":
             return {}
         row: Row = {"lax": products.formulation(self.case, self.direction, self.target)}
@@ -189,7 +189,7 @@ class Comparison:
         return got
 
     def _held(self, impl: str, operands: tuple[Any, ...], got: Any, baseline: Any, seed: int) -> Row:
-        """Every result against stock's, coarsely; of one product some pixels against float64, too.
+        """The comparison of results with stock's, coarsely; of one product some pixels are held against float64, too.
 
         Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
         """
@@ -205,7 +205,7 @@ class Comparison:
         return row | ({} if right else {"status": "wrong"})
 
     def _timed(self, context: Context, operands: list[tuple[jax.Array, ...]], right: list[str]) -> dict[str, Row]:
-        """Times of the right ones; none is reported for a wrong result."""
+        """Times of the programs that are right. None is reported for a wrong result."""
         built = {impl: context.compiled(self.wanted[impl]) for impl in right}
         about = built["ours"].about if "ours" in built else {}
         context.alive(impl="in turns", kernel="ours" in built, **about)
@@ -226,7 +226,7 @@ NO_TIME = f"{SKIPPED}an interpreted kernel has no time"
 
 @contextlib.contextmanager
 def _told(impl: str, row: Row) -> Iterator[None]:
-    """Say what goes wrong with a program in its row, and go on, unless it is stock's or took the device down."""
+    """Tell of a program's error in its row. The others go on, unless it was stock's or took the device down."""
     try:
         yield
     except Exception as error:
@@ -240,7 +240,7 @@ def _failed(error: Exception) -> Row:
 
 
 def _sets(context: Context, case: Case, direction: str, drawn: Program) -> list[tuple[jax.Array, ...]]:
-    """So many operands that none is found in the cache."""
+    """Sets of operands, so many that none is found in the cache."""
     count = 2 if context.dry else timing.copies(case.nbytes(direction))
     draw = context.compiled(drawn).call
     return [jax.block_until_ready(draw(np.uint32(context.seed + i))) for i in range(count)]
@@ -257,7 +257,7 @@ def _rates(context: Context, case: Case, direction: str, found: timing.Timing) -
 
 
 def _ratios(impl: str, times: Mapping[str, timing.Timing]) -> Row:
-    """Stock's time by this one's; of ours also that of the faster of the others."""
+    """Stock's time divided by this program's; for ours also that of the faster of the others."""
     if impl == "stock":
         return {}
     row = {"ratio": times["stock"].ms / times[impl].ms}

@@ -156,7 +156,7 @@ def step(case: Case, plans: Any, layer: Program, operands: Any, stock: Program, 
 
 @contextlib.contextmanager
 def forced(by_role: Mapping[str, str]) -> Iterator[None]:
-    """Make programs take these formulations: `plan` looks the rules up on their package, where they are patched."""
+    """Lower everything inside with these formulations. `plan` looks the rules up on their package, where they are patched."""
     rules = formulations.choose
 
     def choose(product: Any, *where: Any) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What PyTorch makes of twelve layers of the suite on a GPU, for a comparison that is not JAX's: forward, input gradient, step.
+"""PyTorch's times for twelve layers of the suite on a GPU, as a rival beside JAX: forward, input gradient, step.
 
     python -m bench.torch_gpu --minutes 3
 
@@ -93,7 +93,7 @@ class Cpu:
     name = "cpu"
 
     def wait(self) -> None:
-        """Nothing to wait for: calls return when they are done."""
+        """Return at once: calls return when they are done."""
 
     def milliseconds(self, run: Program, iterations: int) -> float:
         start = time.perf_counter()
@@ -182,7 +182,7 @@ def operands(case: Case, device: Device, seed: int) -> dict[str, Any]:
 
 
 def placed(tensor: Any, device: Device) -> Any:
-    """A tensor on the device, channels last where PyTorch knows of that."""
+    """The tensor on the device, channels last where PyTorch knows of that."""
     torch = torch_layers.torch
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim, torch.contiguous_format)
     return tensor.to(device.name).contiguous(memory_format=layout)
@@ -223,7 +223,7 @@ def versions() -> runner.Row:
 
 
 def peak(context: runner.Context, of: str) -> Iterator[runner.Row]:
-    """The rate that the device reaches in PyTorch's hands: "copy" or "gemm_bf16"."""
+    """The best rate that the device reaches in PyTorch's hands: "copy" or "gemm_bf16"."""
     if not torch_layers.INSTALLED:
         yield {"status": ABSENT}
         return

@@ -25,7 +25,7 @@ PAD_MODES = {"ZEROS": "constant", "CIRCULAR": "circular", "REFLECT": "reflect", 
 
 
 def program(case: Case, direction: str, operands: Iterable[Any]) -> Callable[..., list[Any]] | None:
-    """The program of a direction on these operands, whatever it is called with; None where PyTorch has no such program.
+    """The program of a direction on these operands. It ignores its arguments. None where PyTorch has no such program.
 
     Its results are tensors in the order of stock's; `arrays` makes them comparable.
     """
@@ -44,7 +44,7 @@ def program(case: Case, direction: str, operands: Iterable[Any]) -> Callable[...
 
 
 def settle() -> None:
-    """Until PyTorch's threads have left the cores."""
+    """Wait until PyTorch's threads have left the cores."""
     until = time.perf_counter() + SETTLE
     while time.perf_counter() < until:  # a sleep would let the core go cold
         pass

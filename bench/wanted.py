@@ -1,4 +1,4 @@
-"""Which products users want kernels for, found without running anything: `pallas_conv/wanted.json`.
+"""Lists the products that users want kernels for, found without running anything: `pallas_conv/wanted.json`.
 
     python -m bench.wanted --out pallas_conv/wanted.json
 

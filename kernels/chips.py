@@ -1,11 +1,12 @@
-"""The chips that the cost model asks: constants as data, from `chips.json` beside this file.
+"""Chips for the cost model: constants as data, from `chips.json` beside this file.
 
-nominal    of every constant of `Chip` its value and where that is from: [P] published measurement or specification,
+nominal    the value of every constant of `Chip`, and its source: [P] published measurement or specification,
            [S] read in source or in the compiled kernel, [D] derived from published ones, [J] judged
-plausible  other chips by what differs: as long as nothing is measured, a tile must do on these, too
+plausible  variants of the nominal chip, as the constants that differ. Until a device is measured, a tile must be good on
+           these, too
 measured   devices, each with "device_kind" and "num_sms", with the "constants" that a run measured, and with the run
-           as "evidence": one replaces the nominal chip and the plausible ones on its device; what it did not measure
-           is nominal
+           as "evidence". On its device a row replaces the nominal chip and the plausible ones. A constant that it did not
+           measure is nominal
 """
 
 import dataclasses
@@ -112,7 +113,7 @@ class Constant(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a run measured of a device."""
+    """One measured device: the constants that a run found, and the run."""
 
     device_kind: str
     num_sms: int
@@ -128,7 +129,7 @@ class Table(NamedTuple):
     measured: tuple[Measured, ...]
 
     def chip(self, changes: dict[str, float], where: str) -> Chip:
-        """The nominal chip but for some constants."""
+        """The nominal chip with some constants changed."""
         values = {name: constant.value for name, constant in self.nominal.items()} | changes
         if impossible := {name: v for name, v in values.items() if not _possible(name, v)}:
             raise ValueError(
@@ -145,9 +146,10 @@ def _possible(name: str, value: float) -> bool:
 
 @functools.cache
 def chips(gpu: Gpu | None = None) -> tuple[Chip, ...]:
-    """The chips on which a tile must do: the GPU as it was measured, else one measured with as many SMs, else (None) guesses.
+    """The chips on which a tile must be good, the nominal one first.
 
-    The nominal chip comes first.
+    A measured GPU is one chip, and so is a GPU with as many SMs as a measured one. Any other GPU, or None, may be the nominal
+    chip or one of the plausible ones.
     """
     known = load(CHIPS)
     own = [i for i, found in enumerate(known.measured) if gpu and found.device_kind == gpu.kind]
@@ -159,12 +161,12 @@ def chips(gpu: Gpu | None = None) -> tuple[Chip, ...]:
 
 
 def load(path: pathlib.Path) -> Table:
-    """The constants as data. Raises ValueError, which names the field, for anything that is not of their form."""
+    """Load the table of constants. Raises ValueError, naming the field, for anything that is not of its form."""
     return strict.parse(Table, json.loads(path.read_text(encoding="utf-8")), path.name)
 
 
 def write(table: Table, path: pathlib.Path) -> None:
-    """Write such data, a constant a line."""
+    """Write a table of constants, one a line."""
     objects = lambda items: ",".join(f"\n  {json.dumps(name)}: {json.dumps(item)}" for name, item in items.items())
     form = strict.to_json(table)
     measured = ",".join(f"\n  {json.dumps(row)}" for row in form["measured"])

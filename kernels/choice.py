@@ -17,9 +17,9 @@ type Counted = tuple[Any, Work]  # a configuration, and what it asks
 
 
 def best(family: Family, problem: Hashable, gpu: Gpu) -> Any:
-    """The configuration of least worst regret over the chips that the device may be; if it was measured, the fastest.
+    """The configuration whose worst regret is least over the chips that the device may be; on a measured device, the fastest.
 
-    Of those that the model does not tell apart the one that is fastest on the first chip is taken, and of equals the simplest.
+    Where the model does not tell several apart, the fastest on the first chip is taken, and of equals the simplest.
     """
     first, *others = chips(gpu)
     likely = _likely([(cfg, family.work(problem, cfg, gpu)) for cfg in family.candidates(problem, gpu)], first)
@@ -31,7 +31,7 @@ def best(family: Family, problem: Hashable, gpu: Gpu) -> Any:
 
 
 def _likely(found: list[Counted], chip: Chip) -> list[Counted]:
-    """Those that execute few multiply-adds, and are not far behind the best on this chip."""
+    """Candidates that execute few multiply-adds, and are not far behind the best on this chip."""
     fewest = min(executed(work) for _, work in found)
     found = [(cfg, work) for cfg, work in found if executed(work) <= WASTEFUL * fewest]
     times = [clocks(work, chip) for _, work in found]
@@ -40,11 +40,11 @@ def _likely(found: list[Counted], chip: Chip) -> list[Counted]:
 
 
 def worst_regrets(times: Sequence[Sequence[float]]) -> list[float]:
-    """How much longer than a chip's best each row of times takes, a time a chip, on the chip where that is most."""
+    """The worst regret of each row of times, one time a chip: how many times as long as a chip's best it takes at most."""
     fastest = [min(on_chip) for on_chip in zip(*times, strict=True)]
     return [max(map(operator.truediv, row, fastest)) for row in times]
 
 
 def _plainness(cfg: Any, work: Work) -> tuple[float, ...]:
-    """A key of which the lower is the simpler: few multiply-adds, then as the configuration has it."""
+    """A sort key, lower for simpler configurations: first their multiply-adds, then their own complexity."""
     return executed(work), *cfg.complexity

@@ -22,7 +22,7 @@ POWER_SOFTNESS = 8  # exponent with which clocks fall before the limit of power 
 
 
 class Work(NamedTuple):
-    """What a kernel asks of a chip, counted by its family; a block is a thread block, all of whose consumers do the same.
+    """The work that a kernel asks of a chip, counted by its family. A block is a thread block; all its consumers do the same.
 
     itemsize       bytes of an operand's element
     mma_warpgroups consumers: warpgroups of a block that multiply
@@ -85,29 +85,29 @@ class Work(NamedTuple):
 
 
 def executed(work: Work) -> float:
-    """Multiply-adds issued, of the whole product."""
+    """Multiply-adds that all thread blocks together issue."""
     return work.all_steps * work.cluster * work.mma_warpgroups * work.macs
 
 
 def flops_per_clock(itemsize: int, chip: Chip) -> float:
-    """The peak of one SM's tensor cores."""
+    """Peak flop/clk of one SM's tensor cores."""
     return chip.flops_clk * 2 / itemsize
 
 
 def dram_bytes_per_clock(chip: Chip) -> float:
-    """The rate of the whole chip's global memory."""
+    """B/clk of the whole chip's global memory."""
     return chip.dram_tbs * 1e3 / chip.clock
 
 
 def clocks(work: Work, chip: Chip) -> float:
-    """The whole product: the kernel as fast as power allows, and XLA's passes before and after it."""
+    """Clocks of the whole product: the kernel as fast as power allows, and XLA's passes before and after it."""
     softly = 1 / POWER_SOFTNESS
     kernel = (_kernel(work, chip) ** POWER_SOFTNESS + _power(work, chip) ** POWER_SOFTNESS) ** softly
     return kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
 
 
 def _pass(nbytes: float, chip: Chip) -> float:
-    """XLA reads and writes so many bytes."""
+    """Clocks that XLA takes to read and write so many bytes."""
     if not nbytes:
         return 0.0
     part = 1.0 if nbytes > chip.l2_mb * 2**20 else CACHED_PASS
@@ -115,13 +115,13 @@ def _pass(nbytes: float, chip: Chip) -> float:
 
 
 def _power(work: Work, chip: Chip) -> float:
-    """All products, at the rate that power allows."""
+    """Clocks of all products at the rate that power allows."""
     cap = chip.power_cap if work.itemsize == 2 else chip.power_cap_tf32
     return 2 * executed(work) * chip.clock * 1e-3 / cap
 
 
 def _kernel(work: Work, chip: Chip) -> float:
-    """Launch, the first loads, the tiles of the block that has most, the last store."""
+    """Clocks of the kernel: launch, the first loads, the tiles of the block that has most, the last store."""
     first = chip.issue_tile_producer + chip.lat_dram + _load(work, chip) * work.ctas_per_sm
     if work.kept_bytes:
         first += chip.lat_dram + work.kept_bytes * (1 - chip.l2_merge) * work.ctas_per_sm / _l2_rate(work, chip)
@@ -129,13 +129,13 @@ def _kernel(work: Work, chip: Chip) -> float:
 
 
 def _tiles(work: Work, chip: Chip) -> float:
-    """All tiles of the block that has most."""
+    """Clocks of all tiles of the block that has most."""
     pace, traffic = _pace(work, chip), _traffic(work, chip)
     return sum(rounds * _tile(work, chip, steps, pace, traffic) for rounds, steps in work.rounds)
 
 
 def _tile(work: Work, chip: Chip, steps: float, pace: "_Pace", traffic: "_Traffic") -> float:
-    """The longer of what an SM does and of its traffic with global memory, which comes when a tile begins."""
+    """Clocks of a tile: the longer of an SM's own work and its traffic with global memory, which comes when a tile begins."""
     loads = steps * (traffic.fresh * pace.fresh_slot + (1 - traffic.fresh) * pace.slot)
     busy = _two_blocks(steps, loads, pace) if work.ctas_per_sm == 2 else _one_block(work, steps, loads, pace)
     rate = min(dram_bytes_per_clock(chip) / work.sms, chip.dram_sm_clk)
@@ -145,12 +145,16 @@ def _tile(work: Work, chip: Chip, steps: float, pace: "_Pace", traffic: "_Traffi
 
 
 def _overlapped(a: float, b: float, part: float, share: float) -> float:
-    """The longer of two, and part of the other as far as that is beyond a share of it."""
+    """The longer of two times, plus `part` of that by which the shorter exceeds `share` of the longer."""
     return max(a, b) + part * max(0.0, min(a, b) - share * max(a, b))
 
 
 def _one_block(work: Work, steps: float, loads: float, pace: "_Pace") -> float:
-    """Two consumers drift apart as far as the ring is deep; loads go on while both store, as far as it is long."""
+    """Clocks of a tile where an SM holds one block.
+
+    Two consumers drift apart as far as the ring is deep, and so far they hide each other's epilogue. Loads go on while both
+    store, as far as the ring is long.
+    """
     apart = min(1.0, (work.stages - 2) / max(steps, 1.0)) * DRIFT if work.mma_warpgroups == 2 else 0.0
     exposed = pace.epilogue * (1 - apart)
     ahead = min(exposed, min(work.stages, steps) * pace.slot)
@@ -160,13 +164,13 @@ def _one_block(work: Work, steps: float, loads: float, pace: "_Pace") -> float:
 
 
 def _two_blocks(steps: float, loads: float, pace: "_Pace") -> float:
-    """A tile of each: the products of one hide the epilogue of the other, as far as there are any."""
+    """Clocks of a tile of each of two blocks on an SM: the products of one hide the epilogue of the other while they last."""
     products = steps * pace.multiply
     return max(2 * products, loads, products + pace.epilogue) + TURNS * min(2 * products, pace.epilogue)
 
 
 class _Pace(NamedTuple):
-    """Clocks of what a block does again and again.
+    """Clocks of the things that a block does again and again.
 
     multiply    the products of a step
     slot        from one filled slot to the next, with pixels from L2
@@ -189,31 +193,31 @@ def _pace(work: Work, chip: Chip) -> _Pace:
 
 
 def _multiply(work: Work, chip: Chip) -> float:
-    """The products of a step of all consumers of a block: bound by the tensor cores, or by shared memory."""
+    """Clocks of a step's products, of all consumers of a block: bound by the tensor cores, or by shared memory."""
     flops = flops_per_clock(work.itemsize, chip) * chip.tensor_efficiency
     written = chip.smem_writes * (work.pixel_bytes + work.weight_bytes) / work.mma_warpgroups
     return work.mma_warpgroups * max(2 * work.macs / flops, (work.operand_bytes + written) / chip.smem_clk)
 
 
 def _l2_rate(work: Work, chip: Chip) -> float:
-    """B/clk of one SM if these ask at once."""
+    """B/clk that one SM gets from L2 while all SMs that have work ask."""
     return min(chip.l2_clk * H100_SMS / work.sms, chip.port_clk)
 
 
 def _load(work: Work, chip: Chip) -> float:
-    """A slot of one block at the rate of L2, of the SM's port, or of its TMA unit, whichever is slowest."""
+    """Clocks to load a slot of one block at the rate of L2, of the SM's port, or of its TMA unit, whichever is slowest."""
     once, filled = 1 - chip.l2_merge, work.pixel_bytes + work.weight_bytes
     asked = work.pixel_bytes * (once if work.pixel_readers > 1 else 1) + work.weight_bytes / work.cluster * once
     return max(asked / _l2_rate(work, chip), filled / chip.port_clk, work.rows / chip.tma_rows)
 
 
 def _issue(work: Work, chip: Chip) -> float:
-    """The producer's own work for a slot."""
+    """Clocks of the producer's own work for a slot."""
     return chip.issue_step + work.copies * chip.issue_copy
 
 
 def _slot(work: Work, chip: Chip, latency: float) -> float:
-    """From one filled slot to the next: loads follow each other, or every one waits for its slot to come round."""
+    """Clocks from one filled slot to the next: loads follow each other, or each waits for its slot to come round."""
     load = _load(work, chip)
     if work.over_images:
         latency += chip.image_latency
@@ -227,7 +231,10 @@ def _slot(work: Work, chip: Chip, latency: float) -> float:
 
 
 def _epilogue(work: Work, chip: Chip) -> float:
-    """A consumer's, from its last product to its last store: issue slots are shared, buffers wait for what reads them."""
+    """Clocks of a consumer's epilogue, from its last product to its last store.
+
+    The consumers share issue slots, and a chunk waits until stores have read its buffer.
+    """
     issue = work.elements * chip.chunk_element
     chunk = max(issue * work.mma_warpgroups, issue + chip.chunk_fixed)
     if work.epi_stages == 1:
@@ -238,7 +245,7 @@ def _epilogue(work: Work, chip: Chip) -> float:
 
 
 class _Traffic(NamedTuple):
-    """What is loaded from global memory.
+    """Traffic from global memory.
 
     step_bytes  bytes of a block's step
     fresh       part of the steps whose pixels nobody has loaded before
@@ -249,7 +256,7 @@ class _Traffic(NamedTuple):
 
 
 def _traffic(work: Work, chip: Chip) -> _Traffic:
-    """Pixels and weights come from global memory once, and again as far as L2 does not keep what is under way."""
+    """Traffic from global memory: pixels and weights come once, and again as far as L2 does not keep what is under way."""
     rounds = sum(count for count, _ in work.rounds)
     lost = max(0.0, 1 - chip.l2_mb * 2**20 / work.held_bytes)
     wanted = max(1.0, work.all_steps * work.cluster * work.pixel_bytes / work.pixel_readers)

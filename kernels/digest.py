@@ -1,11 +1,12 @@
 """Digests of a family's source, under which hardware runs are filed.
 
-`code` is of what decides what a kernel computes, and of the keys under which proofs are filed: a proof that a kernel is right
-holds as long as that stays. `choice` is of what decides which tiles a product gets: a time holds as long as that stays, a proof
-does not ask. The lax program that a kernel was timed beside is named with the time, and gets another name when it becomes
-another program. Both digests are of a family's folder and of what it imports, so an edit of one family leaves the records of
-others alone. Both are of the syntax tree, so comments, docstrings and layout do not count, and both are the same in every
-version of Python.
+`code` covers the source that decides what a kernel computes, and under which keys proofs are filed. A proof that a kernel is
+right holds as long as this digest stays. `choice` covers the source that decides which tiles a product gets. A time holds as
+long as this digest stays; a proof does not depend on it. The lax program that a kernel was timed beside is named with the time,
+and gets another name when it becomes another program.
+
+Both digests cover a family's folder and what it imports, so an edit of one family leaves the records of others alone. Both are
+computed from the syntax tree: comments, docstrings and layout do not count, and every version of Python gives the same.
 """
 
 import ast
@@ -34,7 +35,8 @@ def code(family: str) -> str:
 def choice(family: str, device_kind: str | None = None) -> str:
     """The digest of the cost model, of the candidates, and of what was measured and tuned on this kind of device.
 
-    Where it was neither, of what was on all kinds. So what is learnt of one kind does not make the times of another obsolete.
+    For a kind that was neither measured nor tuned it covers the rows of all kinds. So what is learnt of one kind does not make
+    the times of another obsolete.
     """
     own = sorted(
         path for folder in (_KERNELS, _KERNELS / family) for path in folder.glob("*.py") if path.name in _CHOICE
@@ -44,7 +46,7 @@ def choice(family: str, device_kind: str | None = None) -> str:
 
 
 def _imported(roots: Iterable[pathlib.Path], left_out: Callable[[pathlib.Path], bool]) -> set[pathlib.Path]:
-    """These modules and those of this package that they import, directly or not, but for those that are left out."""
+    """The roots and the modules of this package that they import, directly or not, except those that are left out."""
     found: set[pathlib.Path] = set()
     todo = list(roots)
     while todo:
@@ -65,7 +67,7 @@ def _imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _rows_that_count(table: str, family: str, device_kind: str | None) -> str:
-    """A table of JSON with the family's rows, and of those with only the device's, if it has any."""
+    """The table as JSON, with the family's rows alone, and of these only the device's if it has any."""
     data = json.loads(table)
     rows = data if isinstance(data, list) else data["measured"]
     rows[:] = [row for row in rows if row.get("family", family) == family]

@@ -1,4 +1,4 @@
-"""What happens to a sum on its way out of a kernel: bias, activation, cast. In float32, one for all kernels."""
+"""The epilogue of all kernels: bias, activation and cast of a sum on its way out, in float32."""
 
 import dataclasses
 import math
@@ -43,13 +43,16 @@ ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Epilogue:
-    """z = sum + bias, y = activation(z): `outputs` says which are stored, and in what order the kernel returns them."""
+    """The outputs of a tile's sums: z = sum + bias, y = activation(z).
+
+    outputs: those that are stored, in the order in which the kernel returns them.
+    """
 
     activation: str | None = None
     outputs: tuple[str, ...] = ("y",)
 
     def __call__(self, z: Array, dtype: jax.typing.DTypeLike) -> Iterator[tuple[int, Array]]:
-        """(position among the outputs, value) of each output; z first: its registers are free before y needs any."""
+        """Pairs (position among the outputs, value). z comes first: its registers are free before y needs any."""
         for name in ("z", "y"):
             if name in self.outputs:
                 value = ACTIVATIONS[self.activation](z) if name == "y" else z

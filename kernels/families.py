@@ -42,7 +42,7 @@ def serving(product: Product) -> Family | None:
 
 
 def size(product: Product) -> Size:
-    """How large a product is that some family serves. Raises ValueError for others."""
+    """The size of a product that some family serves. Raises ValueError for others."""
     if family := serving(product):
         return family.size(product)
     raise ValueError(f"no kernel serves {product}")

@@ -1,4 +1,4 @@
-"""What a family of kernels says of itself: the one page to read before writing a kernel.
+"""The interface of a family of kernels: the one page to read before writing a kernel.
 
 A family is a folder of this package, with one object like `Family` in its `__init__.py`, and a row in `families.FAMILIES`.
 Nothing outside its folder names it. It has
@@ -27,13 +27,13 @@ DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of
 
 
 class Size(NamedTuple):
-    """How large a product is.
+    """The size of a product.
 
     macs      multiply-adds of the definition
-    nbytes    of all operands, read once, and all results, written once
+    nbytes    bytes of all operands, read once, and all results, written once
     summed    channels of a group that are summed over
     produced  channels of a group that result
-    taps      that an output element sums over, on average
+    taps      taps that an output element sums over, on average
     """
 
     macs: float
@@ -48,11 +48,11 @@ class Size(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is filed about a kernel.
+    """The names under which a hardware run files what it found about a kernel, and the size of what it timed.
 
-    It is right if its main loop is (`code_path`: how operands move, are multiplied and leave) and if what it does to a sum on
-    the way out is (`epilogue`: the same arithmetic on float32 registers whatever the tile). Either is proven by any product
-    that runs it. How fast it is, is a matter of the series of products (`family`) and of their size.
+    A kernel is right if its main loop is (`code_path`: how operands move, are multiplied and leave) and its arithmetic on a
+    sum on the way out is (`epilogue`: the same on float32 registers whatever the tile). Any product that runs one of them
+    proves it. Its speed depends on the series of products (`family`) and on their size.
     """
 
     code_path: str
@@ -76,7 +76,7 @@ class Config(Protocol):
 
     @property
     def complexity(self) -> tuple[float, ...]:
-        """Lower is simpler: of two that are as fast the simpler one is taken."""
+        """A sort key, lower for simpler configurations. Of two that are equally fast the simpler one is taken."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -108,19 +108,19 @@ class Family(Protocol):
         """Every reason why the family does not serve a product, whatever the GPU; empty if it does."""
 
     def problem(self, product: Product, /) -> Hashable:
-        """P: the product as the kernel sees it. Products with equal ones get the same tile."""
+        """The product as the kernel sees it (P). Products with equal problems get the same tile."""
 
     def illegal(self, problem: Any, config: Any, gpu: Gpu, /) -> str | None:
-        """What is against a configuration, or None."""
+        """The reason against a configuration, or None."""
 
     def candidates(self, problem: Any, gpu: Gpu, /) -> Iterator[Any]:
-        """Legal configurations that may be the fastest, by the hundred."""
+        """Legal configurations that may be the fastest: some hundreds."""
 
     def work(self, problem: Any, config: Any, gpu: Gpu, /) -> Work:
-        """What a configuration asks of the chip, counted. Nothing of it is a model or a measurement."""
+        """The work that a configuration asks of the chip, counted. Nothing of it is a model or a measurement."""
 
     def size(self, product: Product, /) -> Size:
-        """How large a product is."""
+        """The size of a product."""
 
     def series(self, product: Product, /) -> str:
         """A name for products that are treated alike but for their size and epilogue: times of one speak for others."""
@@ -136,5 +136,5 @@ class Family(Protocol):
 
 
 def fused(product: Product) -> str:
-    """The name of a product's epilogue. The sum alone is not activated, whatever the activation."""
+    """The name of a product's epilogue. It names no activation if the product returns only z, which is taken before it."""
     return dataclasses.replace(product, activation=None).epilogue if product.outputs == ("z",) else product.epilogue

@@ -40,17 +40,17 @@ class TapAxis:
 
     @property
     def rows(self) -> int:
-        """Outputs of one phase (the last phases may have one less: the store clips it)."""
+        """Number of outputs of one phase. The last phases may have one less: the store clips it."""
         return -(-self.out_size // self.out_stride)
 
     @property
     def in_rows(self) -> int:
-        """Inputs of one remainder modulo the stride."""
+        """Number of inputs that have the same remainder modulo the stride."""
         return -(-self.in_size // self.in_stride)
 
     @property
     def residues(self) -> int:
-        """Boxes that hold all inputs of a phase: one for each remainder modulo the stride that a tap reads."""
+        """Number of boxes that hold all inputs of a phase: one for each remainder modulo the stride that a tap reads."""
         return min(self.in_stride // math.gcd(self.in_stride, self.tap_stride), max(self.count))
 
     def box_of_tap(self, i: int) -> tuple[int, int]:
@@ -62,13 +62,13 @@ class TapAxis:
         return i % self.residues, i // self.residues * (self.residues * self.tap_stride // self.in_stride)
 
     def im2col(self) -> "TapAxis":
-        """The same sums if the taps of the one phase are channels of the input, see `columns`."""
+        """The axis of the same sums once the taps of its one phase are input channels, see `columns`."""
         if self.out_stride > 1:
             raise ValueError(f"{self.out_stride} output phases have different taps")
         return _pointwise(self.out_size)
 
     def col2im(self) -> "TapAxis":
-        """Every input times every tap, if the taps are channels of the output; which are then added, see `shifts`."""
+        """The axis of every input times every tap once the taps are output channels. The taps are added later, see `shifts`."""
         if self.in_stride > 1:
             raise ValueError(f"a stride of {self.in_stride} would leave most products unused")
         return _pointwise(self.in_size)
@@ -89,7 +89,7 @@ class TapAxis:
     def taps_met(
         self, count: Any, offset: Any, low: Any, high: Any, clip: Callable[..., Any], floor_div: Callable[..., Any]
     ) -> tuple[Any, Any]:
-        """`span` of a phase with so many taps and this offset: one formula for numbers here and for traced ones in a kernel.
+        """The `span` of a phase with `count` taps and this offset: one formula for Python's numbers and traced ones.
 
         floor_div(value, by, least) is value // by, for a value that is at least `least`.
         """
@@ -114,7 +114,7 @@ def _pointwise(size: int) -> TapAxis:
 
 @dataclasses.dataclass(frozen=True)
 class ConvAxis:
-    """The defining parameters of a dimension, before it is split into phases."""
+    """The parameters that define a dimension, before it is split into phases."""
 
     in_size: int
     out_size: int
@@ -126,14 +126,14 @@ class ConvAxis:
     flip: bool = False
 
     def transpose(self) -> "ConvAxis":
-        """The input gradient of this product (and the product whose input gradient this is)."""
+        """The dimension of this product's input gradient, and of the product whose input gradient this one is."""
         low = self.dilation * (self.kernel - 1) - self.low
         return ConvAxis(
             self.out_size, self.in_size, self.kernel, self.base, self.stride, self.dilation, low, not self.flip
         )
 
     def dim(self) -> TapAxis:
-        """Phases and taps."""
+        """The dimension, split into phases and taps."""
         phases = self.base // math.gcd(self.base, self.stride)
         count, offset, order = [], [], []
         for p in range(phases):
@@ -156,7 +156,7 @@ class ConvAxis:
 
 @functools.cache
 def dims(product: Product) -> tuple[TapAxis, ...]:
-    """Phases and taps of a forward product, or of an input gradient: of its transpose."""
+    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product."""
     if product.role not in ("fprop", "dgrad"):
         raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
     spec = product.spec

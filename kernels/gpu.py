@@ -13,10 +13,10 @@ H100_SMS = 132  # streaming multiprocessors of an H100 SXM, assumed where the ch
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What all GPUs of one compute capability have in common.
+    """The limits that all GPUs of one compute capability share.
 
     smem_bytes           shared memory of an SM that its thread blocks may have, the system's part of the first one excluded
-    system_smem_bytes    what the system takes of every block more
+    system_smem_bytes    shared memory that the system takes for every further block
     block_registers      32-bit registers of a thread where an SM holds one block of three warpgroups
     two_block_registers  the same where it holds two blocks of two
     """

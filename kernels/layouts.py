@@ -13,7 +13,7 @@ def channels_last(a: Array, groups: int) -> Array:
 
 
 def channels_first(a: Array, models: int | None) -> Array:
-    """[N, *spatial, models * groups, C] -> (models, N, groups * C, *spatial), without models if they are None."""
+    """[N, *spatial, models * groups, C] -> (models, N, groups * C, *spatial), without the first axis if models is None."""
     if models is None:
         return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
     a = a.reshape(*a.shape[:-2], models, -1)

@@ -70,7 +70,7 @@ __all__ = [
 
 
 def kernel(body: Callable[..., None], *, cost: CostEstimate, interpret: bool, **kwargs: Any) -> Callable[..., Any]:
-    """A Mosaic GPU kernel under Lane semantics with explicit barriers; or interpreted, unless a context says how."""
+    """A Mosaic GPU kernel under Lane semantics with explicit barriers, or the same kernel in the interpreter."""
     if "cost_estimate" in inspect.signature(_kernel).parameters:  # since JAX 0.12
         kwargs["cost_estimate"] = cost
     params = CompilerParams(lowering_semantics=LoweringSemantics.Lane, unsafe_no_auto_barriers=True)
@@ -123,7 +123,7 @@ def run_interpreted(f: Callable[..., Any], *args: Any, detect_races: bool = Fals
 
 
 def _forget_interpretation() -> None:
-    """JAX asks for this after an exception, but has no public name for it."""
+    """Reset the interpreter. JAX asks for this after an exception, but has no public name for it."""
     with contextlib.suppress(ImportError):
         from jax._src.pallas.mosaic_gpu.interpret.gpu_callbacks import reset_gpu_interpret_mode_state
 

@@ -1,4 +1,4 @@
-"""Partial sums that several thread blocks made of one result, and XLA adds."""
+"""Sums a result whose parts were summed by several thread blocks, in XLA."""
 
 import functools
 

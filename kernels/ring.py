@@ -22,7 +22,7 @@ from . import mosaic as mgpu
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-    """The barriers of a ring. Every method is of a warpgroup that runs it."""
+    """The barriers of a ring. A warpgroup calls the methods, as the producer or as a consumer."""
 
     stages: int
     full: Any
@@ -65,7 +65,7 @@ class Ring:
             self.release(slot)
 
     def drain(self, slot: Array) -> None:
-        """See every slot handed back, as the producer, from this one on: a block must not end while others still arrive."""
+        """Wait, as the producer, until all slots are back, from this one on: a block must not end while others still arrive."""
         for _ in range(self.stages):
             self.acquire(slot)
             slot = self.following(slot)

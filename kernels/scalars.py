@@ -31,7 +31,7 @@ def select(values: tuple[int, ...], i: Array) -> Array:
 
 
 def floor_div(value: Array, by: int, least: int = 0) -> Array:
-    """value // by, for a value of at least `least`: lax.div rounds towards zero, so it gets what is not negative."""
+    """value // by, for a value of at least `least`. lax.div rounds towards zero, so it is given no negative number."""
     if by == 1:
         return value
     shift = -(-max(-least, 0) // by)
@@ -51,7 +51,7 @@ class Span:
 
 
 def next_step(loops: Sequence[Span], at: Sequence[Array]) -> list[Array]:
-    """The indices after these of nested loops, the last one innermost: the order of the loops, without a division."""
+    """The next indices of nested loops, the last one innermost: the order of the loops, without a division."""
     found: list[Array] = []
     carry: Scalar = 1
     for span, index in zip(reversed(loops), reversed(at), strict=True):

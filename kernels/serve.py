@@ -1,4 +1,4 @@
-"""Which kernel serves a product, under which configuration, and how it is run: one door for all families."""
+"""The kernel of a product: found, configured, run. One door for all families."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from .gpu import ANY_HOPPER, Gpu
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The kernel of a product on a GPU. given: a configuration, instead of the one that is chosen."""
+    """The kernel of a product on a GPU. given: a configuration to use instead of the chosen one."""
 
     family: Family
     product: Product
@@ -34,22 +34,22 @@ class Kernel:
 
     @property
     def config(self) -> Any:
-        """The configuration, chosen at the first question: it takes a while."""
+        """The configuration. It is chosen when first asked for, which takes a while."""
         return self.given or _chosen(self.family, self.product, self.gpu)
 
     @property
     def series(self) -> str:
-        """The products among which times speak for each other."""
+        """The name of the series of products whose times speak for each other."""
         return self.family.series(self.product)
 
     @property
     def size(self) -> Size:
-        """How large the product is."""
+        """The size of the product."""
         return self.family.size(self.product)
 
     @property
     def facts(self) -> Facts:
-        """What a hardware run proves and times of it."""
+        """The names and the size under which a hardware run files what it proves and times."""
         path, epilogue = (
             self.family.code_path(self.product, self.config),
             self.family.epilogue(self.product, self.config),
@@ -58,11 +58,11 @@ class Kernel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What XLA copies around it."""
+        """The copies that XLA makes around the kernel."""
         return tuple(self.family.notes(self.product, self.config))
 
     def run(self, *operands: Array, interpret: bool = False) -> list[Array]:
-        """Launch it, once: channels-first operands of the product -> its results. Imports Pallas.
+        """Launch the kernel once, on channels-first operands of the product, and return its results. Imports Pallas.
 
         The transpositions to channels last and back are changes of layout: XLA cancels them between layers.
         """
@@ -80,7 +80,7 @@ def find(product: Product, gpu: Gpu = ANY_HOPPER) -> Kernel | tuple[str, ...]:
 
 
 def kernel(product: Product, gpu: Gpu = ANY_HOPPER, config: Any = None) -> Kernel:
-    """The kernel of a product that one serves. Raises ValueError, with the reasons, if none does."""
+    """The kernel that serves a product. Raises ValueError, with the reasons, if none does."""
     found = find(product, gpu)
     if isinstance(found, tuple):
         raise ValueError(f"no kernel serves the product: {'; '.join(found)}")

@@ -14,11 +14,11 @@ from .views import lines
 
 @dataclasses.dataclass(frozen=True)
 class Staging:
-    """How tiles leave: static numbers.
+    """The way that tiles leave a kernel, as static numbers.
 
     box       (*pixels) of a consumer's tile, as TMA has it
     columns   channels of a chunk, staged at a time, so that few registers live
-    chunks    of a tile
+    chunks    chunks of a tile
     buffers   staging buffers of a consumer, which all stores of all its tiles take in turn
     """
 
@@ -32,12 +32,12 @@ class Staging:
 
     @property
     def outputs(self) -> int:
-        """How many arrays a chunk is stored in."""
+        """Number of arrays that a chunk is stored in."""
         return len(self.epilogue.outputs)
 
     @property
     def ahead(self) -> int:
-        """By how many chunks a residual is loaded ahead: as many as there are buffers to spare."""
+        """Number of chunks by which a residual is loaded ahead: as many as there are buffers to spare."""
         return min((self.buffers - 1) // self.outputs, self.chunks)
 
     def buffers_type(self, consumers: int) -> Any:
@@ -59,7 +59,7 @@ class Buffers(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where a tile goes, in global memory.
+    """The place of a tile in global memory.
 
     bias, residual  operands, or None
     outs            results, in the order of the epilogue's outputs
@@ -89,12 +89,12 @@ class TileStore:
     """
 
     def __init__(self, staging: Staging, shared: Buffers, to: Destination, i: Array, wg_idx: Array):
-        """i: the tile is its consumer's i-th."""
+        """i: the number of the tile among its consumer's."""
         self.staging, self.shared, self.to, self.i, self.wg_idx = staging, shared, to, i, wg_idx
         self.lines = lines(staging.box)
 
     def prefetch_residual(self) -> None:
-        """Load the first chunks, once a tile."""
+        """Load the first chunks of the residual, once a tile."""
         if self.to.residual is not None:
             for chunk in range(max(1, self.staging.ahead)):
                 self._load_residual(chunk, stored=0)
@@ -122,7 +122,7 @@ class TileStore:
                 mgpu.copy_smem_to_gmem(self.shared.tma.at[buffer], self.to.outs[output].at[at])
 
     def _residual(self, chunk: int) -> Array:
-        """The residual of a chunk; meanwhile that of a later one is loaded."""
+        """The residual of a chunk. It also starts to load a later one."""
         staging = self.staging
         if staging.ahead == 0 and chunk > 0:
             self._load_residual(chunk, stored=chunk * staging.outputs)
@@ -134,12 +134,12 @@ class TileStore:
         return residual
 
     def _at(self, chunk: int) -> tuple[Any, ...]:
-        """Where a chunk lies in an output, or in the residual."""
+        """Indices of a chunk in an output, and in the residual."""
         first = self.to.n_tile * (self.staging.chunks * self.staging.columns) + chunk * self.staging.columns
         return (*self.to.window, mgpu.ds(first, self.staging.columns))
 
     def _load_residual(self, chunk: int, stored: int) -> None:
-        """Load a chunk, when so many stores of this tile have begun."""
+        """Load a chunk of the residual. stored: the number of stores of this tile that have begun."""
         store = chunk * self.staging.outputs
         self._wait_until_free(store, stored)
         buffer = self._buffer(store)
@@ -155,18 +155,18 @@ class TileStore:
         return self.shared.residual_full.at[wg_idx * self.staging.buffers + buffer]
 
     def _buffer(self, store: int) -> tuple[Array, Any]:
-        """The staging buffer of a store of this tile: all stores of all tiles take them in turn."""
+        """The staging buffer of this tile's store of that number. All stores of all tiles take the buffers in turn."""
         buffers, per_tile = self.staging.buffers, self.staging.chunks * self.staging.outputs
         if per_tile % buffers == 0:  # every tile starts with the first buffer
             return self.wg_idx, store % buffers
         return self.wg_idx, lax.rem(self.i * per_tile + store % buffers, jnp.int32(buffers))
 
     def _wait_until_free(self, store: int, stored: int) -> None:
-        """Wait for the buffer of a store of this tile, of which so many have begun."""
+        """Wait until a store of this tile may use its buffer. stored: the number of stores of this tile that have begun."""
         mgpu.wait_smem_to_gmem(self.staging.buffers - 1 - (store - stored), wait_read_only=True)
 
     def _staged(self, at: tuple[Any, Any]) -> Array:
-        """What lies in a staging buffer."""
+        """The contents of a staging buffer."""
         if self.staging.interpret:
             return jnp.concatenate([self.shared.tma[(*at, *index)] for _, index in self.lines])
         return mgpu.load(self.shared.mma.at[at], layout=mgpu.Layout.WGMMA)

@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     device_kind  as JAX names it: "NVIDIA H100 80GB HBM3"
     num_sms      its streaming multiprocessors
-    family       whose configuration it is
+    family       the family of kernels, by name
     """
 
     device_kind: str
@@ -37,8 +37,8 @@ class Row(NamedTuple):
 def look_up(family: Family, product: Product, gpu: Gpu) -> Any:
     """The tuned configuration of this kind of device, or None.
 
-    A device that was tuned has no row where the model's choice was as good, so only its own rows count for it. For one that was
-    not tuned those of another with as many SMs do: of the one that has most rows.
+    A tuned device has no row where the model's choice was as good, so only its own rows count for it. A device that was not
+    tuned uses the rows of another with as many SMs: of the one that has most rows.
     """
     tables = _by_device(family.name)
     alike = [table for table in tables.values() if gpu.num_sms in {row.num_sms for row in table.values()}]
@@ -47,7 +47,7 @@ def look_up(family: Family, product: Product, gpu: Gpu) -> Any:
 
 
 def load_tiles(path: pathlib.Path) -> tuple[Row, ...]:
-    """The rows of a table. Raises ValueError, which names the row, for what is none, is not served or is not legal."""
+    """The rows of a table. Raises ValueError, naming the row, for one that is malformed, not served or not legal."""
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, list):
         raise ValueError(f"{path.name} must be a JSON array of rows, not {type(data).__name__}")
@@ -59,7 +59,7 @@ def load_tiles(path: pathlib.Path) -> tuple[Row, ...]:
 
 
 def write_tiles(rows: Iterable[Row], path: pathlib.Path) -> None:
-    """Write a table, a row a line. Of rows of one product and device the last one stays."""
+    """Write a table, a row a line. Of several rows of one product and device the last one stays."""
     lines = {(row.device_kind, row.family, row.product): json.dumps(strict.to_json(row)) for row in rows}
     whole = path.with_suffix(".tmp")
     whole.write_text("[" + ",".join(f"\n{line}" for line in sorted(lines.values())) + "\n]\n", encoding="utf-8")

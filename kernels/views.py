@@ -13,12 +13,12 @@ ALIGNMENT = 16  # bytes of which every stride of a TMA descriptor is a multiple
 
 
 def pad(a: Array, widths: list[tuple[int, int]]) -> Array:
-    """jnp.pad with zeros, if there is anything to pad."""
+    """The array padded with zeros, if there is anything to pad."""
     return jnp.pad(a, widths) if any(map(any, widths)) else a
 
 
 def unaligned(channels: int, dtype: Any) -> int:
-    """How many more channels make whole 16 bytes."""
+    """Number of channels that are missing to whole 16 bytes."""
     return -channels % (ALIGNMENT // dtype.itemsize)
 
 
@@ -28,13 +28,15 @@ def split_strides(sizes: Iterable[int], strides: list[int]) -> tuple[int, ...]:
 
 
 def interleave(rows: list[Any], remainders: list[tuple[Any, ...]]) -> list[Any]:
-    """The indices of dimensions of which some are split into quotient and remainder."""
+    """Indices of dimensions, some of which are split into quotient and remainder."""
     return [index for row, remainder in zip(rows, remainders, strict=True) for index in (row, *remainder)]
 
 
 def reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
-    """w with its taps along an axis in this order. By slices, not a gather, whose indices would be a
-    constant: a partitioned call cannot close over one.
+    """w with its taps along an axis in this order.
+
+    Slices, not a gather: a gather's indices would be a constant, which a partitioned call cannot close over.
+
     """
     taps = tuple(range(w.shape[axis]))
     if order == taps:
@@ -59,11 +61,11 @@ def box_at(
 ) -> list[Any]:
     """Indices of a box at (image, *pixel) in an array of these sizes.
 
-    If it is not in range, or of no image, all of it lies outside, where TMA reads zeros and writes nothing. Mosaic makes two
-    rules for that:
+    A box that is not in range, or of no image, lies outside as a whole: there TMA reads zeros and writes nothing. Two rules of
+    Mosaic shape the indices:
 
-    1. It drops an axis, index and all, of which array and box have one: nothing can be outside along such an axis. So what is
-       outside there, or as a whole, is moved outside along the longest axis of the box, to `past_end`.
+    1. It drops an axis, index and all, of which array and box have one: nothing can be outside along such an axis. So a box
+       that is outside there, or as a whole, is moved outside along its longest axis, to `past_end`.
     2. It may fold integer indices into one. So an image that is an integer (one_image) stays inside, at 0.
     """
     in_range &= first[0] < sizes[0]

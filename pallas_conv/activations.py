@@ -37,5 +37,5 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def saved_by(activation: str | None) -> str | None:
-    """What the backward pass reads the derivative from: "y", "z", or None without an activation."""
+    """The tensor from which the backward pass computes the derivative: "y", "z", or None without an activation."""
     return None if activation is None else ACTIVATIONS[activation].saved

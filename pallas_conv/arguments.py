@@ -20,7 +20,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def count(name: str, value: Any, minimum: int) -> int:
-    """One int. Raises ValueError."""
+    """A count, as one int. Raises ValueError."""
     if not _is_integer(value) or value < minimum:
         raise ValueError(f"{name} must be an int of at least {minimum}; got {value!r}")
     return int(value)
@@ -131,7 +131,10 @@ def dtype(name: str, value: Any) -> np.dtype | None:
 
 
 def precision(value: Any) -> Any:
-    """As lax.conv_general_dilated takes it; None is the configured `jax_default_matmul_precision`. Raises ValueError."""
+    """The precision in a form that lax.conv_general_dilated takes.
+
+    None is the configured `jax_default_matmul_precision`. Raises ValueError.
+    """
     if value is None:
         return jax.config.jax_default_matmul_precision
     one = (

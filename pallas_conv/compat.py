@@ -47,7 +47,7 @@ def varying_axes(t: Array) -> frozenset[str]:
 
 
 def match_varying_axes(ts: Sequence[Array]) -> list[Array]:
-    """All of them varying over the same axes. The transpose of that is the sum of dw over devices."""
+    """The arrays, all varying over the same mesh axes. The transpose of that is the sum of dw over devices."""
     every = frozenset().union(*map(varying_axes, ts))
     return [lax.pcast(t, tuple(every - varying_axes(t)), to="varying") if every - varying_axes(t) else t for t in ts]
 
@@ -68,7 +68,7 @@ def taylor(f: Callable[..., Any], primals: Sequence[Array], coefficients: Sequen
 
 
 def check_for_nan(primitive: Any) -> None:
-    """What jax.experimental.checkify's float_checks do with the results of lax's convolution."""
+    """Let jax.experimental.checkify's float_checks look at a primitive's results as they do at those of lax's convolution."""
     rules, rule = getattr(_checkify, "error_checks", None), getattr(_checkify, "nan_error_check", None)
     if rules is not None and rule is not None:
         rules[primitive] = functools.partial(rule, primitive)

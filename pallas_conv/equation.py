@@ -49,9 +49,9 @@ def wider(a: Any, b: Any) -> np.dtype:
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """Everything static about an equation; hashable, shared by all derivatives of one call.
+    """The static part of an equation; hashable, shared by all derivatives of one call.
 
-    ensemble_axes   how many leading axes E every operand has
+    ensemble_axes   number of leading axes E that every operand has
     channels_last   whether the caller's images lie so, which a lax program may make use of
     compute_dtype   what operands are multiplied in
     sum_dtype       what a lax program keeps fprop's sum in until bias and activation are applied (a kernel: float32)
@@ -73,7 +73,7 @@ class Op:
         return wider(self.compute_dtype, jnp.float32)
 
     def batch_axes(self, ndim: int) -> int:
-        """How many axes N an x- or y-shaped operand of `ndim` axes has."""
+        """Number of axes N of an x- or y-shaped operand that has `ndim` axes."""
         return ndim - self.ensemble_axes - self.spec.ndim - 1
 
     def replace(self, **changes: Any) -> "Op":
@@ -87,7 +87,7 @@ class Op:
 
 
 def kind(name: str) -> str:
-    """Which of x, w, b, y the operand or output is shaped like."""
+    """The letter of x, w, b, y that the operand or output is shaped like."""
     return {"x": "x", "dx": "x", "w": "w", "dw": "w", "b": "b", "db": "b"}.get(name, "y")
 
 
@@ -159,7 +159,7 @@ def precision_name(precision: Any) -> str | None:
 
 
 def fold_axes(op: Op, name: str, t: Array) -> Array:
-    """At most one axis E and, for x and y, exactly one axis N."""
+    """An operand or output with at most one axis E and, for x and y, exactly one axis N."""
     models, rest = t.shape[: op.ensemble_axes], t.shape[op.ensemble_axes :]
     if kind(name) in "xy":
         n = op.batch_axes(t.ndim)
@@ -219,7 +219,7 @@ class Equation:
         return dataclasses.replace(self, primitive=role, op=op.linear(), names=names, outs=((out, np.dtype(dtype)),))
 
     def batch_axes(self, shapes: Iterable[Sequence[int]]) -> int:
-        """How many axes N its images have."""
+        """Number of axes N of the equation's images."""
         shaped = zip(self.names, shapes, strict=True)
         return next(self.op.batch_axes(len(s)) for n, s in shaped if kind(n) in "xy")
 
@@ -277,7 +277,7 @@ class Equation:
         return [results[name]().astype(dtype) for name, dtype in self.outs]
 
     def products(self, shapes: Sequence[Sequence[int]]) -> list[Product]:
-        """What the equation multiplies, in the order in which `formula` contracts."""
+        """The products that the equation multiplies, in the order in which `formula` contracts."""
         op, shape, dtypes = self.op, dict(zip(self.names, shapes, strict=True)), dict(self.outs)
         if self.primitive in BILINEAR:
             return [product(self.primitive, op, shape, self.outs[0][1])]

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class UnsupportedError(NotImplementedError):
-    """No implementation that the caller named serves a product.
+    """Raised when no implementation that the caller named serves a product.
 
     reasons: every reason, one string each.
     """

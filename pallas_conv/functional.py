@@ -294,7 +294,7 @@ def _run(
 
 
 def _residual(r: Any, op: Op, w: Array, batch: tuple[int, ...], layout: str, out_dtype: np.dtype) -> Array:
-    """Checked against the result, channels first."""
+    """The residual, checked against the result's shape, channels first."""
     spatial, last = op.spec.out_spatial, layout == "channels_last"
     shape = (*batch, *spatial, w.shape[0]) if last else (*batch, w.shape[0], *spatial)
     r = arguments.residual(r, shape, out_dtype)
@@ -317,7 +317,7 @@ def channels_last(y: Array, batch: tuple[int, ...]) -> Array:
 
 
 def _operands_of(x: Any, w: Any, b: Any, layout: str) -> tuple[Array, Array, Array | None, int, tuple[int, ...]]:
-    """Checked operands, channels first; the number of spatial axes; and the batch axes of x."""
+    """The checked operands, channels first; the number of spatial axes; and the batch axes of x."""
     arguments.layout(layout)
     x, w = arguments.array("x", x), arguments.array("w", w)
     b = None if b is None else arguments.array("b", b)

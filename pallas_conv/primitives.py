@@ -178,6 +178,21 @@ def _abstract(primitive: str, *avals: Any, op: Op, names: Names, outs: Outs) -> 
 
 # ---------------------------------------------------------------- differentiation
 
+# Derivatives (JVPs) and transposes. A JVP is the sum of its terms, one for every operand that moves. x' is the tangent of x,
+# [dx] the cotangent of the output dx, and g = act'(a) * ct.
+#
+#             moves     term of the JVP                               wanted    transpose
+#   affine    x w b r   tangent of x' w' b' r', as dx dw db dr        x w b r   bwd of [y]; no act, and not in x and w at once
+#   tangent   d.        tangent of d.'                                d.        bwd of [y]
+#             x w       tangent: conv(x', dw) + conv(dx, w')
+#             a         act'(a)' * (conv(dx, w) + conv(x, dw) + db + dr)
+#   bwd       ct        bwd of ct'                                    ct        tangent of [dx] [dw] [db] [dr]
+#             x w       bwd: dx = dgrad(g, w'), dw = wgrad(x', g)     x w       bwd: dgrad(g, [dw]), wgrad([dx], g)
+#             a         bwd of g', with g itself in the place of act'(a) * ct
+#   fprop, dgrad, wgrad: the product rule, and each other's transposes by `_BILINEAR_TRANSPOSES`
+#
+# d. stands for dx, dw, db and dr. An operand without an entry for its transpose is one in which the primitive is not linear.
+
 
 def _nonzero(names: Iterable[str], ts: Iterable[Any]) -> dict[str, Any]:
     return {n: t for n, t in zip(names, ts, strict=True) if type(t) is not ad.Zero}

@@ -43,7 +43,7 @@ def _not_negative(size: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ConvSpec:
-    """Everything static about one convolution but its channels and batch; every tuple has one entry a spatial dimension.
+    """The static part of one convolution, but for channels and batch. Every tuple has one entry a spatial dimension.
 
     Output element o sums over taps t: x_up[o * stride + t * kernel_dilation - low] * w[t], where x_up is x with
     input_dilation - 1 zeros between neighbours and (low, high) is the padding, which may be negative (a crop).
@@ -111,7 +111,7 @@ class Product:
 
     @property
     def epilogue(self) -> str:
-        """What is fused onto the sum, for names: "linear", "bias", "bias_residual_relu", "bias_silu_yz", ..."""
+        """A name for the operations fused onto the sum: "linear", "bias", "bias_residual_relu", "bias_silu_yz", ..."""
         parts = ["bias"] * self.bias + ["residual"] * self.residual + ([self.activation] if self.activation else [])
         if len(self.outputs) > 1:
             parts.append("".join(self.outputs))
@@ -159,7 +159,7 @@ class Product:
         return (*lead, self.batch, self.out_channels, *spec.out_spatial)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """The fields as a JSON object."""
         return strict.to_json(self)
 
     @classmethod

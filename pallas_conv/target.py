@@ -1,4 +1,4 @@
-"""What a program is compiled for: platform, GPU generation, size of the chip."""
+"""The target that a program is compiled for: platform, GPU generation, size of the chip."""
 
 import dataclasses
 import functools

@@ -41,5 +41,5 @@ class Wanted:
 
 @functools.cache
 def wanted(file: pathlib.Path = FILE) -> Wanted:
-    """Those of a file. Raises ValueError, which names the row and its field, for anything else."""
+    """The wanted products of a file. Raises ValueError, which names the row and its field, for anything else."""
     return strict.parse(Wanted, json.loads(file.read_text()), file.name)

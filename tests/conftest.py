@@ -1,4 +1,4 @@
-"""What every test needs before JAX starts: eight CPU devices, threads for the interpreter, strict promotion, no records."""
+"""Settings that tests need before JAX starts: eight CPU devices, threads for the interpreter, strict promotion, no records."""
 
 import os
 import tempfile

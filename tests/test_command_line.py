@@ -140,7 +140,7 @@ def test_devices_with_kernels(name, kernels):
 
 
 def test_the_module_runs(module, tmp_path):
-    """In a process of its own: the current folder is where modules are looked for."""
+    """Run the module in a process of its own: the current folder is where modules are looked for."""
     shown = subprocess.run(
         [sys.executable, "-m", "pallas_conv", "explain", f"{module}:nothing"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, cwd=tmp_path, capture_output=True, text=True, check=True,

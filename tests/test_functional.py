@@ -23,7 +23,7 @@ def normal(*shape: int, dtype: Any = "float32", seed: int = 0) -> jax.Array:
 
 
 def assert_close(got: Any, want: Any, eps: float | None = None) -> None:
-    """Up to a few roundings of the largest element."""
+    """Assert that two results differ by a few roundings of the largest element at most."""
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
     eps = float(jnp.finfo(got.dtype).eps) if eps is None else eps
     got, want = np.asarray(got).astype(np.float64), np.asarray(want).astype(np.float64)
@@ -226,7 +226,7 @@ def test_precision(given):
 @pytest.mark.parametrize("name", ["same", "pairs", "valid", "circular"])
 @pytest.mark.parametrize("f", [pc.conv, pc.conv_transpose])
 def test_gradients_against_float64(f, name, activation):
-    """With respect to x, w and b: of lax's own program in float64, up to a few roundings of float32."""
+    """Gradients by x, w and b are those of lax's own program in float64, up to a few roundings of float32."""
     kwargs = (CONVS if f is pc.conv else TRANSPOSED)[name]
     layer = eqx.nn.Conv2d if f is pc.conv else eqx.nn.ConvTranspose2d
     x, w, b = normal(2, 4, 7, 6), normal(6, 4 // kwargs.get("groups", 1), 3, 4), normal(6)

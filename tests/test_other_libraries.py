@@ -79,7 +79,7 @@ def nnx_step(**how):
 
 
 def test_flax_nnx():
-    """Its default is bound when Flax is imported, out of reach of `patched`: `conv_general_dilated` takes ours."""
+    """Flax binds its default when it is imported, out of reach of `patched`: `conv_general_dilated` takes ours."""
     stock, params = nnx_step()
     ours, _ = nnx_step(conv_general_dilated=pc.lax.conv_general_dilated)
     agree(ours, stock, params)

@@ -1,9 +1,10 @@
-"""What is installed is what lies in the tree: every module once, the data files, the entry points."""
+"""Tests that what is installed is what lies in the tree: every module once, the data files, the entry points."""
 
 import ast
 import graphlib
 import importlib
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,7 @@ KERNELS = "pallas_conv.kernels"
 
 
 def test_kernels_import_little_of_the_package():
-    """They lie below it: plans and lowering rules know the kernels, not the other way round."""
+    """The kernels lie below the package: plans and lowering rules know the kernels, not the other way round."""
     reached = set().union(*(own_imports(name) for name in MODULES if is_in(name, KERNELS)))
     below = {"activations", "spec", "strict", "target"}
     assert {name for name in reached if not is_in(name, KERNELS)} == {f"pallas_conv.{name}" for name in below}
@@ -103,7 +104,7 @@ def test_kernels_import_little_of_the_package():
 
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
 def test_nothing_outside_of_a_family_names_it_but_the_list_of_families(family):
-    """Neither by an import nor by the family's name as a text."""
+    """Neither an import nor a text names a family outside of its folder, but for the list of families."""
     room = f"{KERNELS}.{family.name}"
     importing, naming = set(), set()
     for name, path in MODULES.items():
@@ -116,7 +117,7 @@ def test_nothing_outside_of_a_family_names_it_but_the_list_of_families(family):
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    """When it is imported: inside of functions, where it is said why, a module may ask for one that lies above it."""
+    """Imports inside of functions do not count: there, where it is said why, a module may ask for one that lies above it."""
     order = graphlib.TopologicalSorter({name: own_imports(name, everywhere=False) for name in MODULES})
     assert set(order.static_order()) == MODULES.keys()  # CycleError names the cycle
 
@@ -146,14 +147,42 @@ def test_what_tests_and_benchmarks_share_lies_below_both():
     assert any(names for path, names in reached.items() if path.startswith(own))
 
 
+ROOMS = ("bench", "compiled", "examples", "kernels", "pallas_conv", "tests", "workloads")
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text() for room in ROOMS for path in (ROOT / room).rglob("*.py")
+}
 LONGEST = 420  # lines of a file in Python, which is read from top to bottom
 
 
 def test_files_can_be_read_at_one_sitting():
-    rooms = ("bench", "compiled", "examples", "kernels", "pallas_conv", "tests", "workloads")
-    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
-    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}
+    lines = {path: len(source.splitlines()) for path, source in SOURCES.items()}
     assert {path: count for path, count in lines.items() if count > LONGEST} == {}
+
+
+# A docstring that begins with one of these goes on where the name or the signature ends, and cannot be read without them.
+RIDDLES = {
+    "and", "as", "but", "by", "from", "how", "into", "its", "of", "so", "than", "that", "their", "they", "these", "those", "to",
+    "what", "where", "which", "who", "whose", "why",
+}  # fmt: skip
+
+
+def riddles(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the first line of text of every docstring that begins with one of RIDDLES."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = (ast.get_docstring(node) or "").partition("\n")[0]
+            if re.split(r"\W", text)[0].lower() in RIDDLES:
+                yield node.body[0].lineno, text
+
+
+def test_docstrings_stand_by_themselves():
+    """The first word is a verb, or the noun that is returned."""
+    assert [f"{path}:{line}: {text}" for path, source in SOURCES.items() for line, text in riddles(source)] == []
+
+
+def test_riddles_are_found():
+    source = '"""Of all phases."""\n\n\ndef f():\n    """What is left."""\n\n\ndef g():\n    """The rest."""\n'
+    assert list(riddles(source)) == [(1, "Of all phases."), (5, "What is left.")]
 
 
 def test_wheel(tmp_path):

@@ -1,4 +1,4 @@
-"""When `auto` trusts a kernel: only where records say that it is right, and faster than the lax program beside it."""
+"""Tests that `auto` trusts a kernel only where records say that it is right, and faster than the lax program beside it."""
 
 import dataclasses
 import json
@@ -134,7 +134,7 @@ def test_the_margin_grows_with_the_distance(cache, lax_us, taken):
 
 
 def test_no_tile_is_chosen_for_a_product_whose_kernel_is_not_faster(cache, monkeypatch):
-    """It would take a fifth of a second."""
+    """A product whose kernel is not faster costs no choice of a tile, which takes a fifth of a second."""
     keep(proven(PRODUCT, timings=[timing(PRODUCT, 10.0, 5.0)]))
     monkeypatch.setattr(serve, "_chosen", None)
     assert "not faster" in chosen(PRODUCT).reasons[0]

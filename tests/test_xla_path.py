@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 
 
 def opcodes(compiled: Any) -> collections.Counter:
-    """How often each operation occurs in the optimised program, fused ones included."""
+    """Number of times that each operation occurs in the optimised program, fused ones included."""
     found = re.findall(r"^\s+(?:ROOT )?%?[\w.-]+ = (?:\(.*?\)|\S+) ([a-z][\w-]*)\(", compiled.as_text(), re.MULTILINE)
     return collections.Counter(found)
 

@@ -1,4 +1,4 @@
-"""What the cost model's constants are on this device: python -m bench.micro --minutes 2
+"""Measures the cost model's constants on this device: python -m bench.micro --minutes 2
 
 Tiny kernels, each of one thing that the dense kernel does, in the order in which the ranking of tiles depends on it: loads
 from L2 and from global memory, boxes over images, wgmma beside TMA's writes, rows of boxes, arrivals, chunks of an epilogue,

@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def told(rows: list[Row]) -> str:
-    """Values beside what the cost model takes, then what every summary ends with."""
+    """Lines for the terminal: values beside those of the cost model, then the ending of every summary."""
     return summary.fitting(constants.table(rows), summary.ending(rows))
 
 

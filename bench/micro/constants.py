@@ -46,7 +46,7 @@ class Found(NamedTuple):
         return self.fact(name, "value")
 
     def constant(self, name: str) -> float:
-        """Measured, else nominal."""
+        """A constant as it was measured, else the nominal one."""
         try:
             return DERIVED[name](self)
         except (KeyError, Missing):
@@ -63,7 +63,7 @@ NARROW = "wgmma_bf16_1x64x32"  # bound by shared memory
 
 
 def _power(kind: str, itemsize: int) -> Callable[[Found], float]:
-    """The power that limits, softly, the rate of a long load to what was reached."""
+    """The power cap: the soft limit that takes the rate of products without one to the rate that a long load reached."""
 
     def cap(found: Found) -> float:
         reached = found.value(f"sustained_rate_{kind}")
@@ -93,7 +93,7 @@ def _smem_writes(found: Found) -> float:
 
 
 def _l2_merge(found: Found) -> float:
-    """The part merged, by the slower of lines that all SMs share and lines that four do."""
+    """The part of shared lines that L2 reads only once, by the slower of lines that all SMs share and lines that four do."""
     shared = min(found.value("l2_shared"), found.value("l2_shared_by_4"))
     return _part(1 - found.value("l2_distinct") / shared)
 
@@ -219,7 +219,7 @@ def names() -> set[str]:
 
 
 def _device(files: dict[str, list[Row]]) -> tuple[str, int]:
-    """Kind and SMs."""
+    """Kind of the device, and number of its SMs."""
     found = {name: [r for r in rows if r["kind"] == "device"] for name, rows in files.items()}
     if silent := [name for name, rows in found.items() if not rows]:
         raise ValueError(f"{silent[0]}: no row says on which device the run was")
@@ -236,7 +236,7 @@ def _device(files: dict[str, list[Row]]) -> tuple[str, int]:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Values, then the constants beside the nominal ones."""
+    """Lines with the values that were measured, then the constants beside the nominal ones."""
     known = chips.load(chips.CHIPS)
     sms = next((r["sms"] for r in rows if r["kind"] == "device" and r.get("sms")), H100_SMS)
     found = of(rows, sms, known)
@@ -250,7 +250,7 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def _notes(found: Found) -> list[str]:
-    """Notes on what is no constant."""
+    """Notes about measurements that are no constants."""
     notes = []
     for note in (_two_blocks, _drift):
         try:

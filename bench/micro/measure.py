@@ -98,7 +98,7 @@ def timed(run: Run, call: Callable[..., Any], operands: tuple[Any, ...]) -> Row:
 
 
 def _launch(call: Callable[..., Any], plan: jax.Array, _: Any, *operands: Any) -> Any:
-    """Any plan for another: what is timed takes the same operands."""
+    """Launch a kernel with `plan` in the place of another: all programs that are timed take the same operands."""
     return call(plan, *operands)
 
 
@@ -106,7 +106,7 @@ def _launch(call: Callable[..., Any], plan: jax.Array, _: Any, *operands: Any) -
 
 
 class _Chain(NamedTuple):
-    """So many kernels one after another: empty ones, or XLA's smallest."""
+    """A chain of kernels one after another: empty ones, or XLA's smallest."""
 
     ours: bool
     length: int
@@ -153,7 +153,7 @@ def _time_launches(context: Context, programs: dict[_Chain, Program]) -> Iterato
 
 
 def launch_rows(found: dict[str, timing.Timing]) -> list[Row]:
-    """Times of an empty kernel, and of what one more of either kind adds to a chain of them."""
+    """Rows with the time of an empty kernel, and with the time that one more of either kind adds to a chain of them."""
     rows: list[Row] = [{"name": "launch", "value": 1e3 * found["ours_1"].ms, "source": found["ours_1"].source}]
     for kind in ("ours", "xla"):
         one, chain = found[f"{kind}_1"], found[f"{kind}_{CHAIN}"]

@@ -14,7 +14,7 @@ ROW = 64  # bfloat16 elements of 128 bytes
 
 
 class Repetition(NamedTuple):
-    """Time that one takes, in every block at the same time."""
+    """The time that one repetition takes, in every block at the same time."""
 
     us: float
     clocks: float

@@ -1,4 +1,4 @@
-"""What is asked of a device, in the order in which the ranking of tiles depends on it: kernels, and ways to run them.
+"""Questions to a device, in the order in which the ranking of tiles depends on them: kernels, and ways to run them.
 
 A way to run a kernel is a plan for so many repetitions in every block; its value is that of one repetition, by the
 difference of two numbers of them. Values that constants come from are in constants.py.
@@ -47,7 +47,7 @@ def _plan(blocks: int, active: int, row: Callable[[int], tuple[int, int, int]]) 
 
 
 def _distinct(each: int) -> Callable[[int], tuple[int, int, int]]:
-    """So many boxes of its own for each block."""
+    """A plan that gives each block `each` boxes of its own."""
     return lambda block: (block * each, 1, (block + 1) * each)
 
 
@@ -191,7 +191,7 @@ class Multiply(NamedTuple):
 
     @property
     def taps(self) -> int:
-        """Taps, as many as take a step of about 1,024 clocks, so that its barriers do not count."""
+        """Number of taps that make a step take about 1,024 clocks, so that its barriers do not count."""
         return min(8, max(1, 2**15 // (self.consumers * self.pixels * self.columns)))
 
     @property
@@ -258,7 +258,7 @@ def multiplied(sizes: Sizes, it: Multiply) -> Question:
 
 
 def _near(result: np.ndarray, expected: np.ndarray, dtype: str) -> bool:
-    """But for the order of sums, and for TF32 what is truncated."""
+    """Whether a result is as expected, but for the order of sums and, as TF32, for digits that are truncated."""
     part = 1e-2 if dtype == "float32" else 1e-3
     return bool(np.abs(result.astype(np.float32) - expected).max() <= part * np.abs(expected).max())
 
@@ -281,7 +281,7 @@ def _rows(sizes: Sizes) -> Iterable[Question]:
 
 
 def _arrivals(sizes: Sizes) -> Iterable[Question]:
-    """Costs of a step and a copy to the producer, by 128 threads and by one warp; what it costs to hand a slot back."""
+    """Questions about the producer's cost of a step and a copy, by 128 threads and by one warp, and of handing a slot back."""
     sms, box, few = sizes.sms, (8, ROW), min(FEW, sizes.sms)
     slots = 4 if sizes.dry else 24  # so many that a load's latency is no limit
     for copies in (1, 4):

@@ -67,7 +67,7 @@ def _tuned(row: Row) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """Measurements of a product, "<case>/<f|d|w|fb>".
+    """The measurements of a product, "<case>/<f|d|w|fb>".
 
     by     rows with times: "stock", "best" where the best lax program is another, "ours"; from one session of one run
     peaks  of the device, see `peaks`
@@ -193,7 +193,7 @@ def timed(runs: list[Run]) -> list[Timed]:
 
 
 def _times(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """The rows with times, by product and program."""
+    """Rows that have times, by product and program."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         if "ms" in row:

@@ -17,7 +17,12 @@ DRY_RUN = "DRY RUN, NOT A GPU"
 STATUSES = ("ok", *BAD, "skipped", "unsupported")
 RIVALS = {"stock": "stock", "lax": "best lax", "torch": "PyTorch"}
 MOST_BAD = 100  # failures told: the files have all
-NETWORK_PROGRAMS = {"stock": "stock equinox", "lax": '`"auto"` without kernels', "auto": '`"auto"`', "mosaic": '`("mosaic", "auto")`'}
+NETWORK_PROGRAMS = {
+    "stock": "stock equinox",
+    "lax": '`"auto"` without kernels',
+    "auto": '`"auto"`',
+    "mosaic": '`("mosaic", "auto")`',
+}
 
 
 class Label(NamedTuple):
@@ -48,7 +53,7 @@ class Label(NamedTuple):
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A table in Markdown; the first `words` columns are words, the others numbers."""
+    """A table in Markdown. The first `words` columns are words, the others numbers."""
     align = [":--"] * words + ["--:"] * (len(head) - words)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, align, *rows))
 
@@ -90,7 +95,7 @@ def _meaning(said: Label) -> str:
 
 
 def _section(title: str, caption: str, text: str) -> list[str]:
-    """Nothing where there is nothing to show."""
+    """A section of lines, or no lines where there is nothing to show."""
     return [f"## {title}", caption, text] if text else []
 
 
@@ -155,7 +160,7 @@ def _counts(kind: str, rows: list[Row]) -> list[str]:
 
 
 def _is_check(row: Row) -> bool:
-    """NaN is written as text."""
+    """Whether a row holds a check. One whose error is NaN, which is written as text, does not."""
     return all(isinstance(row.get(key), int | float) for key in ("error", "bound"))
 
 
@@ -210,7 +215,7 @@ def means(products: list[Timed]) -> str:
 
 
 def _ordered(families: Iterable[str]) -> list[str]:
-    """Products of a colour together."""
+    """The families in order, those of a colour together."""
     return sorted(set(families), key=lambda name: (list(COLOURS).index(group(name)), name))
 
 

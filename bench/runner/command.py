@@ -47,14 +47,14 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
 
 
 def _platforms(wanted: str | None, dry: bool) -> str | None:
-    """JAX's, the CPU among them, which some programs are for, also where JAX_PLATFORMS names a GPU alone."""
+    """JAX's platforms. The CPU is always among them: some programs are for it even if JAX_PLATFORMS names a GPU alone."""
     if dry:
         return "cpu"
     return f"{wanted},cpu" if wanted and "cpu" not in wanted.split(",") else wanted
 
 
 def incomplete(script: Script, rows: list[Row]) -> str:
-    """Text of what is missing, or ""."""
+    """The reasons why a run is incomplete, or ""."""
     late = sum(r["status"] == OUT_OF_TIME for r in rows)
     return "; ".join(filter(None, [f"no time for {late} steps" if late else "", script.incomplete(rows)]))
 

@@ -87,7 +87,7 @@ class Compiler:
         return program.name in self._built
 
     def keep(self, programs: Iterable[Program]) -> None:
-        """Let go of all others, and of their memory."""
+        """Keep only these programs. The others are let go, with their memory."""
         names = {p.name for p in programs}
         self._built = {name: built for name, built in self._built.items() if name in names}
 
@@ -109,7 +109,7 @@ class Compiler:
         return True
 
     def _source(self, program: Program) -> Source:
-        """The source as another process lowered it, or, if it could not, as it is."""
+        """The program as another process lowered it, or, if that failed, as it is."""
         try:
             if waiting := self._lowered.get(program.name):
                 waiting.result()

@@ -1,4 +1,4 @@
-"""Parts that a script gives the runner: its steps, the programs they need, its arguments and its summary."""
+"""Scripts, as the runner takes them: steps, the programs they need, arguments and a summary."""
 
 import argparse
 import dataclasses
@@ -56,9 +56,9 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Some work, and the rows it yields; they take its kind and name, and status "ok" unless they say otherwise.
+    """Some work, and the rows it yields. They take its kind and name, and status "ok" unless they say otherwise.
 
-    programs  that it asks its context for; they are compiled before its time starts
+    programs  programs that it asks its context for; they are compiled before its time starts
     seconds   without a sign of life after which it is taken to hang; None: `Limits.step`
     again     taken a second time if a kernel of ours is lost in it: it then measures the rest. It must launch kernels by
               `Context.launch`, which refuses that one, or look for it in the rows

@@ -153,7 +153,7 @@ def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
 
 
 def _stacks(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> list[str]:
-    """The place where a worker hangs, in Python, if it can still say."""
+    """The stacks of a worker that hangs, in Python, if it can still tell them."""
     worker.send_signal(signal.SIGUSR1)
     time.sleep(DUMP_SECONDS)
     return [line for _ in range(lines.qsize()) if (line := lines.get_nowait())]

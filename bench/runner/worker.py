@@ -23,7 +23,7 @@ NO_GPU, FOUND_BAD, LOST = 2, 3, 70  # exit statuses of a worker; LOST: the devic
 
 
 class Context:
-    """Everything that the steps of one worker share.
+    """The state that the steps of one worker share.
 
     options  the script's arguments
     log      appends rows; `log.rows` are those of the run so far, earlier workers' too
@@ -91,7 +91,7 @@ class Context:
         return built
 
     def _too_many(self, question: str) -> str:
-        """Why no kernel, or none of a question, must run any more, or ""."""
+        """The reason why no kernel, or none of a question, may run any more, or ""."""
         lost, most = self._lost_kernels(), self.limits.losses
         causes = {row.get("question") or frozenset(_code_paths(row)) for row in lost if _code_paths(row)}
         if len(causes) >= most:
@@ -105,7 +105,7 @@ class Context:
 
 
 def _code_paths(*rows: Row) -> set[str]:
-    """One, or several where a program holds several kernels."""
+    """Code paths of rows: one each, or several for a program that holds several kernels."""
     return {path for row in rows for path in (row.get("code_path"), *row.get("code_paths", ())) if path}
 
 

@@ -1,4 +1,4 @@
-"""Which configuration is fastest? python -m bench.tune --minutes 9 [--products wanted] [--resume rows.jsonl,...]
+"""Finds the fastest configurations: python -m bench.tune --minutes 9 [--products wanted] [--resume rows.jsonl,...]
 
 Of every product the suite wants (with --products wanted also the networks) it runs today's choice and up to five candidates
 that differ from it in kind (see differing.py): each is held against float64 at 64 pixels and coarsely against the lax program

@@ -72,7 +72,7 @@ def differences(a: Config, b: Config) -> tuple[str, ...]:
 
 
 def _ranked(problem: Problem, pool: Iterable[Config], gpu: Gpu) -> list[Config]:
-    """Configurations that are not slow, by their worst regret over the chips that the device may be."""
+    """Configurations that are not slow, sorted by their worst regret over the chips that the device may be."""
     first, *others = chips(gpu)
     works = [(cfg, count(problem, cfg, gpu)) for cfg in sorted(pool, key=str)]
     most = SLOW * min(clocks(work, first) for _, work in works)

@@ -145,7 +145,7 @@ def _time(
     beside: Mapping[str, Program],
     drawn: Program,
 ) -> Iterator[Row]:
-    """Time those that were found right, and what they are beside, in turns."""
+    """Time the candidates that were found right, and the programs beside them, in turns."""
     if context.dry:
         yield {"status": NO_TIME}
         return

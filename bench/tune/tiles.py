@@ -33,7 +33,7 @@ class Timed(NamedTuple):
 
 
 def timed(files: dict[str, list[Row]]) -> list[Timed]:
-    """The last times of each product in rows, by the names of their files.
+    """The times that rows hold of products, by the names of their files; the last of each.
 
     Raises ValueError for rows that say nothing of these kernels on a GPU.
     """
@@ -67,7 +67,7 @@ def _device(name: str, rows: list[Row]) -> Row:
 
 
 def row(it: Timed) -> tuned.Row | None:
-    """The table's row of a product: none where the model's choice is as good, or was not timed and so may be."""
+    """The table's row for a product. None where the model's choice is as good, or was not timed and so may be."""
     fastest = min(it.us, key=it.us.__getitem__)
     model = choice.best(it.family, it.family.problem(it.product), it.gpu)
     if it.us.get(model, float("inf")) < GAIN * it.us[fastest]:

@@ -59,7 +59,7 @@ def train(models: dict[str, UNet], batches: Callable[[int], Pair], steps: int) -
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How much faster the second run stepped than the first, from pairs of steps taken next to each other."""
+    """The speed of the second run as a multiple of the first's, from pairs of steps taken next to each other."""
 
     baseline_ms: float
     ms: float

@@ -1,6 +1,6 @@
 """The dense family: forward products and input gradients of groups of at least 16 channels, as sums of shifted matrix products.
 
-served.py    what it serves, and the names of that     schedule.py  which tile, taps and channels come next
+served.py    products it serves, and their names      schedule.py  which tile, taps and channels come next
 plan.py      problems, configurations, tilings         sm90.py      the kernel, for Hopper
 legal.py     which configurations the kernel takes     operands.py  operands and results as the kernel has them
 search.py    the candidates                            remap.py     taps as channels, around the kernel
@@ -18,7 +18,7 @@ from .plan import Config, Problem
 
 
 def _sample(role: str, stride: int = 1, up: int = 1, **fused: object) -> Product:
-    """A 3x3 convolution of bfloat16 that pads to keep its size, but for strides and up-sampling; ragged against every tile."""
+    """A 3x3 convolution of bfloat16, padded to keep its size but for strides and up-sampling. No tile divides it evenly."""
     spec = ConvSpec((stride,) * 2, ((1, 1),) * 2, (up,) * 2, (1, 1), 1, (10, 7), (3, 3))
     return Product(role, spec, 1, 24, 40, "bfloat16", "bfloat16", **fused)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Which configurations of the dense kernel are legal for a problem, and what is against the others."""
+"""The rules that make a configuration of the dense kernel legal for a problem, each with the reason it gives otherwise."""
 
 import math
 
@@ -12,7 +12,7 @@ LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowes
 
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
-    """Why the kernel does not take a configuration, or None."""
+    """The reason why the kernel does not take a configuration, or None."""
     nd, box = len(raw.dims), cfg.tile_pixels
     if cfg.im2col and raw.dims[-1].out_stride > 1:
         return f"{cfg.im2col=} takes a last dimension of one output phase"
@@ -65,7 +65,7 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
 
 
 def illegal_col2im(problem: Problem, cfg: Config) -> str | None:
-    """Why taps of so many dimensions cannot become output channels, or None."""
+    """The reason why taps of so many dimensions cannot become output channels, or None."""
     if not 0 <= cfg.col2im_dims <= len(problem.dims):
         return f"{cfg.col2im_dims=} must be a number of dimensions, of {len(problem.dims)}"
     if any(d.in_stride > 1 for d in problem.dims[-cfg.col2im_dims :]):
@@ -92,7 +92,7 @@ def _illegal_halo(problem: Problem, cfg: Config, generation: Generation) -> str 
 
 
 def _registers_of_halo(problem: Problem, d: geometry.TapAxis, cfg: Config) -> int:
-    """The most registers of a thread that ptxas was found to need, with any epilogue: it computes addresses of taps ahead."""
+    """The most registers of a thread that ptxas was found to need, with any epilogue. It computes addresses of taps ahead."""
     accumulators, taps = cfg.tile_m * cfg.tile_n // 128, d.count[0]
     if d.in_stride > 1:
         return 2 * (accumulators + taps) + 14 + 12 * problem.residual

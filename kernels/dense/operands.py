@@ -20,7 +20,7 @@ def channels_last_operands(
 ) -> tuple[Array, Array, Array | None, Array | None]:
     """x [N, *in, G, C], w [*kernel, G, K, C], bias [G, K] and residual [N, *out, G, K], which may be None.
 
-    The kernel knows no models: their groups are groups like any.
+    Several models are so many more groups: the kernel does not tell them apart.
     """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
@@ -46,8 +46,8 @@ def channels_last_operands(
 class Views:
     """Operands and results in global memory.
 
-    one_image  TMA has five dimensions: three spatial ones leave none to spare for a box of one image, which is indexed by an
-               integer then
+    one_image  whether an integer picks the image of a box of one: TMA has five dimensions, and three spatial ones leave none
+               for it
     reach      how far before the array a box may start, in strides
     lead       how many strides of zeros are before the array. On hardware a box reads zeros outside of it; the interpreter
                fills past the end only
@@ -76,7 +76,7 @@ class Views:
         return self.reach if self.interpret else [0] * len(self.dims)
 
     def box(self, box: tuple[int, ...]) -> tuple[int, ...]:
-        """(images, *pixels) as shared memory has them."""
+        """(images, *pixels) as the axes of shared memory, without the images if an integer picks one."""
         return box[1:] if self.one_image else box
 
     def pixels(self, x: Array) -> Array:
@@ -93,7 +93,7 @@ class Views:
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """[N, *(rows, out_stride), split_k G, K], K in whole 16 bytes."""
+        """The shape of an output in global memory: [N, *(rows, out_stride), split_k G, K], K in whole 16 bytes."""
         p = self.problem
         rows = split_strides([d.rows * d.out_stride for d in self.dims], [d.out_stride for d in self.dims])
         channels = p.out_channels + unaligned(p.out_channels, self.out_dtype)

@@ -1,4 +1,4 @@
-"""What the dense kernel computes (`Problem`), how it is tiled (`Config`), and the numbers that follow from both (`Tiling`)."""
+"""The dense kernel's problems (`Problem`), configurations (`Config`), and the numbers that follow from both (`Tiling`)."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ FORMER_NAMES = {  # of fields of Config, in rows of hardware runs that are kept 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How the dense kernel is tiled.
+    """A way to tile the dense kernel.
 
     tile_pixels     (images, *pixels) of one consumer warpgroup's tile: a product of 64 or 128
     tile_n          output channels of a tile, a multiple of 16; at most 128 * 128 accumulators, see `legal.illegal`
@@ -69,12 +69,12 @@ class Config:
 
     @property
     def finished_by_xla(self) -> bool:
-        """The kernel stores bare float32 sums; what is left to add, the bias and the activation take another pass."""
+        """Whether the kernel stores bare float32 sums: XLA then adds them up, and does the epilogue, in another pass."""
         return self.split_k > 1 or self.col2im_dims > 0
 
     @property
     def complexity(self) -> tuple[float, ...]:
-        """Lower is simpler: whole sums, blocks alone, boxes of one image, and of long lines."""
+        """A sort key, lower for simpler configurations: whole sums, blocks alone, boxes of one image and of long lines."""
         return self.split_k, self.cluster, self.tile_pixels[0], *(-e for e in reversed(self.tile_pixels))
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Config:
         return ", ".join([f"{tile_pixels.name}={self.tile_pixels}", *changed])
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """The fields as a JSON object."""
         return strict.to_json(self)
 
     @classmethod
@@ -96,11 +96,11 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What the dense kernel computes: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output.
+    """A computation of the dense kernel: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output.
 
-    batch N, groups G, in_channels C and out_channels K of a group; C is what is summed over.
+    batch N, groups G, in_channels C and out_channels K of a group. The sums are over C.
 
-    residual: one more operand like an output.
+    residual: whether there is one more operand, shaped like an output.
     """
 
     batch: int
@@ -115,9 +115,9 @@ class Problem:
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
-        """C is what the product sums over: input channels forward, output channels in the input gradient.
+        """The problem of a product, which sums over C: input channels forward, output channels in the input gradient.
 
-        The groups of several models are groups like any.
+        Several models are so many more groups.
         """
         groups, models = product.spec.groups, product.models or 1
         channels = product.in_channels // groups, product.out_channels // groups
@@ -128,11 +128,11 @@ class Problem:
 
     @property
     def phases(self) -> int:
-        """Of the output, each with taps of its own."""
+        """Number of phases of the output, each with taps of its own."""
         return math.prod(d.out_stride for d in self.dims)
 
     def under(self, cfg: Config) -> "Problem":
-        """What is left to the kernel if its operands are prepared, and its results finished, as a configuration wants."""
+        """The problem that is left to the kernel when XLA prepares operands and finishes results as a configuration wants."""
         problem = self
         if cfg.im2col:
             *dims, last = self.dims
@@ -150,7 +150,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """What a Config means for a Problem: the numbers that the budget, the model and the kernel share.
+    """A problem tiled by a configuration: the numbers that the budget, the model and the kernel share.
 
     raw, cfg: a problem, and a configuration that `legal.illegal` has nothing against.
     """
@@ -160,7 +160,7 @@ class Tiling:
 
     @functools.cached_property
     def problem(self) -> Problem:
-        """What is left to the kernel: everything below is about this."""
+        """The problem that is left to the kernel. Everything below is about this one."""
         return self.raw.under(self.cfg)
 
     @functools.cached_property
@@ -174,24 +174,24 @@ class Tiling:
 
     @property
     def halo_taps(self) -> int:
-        """How many taps that is, or 1."""
+        """Number of taps along the halo's dimension that one load serves; 1 without a halo."""
         return self.problem.dims[self.halo_dim].count[0] if self.cfg.halo else 1
 
     @property
     def cta_tiles(self) -> int:
-        """Tiles of pixels in a thread block: with a halo one, its consumers side by side; else one each."""
+        """Tiles of pixels of a thread block: with a halo one, shared by its consumers side by side; else one for each."""
         return 1 if self.cfg.halo else self.cfg.mma_warpgroups
 
     @functools.cached_property
     def cta_pixels(self) -> tuple[int, ...]:
-        """(images, *pixels) of one of them."""
+        """(images, *pixels) of one of the block's tiles of pixels."""
         return tuple(
             b * self.cfg.mma_warpgroups if i == self.halo_dim + 1 else b for i, b in enumerate(self.cfg.tile_pixels)
         )
 
     @functools.cached_property
     def load_pixels(self) -> tuple[int, ...]:
-        """(images, *pixels) of one load: with a halo, as many more as its last tap reaches further than its first."""
+        """(images, *pixels) of one load. With a halo it is longer: its last tap reaches further than its first."""
         if not self.cfg.halo:
             return self.cta_pixels
         reach = self.problem.dims[self.halo_dim].box_of_tap(self.halo_taps - 1)[1]
@@ -199,38 +199,38 @@ class Tiling:
 
     @property
     def pixel_loads(self) -> int:
-        """Loads of pixels in a step: of each tile, or with a halo of each sheet of the one."""
+        """Loads of pixels in a step: one for each tile, or with a halo one for each box that its taps read."""
         return self.problem.dims[self.halo_dim].residues if self.cfg.halo else self.cfg.mma_warpgroups
 
     @functools.cached_property
     def m_grid(self) -> tuple[int, ...]:
-        """Tiles over (images, *rows of a phase)."""
+        """Numbers of tiles along (images, *rows of a phase)."""
         sizes = self.problem.batch, *(d.rows for d in self.problem.dims)
         return tuple(-(-n // b) for n, b in zip(sizes, self.cta_pixels, strict=True))
 
     @property
     def n_tiles(self) -> int:
-        """Tiles over output channels."""
+        """Number of tiles along output channels."""
         return -(-self.problem.out_channels // self.cfg.tile_n)
 
     @property
     def k_steps(self) -> int:
-        """Steps over channels, of all parts."""
+        """Number of steps along channels, of all parts together."""
         return -(-self.problem.in_channels // self.cfg.tile_k)
 
     @functools.cached_property
     def work_tiles_of_phase(self) -> int:
-        """Tiles of one phase, each of a cluster's pixels: over groups and parts, too."""
+        """Work tiles of one phase. Each is a cluster's pixels of one group, one part and one tile of output channels."""
         of_pixels = -(-math.prod(self.m_grid) // (self.cfg.cluster * self.cta_tiles))
         return of_pixels * self.cfg.split_k * self.problem.groups * self.n_tiles
 
     @property
     def work_tiles(self) -> int:
-        """Tiles of all phases."""
+        """Work tiles of all phases."""
         return self.work_tiles_of_phase * self.problem.phases
 
     def workers(self, num_sms: int) -> int:
-        """Persistent clusters: as many as the chip holds, if there is work for so many."""
+        """Number of persistent clusters: as many as the chip holds, if there is work for so many."""
         return min(num_sms * self.cfg.ctas_per_sm // self.cfg.cluster, self.work_tiles)
 
     @property
@@ -240,17 +240,17 @@ class Tiling:
 
     @property
     def resident_blocks(self) -> tuple[int, int]:
-        """(all taps, channel steps): the blocks of resident weights."""
+        """Blocks of resident weights: (all taps, channel steps)."""
         return math.prod(len(d.order) for d in self.problem.dims), self.k_steps
 
     @property
     def resident_rows(self) -> int:
-        """Rows of weights that stay."""
+        """Rows of weights that stay in shared memory."""
         return math.prod(self.resident_blocks) * self.cfg.tile_n if self.cfg.resident else 0
 
     @functools.cached_property
     def barrier_bytes(self) -> int:
-        """Bytes of the ring's barriers and the others."""
+        """Bytes of all barriers, the ring's and the others."""
         return self.shared_memory(self.cfg.stages, self.cfg.epi_stages)[0]
 
     @functools.cached_property
@@ -271,12 +271,12 @@ class Tiling:
 
 @functools.lru_cache(maxsize=64)
 def tiling(problem: Problem, cfg: Config) -> Tiling:
-    """The tiling of a problem, kept with what was computed of it."""
+    """The tiling of a problem, cached with the numbers that were computed of it."""
     return Tiling(problem, cfg)
 
 
 def pixels_as_read(problem: Problem) -> int:
-    """Elements of the pixels in whole 16 bytes of channels and whole strides."""
+    """Number of elements of the pixels, with whole 16 bytes of channels and whole strides."""
     unit = 16 // problem.itemsize
     channels = -(-problem.in_channels // unit) * unit
     return problem.batch * problem.groups * channels * math.prod(d.in_rows * d.in_stride for d in problem.dims)

@@ -1,4 +1,4 @@
-"""XLA's part where the dense kernel has taps as channels (Config.im2col, col2im_dims), or sums of parts of the channels.
+"""XLA's work around the dense kernel where taps are channels (Config.im2col, col2im_dims), or sums are of parts of channels.
 
 Both mappings are for channels too few for a tensor core: taps become input channels by gathering what each of them reads
 (im2col), or output channels by multiplying every pixel with all of them and adding what meets (col2im).
@@ -19,7 +19,7 @@ from .plan import Config
 
 
 def prepared(x: Array, w: Array, dims: tuple[TapAxis, ...], cfg: Config) -> tuple[Array, Array]:
-    """[N, *in, G, C] and [*kernel, G, K, C], as Problem.under(cfg) describes them."""
+    """Pixels [N, *in, G, C] and weights [*kernel, G, K, C], rearranged for Problem.under(cfg)."""
     if cfg.im2col:
         return _im2col_pixels(x, dims[-1]), _im2col_weights(w, dims[-1])
     if cfg.col2im_dims:
@@ -36,7 +36,7 @@ def finished(
     epilogue: Epilogue,
     out_dtype: DTypeLike,
 ) -> list[Array]:
-    """The kernel's float32 sums -> [N, *out, G, K] per output: all that belongs together added, then as the epilogue does."""
+    """The outputs [N, *out, G, K] from the kernel's float32 sums: add the taps or parts, then do the epilogue."""
     z = _add_taps(sums, dims, cfg.col2im_dims) if cfg.col2im_dims else add_parts(sums, cfg.split_k, sums.ndim - 2)
     z = z if bias is None else z + bias[(None,) * (z.ndim - 2)]
     z = z if residual is None else z + residual.astype(z.dtype)
@@ -45,7 +45,7 @@ def finished(
 
 
 def _im2col_pixels(x: Array, dim: TapAxis) -> Array:
-    """[N, *in, G, C] -> [N, *in[:-1], out, G, taps C]: what each tap of the last dimension reads."""
+    """[N, *in, G, C] -> [N, *in[:-1], out, G, taps C]: the pixels that each tap of the last dimension reads."""
     columns, axis = dim.columns(), x.ndim - 3
     low, high = max(0, -columns[0][0]), max(0, columns[-1][1] - dim.in_size)
     x = pad(x, [(0, 0)] * axis + [(low, high), (0, 0), (0, 0)])
@@ -68,7 +68,7 @@ def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
 
 
 def _add_taps(sums: Array, dims: tuple[TapAxis, ...], count: int) -> Array:
-    """[N, *in, G, taps K] -> [N, *out, G, K], for the last dimensions."""
+    """[N, *in, G, taps K] -> [N, *out, G, K]: the sum over the taps of the last `count` dimensions."""
     taps = [len(d.order) for d in dims[-count:]]
     sums = sums.reshape(*sums.shape[:-1], *taps, sums.shape[-1] // math.prod(taps))
     for axis in range(len(dims), len(dims) - count, -1):
@@ -77,7 +77,7 @@ def _add_taps(sums: Array, dims: tuple[TapAxis, ...], count: int) -> Array:
 
 
 def _add_taps_along(sums: Array, dim: TapAxis, axis: int) -> Array:
-    """[..., in, ..., taps, K] -> [..., out, ..., K]."""
+    """[..., in, ..., taps, K] -> [..., out, ..., K]: the sum over the taps of one dimension."""
     phases = []
     for p in range(dim.out_stride):
         terms = [_rows(lax.index_in_dim(sums, t, -2, False), axis, shift, dim.rows) for t, shift in dim.shifts(p)]
@@ -89,7 +89,7 @@ def _add_taps_along(sums: Array, dim: TapAxis, axis: int) -> Array:
 
 
 def _rows(a: Array, axis: int, start: int, count: int) -> Array:
-    """So many entries along an axis, zeros where there are none."""
+    """`count` entries along an axis, from `start` on. Zeros stand for entries outside of the array."""
     first, last = (min(max(at, 0), a.shape[axis]) for at in (start, start + count))
     before = min(max(-start, 0), count)
     widths = [(0, 0)] * a.ndim

@@ -1,4 +1,4 @@
-"""Which tile a thread block works on next, and which taps and channels it needs: scalar arithmetic in the kernel.
+"""The order of tiles in a thread block, and the taps and channels that each needs: scalar arithmetic in the kernel.
 
 Tiles are (phase of each dimension, part of the channels k, group, tile of output channels n, tile of pixels m), the last being
 the pixels of one cluster. The clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one
@@ -37,7 +37,7 @@ class Schedule:
 
     @property
     def problem(self) -> Problem:
-        """What is left to the kernel."""
+        """The problem that is left to the kernel."""
         return self.tiling.problem
 
     @property
@@ -46,18 +46,18 @@ class Schedule:
 
     @property
     def workers(self) -> int:
-        """Persistent clusters."""
+        """Number of persistent clusters."""
         return self.tiling.workers(self.num_sms)
 
     def tiles_of(self, worker: Scalar) -> Array:
-        """How many tiles a worker takes."""
+        """Number of tiles that a worker takes."""
         return lax.div(self.tiling.work_tiles - worker + self.workers - 1, jnp.int32(self.workers))
 
     def tile(self, worker: Scalar, i: Array) -> Tile:
         """The i-th tile of a worker.
 
         Tiles come in waves of one for every worker. A wave is of one phase, so that SMs that run together have as many taps
-        each, and all phases have theirs before the next. The last one is as wide as tiles are left. With two phases of five
+        each, and all phases have theirs before the next. The last wave has the tiles that are left. With two phases of five
         tiles each, and three workers:
 
             wave 0, phase 0    wave 0, phase 1    wave 1, phase 0    wave 1, phase 1
@@ -81,7 +81,7 @@ class Schedule:
         return first
 
     def _pixel_tile(self, m_tile: Array, cta: Scalar, consumer: Scalar) -> Array:
-        """Which of the tiles of a phase's pixels; all consumers of a block share one if there is but one."""
+        """Number of a consumer's tile among those of a phase's pixels. With a halo, all consumers of a block share one."""
         shared = self.tiling.cta_tiles == 1
         within = cta if shared else cta * self.cfg.mma_warpgroups + consumer
         return m_tile * (self.cfg.cluster * self.tiling.cta_tiles) + within
@@ -92,7 +92,7 @@ class Schedule:
         return [a * extent for a, extent in zip(at, self.tiling.cta_pixels, strict=True)]
 
     def tap_spans(self, tile: Tile) -> list[Span]:
-        """The taps of each dimension that some consumer of the cluster needs: others read padding only (TapAxis.span)."""
+        """Spans of taps, one a dimension, that some consumer of the cluster needs: others read padding only (TapAxis.span)."""
         tiling, cfg = self.tiling, self.cfg
         last = math.prod(tiling.m_grid) - 1  # a consumer without a tile must not ask for taps that no other needs
         tiles = [self._pixel_tile(tile.m_tile, c, k) for c in range(cfg.cluster) for k in range(tiling.cta_tiles)]
@@ -110,16 +110,16 @@ class Schedule:
         return spans
 
     def tap_groups(self, span: Span) -> Array:
-        """Steps that a span of taps of the last dimension takes, cfg.taps_per_step of them at a time."""
+        """Number of steps for a span of taps of the last dimension, cfg.taps_per_step of them at a time."""
         return floor_div(span.count + self.cfg.taps_per_step - 1, self.cfg.taps_per_step)
 
     def channel_span(self, tile: Tile) -> Span:
-        """The channel steps of a tile's part: all parts have some, and none has two more than another."""
+        """The channel steps of a tile's part. All parts have some, and none has two more than another."""
         first = lambda part: floor_div(part * self.tiling.k_steps, self.cfg.split_k)
         return Span(first(tile.k_part), first(tile.k_part + 1))
 
     def steps(self, tile: Tile, spans: Sequence[Span]) -> Array:
-        """Steps of a tile of these taps: of all dimensions times channels."""
+        """Number of steps of a tile with these taps: all dimensions times channels."""
         *others, last = spans
         steps = self.tap_groups(last) * self.channel_span(tile).count
         return functools.reduce(lambda n, span: n * span.count, others, steps)

@@ -41,7 +41,7 @@ def _candidates(raw: Problem, mapping: Config, gpu: Gpu) -> Iterator[Config]:
 
 
 def _tiles(problem: Problem, mapping: Config, gpu: Gpu) -> Iterator[Config]:
-    """Everything but pixels and parts: channels of a tile and of a step, what is loaded how, and who multiplies it."""
+    """Tiles without pixels and parts: the channels of a tile and of a step, the way they are loaded, and their consumers."""
     lanes = 128 // problem.itemsize
     tile_k = min((lanes, lanes // 2, lanes // 4), key=lambda b: (-(-problem.in_channels // b) * b, -b))
     counts = problem.dims[-1].count
@@ -76,7 +76,7 @@ def _tiles(problem: Problem, mapping: Config, gpu: Gpu) -> Iterator[Config]:
 
 
 def _divided(raw: Problem, tile: Config, box: tuple[int, ...], gpu: Gpu) -> Iterator[Config]:
-    """One tile with its channels in one part, and in several as long as there are few tiles."""
+    """A tile with this box of pixels, its channels in one part, and in several as long as there are few tiles."""
     for split_k in (1, 2, 4, 8):
         cfg = _but(tile, tile_pixels=box, split_k=split_k)
         if illegal(raw, cfg, gpu):
@@ -94,7 +94,7 @@ DEPTHS = (*((stages, 4) for stages in range(8, 3, -1)), *itertools.product(range
 
 
 def _as_deep_as_fits(t: Tiling, gpu: Gpu) -> Config:
-    """With the first of `DEPTHS` for which there is shared memory."""
+    """The configuration with the first of `DEPTHS` for which there is shared memory."""
     cfg, limit = t.cfg, gpu.generation.smem_limit(t.cfg.ctas_per_sm)
     slot_bytes = (
         cfg.taps_per_step * (t.pixel_loads * math.prod(t.load_pixels) + t.weight_rows) * cfg.tile_k * t.problem.itemsize
@@ -105,5 +105,5 @@ def _as_deep_as_fits(t: Tiling, gpu: Gpu) -> Config:
 
 
 def _but(cfg: Config, **changes: Any) -> Config:
-    """As `dataclasses.replace`, which takes thrice as long."""
+    """The configuration with some fields changed, in a third of the time that `dataclasses.replace` takes."""
     return Config(**(vars(cfg) | changes))

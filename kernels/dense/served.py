@@ -1,4 +1,4 @@
-"""Which products the dense kernel serves, why it does not serve the others, and the names that it files them under."""
+"""The products that the dense kernel serves, the reasons against others, and the names that it files products under."""
 
 import math
 
@@ -84,7 +84,7 @@ def _size_reasons(product: Product) -> list[str]:
 
 
 def _channels(product: Product) -> dict[str, int]:
-    """Channels of one group."""
+    """Channels of one group, by array."""
     return {"x": product.in_channels // product.spec.groups, "y": product.out_channels // product.spec.groups}
 
 
@@ -142,12 +142,12 @@ def series(product: Product) -> str:
 
 
 def _each(strides: list[int]) -> str:
-    """One number if it is the same in every dimension."""
+    """The strides as one word: one number if they are the same in every dimension."""
     return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
 
 
 def code_path(product: Product, config: Config) -> str:
-    """Which code makes a tile's sums, and how they leave: products alike in this are proven together."""
+    """A name for the code that makes a tile's sums and stores them. Products alike in it are proven together."""
     problem, t = Problem.of(product), tiling(Problem.of(product), config)
     seen = t.problem
     outputs = 1 if config.finished_by_xla else seen.outputs
@@ -186,7 +186,7 @@ def code_path(product: Product, config: Config) -> str:
 
 
 def epilogue(product: Product, config: Config) -> str:
-    """What the kernel does to a sum before it is stored: "bf16 bias_relu"; bare sums are finished by XLA."""
+    """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu". Bare sums are finished by XLA."""
     if config.finished_by_xla:
         return "f32 linear"
     return f"{DTYPES[product.out_dtype]} {fused(product)}"

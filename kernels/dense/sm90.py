@@ -56,7 +56,7 @@ from .work import useful_macs
 
 
 def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
-    """One launch of the kernel of a product that `served.reasons` has nothing against, channels first.
+    """Launch the kernel of a product that `served.reasons` has nothing against. Arrays are channels first.
 
     fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias, r (N, O, *out) if product.residual
            -> (N, O, *out) for each of product.outputs
@@ -116,7 +116,7 @@ class _Global(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """What the warpgroups of a block share: every buffer under its TMA and its wgmma view, and barriers."""
+    """The shared memory of a block: every buffer as TMA and as wgmma see it, and the barriers."""
 
     a_tma: Any  # [stages, taps, pixel_loads, *load_pixels, tile_k]
     a_mma: Any  # [stages, taps, pixel_loads, prod(load_pixels), tile_k]
@@ -128,7 +128,7 @@ class _Shared(NamedTuple):
 
 
 class _Kernel:
-    """The kernel's body; static numbers only, everything traced is an argument."""
+    """The kernel's body. Its fields are static numbers; everything traced is an argument of a method."""
 
     def __init__(self, schedule: Schedule, views: Views, epilogue: Epilogue):
         self.schedule, self.views, self.interpret = schedule, views, views.interpret
@@ -166,7 +166,7 @@ class _Kernel:
     # The kernel.
 
     def body(self, names: tuple[str, ...], *refs: Any) -> None:
-        """names: of the operands."""
+        """Run one warpgroup, as the producer or as a consumer. names: those of the operands, which `refs` begins with."""
         cfg, n_in, n_out = self.cfg, len(names), self.staging.outputs
         operands = dict.fromkeys(("bias", "residual")) | dict(zip(names, refs[:n_in], strict=True))
         gmem = _Global(**operands, outs=refs[n_in : n_in + n_out])
@@ -291,15 +291,15 @@ class _Kernel:
             )
 
     def _of_halo(self, taps: Sequence[Array], r: int) -> list[Array]:
-        """The r-th of the taps that a step serves."""
+        """The taps of a step, moved on by r in the dimension of the halo."""
         return [tap + r if i == self.tiling.halo_dim else tap for i, tap in enumerate(taps)]
 
     def _weights_at(self, tile: Tile, taps: list[Any]) -> list[Array]:
-        """Where these taps of a phase are among all."""
+        """Positions of these taps of a phase among all taps."""
         return [select(d.first, p) + tap for d, p, tap in zip(self.dims, tile.phase, taps, strict=True)]
 
     def _moves(self, tile: Tile, taps: list[Any]) -> list[tuple[Array, tuple[Array, ...]]]:
-        """From outputs to what these taps read, in each dimension: whole strides, and the remainder where there is a stride."""
+        """Distances from outputs to what these taps read, by dimension: whole strides, and a remainder if strided."""
         moves: list[tuple[Array, tuple[Array, ...]]] = []
         for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.views.lead, strict=True):
             move = select(d.offset, p) + tap * d.tap_stride
@@ -349,7 +349,7 @@ class _Kernel:
         mgpu.wait_smem_to_gmem(0)
 
     def _destination(self, gmem: _Global, tile: Tile, cta: Scalar, wg_idx: Array) -> Destination:
-        """Where a consumer's part of a tile goes."""
+        """The place in global memory of a consumer's part of a tile."""
         problem, tiling = self.problem, self.tiling
         first = self.schedule.first_pixel(tile.m_tile, cta, wg_idx)
         sizes = (problem.batch, *(d.rows for d in problem.dims))
@@ -361,7 +361,7 @@ class _Kernel:
         return Destination(gmem.bias, gmem.residual, gmem.outs, window, tile.n_tile)
 
     def _resident_at(self, tile: Tile, at: list[Array]) -> list[tuple[Array, Array]]:
-        """Where the weights of a step at these taps and channels lie, of each tap of its halo."""
+        """Places of the resident weights of a step at these taps and channels, one for each tap of its halo."""
         *taps, c = at
         sizes = [len(d.order) for d in self.dims]
         return [(ravel(self._weights_at(tile, self._of_halo(taps, r)), sizes), c) for r in range(self.tiling.halo_taps)]
@@ -369,7 +369,7 @@ class _Kernel:
     def _multiply(self, acc: Any, shared: _Shared, slot: Array, weights_at: list[Any], wg_idx: Array) -> None:
         """acc[tile_m, tile_n] += a[tile_m, tile_k] @ b[tile_n, tile_k].T for every tap of the slot.
 
-        weights_at: where those of each tap lie if they are resident.
+        weights_at: the places of each tap's weights if they are resident.
         """
         cfg, tiling = self.cfg, self.tiling
         for u, r in itertools.product(range(cfg.taps_per_step), range(tiling.halo_taps)):

@@ -1,4 +1,4 @@
-"""What a tiling costs, counted: multiply-adds, bytes, steps. Nothing here is a model or a measurement."""
+"""Counts of what a tiling costs: multiply-adds, bytes, steps. Nothing here is a model or a measurement."""
 
 import functools
 import itertools
@@ -18,18 +18,18 @@ def useful_macs(problem: Problem) -> int:
 
 
 def result_bytes(problem: Problem) -> int:
-    """Of all outputs, and of the residual, which is like one."""
+    """Bytes of all outputs, and of the residual, which is shaped like one."""
     pixels = problem.batch * math.prod(d.out_size for d in problem.dims)
     return pixels * problem.groups * problem.out_channels * problem.out_itemsize * (problem.outputs + problem.residual)
 
 
 def workspace_bytes(problem: Problem, cfg: Config) -> int:
-    """Of sums in global memory, from the kernel until XLA has added them."""
+    """Bytes of sums that lie in global memory from the kernel until XLA has added them."""
     return result_bytes(problem.under(cfg)) if cfg.finished_by_xla else 0
 
 
 def pixel_bytes(problem: Problem) -> int:
-    """Of all pixels that some tap reads: a stride may leave some out."""
+    """Bytes of all pixels that some tap reads. A stride may leave some out."""
     return (
         problem.batch
         * problem.groups
@@ -41,7 +41,7 @@ def pixel_bytes(problem: Problem) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _inputs_read(d: geometry.TapAxis) -> int:
-    """Of one dimension."""
+    """Number of inputs along one dimension that some tap reads."""
     found: set[int] = set()
     for p, (taps, offset) in enumerate(zip(d.count, d.offset, strict=True)):
         reach = -(-(d.out_size - p) // d.out_stride) * d.in_stride
@@ -51,7 +51,7 @@ def _inputs_read(d: geometry.TapAxis) -> int:
 
 
 def weight_bytes(problem: Problem) -> int:
-    """Of all weights."""
+    """Bytes of all weights."""
     return (
         problem.groups
         * problem.in_channels
@@ -62,7 +62,7 @@ def weight_bytes(problem: Problem) -> int:
 
 
 def least_bytes(problem: Problem) -> int:
-    """Of global memory: every operand read once, every result written once."""
+    """The least traffic with global memory, in bytes: every operand read once, every result written once."""
     return pixel_bytes(problem) + weight_bytes(problem) + result_bytes(problem)
 
 
@@ -73,7 +73,7 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
 
 
 def loaded_bytes(problem: Problem, cfg: Config, num_sms: int) -> int:
-    """What the kernel loads into shared memory; weights that a cluster shares, once, and those that stay, once a block."""
+    """Bytes that the kernel loads into shared memory. A cluster loads shared weights once, a block its resident ones once."""
     t = tiling(problem, cfg)
     rows = _steps(problem, cfg) * (cfg.cluster * t.pixel_loads * math.prod(t.load_pixels) + t.weight_rows)
     loaded = (rows * cfg.taps_per_step + t.resident_rows * t.workers(num_sms)) * cfg.tile_k * problem.itemsize
@@ -83,7 +83,7 @@ def loaded_bytes(problem: Problem, cfg: Config, num_sms: int) -> int:
 
 
 def _steps(problem: Problem, cfg: Config) -> int:
-    """Of all clusters together, a step being one slot of the ring."""
+    """Number of steps of all clusters together. A step fills one slot of the ring."""
     t = tiling(problem, cfg)
     problem = t.problem
     tiles = list(itertools.product(*map(range, t.m_grid)))
@@ -104,7 +104,7 @@ def _steps(problem: Problem, cfg: Config) -> int:
 
 
 def skipped_taps(d: geometry.TapAxis, extent: int) -> list[int]:
-    """Taps over padding alone, of all tiles of so many outputs, in each phase: only tiles near either end have any."""
+    """Taps over padding alone, by phase, summed over all tiles of `extent` outputs. Only tiles near either end have any."""
     starts, skipped = range(0, d.rows, extent), []
     for p in range(d.out_stride):
         before = (d.span(p, q, q + extent - 1)[0] for q in starts)
@@ -114,7 +114,7 @@ def skipped_taps(d: geometry.TapAxis, extent: int) -> list[int]:
 
 
 def copied_bytes(problem: Problem, cfg: Config) -> int:
-    """Read and written before the kernel: to unfold pixels, or to give them whole 16 bytes of channels and whole strides."""
+    """Bytes that are read and written before the kernel, by im2col or for whole 16 bytes of channels and whole strides."""
     before = problem.batch * problem.groups * problem.in_channels * math.prod(d.in_size for d in problem.dims)
     after = pixels_as_read(problem.under(cfg))
     return (before + after) * problem.itemsize if before != after or cfg.im2col else 0
@@ -165,16 +165,16 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
 
 
 def _pixels_under_way(t: Tiling, clusters: int) -> float:
-    """Bytes of all pixels of the tiles that run together; parts and tiles of output channels share them."""
+    """Bytes of all pixels of the tiles that run together. Parts and tiles of output channels share them."""
     problem, cfg = t.problem, t.cfg
     boxes = clusters / min(cfg.split_k * t.n_tiles, clusters) * cfg.cluster * t.cta_tiles
     return min(pixel_bytes(problem), boxes * math.prod(t.load_pixels) * problem.in_channels * problem.itemsize)
 
 
 class Phases(NamedTuple):
-    """Phases whose tiles have as many steps over taps.
+    """Phases whose tiles take equally many steps over taps.
 
-    share  part of all phases that they are
+    share  their part of all phases
     most   steps of a tile that skips none
     mean   steps of a tile on average
     """
@@ -187,9 +187,10 @@ class Phases(NamedTuple):
 def _rounds(
     phases: list[Phases], part: int, all_units: int, clusters: int, first: int
 ) -> tuple[tuple[float, float], ...]:
-    """(how many, steps) of the tiles of a block of the busiest SM; part: channel steps.
+    """Pairs (number of tiles, steps of each) for a block of the busiest SM. part: channel steps of a tile.
 
-    Of few tiles the slowest decide; many even out. A second block on the SM, `first` clusters later, may have a tile less.
+    If there are few tiles the slowest decide; many even out. A second block on the SM, `first` clusters later, may have a
+    tile less.
     """
     sharing = range(0, clusters, first)
     rounds = sum(-(-(all_units - i) // clusters) for i in sharing) / len(sharing)
@@ -197,7 +198,7 @@ def _rounds(
 
 
 def _phases(t: Tiling) -> list[Phases]:
-    """All phases of a problem."""
+    """The phases of a problem, grouped by their steps."""
     problem, cfg, along = t.problem, t.cfg, []
     for i, (d, extent) in enumerate(zip(problem.dims, t.cta_pixels[1:], strict=True)):
         packed = cfg.taps_per_step if i == len(problem.dims) - 1 else 1
@@ -208,7 +209,7 @@ def _phases(t: Tiling) -> list[Phases]:
 
 @functools.lru_cache(maxsize=1024)
 def _phases_along(d: geometry.TapAxis, extent: int, packed: int, skip: bool) -> tuple[Phases, ...]:
-    """The phases of one dimension, in tiles of so many outputs, some taps packed in a step."""
+    """The phases of one dimension, grouped by their steps, for tiles of `extent` outputs and `packed` taps in a step."""
     found: dict[int, list[float]] = {}
     for taps, skipped in zip(d.count, skipped_taps(d, extent), strict=True):
         steps, read = -(-taps // packed), 1 - skip * skipped / max(1, taps * -(-d.rows // extent))

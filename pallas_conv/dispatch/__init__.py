@@ -1,1 +1,1 @@
-"""What runs, and why: preferences, plans of products, records of hardware runs, and their explanation."""
+"""Decides what runs, and says why: preferences, plans of products, records of hardware runs, and their explanation."""

@@ -29,11 +29,11 @@ LIBRARIES = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(pat
 
 
 class Mistake(Exception):
-    """What is wrong with what was typed, and how to mend it."""
+    """A mistake in what was typed, and how to mend it."""
 
 
 class Failure(Exception):
-    """What went wrong in the function, and where."""
+    """An error in the user's function, and its place."""
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def _explained(f: Callable[..., Any], options: argparse.Namespace) -> Explanatio
 
 
 def _where(error: Exception) -> str:
-    """What went wrong, and where in the innermost function that is of no library."""
+    """The error, and its place in the innermost function that is of no library."""
     from ..doctor.text import first_line
 
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*LIBRARIES, "<"))]
@@ -90,7 +90,7 @@ def _device(name: str) -> Target:
 
 
 def _shape(text: str) -> jax.ShapeDtypeStruct:
-    """Of "bfloat16[8,64,56,56]"; a scalar is "float32[]"."""
+    """The shape in a text such as "bfloat16[8,64,56,56]". A scalar is "float32[]"."""
     match = re.fullmatch(r"(\w+)\[([\d,\s]*)\]", text.strip())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} must be a dtype and a shape, as in {EXAMPLE}")
@@ -105,7 +105,7 @@ def _shape(text: str) -> jax.ShapeDtypeStruct:
 
 
 def _function(text: str) -> Callable[..., Any]:
-    """The object of that name, imported from the current folder as `python -m` does."""
+    """The object that "module:name" names, imported from the current folder as `python -m` does."""
     module, _, names = text.partition(":")
     if not module or not names:
         raise Mistake(f"{text!r} must be module:function, such as train:step for the function step of train.py")
@@ -137,7 +137,7 @@ def _module(name: str) -> Any:
 
 
 def _nearest(name: str, owner: Any) -> str:
-    """What the owner has of such a name, or everything if that is little."""
+    """The owner's names that are near this one, or all of its names if they are few."""
     names = [n for n, f in getattr(owner, "__dict__", {}).items() if callable(f) and not n.startswith("_")]
     if len(names) > MOST_NAMES:
         names = difflib.get_close_matches(name, names, MOST_NAMES)

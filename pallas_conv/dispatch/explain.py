@@ -1,4 +1,4 @@
-"""What serves each product of a function, and why, without running it."""
+"""Explains what serves each product of a function, and why, without running it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Which implementation may serve a product: names, preferences, and the context that holds the default."""
+"""The implementations that may serve a product: names, preferences, and the context that holds the default."""
 
 import contextlib
 import threading
@@ -51,7 +51,7 @@ def implementation(name: str | Sequence[str]) -> contextlib.AbstractContextManag
 
 
 class _Preferred(threading.local, contextlib.ContextDecorator):
-    """JAX's own contexts remember one entry, whichever thread's; of this, every thread has its own stack of them."""
+    """A context of which every thread has a stack of its own. JAX's own contexts remember one entry, whichever thread's."""
 
     def __init__(self, names: tuple[str, ...]):
         self._names = names

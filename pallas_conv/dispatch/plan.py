@@ -1,4 +1,4 @@
-"""Which implementation serves a product, and why: the one planning function of the lowering rules and of `explain`."""
+"""The implementation that serves a product, and why: one planning function for the lowering rules and for `explain`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from . import trust
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What serves one product on one device.
+    """The choice of an implementation for one product on one device, and the reasons for it.
 
     implementation  "mosaic", "interpret" or "xla"
     source          where the choice came from
@@ -46,21 +46,21 @@ class Plan:
 
     @property
     def to_run(self) -> Kernel:
-        """The kernel of a product that one serves."""
+        """The kernel, of a product that one serves."""
         if self.kernel is None:
             raise ValueError(f"no kernel serves the {self.product.role} product")
         return self.kernel
 
     @property
     def scope(self) -> str:
-        """What to look for in a profile or a compiled program: the kernel's name, or the named scope of the lax program."""
+        """A name to look for in a profile or a compiled program: the kernel's, or the named scope of the lax program."""
         if self.implementation == "xla":
             return f"pallas_conv_{self.product.role}_{self.formulation}"
         return self.to_run.name
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else a user might want to know: copies, roundings."""
+        """Remarks for the user: copies that are made, results that are rounded."""
         if self.implementation != "xla":
             return self.to_run.notes
         if not rounds_once(self.product, self.target):
@@ -73,7 +73,7 @@ class Plan:
 
 
 def rounds_once(product: Product, target: Target) -> bool:
-    """A lax program on a GPU stores results in the compute dtype: asked for a wider one, XLA would convolve in float32."""
+    """Whether a lax program rounds a result to the compute dtype: on a GPU XLA would else convolve in float32."""
     return target.is_gpu and product.precision != "highest" and _widens(product)
 
 
@@ -121,9 +121,9 @@ def plan(
 
 
 def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
-    """What serves the equation: one kernel all of it, else each of its products something.
+    """The plans of an equation: one for a kernel that serves all of it, else one for each product.
 
-    Raises UnsupportedError, with all reasons, where nothing asked for does.
+    Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
     op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
     for product in equation.products(shapes):
@@ -144,7 +144,7 @@ def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -
 def _at_once(
     whole: Product, parts: Sequence[Plan], target: Target, preferences: Sequence[str], no_kernels: str | None
 ) -> Plan | None:
-    """The plan of a product that takes the place of all parts of an equation; None if those are to be computed one by one."""
+    """The plan of a product that takes the place of all parts of an equation. None if the parts are computed one by one."""
     if no_kernels or families.serving(whole) is None:
         return None
     kernel = serve.kernel(whole, Gpu.of(target))
@@ -162,7 +162,7 @@ def _at_once(
 
 
 def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
-    """Why no kernel can run on this device. unserved: why none can on a GPU for which kernels are written."""
+    """The reasons why no kernel can run on this device. unserved: the reasons why none can on a GPU they are written for."""
     if target.platform != "cuda":
         return (f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}", *unserved)
     return families.reasons(product, target.capability)
@@ -171,7 +171,7 @@ def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tup
 def _beside_kernels(
     product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None, siblings: Sequence[Plan]
 ) -> bool:
-    """Whether a kernel serves the input gradient of the convolution of which this is the weight gradient.
+    """Whether a kernel serves the input gradient of the convolution of which this product is the weight gradient.
 
     A first layer has no input gradient: the question is then whether one would be served.
     """
@@ -184,9 +184,10 @@ def _beside_kernels(
 
 
 def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:
-    """May `auto` take the kernel instead of this lax program? A tile takes a while to choose: first, is the kernel faster?
+    """Whether `auto` may take the kernel instead of this lax program.
 
-    Where some kernel was found wrong the tile is chosen all the same, since the tile says whether it is this one.
+    Choosing a tile takes a while, so the first question is whether the kernel is faster. Where some kernel was found wrong, a
+    tile is chosen all the same, since the tile says whether it is this one.
     """
     if not (known := trust.proofs(kernel.family.name, target)):
         return trust.Trust(False, trust.nothing_known(target))

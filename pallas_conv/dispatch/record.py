@@ -55,7 +55,7 @@ class Timing(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the lax program the kernel is."""
+        """The kernel's speed as a multiple of the lax program's."""
         return self.lax_us / self.kernel_us
 
 
@@ -73,7 +73,7 @@ Checks = dict[str, dict[str, bool]]  # code path -> epilogue -> found right
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """See the module."""
+    """A record of hardware runs. The module says what its fields mean."""
 
     family: str
     device_kind: str
@@ -91,13 +91,13 @@ class Record:
         return any((source.jax, source.code) == (jax, code) for source in self.sources)
 
     def with_check(self, facts: Facts, right: bool) -> "Record":
-        """A check that failed stays failed, whatever else of its kind passed."""
+        """The record with one more check. A check that failed stays failed, whatever else of its kind passed."""
         of_path = self.checks.get(facts.code_path, {})
         found = right and of_path.get(facts.epilogue, True)
         return dataclasses.replace(self, checks=self.checks | {facts.code_path: of_path | {facts.epilogue: found}})
 
     def with_timing(self, timing: Timing) -> "Record":
-        """In the place of an earlier one of the same product against the same program."""
+        """The record with this timing in place of an earlier one of the same product beside the same program."""
         same = lambda t: (t.family, t.size, t.lax) == (timing.family, timing.size, timing.lax)
         return dataclasses.replace(self, timings=(*(t for t in self.timings if not same(t)), timing))
 
@@ -111,7 +111,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Any) -> "Record":
-        """Raises ValueError, naming the field, for what is no record."""
+        """The record in JSON data. Raises ValueError, naming the field, for data that is no record."""
         found = strict.parse(cls, data, "record")
         for t in found.timings:
             if min(*t.size, t.kernel_us, t.lax_us) <= 0:
@@ -120,7 +120,7 @@ class Record:
 
 
 def load(path: pathlib.Path) -> Record:
-    """Raises ValueError or OSError for what is no readable record."""
+    """The record in a file. Raises ValueError or OSError if there is none that can be read."""
     return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -133,17 +133,17 @@ def save(record: Record, path: pathlib.Path) -> None:
 
 
 def file_name(device_kind: str) -> str:
-    """Of a shipped record: the device's name in lower case, its words joined."""
+    """The file name of a shipped record: the device's name in lower case, its words joined."""
     return "-".join("".join(c if c.isalnum() else " " for c in device_kind.lower()).split()) + ".json"
 
 
 def users_folder() -> pathlib.Path:
-    """Where the user's records are kept."""
+    """The folder that holds the user's records."""
     return env.read("PALLAS_CONV_CACHE_DIR") / _USER_FOLDER
 
 
 def users_own(record: Record) -> pathlib.Path:
-    """Where the user's record of this family, device, JAX and source is kept."""
+    """The path of the user's record of this family, device, JAX and source."""
     source = record.sources[0]
     name = file_name(record.device_kind).removesuffix(".json")
     return users_folder() / record.family / f"{name}_jax-{source.jax}_{source.code}.json"

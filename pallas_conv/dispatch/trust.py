@@ -43,7 +43,7 @@ class Timed(NamedTuple):
 
 
 class Proofs(NamedTuple):
-    """What all records together say about the kernels on a device. False if there is no record."""
+    """The checks and times that all records together have of the kernels on a device. False if there is no record."""
 
     checks: Checks
     timed: tuple[Timed, ...]
@@ -57,13 +57,13 @@ class Proofs(NamedTuple):
         return not all(right for found in self.checks.values() for right in found.values())
 
     def look_up(self, facts: Facts, rival: str) -> Trust:
-        """May `auto` take a kernel of which these are the facts? rival: the lax program that it takes otherwise."""
+        """Whether `auto` may take a kernel that has these facts. rival: the lax program that it takes otherwise."""
         if against := self._not_right(facts):
             return Trust(False, against)
         return self.faster(facts.family, facts.size, rival)
 
     def faster(self, family: str, size: Size, rival: str) -> Trust:
-        """Is the kernel of such a product faster than this lax program, if it is right? The tile need not be known."""
+        """Whether the kernel of such a product, if it is right, is faster than this lax program. The tile need not be known."""
         beside = [t for t in self.timed if (t.timing.family, t.timing.lax) == (family, rival)]
         near = [t for t in beside if t.timing.size.distance(size) <= NEAR]
         if not near:
@@ -96,7 +96,7 @@ class Proofs(NamedTuple):
 
 
 def proofs(family: str, target: Target) -> Proofs:
-    """What the shipped records and the user's own say about a family on a device.
+    """The checks and times that the shipped records and the user's own have of a family on a device.
 
     Where processes must agree, the shipped ones alone count.
     """
@@ -131,7 +131,7 @@ def _margin(found: Record, family: str, target: Target) -> float:
 
 
 def nothing_known(target: Target) -> str:
-    """Why no kernel is taken where there is no record."""
+    """The reason why no kernel is taken where there is no record."""
     _suggest_doctor(str(target.device_kind))
     return (
         f"unproven on this device: no record of {target.device_kind} with JAX {jax.__version__} and these kernels; "

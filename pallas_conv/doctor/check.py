@@ -21,7 +21,7 @@ Program = Callable[..., Any]
 
 
 class Ahead(NamedTuple):
-    """What a thread compiles before the check's turn; compiling needs no GPU.
+    """The programs that a thread compiles before the check's turn. Compiling them needs no GPU.
 
     poison: fills memory for each of the kernel's outputs with NaN, see `poisoning`.
     """
@@ -33,7 +33,7 @@ class Ahead(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What came out. timing: None where the result is wrong, or where there were no times of the device itself."""
+    """The outcome of a check. timing: None if the result is wrong, or if there were no times of the device itself."""
 
     held: Held
     timing: record.Timing | None = None
@@ -47,7 +47,7 @@ def compile_ahead(check: Check) -> Ahead:
 
 
 def lax_program(product: Product, target: Target) -> Program:
-    """What `auto` runs where no kernel is trusted, compiled: XLA times what it chooses from on the GPU meanwhile."""
+    """The program that `auto` runs where no kernel is trusted, compiled. XLA times alternatives on the GPU meanwhile."""
     return _compiled(functools.partial(execute, equation(product, ("auto",), NO_KERNELS), target), product)
 
 
@@ -71,7 +71,7 @@ def equation(product: Product, implementation: tuple[str, ...], no_kernels: str 
 def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
     """Run both programs on the same operands, compare, and time them if the kernel is right.
 
-    The kernel runs first, where no right result lies in memory yet that it could leave as it is.
+    The kernel runs first. Memory then holds no right result yet, which a kernel that writes nothing would leave to be found.
     """
     operands = ahead.draw(seed)
     ahead.poison()

@@ -1,4 +1,4 @@
-"""Without a Hopper GPU: a few small kernels in Mosaic's interpreter, races included, every pixel against float64."""
+"""Checks without a Hopper GPU: a few small kernels in Mosaic's interpreter, races included, every pixel against float64."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ from .check import equation
 
 
 def run() -> int:
-    """Print a line a kernel; 1 if anything was wrong or failed, else 0."""
+    """Check the kernels, with a line for each. 1 if anything was wrong or failed, else 0."""
     os.environ["PALLAS_CONV_DETECT_RACES"] = "1"
     seed = int.from_bytes(os.urandom(4), "little")
     print(f"{'kernel':44} {text.COLUMNS}")

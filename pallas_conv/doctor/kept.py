@@ -27,7 +27,7 @@ DRIVER_SECONDS = 20.0  # nvidia-smi never answers on a GPU that fell off the bus
 
 
 class Keeper:
-    """What is known of this machine, and the files that say so. known: what was found out of each family, whatever runs now."""
+    """The records of this machine, and their files. known: what was found out of each family, whatever runs now."""
 
     def __init__(self, known: Mapping[str, Record]):
         self.known = dict(known)
@@ -49,16 +49,16 @@ class Keeper:
         self.known[check.family] = self.known[check.family].with_check(check.facts, right=False)
 
     def wrong(self) -> int:
-        """How many code paths with an epilogue count as wrong."""
+        """Number of code paths with an epilogue that count as wrong."""
         found = (right for known in self.known.values() for by in known.checks.values() for right in by.values())
         return sum(not right for right in found)
 
     def files(self) -> list[pathlib.Path]:
-        """Where what is known is written."""
+        """The files in which the records are written."""
         return [record.users_own(known) for known in self.known.values() if known.checks]
 
     def save(self) -> None:
-        """Write what is known, also where a file says otherwise and nothing is."""
+        """Write what is known. Where nothing is known, replace a file that says otherwise."""
         for known in self.known.values():
             if known.checks or record.users_own(known).exists():
                 _write(known)
@@ -82,7 +82,7 @@ def keeping(target: Target) -> Iterator[Keeper]:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Hold a lock, of which the system lets go when the process ends, however it ends."""
+    """Hold a lock. The system lets go of it when the process ends, however it ends."""
     with contextlib.ExitStack() as opened:
         with _kindly(str(path.parent)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def _kindly(folder: str) -> Iterator[None]:
 
 
 def begin(family: str, target: Target) -> Record:
-    """What earlier runs with this source found of a family. Times of tiles that are no longer chosen do not count."""
+    """The record of what earlier runs with this source found of a family. Times of tiles no longer chosen do not count."""
     new = _empty(family, target)
     try:
         old = record.load(record.users_own(new))
@@ -133,7 +133,7 @@ def _empty(family: str, target: Target) -> Record:
 
 
 def driver_version() -> str:
-    """Of the NVIDIA driver, or "unknown"."""
+    """The version of the NVIDIA driver, or "unknown"."""
     if (tool := shutil.which("nvidia-smi")) is None:
         return "unknown"
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]

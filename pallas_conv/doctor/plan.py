@@ -37,7 +37,7 @@ MOST_PROCESSES = 16
 
 
 class Row(NamedTuple):
-    """A product that is wanted. group: "suite" or "networks"; times: how often it occurs, in the network."""
+    """A wanted product. group: "suite" or "networks"; times: how often it occurs in the network."""
 
     group: str
     name: str
@@ -51,9 +51,9 @@ def rows(wanted: Wanted) -> list[Row]:
 
 
 def _name(use: Use) -> str:
-    """In the way of the suite's names: "resnet50/f 64x56x56-256 k1x1", "wavenet/f 128x16384-256 k2 d8" where dilated.
+    """A name like the suite's: "resnet50/f 64x56x56-256 k1x1", "wavenet/f 128x16384-256 k2 d8" where dilated.
 
-    Whoever measures these products tells them apart by their names, so no two have the same one.
+    Readers of measurements tell these products apart by their names, so no two have the same one.
     """
     product, spec = use.product, use.product.spec
     joined = lambda sizes: "x".join(map(str, sizes))
@@ -64,7 +64,7 @@ def _name(use: Use) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A kernel to check: under which configuration, what that proves, and the lax program that `auto` takes otherwise.
+    """A kernel to check: its configuration, what the check proves, and the lax program that `auto` takes otherwise.
 
     weight: how much the product is wanted, see `weights`.
     """
@@ -86,12 +86,12 @@ class Check:
 
     @property
     def seconds(self) -> float:
-        """Estimated."""
+        """Seconds that the check takes, estimated."""
         return CHECK_SECONDS + self.facts.size.nbytes / BYTES_A_SECOND
 
 
 def weights(rows: Sequence[Row]) -> dict[Product, float]:
-    """By number and by multiply-adds, half of each; the suite's sum to 1, and so do the networks'."""
+    """The weights of the products. Each group has weight 1: half is shared evenly, half in proportion to multiply-adds."""
     found = dict.fromkeys((row.product for row in rows), 0.0)
     for _, group in itertools.groupby(rows, lambda row: row.group):
         macs = [(row.product, row.times * families.size(row.product).macs) for row in group]
@@ -102,7 +102,7 @@ def weights(rows: Sequence[Row]) -> dict[Product, float]:
 
 
 def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
-    """One for each product that is wanted. The target must be a GPU for which kernels are written."""
+    """One check for each product that is wanted. The target must be a GPU for which kernels are written."""
     names = {row.product: row.name for row in reversed(rows)}
     found = []
     for product, weight in weights(rows).items():
@@ -116,7 +116,10 @@ def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
 
 
 def tiles(products: Sequence[Product], target: Target) -> list[Any]:
-    """What `auto` would launch. Choosing takes a fifth of a second a product, and Python does it on one core alone."""
+    """The configurations that `auto` would launch.
+
+    Choosing takes a fifth of a second a product, and Python does it on one core alone: so several processes share them.
+    """
     print(f"choosing tiles for {len(products)} products", file=sys.stderr, flush=True)
     fresh = multiprocessing.get_context("spawn")  # where CUDA runs, a fork is dead
     with concurrent.futures.ProcessPoolExecutor(min(MOST_PROCESSES, _cores()), fresh) as pool:
@@ -124,7 +127,7 @@ def tiles(products: Sequence[Product], target: Target) -> list[Any]:
 
 
 def _cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -157,7 +160,7 @@ type Known = Mapping[str, Record]  # what is known of each family
 
 
 def order(checks: Iterable[Check], known: Known | None = None) -> Order:
-    """Greedily: next is the check after which most is settled that was not, by weight. known: what is settled already.
+    """The checks in greedy order. Next is the one that settles most, by weight. known: what is settled already.
 
     A kernel that was found wrong stays so, and may take the GPU down: it is not among them.
     """
@@ -186,7 +189,7 @@ def _wrong(check: Check, known: Known) -> bool:
 
 
 def _proves(checks: Sequence[Check]) -> np.ndarray:
-    """[code path, epilogue, time; check; product]: whether a check proves that of a product."""
+    """An array [code path, epilogue, time; check; product]: whether the check proves that about the product."""
     paths = _equal([f"{check.family}: {check.facts.code_path}" for check in checks])
     epilogues = _equal([f"{check.family}: {check.facts.epilogue}" for check in checks])
     times = [[a.family == b.family and _times(made_up_timing(a), b) for b in checks] for a in checks]
@@ -194,7 +197,7 @@ def _proves(checks: Sequence[Check]) -> np.ndarray:
 
 
 def _settled(checks: Sequence[Check], known: Known) -> np.ndarray:
-    """[code path, epilogue, time; product]: whether a record says anything about that, be it "wrong" or "slow"."""
+    """An array [code path, epilogue, time; product]: whether a record says anything about that, be it "wrong" or "slow"."""
     found = np.zeros((3, len(checks)), bool)
     for i, check in enumerate(checks):
         if of_family := known.get(check.family):
@@ -219,7 +222,7 @@ def _times(timing: Timing, check: Check) -> bool:
 
 
 def made_up_timing(check: Check) -> Timing:
-    """Of a kernel that is twice as fast as the lax program."""
+    """A timing of a kernel that is twice as fast as the lax program."""
     return Timing(check.facts.family, check.facts.size, 1.0, 2.0, check.rival)
 
 
@@ -227,7 +230,7 @@ type Proofs = Mapping[str, trust.Proofs]  # of each family
 
 
 def proofs(checks: Iterable[Check]) -> Proofs:
-    """What `trust` would know if all of these were found right and faster."""
+    """The proofs that `trust` would have if all of these were found right and faster."""
     found: dict[str, tuple[dict[str, dict[str, bool]], list[trust.Timed]]] = {}
     for check in checks:
         right, timed = found.setdefault(check.family, ({}, []))
@@ -237,12 +240,12 @@ def proofs(checks: Iterable[Check]) -> Proofs:
 
 
 def known_proofs(target: Target) -> Proofs:
-    """What `trust` knows of each family on a device."""
+    """The proofs that `trust` has of each family on a device."""
     return {family.name: trust.proofs(family.name, target) for family in families.FAMILIES}
 
 
 def coverage(known: Proofs, checks: Iterable[Check], rows: Sequence[Row]) -> str:
-    """For how many of the products that are wanted `auto` takes a kernel if that much is known."""
+    """A sentence for the user: the number of wanted products for which `auto` takes a kernel, given these proofs and checks."""
     taken = {c.product for c in checks if c.family in known and known[c.family].look_up(c.facts, c.rival).trusted}
     of = {group: [row.product in taken for row in rows if row.group == group] for group in ("suite", "networks")}
     suite, networks = (f"{sum(found)} of {len(found)}" for found in of.values())
@@ -250,7 +253,7 @@ def coverage(known: Proofs, checks: Iterable[Check], rows: Sequence[Row]) -> str
 
 
 def in_time(checks: Iterable[Check], seconds: float) -> Iterator[tuple[Check, float]]:
-    """Those that start before so many seconds have passed, and when each is done; estimated."""
+    """The checks that start before so many seconds have passed, each with the time when it is done; estimated."""
     done = START_SECONDS
     for check in checks:
         if done > seconds:

@@ -29,7 +29,7 @@ type Outcome = Finding | Exception
 
 
 def run(target: Target, minutes: float) -> int:
-    """Print a line a check; 130 if interrupted, else 1 if a check failed or a kernel is on record as wrong, else 0."""
+    """Run checks, with a line for each. 130 if interrupted, 1 if one failed or a kernel is on record as wrong, else 0."""
     with kept.keeping(target) as keeper:
         return _run(keeper, target, minutes)
 
@@ -61,7 +61,7 @@ def _run(keeper: Keeper, target: Target, minutes: float) -> int:
 
 
 def summary(outcomes: Sequence[Outcome], keeper: Keeper, seed: int) -> Iterator[str]:
-    """What came out, and where it is recorded."""
+    """Lines that sum up the outcomes, and say where they are recorded."""
     findings = [o for o in outcomes if isinstance(o, Finding)]
     failed, wrong = len(outcomes) - len(findings), sum(not f.held.right for f in findings)
     right = f"{len(findings) - wrong} of {len(outcomes)} are right"
@@ -118,7 +118,10 @@ def attempt(check: Check, ahead: Future[Ahead], target: Target, seed: int, keepe
 
 
 def _learned(check: Check, ahead: Ahead, lax: Program, seed: int, keeper: Keeper) -> Outcome:
-    """An exception says that a kernel is neither right nor wrong, but after one that took the GPU down it is wrong."""
+    """The outcome of a check, recorded.
+
+    After an exception the kernel counts as neither right nor wrong. If it took the GPU down, the kernel counts as wrong.
+    """
     try:
         finding = examine(check, ahead, lax, seed)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""How findings and plans are said: a line each."""
+"""The words for findings and plans, a line each."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ COLUMNS = f"{'result':7} {'error':>9} {'bound':>9}"
 
 
 def held(found: Held) -> str:
-    """Under COLUMNS."""
+    """A finding as a row under COLUMNS."""
     return f"{'right' if found.right else 'WRONG':7} {found.worst.error:9.1e} {found.worst.bound:9.1e}"
 
 
@@ -24,7 +24,7 @@ def first_line(error: Exception) -> str:
 
 
 def planned(rows: Sequence[Row], checks: Sequence[Check], target: Target, minutes: float) -> Iterator[str]:
-    """What a run on this device would check in so many minutes, in which order, and what `auto` would take afterwards."""
+    """The plan of a run on this device: its checks in so many minutes, their order, and what `auto` would take afterwards."""
     order = plan.order(checks)
     timed = list(plan.in_time(order.needed, 60 * minutes))
     yield f"on {target}, starting nothing after {minutes:g} minutes; seconds are estimated"

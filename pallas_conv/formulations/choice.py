@@ -1,4 +1,4 @@
-"""Which formulation serves a product where no kernel does: by the platform's rules, else stock's program."""
+"""Chooses the formulation of a product that no kernel serves: by the platform's rules, else stock's program."""
 
 from ..spec import Product
 from ..target import Target
@@ -22,5 +22,5 @@ def choose(
 
 
 def cache(target: Target) -> float | None:
-    """How many bytes blocks of images should fit into; None where a program had better see them all."""
+    """Number of bytes that blocks of images should fit into. None where a program had better see all images."""
     return cpu.CACHE if target.platform == "cpu" else None

@@ -1,4 +1,4 @@
-"""Which lax programs XLA's partitioner divides over devices, and which it first gathers images for."""
+"""The lax programs that XLA's partitioner divides over devices, and those for which it first gathers images."""
 
 from ..spec import Product
 from .canonical import upsamples

@@ -14,10 +14,10 @@ from .sizes import Sizes
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """How a program multiplies: handed through it to the products in it, the same for every formulation of a product.
+    """The way that a program multiplies: handed to all products in it, the same for every formulation of a product.
 
     precision      as in `jax.lax.conv_general_dilated`
-    result_dtype   of library calls and matrix products; None: that of their operands
+    result_dtype   dtype of what library calls and matrix products return; None: that of their operands
     channels_last  whether the library's convolutions are written channels last, see `library.convolve`
     """
 
@@ -94,7 +94,7 @@ class Formulation:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """If `applies`, the first of `formulations` that serves the product and fits into memory, because of `why`."""
+    """A rule: if it `applies`, the first of `formulations` that serves the product and fits into memory, because of `why`."""
 
     applies: Callable[[Sizes], bool]
     formulations: tuple[str, ...]

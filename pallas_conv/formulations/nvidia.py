@@ -1,4 +1,4 @@
-"""Which formulation serves a product on an NVIDIA GPU, where neither it nor a kernel has been timed.
+"""Chooses the formulation of a product on an NVIDIA GPU, where neither it nor a kernel has been timed.
 
 Nothing is compiled or run to decide. Each rule is backed by compiled programs in bench/results (python -m bench.compiled): a
 library call takes the place of another where the program of a training step dominates stock's: fewer multiply-adds, or a
@@ -51,8 +51,10 @@ def _image_and_result(s: Sizes) -> tuple[tuple[float, tuple[int, ...]], tuple[fl
 
 
 def _slides_over_more_than_its_kernel(s: Sizes) -> bool:
-    """XLA takes a correlation for the library's weight gradient if the image that slides is larger than the resulting kernel.
-    Where weights outweigh images, their changes of layout would cost more than that saves.
+    """Whether the image that slides is larger than the resulting kernel, and images outweigh weights.
+
+    XLA takes such a correlation for the library's weight gradient. Where weights outweigh images, their changes of layout
+    would cost more than that saves.
     """
     (_, extents), _ = _image_and_result(s)
     return all(k < n for k, n in zip(s.spec.kernel_spatial, extents, strict=True)) and s.w <= s.x + s.y
@@ -75,7 +77,7 @@ def _window_as_large_as_the_image(s: Sizes) -> bool:
 
 
 def _batch_for_free(s: Sizes) -> bool:
-    """One image in fewer than three dimensions: stock's correlation takes its channels for the batch as they lie."""
+    """Whether there is one image in fewer than three dimensions. Its channels are the batch of stock's correlation."""
     return s.product.batch == 1 and s.spec.ndim < 3
 
 

@@ -70,7 +70,7 @@ class Sizes:
 
     @property
     def useful_flops(self) -> float:
-        """Two for every multiply-add, if a tap meets every input pixel, and every output pixel, once at most."""
+        """Useful operations: two for every multiply-add, if each tap meets every input and output pixel at most once."""
         pixels = min(self.in_pixels, self.out_pixels)
         return 2.0 * self.images * self.product.out_channels * self.terms * pixels
 
@@ -110,7 +110,7 @@ class Sizes:
 
     @property
     def is_unstrided_conv(self) -> bool:
-        """Such a convolution, without strides."""
+        """Whether the product is a plain convolution without strides."""
         return self.is_conv and max(self.spec.strides) == 1
 
     @property

@@ -23,7 +23,7 @@ _INTERPRETED_SMS = 4  # thread blocks are interpreted one by one
 def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     """The outputs of the equation; called while lowering, on the shapes of one device.
 
-    Plans were made before, of whole arrays, to place kernels on a mesh; these are of this device's block.
+    Plans of whole arrays were made before, to place kernels on a mesh. The plans made here are of this device's block.
     """
     chosen = plans(equation, target, [t.shape for t in args])
     first, *_ = chosen
@@ -37,7 +37,7 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
 def _run_product(
     equation: Equation, chosen: Mapping[str, Plan], role: str, a: Array, b: Array, op: Op, dtype: Any
 ) -> Array:
-    """A bare product of the equation."""
+    """The result of one bare product of the equation, by the implementation of its plan."""
     plan = chosen[role]
     if plan.implementation == "xla":
         return _run_lax(equation, plan, role, a, b, op, dtype)
@@ -55,7 +55,7 @@ def _run_lax(equation: Equation, chosen: Plan, role: str, a: Array, b: Array, op
 
 
 def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
-    """Kernels see no axis E and exactly one axis N."""
+    """The outputs of a kernel. Kernels see no axis E and exactly one axis N, so the other axes are folded."""
     outs, shapes = equation.outs, equation.out_shapes([t.shape for t in args])
     operands = [fold_axes(equation.op, name, t) for name, t in zip(equation.names, args, strict=True)]
     run = _launch if chosen.implementation == "mosaic" else _interpret
@@ -73,7 +73,7 @@ _one_at_a_time = threading.RLock()  # the interpreter's shared memory is one glo
 
 
 def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
-    """Through a callback: Mosaic's interpreter has effects that a lowering rule cannot emit."""
+    """The outputs of an interpreted kernel, by a callback: the interpreter has effects that a lowering rule cannot emit."""
     kernel, product = chosen.to_run, chosen.product
     results = [jax.ShapeDtypeStruct(*it) for it in zip(product.result_shapes, product.result_dtypes, strict=True)]
 
@@ -91,7 +91,7 @@ def _interpret(chosen: Plan, *operands: Array) -> list[Array]:
 
 @functools.lru_cache(maxsize=256)
 def _interpreted(chosen: Plan, detect_races: bool) -> Any:
-    """Compiled once a plan; the key says how, since it is traced inside the interpreter's context."""
+    """A compiled interpreted kernel, one a plan. The race flag is part of the key, since the trace depends on it."""
     few = dataclasses.replace(chosen.to_run.gpu, num_sms=_INTERPRETED_SMS)
     kernel = dataclasses.replace(chosen.to_run, gpu=few, given=chosen.to_run.config)
     return jax.jit(functools.partial(kernel.run, interpret=True))

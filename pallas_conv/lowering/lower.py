@@ -60,7 +60,7 @@ def _gathers(chosen: list[Plan]) -> bool:
 
 @functools.cache
 def _local(target: Target) -> partitioning.Local:
-    """One function a target, so that custom_partitioning's caches can tell equal calls."""
+    """The function that runs an equation on a target. There is one a target, so that custom_partitioning's caches find it."""
 
     def local(equation: Equation, *args: Array) -> list[Array]:
         return execute(equation, target, *args)
@@ -69,7 +69,7 @@ def _local(target: Target) -> partitioning.Local:
 
 
 def _cannot_partition(ctx: Any, context: Any) -> bool:
-    """Partially manual shard_map, export for several devices and JAX's old partitioner cannot carry custom_partitioning."""
+    """Whether custom_partitioning is out of reach: partially manual shard_map, export for several devices, no Shardy."""
     if isinstance(context, mlir.SPMDAxisContext) and set(context.manual_axes) != set(context.mesh.axis_names):
         return True
     return _several_devices(context) and (

@@ -27,7 +27,8 @@ type Local = Callable[..., list[Array]]  # (equation, *blocks) -> blocks
 def mesh_axes(equation: Equation, tensors: Sequence[Any]) -> tuple[MeshAxes, list[PartitionSpec], list[PartitionSpec]]:
     """The mesh axes of each factor, first come first served, and the specs of operands and outputs that follow.
 
-    A factor that its mesh axes do not divide is whole: XLA would fill the last blocks up with anything, and we would sum that.
+    A factor that its mesh axes do not divide is whole. XLA would fill the last blocks up with anything, and the sums would add
+    that.
     """
     operand_factors, result_factors = equation.factors([t.shape for t in tensors[: len(equation.names)]])
     axes: MeshAxes = {}
@@ -47,7 +48,7 @@ def mesh_axes(equation: Equation, tensors: Sequence[Any]) -> tuple[MeshAxes, lis
 
 
 def one_device(equation: Equation, local: Local, axes: MeshAxes, batch_axes: int) -> Callable[..., list[Array]]:
-    """What one device does with its blocks."""
+    """The program of one device, for its blocks."""
 
     def of(name: str) -> list[str]:
         return factors(equation.op, kind(name), batch_axes)
@@ -77,7 +78,7 @@ def one_device(equation: Equation, local: Local, axes: MeshAxes, batch_axes: int
 
 
 def on_explicit_mesh(equation: Equation, local: Local, avals: Sequence[Any]) -> Callable[..., list[Array]]:
-    """On a mesh whose axes are in the types: shard_map."""
+    """The program on a mesh whose axes are in the types, by shard_map."""
     mesh = avals[0].sharding.mesh
     axes, operand_specs, result_specs = mesh_axes(equation, avals)
     block = jax.shard_map(
@@ -100,7 +101,7 @@ def on_explicit_mesh(equation: Equation, local: Local, avals: Sequence[Any]) -> 
 
 
 def on_automatic_mesh(equation: Equation, local: Local) -> Callable[..., list[Array]]:
-    """On a mesh that the compiler partitions: custom_partitioning. On one device it is `local` itself."""
+    """The program on a mesh that the compiler partitions, by custom_partitioning. On one device it is `local` itself."""
     return functools.partial(_partitioned, equation, local)
 
 

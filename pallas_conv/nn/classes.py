@@ -1,4 +1,4 @@
-"""Which class a layer is given on the way to this package or to equinox, or why it keeps its own."""
+"""The class that a layer is given on the way to this package or to equinox, or why it keeps its own."""
 
 import copyreg
 import dataclasses
@@ -31,14 +31,14 @@ def is_layer(node: Any) -> bool:
 
 
 def verdict(layer: Any, to: str) -> Verdict:
-    """What `pallas_conv.convert` does with this layer."""
+    """The outcome of `pallas_conv.convert` for this layer."""
     if isinstance(layer, tuple(_STOCK)) == (to == "pallas_conv"):
         return Verdict(CONVERTED)
     return _to_ours(type(layer)) if to == "pallas_conv" else _to_equinox(layer)
 
 
 def name_of(kind: Any) -> str:
-    """Of a class as users know it, or of a function."""
+    """The name of a class as users know it, or of a function."""
     package = "equinox.nn" if kind in LAYERS else "pallas_conv" if kind in _STOCK else kind.__module__
     return f"{package}.{kind.__qualname__}"
 
@@ -88,7 +88,7 @@ def _to_equinox(layer: Any) -> Verdict:
 
 
 def _obstacle(kind: type, stock: type) -> str:
-    """Why our `__call__` may not do what the subclass does; empty if it does, as when only the constructor is another."""
+    """The reason why our `__call__` may not do what the subclass does. Empty if it does: only the constructor may differ."""
     ours = LAYERS[stock]
 
     def overridden(names: Iterable[str]) -> str:

@@ -71,7 +71,7 @@ def _documentation(stock: Any) -> str:
 
 
 class _Layer:
-    """What the eight layers share beyond equinox. A plain class: one of equinox's would reorder the fields."""
+    """The part that the eight layers share beyond equinox. A plain class: one of equinox's would reorder the fields."""
 
     def __call__(self: Any, x: Array, *, key: Array | None = None, residual: Array | None = None) -> Array:
         """**Arguments:**
@@ -176,7 +176,7 @@ def _transposed_geometry(layer: Any, x: Array) -> tuple[Array, paddings.Pairs]:
 
 
 def _check_arguments(stock: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    """What equinox would raise, and what it leaves to a ZeroDivisionError or to the compiler: names argument and value."""
+    """Raise where equinox would, and where it leaves that to a ZeroDivisionError or the compiler. Name argument and value."""
     try:
         bound = inspect.signature(stock).bind(*args, **kwargs)
     except TypeError as error:

@@ -105,7 +105,7 @@ class ConvTransposed(Conv, stock.ConvTransposed):
 
 
 def _call(layer: Any, x: Any) -> Array:
-    """Through the primitives, which are channels first."""
+    """The layer's result, by the primitives, which are channels first."""
     ndim = len(layer.kernel_size)
     name, transposed = type(layer).__name__, layer._transposed
     x, w = arguments.array("x", x), arguments.array("kernel", layer.kernel())
@@ -163,7 +163,7 @@ type _Configuration = tuple[tuple[int, ...], tuple[int, ...], str | paddings.Pai
 def _configuration(
     ndim: int, stride: Any, dilation: Any, padding: Any, groups: Any, transposed: bool
 ) -> _Configuration:
-    """Checked stride, dilation, padding and groups. Raises ValueError, and TypeError for traced ones."""
+    """The checked stride, dilation, padding and groups. Raises ValueError, and TypeError for traced ones."""
     stride = arguments.per_dimension("stride", _concrete("stride", stride), ndim, 1)
     dilation = arguments.per_dimension("dilation", _concrete("dilation", dilation), ndim, 1)
     padding = arguments.padding(_concrete("padding", padding), ndim)

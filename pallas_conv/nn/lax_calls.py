@@ -1,4 +1,4 @@
-"""Which convolutions of `jax.lax` a function calls by itself, read off its bytecode: nothing is run."""
+"""Finds the convolutions of `jax.lax` that a function calls by itself, read off its bytecode: nothing is run."""
 
 import collections
 import contextlib
@@ -31,7 +31,7 @@ class LaxCall:
 
 
 def lax_calls(function: types.FunctionType) -> Iterator[LaxCall]:
-    """Those of the function, of what is defined in it, and of the functions of its module that it names; or that it is one.
+    """Calls by the function, by what is defined in it, and by functions of its module that it names; or the function itself.
 
     Names are followed through globals, closures and attributes of modules, as in `jax.lax.conv`; not through variables.
     """

@@ -63,7 +63,7 @@ class ConversionReport:
 
 
 def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
-    """What `pallas_conv.convert(model, to)` does, or did, with every convolution layer, and why.
+    """Report what `pallas_conv.convert(model, to)` does, or did, with every convolution layer, and why.
 
     Also lists layers that it cannot reach: in static fields of modules, under `equinox.filter_jit`, and in functions
     (closures, defaults, bound methods, partials). Not seen are layers that a function takes from a global variable, or that
@@ -114,7 +114,7 @@ def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
 
 
 def _calls_of(node: Any) -> Iterator[LaxCall]:
-    """Those of a function, or of the methods of a module, inherited ones included."""
+    """Calls by a function, or by the methods of a module, inherited ones included."""
     if isinstance(node, types.FunctionType):
         yield from lax_calls(node)
     if isinstance(node, eqx.Module):

@@ -1,1 +1,1 @@
-"""What results and speeds are held against: a float64 oracle, an error bound, a timer. For doctor, benchmarks and tests."""
+"""Tools that judge results and speeds: a float64 oracle, an error bound, a timer. For doctor, benchmarks and tests."""

@@ -45,7 +45,7 @@ def drawing(product: Product) -> Callable[[int], tuple[jax.Array, ...]]:
 
 
 def _cut(block: jax.Array, start: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """As many numbers as the shape has, from a place of the block on, and around again."""
+    """An array of this shape, filled with the numbers of the block from `start` on, and around again."""
     count = jax.lax.iota("uint32", math.prod(shape))
     return block[(count % np.uint32(BLOCK) + start) % np.uint32(BLOCK)].reshape(shape)
 
@@ -66,7 +66,7 @@ def _nan(nbytes: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """What a result was found to be: some pixels of each output against float64, all of them against another program's."""
+    """The outcome of a comparison: some pixels of each output against float64, all of them against another program's."""
 
     verdicts: tuple[Verdict, ...]
     agreements: tuple[tuple[bool, float], ...]
@@ -77,7 +77,7 @@ class Held:
 
     @property
     def worst(self) -> Verdict:
-        """Of the output that is nearest to its bound, or furthest beyond."""
+        """The verdict on the output that is nearest to its bound, or furthest beyond."""
         return max(self.verdicts, key=lambda v: v.error / v.bound if v.bound else v.error)
 
 
@@ -105,7 +105,7 @@ def _outputs(product: Product, got: Sequence[Any], baseline: Sequence[Any]) -> I
 
 
 def lost() -> Exception | None:
-    """What the default device answers if it no longer does anything: a kernel took its context down."""
+    """The error of the default device if it no longer does anything, since a kernel took its context down. Else None."""
     try:
         jax.block_until_ready(jax.device_put(0.0) + 1)
     except Exception as error:

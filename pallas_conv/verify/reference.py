@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {  # of floa
 
 
 def _placement(spec: ConvSpec):
-    """Where the elements of x lie in the padded, dilated grid that the kernel slides over, and the grid's extent."""
+    """Positions of the elements of x in the padded, dilated grid that the kernel slides over, and the grid's extent."""
     extent, source, target = [], [], []
     for size, (low, high), step in zip(spec.in_spatial, spec.padding, spec.input_dilation, strict=True):
         n = max(0, (size - 1) * step + 1) + low + high
@@ -34,7 +34,7 @@ def _placement(spec: ConvSpec):
 
 
 def _windows(spec: ConvSpec):
-    """Of each tap: its index, and the part of the grid that it multiplies."""
+    """Pairs, one for each tap: its index, and the part of the grid that it multiplies."""
     for tap in itertools.product(*map(range, spec.kernel_spatial)):
         first = [t * d for t, d in zip(tap, spec.kernel_dilation, strict=True)]
         yield (..., *tap), (..., *(

@@ -1,4 +1,4 @@
-"""How long programs take: by CUPTI on a GPU, else by the clock. Candidates are interleaved, operands rotated past the L2."""
+"""Times programs: by CUPTI on a GPU, else by the clock. Candidates are interleaved, operands rotated past the L2."""
 
 import collections
 import dataclasses
@@ -46,7 +46,7 @@ class Timing:
 
 
 def copies(nbytes: int, l2: float = L2_BYTES) -> int:
-    """How many sets of operands of `nbytes` each to rotate through so that none is found in the cache."""
+    """Number of sets of operands of `nbytes` each to rotate through, so that none is found in the cache."""
     return min(MOST_COPIES, 1 + math.ceil(2 * l2 / max(nbytes, 1)))
 
 
@@ -69,7 +69,7 @@ def _wall(f: Callable[[], Any], iterations: int) -> float:
 
 
 def _added(f: Callable[[], Any], iterations: int) -> float:
-    """What a call adds to a batch of calls: two lengths of batches, and their difference. So what a batch costs is left out."""
+    """The time that a call adds to a batch of calls, from batches of two lengths. So what a batch costs is left out."""
     few, many = iterations * _wall(f, iterations), 3 * iterations * _wall(f, 3 * iterations)
     return (many - few) / (2 * iterations) if many > few else many / (3 * iterations)
 
@@ -112,7 +112,7 @@ def _mark() -> tuple[Any, jax.Array]:
 
 
 def _profiled(turns: Sequence[tuple[str, Callable[[], Any]]]) -> dict[str, list[list[Launch]]]:
-    """All calls in one session: of each name, the kernels of each of its calls but those of which CUPTI missed some."""
+    """The kernels of each call, by name, from one session; without the calls of which CUPTI missed some."""
     mark, x = _mark()
 
     def body() -> None:
@@ -187,7 +187,7 @@ def measure(
 
 
 def _attempted(turns: Sequence[tuple[str, Callable[[], Any]]]) -> tuple[dict[str, list[list[Launch]]], str | None]:
-    """What CUPTI saw, or why it saw nothing: no CUPTI, no permission, records that are missing."""
+    """The launches that CUPTI saw, or why it saw none: no CUPTI, no permission, records that are missing."""
     for _ in range(ATTEMPTS):
         try:
             return _profiled(turns), None

@@ -86,7 +86,7 @@ def _reading(product: Product, exact: Callable[..., np.ndarray], operands: tuple
 
 
 def _summing(product: Product, largest: float) -> float:
-    """What tensor cores may lose in sums as large as `largest`: they truncate them to float32 at each step.
+    """The error that tensor cores may make in sums as large as `largest`: they truncate them to float32 at each step.
 
     That is a last place of float32 a step. Simulated sums of up to 100,000 products lost less, whatever their signs.
     """

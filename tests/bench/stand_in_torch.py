@@ -1,4 +1,4 @@
-"""Stands in for PyTorch on a GPU, as far as `bench.torch_gpu` asks: time is counted, every kernel takes what is said here."""
+"""A stand-in for the part of PyTorch that `bench.torch_gpu` asks of a GPU. It counts time: every kernel takes what it says."""
 
 import math
 import sys
@@ -108,7 +108,7 @@ def module(gpu):
 
 
 def install(monkeypatch, torch_layers, gpu):
-    """Put it in the place of PyTorch."""
+    """Put the stand-in in the place of PyTorch."""
     torch, functional = module(gpu)
     parts = {
         "torch": torch,

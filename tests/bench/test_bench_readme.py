@@ -21,7 +21,7 @@ class Parsed(Exception):
 
 
 def words(line):
-    """Without what sets the environment, and without the profiler before the program."""
+    """The words of a command, without what sets the environment and without the profiler before the program."""
     found = shlex.split(line)
     start = next((i for i, word in enumerate(found) if word in ("python", "python3")), 0)
     return found[start:]

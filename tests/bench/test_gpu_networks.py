@@ -172,7 +172,7 @@ def test_half_precision_keeps_float32_weights():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", gpu_networks.MEASURED)
 def test_published_batches_fit(name):
-    """Into the 59 GB that JAX takes of an H100 by itself, several times over: the library's workspace comes on top."""
+    """The batches fit several times over into the 59 GB that JAX takes of an H100: the library's workspace comes on top."""
     network = gpu_networks.MEASURED[name]
     model = eqx.filter_eval_shape(lambda: gpu_networks.build(network))
     batch = jax.eval_shape(lambda: network.batch(jax.random.key(0), *network.published))

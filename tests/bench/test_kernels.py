@@ -53,7 +53,7 @@ def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
 
 
 def test_no_plan_waits_for_halos_in_two_slots():
-    """Such a ring on an H200 kept tensor cores busy two thirds of the time: its loads and its products take turns."""
+    """A ring of two slots with halos kept an H200's tensor cores busy two thirds of the time: loads and products take turns."""
     plans = {name: kernels.chosen(product) for name, product in SERVED.items()}
     assert not [name for name, cfg in plans.items() if cfg.halo and cfg.stages == 2 and not cfg.resident]
     assert any(cfg.halo and cfg.stages > 2 for cfg in plans.values())
@@ -61,7 +61,7 @@ def test_no_plan_waits_for_halos_in_two_slots():
 
 @pytest.mark.parametrize("name", SERVED)
 def test_no_plan_beats_its_floor(name):
-    """Holds to rounding, and but where taps over padding are skipped: the floor counts all."""
+    """The modelled time of a plan is at least its floor, to rounding. The floor counts skipped taps, too."""
     skipped = min(1.0, PLANS[name]["executed_by_useful"])
     assert PLANS[name]["predicted_us"] >= 0.95 * skipped * PLANS[name]["floor_us"] > 0
     assert PLANS[name]["least_predicted_us"] <= PLANS[name]["predicted_us"] <= PLANS[name]["most_predicted_us"]

@@ -1,4 +1,4 @@
-"""What the README says of an H200 and an H100 is what the committed rows, and the records made from them, say."""
+"""The README's numbers of an H200 and an H100 are those of the committed rows, and of the records made from them."""
 
 import collections
 import pathlib
@@ -70,7 +70,7 @@ def test_where_stock_is_worst():
 
 @pytest.mark.parametrize(("name", "said"), [("sd15_b0/f", 760), ("unet_mid_f32/f", 380)])
 def test_a_kernel_alone(name, said):
-    """Rates in TFLOP/s, to the next ten."""
+    """The README's TFLOP/s of a kernel alone are the measured ones, to the next ten."""
     row = next(r for r in ROWS if (r["kind"], r["name"], r.get("impl")) == ("time", name, "ours") and "longest" in r)
     alone_ms = sum(ms for kernel, ms in row["longest"] if kernel.startswith("pallas_conv"))
     assert round(2 * row["facts"]["size"]["macs"] / alone_ms / 1e10) * 10 == said
@@ -91,7 +91,7 @@ def test_kernels_of_a_step():
 
 @pytest.mark.extended
 def test_the_times_of_the_h100s_record_are_of_todays_tiles_or_of_tiles_as_fast():
-    """Within the 3% by which tuning takes one for another."""
+    """The timed tiles are today's, or as fast within the 3% by which tuning takes one for another."""
     (kind,) = {r["device_kind"] for r in H100_ROWS if r["kind"] == "device"}
     tuned = [row for row in H100_ROWS if row["kind"] == "tuned" and row["status"] == "ok"]
     for row in tuned:

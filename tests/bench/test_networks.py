@@ -35,7 +35,7 @@ def built(network: Network, divide: int):
 
 
 def operands(network: Network, model):
-    """Operands of a step."""
+    """The operands of a training step."""
     batch = jax.eval_shape(lambda key: network.batch(key, IMAGES), jax.random.key(0))
     return model, eqx.filter_eval_shape(network.start, model), *batch
 

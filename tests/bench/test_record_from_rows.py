@@ -1,4 +1,4 @@
-"""From rows of hardware runs to a record that ships, and back: every shipped one follows from its committed rows."""
+"""Records made from rows of hardware runs, and back: every shipped one follows from its committed rows."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The committed measurements on a CPU, and what the README may therefore claim. Nothing is timed here."""
+"""The committed measurements on a CPU, and the claims of the README that rest on them. Nothing is timed here."""
 
 import functools
 import json
@@ -78,7 +78,7 @@ def test_dense_layers_against_pytorch():
 
 
 def test_random_dense_layers():
-    """Layers as chosen when they were measured, before anything was corrected after them."""
+    """The README's ratios are of the first choices, before anything was corrected after the measurements."""
     rows = [json.loads(line) for line in (RESULTS / "formulations_dense_unseen.jsonl").read_text().splitlines()]
     readme = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
     slow = 0
@@ -145,7 +145,7 @@ def test_no_layer_takes_longer_to_train():
 
 
 def test_compile_times():
-    """Compile times of a layer's training step, at most twice stock's and 0.3 s more, tracing included."""
+    """A layer's training step takes at most twice stock's time and 0.3 s more, tracing included."""
     slow = {
         r["layer"]: (r["stock_compile_s"], r["ours_compile_s"])
         for r in STEPS

@@ -143,7 +143,7 @@ def test_the_fastest_is_kept_if_todays_choice_is_wrong():
 
 
 def times_of(rows, monkeypatch, said=None):
-    """The last step of a product after earlier rows: the programs it times, and its row."""
+    """The programs that the last step of a product times after earlier rows, and its row."""
     said = [] if said is None else said
     steps, timed = measure.steps(Wanted("c2", PRODUCT), H100), []
 

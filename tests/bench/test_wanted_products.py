@@ -1,4 +1,4 @@
-"""What users want is what the command finds, for networks of published size."""
+"""The file of wanted products is the one that the command finds, for networks of published size."""
 
 import pytest
 

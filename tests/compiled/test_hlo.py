@@ -1,4 +1,4 @@
-"""What is read from compiled GPU programs, against programs whose work is known."""
+"""Figures read from compiled GPU programs, against programs whose work is known."""
 
 import functools
 

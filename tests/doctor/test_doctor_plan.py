@@ -1,4 +1,4 @@
-"""What doctor checks, and in which order: held against `trust`, and on the products that are wanted."""
+"""The checks of doctor, and their order: held against `trust`, and on the products that are wanted."""
 
 import dataclasses
 import itertools

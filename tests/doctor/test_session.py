@@ -39,7 +39,7 @@ def gpu(monkeypatch, tmp_path):
 
 
 def kernels(monkeypatch, change=lambda product, results: results):
-    """In the place of kernels: lax programs, and what becomes of their results."""
+    """Put lax programs in the place of kernels, and change their results."""
 
     def compile_ahead(one):
         lax = check.lax_program(one.product, H100)
@@ -56,7 +56,7 @@ def times(monkeypatch, source="cupti", **ms):
 
 
 def failing(exception):
-    """Of the strided product only."""
+    """A change that raises for the strided product only."""
 
     def change(product, results):
         if product == STRIDED:
@@ -71,7 +71,7 @@ def chosen(product):
 
 
 def needed():
-    """In the order of a first run."""
+    """The checks that a first run needs, in order."""
     return plan.order(plan.checks(plan.rows(Wanted(LAYERS, ())), H100)).needed
 
 
@@ -335,7 +335,7 @@ def test_no_more_is_compiled_ahead_than_is_soon_needed():
     "product", [RELU, STRIDED, product("fprop", **SMALL, input_dilation=2), product("dgrad", **SMALL)]
 )
 def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, product):
-    """Even where records say that the kernel is faster."""
+    """The program beside a kernel stays the same even where records say that the kernel is faster."""
     trusting = trust.Proofs({"any": {"any": True}}, (), "any")
     for method in ("faster", "look_up"):
         monkeypatch.setattr(trust.Proofs, method, lambda *_: trust.Trust(True, "says the test"))

@@ -156,7 +156,7 @@ class Warp:
         return int(self.clock.times[self.component])
 
     def release(self, clock: Clock) -> None:
-        """What it has done so far is covered by this clock; what it does next is not."""
+        """Let this clock cover all that the warp has done so far. It does not cover what the warp does next."""
         clock.covers(self.clock)
         self.clock.times[self.component] += 1
 

@@ -1,4 +1,4 @@
-"""What a Pallas kernel becomes for a GPU that is not there: its PTX, its launch, its tensor maps.
+"""Captures what a Pallas kernel becomes for a GPU that is not there: its PTX, its launch, its tensor maps.
 
 All of it is in what Mosaic dumps when it compiles: the PTX, and the host's code, see `host_code`. Nothing here depends on
 private Python of JAX.
@@ -23,7 +23,7 @@ class Captured:
 
 
 def capture(f: Callable[..., Any], specs: list[jax.ShapeDtypeStruct], target: str = "h100") -> Captured:
-    """Of the one Mosaic kernel of f for arguments of these shapes, compiled for a target of compiled/targets.
+    """Capture the one Mosaic kernel of f for arguments of these shapes, compiled for a target of compiled/targets.
 
     JAX 0.12 compiles a kernel once a process: a second capture of it finds no dump.
     """

@@ -17,7 +17,7 @@ from .emulate import Emulation, emulation
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of each output, its verdict against float64."""
+    """The verdict on each output of a run, against float64."""
 
     verdicts: list[Verdict]
     ran: Emulation

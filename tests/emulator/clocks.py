@@ -17,5 +17,5 @@ class Clock:
         self.times = np.zeros(COMPONENTS, np.int32)
 
     def covers(self, other: "Clock") -> None:
-        """From now on it knows what the other knows."""
+        """Learn all that the other clock knows."""
         np.maximum(self.times, other.times, out=self.times)

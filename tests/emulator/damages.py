@@ -50,7 +50,7 @@ class Damage:
 
 
 def said(case: Case, change: Change | None = None, key: object = None) -> str:
-    """What the emulator says of a case, damaged, under the first timing that shows something; nothing if it is right."""
+    """The emulator's complaint about a damaged case, under the first timing that shows one. Empty if the case is right."""
     for timing in TIMINGS:
         try:
             outcome = run(case, damage=change, timing=timing, key=key)

@@ -22,7 +22,7 @@ _captured: dict[Hashable, Captured] = {}
 
 
 class Emulation:
-    """What happened to the kernels of a context, one after the other."""
+    """The kernels of a context, one after the other, and what happened to them."""
 
     def __init__(self):
         self.machines: list[Machine] = []

@@ -318,7 +318,7 @@ def _(e: Expressions, inst: Inst, m: re.Match):
 
 @MEANINGS(r"shfl\.sync\.(idx|bfly)\.b32")
 def _(e: Expressions, inst: Inst, m: re.Match):
-    """Of a warp whose lanes all take part, in one segment of 32."""
+    """A shuffle of a warp whose lanes all take part, in one segment of 32."""
     _, a, b, clamp, members = inst.args
     if not all(isinstance(x, Imm) for x in (clamp, members)) or isinstance(inst.args[0], tuple):
         raise inst.unsupported()
@@ -330,7 +330,7 @@ def _(e: Expressions, inst: Inst, m: re.Match):
 
 @MEANINGS(r"elect\.sync")
 def _(e: Expressions, inst: Inst, m: re.Match):
-    """Any one lane may be elected; here the first is, `S['elected']`."""
+    """An election: any one lane may win, and here the first does, `S['elected']`."""
     index, chosen = inst.args[0]
     if not isinstance(inst.args[1], Imm) or inst.args[1].bits & WHOLE_WARP != WHOLE_WARP:
         raise inst.unsupported()

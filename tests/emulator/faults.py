@@ -1,10 +1,11 @@
-"""What the emulator says of a kernel that is wrong, and of one that it does not understand."""
+"""Errors of the emulator: a kernel that is wrong, and a kernel that it does not understand."""
 
 from typing import Self
 
 
 class Finding(Exception):
-    """
+    """Something that the emulator found.
+
     what   in words
     where  the instruction, the warp that executes it, and the line of the Python kernel it comes from
     """
@@ -14,7 +15,7 @@ class Finding(Exception):
         self.what, self.where = what, where
 
     def at(self, where: str) -> Self:
-        """The same, of this instruction, unless it is already known which one it is of."""
+        """The finding with its place, unless it already has one."""
         return self if self.where else type(self)(self.what, where)
 
 

@@ -21,7 +21,7 @@ PIXELS = 200  # that are compared, of those that the clusters have stored
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What some clusters made of a product; of how many values the verdict is. None where XLA adds parts that did not run."""
+    """The work of some clusters on a product. verdict: of `values` numbers; None where XLA adds parts that did not run."""
 
     config: Config
     ran: Emulation

@@ -11,7 +11,7 @@ from .tensor_map import TensorMap
 
 
 class GlobalMemory:
-    """Who stores to an element twice must store the same: between blocks nothing orders two stores."""
+    """Global memory. All stores to an element must store the same: between blocks nothing orders two of them."""
 
     def __init__(self, buffers: Sequence[np.ndarray], maps: Mapping[int, TensorMap]):
         self.buffers, self.maps = buffers, maps

@@ -23,7 +23,7 @@ ARGUMENTS = "arguments"  # the array of buffers that the host's function is call
 
 @dataclasses.dataclass(frozen=True)
 class Pointer:
-    """Into a buffer (its index), a local variable (its name), or `ARGUMENTS`."""
+    """A pointer into a buffer (its index), a local variable (its name), or `ARGUMENTS`."""
 
     base: int | str
     offset: int = 0

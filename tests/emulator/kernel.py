@@ -70,7 +70,7 @@ class Kernel:
             self.straights[start] = Straight(names[f"straight_{start}"], stop, touched)
 
     def _spans(self, statements: list[str | None]) -> Iterator[tuple[int, int]]:
-        """Of at least two unguarded register instructions, which nothing branches into the middle of."""
+        """Spans of at least two unguarded register instructions, which nothing branches into the middle of."""
         insts, start = self.program.insts, 0
         while start < len(insts):
             stop = start
@@ -86,7 +86,7 @@ class Kernel:
             start = max(stop, start + 1)
 
     def _registers_read(self) -> set[int]:
-        """By any instruction: a load into other registers is a load that nobody looks at."""
+        """Registers that any instruction reads. A load into others is a load that nobody looks at."""
         read: set[int] = set()
         for inst, single in zip(self.program.insts, self.singles, strict=True):
             writes_first = single is not None or inst.parts[0] in ("ld", "ldmatrix")
@@ -94,7 +94,7 @@ class Kernel:
         return read
 
     def join_of(self, branch: int) -> int:
-        """Where the lanes that a branch parts meet again: its immediate post-dominator, which every path from it passes."""
+        """The place where lanes that a branch parts meet again: its immediate post-dominator, on every path from it."""
         count = len(self.program.insts)
         if not self._passed_by_all_paths:
             self._passed_by_all_paths = self._post_dominators()
@@ -103,7 +103,7 @@ class Kernel:
         return max(candidates, key=lambda i: after[i].bit_count())
 
     def _post_dominators(self) -> list[int]:
-        """Of every instruction, as bits of an integer, by iteration to the fixed point."""
+        """The post-dominators of every instruction, as bits of an integer, by iteration to the fixed point."""
         insts, count = self.program.insts, len(self.program.insts)
         after, changed = [(1 << count) - 1] * count, True
         while changed:

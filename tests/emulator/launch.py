@@ -1,4 +1,4 @@
-"""How a kernel is launched."""
+"""The launch of a kernel, as the host asks for it."""
 
 import dataclasses
 

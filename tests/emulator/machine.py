@@ -15,9 +15,9 @@ from .timing import Timing
 
 
 class Machine:
-    """What is undefined on hardware is a `Fault` here.
+    """A GPU on which everything that is undefined on hardware is a `Fault`.
 
-    buffers          of bytes: operands and results, which the launch's parameters and tensor maps refer to
+    buffers          bytes of operands and results, which the launch's parameters and tensor maps refer to
     each_warp_waits  a wgmma has read its operands for those warps only that waited for it themselves, see README.md
     """
 

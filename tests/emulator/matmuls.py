@@ -146,7 +146,7 @@ class Ampere:
             return Product(self.kernel(jnp.asarray(a), jnp.asarray(b)), a, b, ran)
 
     def compile(self, file: str) -> None:
-        """Into a file; lowering without a device assumes 9.0, and asks this private function."""
+        """Compile the case into a file. Lowering without a device assumes 9.0, and asks this private function."""
         with mock.patch.object(utils, "_infer_arch", return_value=(8, 0)):
             captured = capture(self.kernel, [jax.ShapeDtypeStruct(s, self.dtype) for s in self.SHAPES], "a100")
         pathlib.Path(file).write_bytes(pickle.dumps(captured))
@@ -154,7 +154,7 @@ class Ampere:
 
 @functools.cache
 def _compiled_elsewhere(case: Ampere) -> Captured:
-    """In a process of its own: once jaxlib 0.11.2 has compiled for sm_80, it fails to for sm_90a."""
+    """A capture from a process of its own: once jaxlib 0.11.2 has compiled for sm_80, it fails to for sm_90a."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "captured"
         code = f"from tests.emulator.matmuls import Ampere; Ampere({case.dtype!r}).compile({str(file)!r})"

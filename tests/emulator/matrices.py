@@ -1,4 +1,4 @@
-"""What tensor cores multiply: descriptors of operands in shared memory, and fragments in registers.
+"""Operands of tensor cores: descriptors of matrices in shared memory, and fragments in registers.
 
 Titles are those of "Asynchronous Warpgroup Level Matrix Instructions" and of "Warp Level Matrix Instructions" in the PTX ISA.
 """

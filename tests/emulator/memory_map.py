@@ -1,4 +1,4 @@
-"""Where things lie in the emulated address spaces (PTX ISA, "State Spaces").
+"""Places of things in the emulated address spaces (PTX ISA, "State Spaces").
 
 Shared memory: the own block's at its offset, that of the block of rank r of the cluster at (r + 1) << 24.
 Global memory: buffer n at (n + 1) << 40. Parameters, whose tensor maps are addressed generically: from 1 << 56.

@@ -1,4 +1,4 @@
-"""Which function an opcode means. An opcode that no pattern matches as a whole, modifiers included, is unknown."""
+"""The function that an opcode means. An opcode that no pattern matches as a whole, modifiers included, is unknown."""
 
 import re
 from collections.abc import Callable

@@ -130,7 +130,7 @@ def parse(text: str) -> Program:
 
 
 class _Scope:
-    """Between braces: its registers and labels, and the branches to labels not seen yet."""
+    """A scope between braces: its registers and labels, and the branches to labels not seen yet."""
 
     def __init__(self):
         self.registers: dict[str, int] = {}
@@ -255,7 +255,7 @@ def _past_blanks(text: str, at: int) -> int:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas outside all brackets."""
+    """Parts of the text, split at the commas outside all brackets."""
     parts, depth, start = [], 0, 0
     for i, character in enumerate(text):
         depth += (character in "[{(") - (character in "]})")

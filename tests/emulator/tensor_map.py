@@ -42,7 +42,7 @@ class TensorMap:
 
     @classmethod
     def of_mosaic(cls, buffer, offset, element, sizes, strides, box, swizzle) -> "TensorMap":
-        """From the arguments of mosaic_gpu_init_tma_desc: outermost dimension first, strides in elements."""
+        """A tensor map from the arguments of mosaic_gpu_init_tma_desc: outermost dimension first, strides in elements."""
         if strides[-1] != 1:
             raise Fault(f"tensor map: the innermost stride is {strides[-1]}, not 1")
         in_bytes = (stride * ELEMENTS[element][1] for stride in strides[-2::-1])
@@ -87,7 +87,7 @@ class TensorMap:
                 raise Fault(f"tensor map: {what}")
 
     def check_copy(self, coordinates: int, rank: int, address: int) -> None:
-        """Of a copy by it between global memory and this address of shared memory."""
+        """Check a copy by this map between global memory and this address of shared memory."""
         if not coordinates == rank == len(self.sizes):
             raise Fault(f"{coordinates} coordinates, a copy of {rank} dimensions, a tensor map of {len(self.sizes)}")
         if address % 128:

@@ -1,4 +1,4 @@
-"""When things happen that the ISA leaves open: asynchronous operations are delayed, and warps take turns.
+"""The timing that the ISA leaves open: asynchronous operations are delayed, and warps take turns.
 
 random  short, long and very long delays mixed, warps in random order
 late    nothing asynchronous happens before every warp is blocked
@@ -23,7 +23,7 @@ class Timing:
         self.turns = itertools.count()
 
     def delay(self) -> int:
-        """Of an asynchronous operation."""
+        """A delay for an asynchronous operation."""
         if self.mode == "early":
             return 0
         if self.mode == "late":

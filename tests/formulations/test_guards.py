@@ -133,7 +133,7 @@ def small(name: str, role: str) -> tuple[str, Product]:
 
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
 def test_nothing_is_computed_twice(role):
-    """Neither operands, for every tap, nor the sum over taps, for everything that reads it."""
+    """Neither operands, for every tap, nor the sum over taps, for everything that reads it, is computed again."""
     name, product = small("effnet_dw3", role)
     f, operands = program(name, product)
 
@@ -176,7 +176,7 @@ def test_images_divided_over_devices_stay_there():
 
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
 def test_programs_do_not_grow_with_the_kernel(role):
-    """Which is what their compile time would grow with; 31x31 is the largest of the suite."""
+    """Compile time would grow with programs that grow with the kernel; 31x31 is the largest of the suite."""
     name, product = small("replknet_31", role)
     f, operands = program(name, product)
     assert compiled(f, *operands).as_text().count("\n") < 1500

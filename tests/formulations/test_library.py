@@ -43,7 +43,7 @@ def random_spec(seed: int) -> tuple[ConvSpec, int, int, int]:
 
 
 def reference(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
-    """With padding and input dilation in memory: some versions of XLA read out of bounds for padding of mixed sign."""
+    """The result with padding and input dilation in memory: some XLA versions read out of bounds for padding of mixed sign."""
     space = [(lo, hi, d - 1) for (lo, hi), d in zip(spec.padding, spec.input_dilation, strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *space])
     how = {"rhs_dilation": spec.kernel_dilation, "feature_group_count": spec.groups}

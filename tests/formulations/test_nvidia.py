@@ -41,7 +41,7 @@ def windows(program: dict[str, Any]) -> int:
 
 
 def faults(row: dict[str, Any]) -> list[str]:
-    """Where the program of `auto` does not dominate stock's: worse in something, or better in nothing."""
+    """The respects in which the program of `auto` does not dominate stock's: worse in something, or better in nothing."""
     stock, ours, found = row["stock"], row["auto"], []
     if ours["flops"] > stock["flops"]:
         found.append("flops")
@@ -105,7 +105,7 @@ def test_every_rule_serves_a_layer_and_says_why(target):
 
 @pytest.mark.parametrize("name", ["nnunet_mid", "nnunet_up"])
 def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name):
-    """Where `auto` takes no kernel, the rules above hold."""
+    """The rules above hold where `auto` takes no kernel."""
     layer, shapes = CASES[name].stock("fb", convert=pc.convert), CASES[name].shapes()
 
     def plans(implementation, device, dtype="bfloat16"):

@@ -141,14 +141,14 @@ def test_weight_gradients_of_sequences_that_loop_over_their_channels(problem):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_integers_are_left_to_stock(role):
-    """They wrap around there."""
+    """Integers wrap around in stock's program."""
     for problem in LAYERS.values():
         for dtype in ("int8", "int32"):
             assert formulations.choose(problem.product(role, dtype), CPU)[0] == formulations.STOCK
 
 
 def _exact(problem: Problem, role: str, operands: list[np.ndarray]) -> np.ndarray:
-    """By lax on an input that holds its padding, differentiated by jax: nothing of ours, and nothing XLA could misread."""
+    """The exact result, by lax on an input that holds its padding, and jax's derivatives: nothing of ours, nothing misread."""
     from jax import lax
 
     spec, pads = problem.spec, [(0, 0, 0), (0, 0, 0)]
@@ -208,7 +208,7 @@ def _inputs(problem: Problem, role: str, kind: str) -> list[np.ndarray]:
 )
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_errors_are_at_most_twice_stocks(layer, role, kind, dtype):
-    """Against float64, in the max norm of the output; one unit in the last place of its largest value more."""
+    """Errors against float64, in the output's max norm, are allowed one unit in the last place of its largest value more."""
     problem = LAYERS[layer]
     operands = [np.asarray(jnp.asarray(t, dtype).astype("float32")) for t in _inputs(problem, role, kind)]
     with jax.enable_x64(True):

@@ -82,7 +82,7 @@ def test_there_are_measurements_of_the_suite_and_of_random_layers():
 
 
 def current(path: pathlib.Path) -> list[Row]:
-    """Without products for which a program is chosen today that was not among those that were timed at first."""
+    """The rows without products for which a program is chosen today that was not among those that were timed at first."""
     renewed = RESULTS / "formulations_renewed.jsonl"
     anew = {row.name for row in measurements(renewed)} if path != renewed else set()
     rows = measurements(path)
@@ -162,7 +162,7 @@ def test_a_program_that_needs_too_much_memory_is_not_chosen():
 
 
 def test_every_formulation_can_be_chosen():
-    """By the rules of some platform, or it would be dead code."""
+    """Every formulation is chosen by the rules of some platform, or it would be dead code."""
     products = [row.product for path in FILES for row in measurements(path)]
     products += [product for case in suite() for product in case.products().values()]
     hopper = target.resolve("h100")
@@ -174,7 +174,7 @@ def test_every_formulation_can_be_chosen():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
 def test_examples_side_by_side_are_not_left_to_groups(role, dtype):
-    """They are as many groups to XLA, whatever their size, and in float64 it multiplies zeros between all of them."""
+    """Examples are so many groups to XLA, whatever their size, and in float64 it multiplies zeros between all of them."""
     plain = ConvSpec((1,), ((1, 1),), (1,), (1,), 1, (12,), (3,))
     transposed = ConvSpec((1,), ((2, 2),), (2,), (1,), 1, (12,), (4,))
     for spec in (plain, transposed):

@@ -1,4 +1,4 @@
-"""What the definition, and XLA, make of the products that kernels are tested with."""
+"""Reference results of the products that kernels are tested with, by definition and by XLA."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def useful(product: Product) -> int:
 
 @jax.jit(static_argnums=0)
 def baseline(p: Product, source: jax.Array, w: jax.Array, *added: jax.Array) -> list[jax.Array]:
-    """What a program without kernels makes of it: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
+    """The outputs of a program without kernels: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
     if p.models is not None:
         one_model = functools.partial(baseline, dataclasses.replace(p, models=None))
         return jax.vmap(one_model)(source, w, *added)

@@ -1,4 +1,4 @@
-"""What several tests of kernels replace: how the interpreter copies, and what was measured of chips."""
+"""Replacements that several tests of kernels share: for the interpreter's copies, and for the measurements of chips."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pallas_conv.kernels import chips, mosaic
 
 @pytest.fixture
 def dropped_axes(monkeypatch):
-    """As Mosaic does for TMA: an axis of which array and box have one is dropped, with its index, whatever that is."""
+    """Drop axes as Mosaic does for TMA: one of which array and box have one goes, with its index, whatever that is."""
     load, store = mosaic.copy_gmem_to_smem, mosaic.copy_smem_to_gmem
 
     def seen(ref):

@@ -1,4 +1,4 @@
-"""Which constants a chip has: those that were measured of it, or of one alike, or all that are plausible."""
+"""Constants of a chip: those that were measured of it, or of one alike, or all that are plausible."""
 
 import dataclasses
 

@@ -14,7 +14,7 @@ def test_worst_regrets():
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_the_choice_is_of_least_worst_regret(name, measured_chips):
-    """Over all candidates, whose price on all chips the choice itself looks up for the likely ones alone."""
+    """The choice has the least worst regret of all candidates, though it prices only the likely ones on all chips."""
     measured_chips()
     found = counted(name)
     fewest = min(map(cost.executed, found.values()))

@@ -12,7 +12,7 @@ NOMINAL = chips.chips()[0]
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(chips.Chip) if f.name != "clock"])
 def test_a_worse_chip_is_never_faster(field):
-    """And some product is slower on it: every constant counts."""
+    """A worse constant makes no product faster, and some product slower: every constant counts."""
     value = getattr(NOMINAL, field)
     more_is_better = field in (*chips.RATES, "l2_merge")
     worse = dataclasses.replace(NOMINAL, **{field: value / 2 if more_is_better else 2 * value + 200})

@@ -1,4 +1,4 @@
-"""Which family serves a product on which GPU, and every reason where none does."""
+"""The family that serves a product on a GPU, and every reason where none does."""
 
 import pytest
 

@@ -65,7 +65,7 @@ def test_a_span_holds_every_tap_that_reads_the_input(seed):
 
 @SEEDS
 def test_a_span_of_traced_numbers_is_the_same(seed):
-    """By the arithmetic of a kernel, as the kernel asks for it: of intervals that begin in the output."""
+    """A kernel's arithmetic on traced numbers gives the spans that Python gives, for intervals that begin in the output."""
     rng = random.Random(seed)
     for line in lines(seed, 60):
         dim = line.dim()

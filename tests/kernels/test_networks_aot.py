@@ -46,7 +46,7 @@ def moves_of_activations(program: hlo.Program) -> list[hlo.Move]:
 
 
 def kernels(moves: list[hlo.Move]) -> int:
-    """That move something: each reads and writes its array once, in however many steps the fused program says it."""
+    """Number of moves that move something. Each reads and writes its array once, in however many steps the program says it."""
     return len({move.kernel for move in moves})
 
 

@@ -31,13 +31,13 @@ def swizzled(address: np.ndarray, swizzle: int) -> np.ndarray:
 
 
 def tma_address(box: tuple[int, ...], columns: int, itemsize: int) -> np.ndarray:
-    """Where TMA puts element [*pixel, column] of a box: row-major, then swizzled."""
+    """Address at which TMA puts element [*pixel, column] of a box: row-major, then swizzled."""
     linear = np.arange(math.prod(box) * columns).reshape(math.prod(box), columns) * itemsize
     return swizzled(linear, columns * itemsize)
 
 
 def wgmma_address(rows: int, columns: int, itemsize: int) -> np.ndarray:
-    """Where wgmma reads element [row, column] of a matrix: tiles of (8, columns), each row-major, one after the other."""
+    """Address at which wgmma reads element [row, column] of a matrix: tiles of (8, columns), row-major, one after the other."""
     row, column = np.indices((rows, columns))
     tile, within = row // 8, (row % 8) * columns + column  # a tile is as wide as the matrix
     return swizzled((tile * 8 * columns + within) * itemsize, columns * itemsize)

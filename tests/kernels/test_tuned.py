@@ -22,7 +22,7 @@ def chosen(product, num_sms, kind=None):
 
 
 def modelled(product, num_sms, kind=None):
-    """What is chosen without a table."""
+    """The configuration that is chosen without a table."""
     return choice.best(FAMILY, FAMILY.problem(product), Gpu(num_sms, kind))
 
 

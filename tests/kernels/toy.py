@@ -35,7 +35,7 @@ ITEMSIZE = 2
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How many chunks of COLUMNS channels a tile has."""
+    """A number of chunks, of COLUMNS channels each, that a tile has."""
 
     chunks: int = 1
 
@@ -53,7 +53,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """So many pixels, of all images, of so many channels."""
+    """Some pixels, of all images, of some channels."""
 
     pixels: int
     channels: int

@@ -16,7 +16,7 @@ def draw(*shape, dtype="float32", seed=0):
 
 
 def served(f, *args) -> int:
-    """How many products of f are ours; none of its convolutions is lax's own."""
+    """Number of products of f that are ours. None of its convolutions may be lax's own."""
     explanation = pc.explain(f, *args)
     assert explanation.unconverted == 0
     return len(explanation)

@@ -44,7 +44,7 @@ def test_every_order_of_the_input(lhs):
 
 @pytest.mark.parametrize("rhs", PERMUTATIONS["OIHW"])
 def test_every_order_of_the_kernel(rhs):
-    """It is the kernel's order of H and W in which strides and padding are given."""
+    """Strides and padding are given in the kernel's order of H and W."""
     permuted("NHWC", rhs, "NCHW")
 
 

@@ -100,7 +100,7 @@ def test_threads_that_overlap():
 
 
 def test_generators_that_end_in_another_order():
-    """What is traced afterwards is told from what was traced inside."""
+    """Traces made after `patched` are told from those made inside."""
     run, traced = tracing()
 
     def generator():

@@ -37,7 +37,7 @@ def pair(name, in_channels=4, out_channels=8, key=KEY, **kwargs):
 
 
 def trained(layer):
-    """With a bias that is not zero."""
+    """The layer with a bias that is not zero."""
     if layer.bias is not None:
         layer.bias.value = jr.normal(jr.key(7), layer.bias.value.shape, layer.bias.value.dtype)
     return layer

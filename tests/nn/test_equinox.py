@@ -126,7 +126,7 @@ def test_integers_of_groups():
 
 
 def test_a_weight_of_numpy():
-    """In the dtype that JAX has for it."""
+    """A NumPy weight gets the dtype that JAX has for it."""
     stock, ours = (eqx.tree_at(lambda m: m.weight, layer, np.ones((6, 4, 3, 3))) for layer in small("Conv2d"))
     assert_same_function(stock, ours, normal(4, 8, 8))
 
@@ -154,7 +154,7 @@ def test_a_wider_bias_keeps_its_precision():
 )
 @jax.numpy_dtype_promotion("standard")
 def test_a_bias_that_varies_over_positions(shape, dtype, residual):
-    """As after surgery on a model; of another dtype, too."""
+    """A bias may vary over positions, as after surgery on a model, and be of another dtype, too."""
     for name in ("Conv2d", "ConvTranspose2d"):
         stock, ours = (
             eqx.tree_at(lambda m: m.bias, layer, normal(*shape, dtype=dtype, seed=1))
@@ -213,7 +213,7 @@ def test_ensemble():
 
 
 def test_numpy_arrays():
-    """As inputs and as parameters, double precision included: JAX makes them float32."""
+    """NumPy arrays may be inputs and parameters, double precision included: JAX makes them float32."""
     stock, ours = small("Conv2d")
     x = np.asarray(normal(4, 6, 7)).astype(np.float64)
     assert_close(ours(x), stock(x))
@@ -224,7 +224,7 @@ def test_numpy_arrays():
 
 @pytest.mark.parametrize("padding_mode", ["ZEROS", "CIRCULAR"])
 def test_replaced_weight_of_another_size(padding_mode):
-    """What equinox reads from the weight, and what from its own fields."""
+    """A layer reads some sizes from its weight and others from its own fields, as equinox does."""
     pair = layers("Conv2d", 4, 6, 3, padding="SAME", padding_mode=padding_mode)
     stock, ours = (eqx.tree_at(lambda m: m.weight, layer, normal(6, 4, 5, 4)) for layer in pair)
     x = normal(4, 8, 8)

@@ -98,7 +98,7 @@ def test_positional_order():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_signature_that_type_checkers_see_is_that_of_the_constructor(name):
-    """It is written out for them; the constructor takes what equinox's takes."""
+    """The signature that type checkers see is written out; the constructor takes what equinox's takes."""
     tree = ast.parse(inspect.getsource(sys.modules[pc.Conv.__module__]))
     (written,) = (n for c in tree.body if isinstance(c, ast.ClassDef) and c.name == name for n in ast.walk(c)
                   if isinstance(n, ast.FunctionDef))  # fmt: skip

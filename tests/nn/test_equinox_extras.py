@@ -17,7 +17,7 @@ from workloads.activations import ACTIVATIONS
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", ["Conv1d", "ConvTranspose2d"])
 def test_activation(name, activation):
-    """Of a fused activation: result and gradients are those of jax.nn after the stock layer."""
+    """Result and gradients of a fused activation are those of jax.nn after the stock layer."""
     stock, ours = getattr(eqx.nn, name)(4, 6, 3, key=KEY), getattr(pc, name)(4, 6, 3, activation=activation, key=KEY)
     assert_same_function(stock, ours, normal(4, *[7] * ours.num_spatial_dims), ACTIVATIONS[activation])
 

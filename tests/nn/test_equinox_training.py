@@ -100,7 +100,7 @@ def test_spectral_norm(name):
 
 
 def test_transformations_of_a_layer():
-    """What stock supports beyond grad: forward mode, second derivatives, linear_transpose, Lambda and Sequential."""
+    """Stock supports more than grad: forward mode, second derivatives, linear_transpose, Lambda and Sequential."""
     stock, ours = layers("Conv1d", 2, 3, 3, padding=1, use_bias=False)
     x = normal(2, 6)
     for f in (jax.jacfwd, jax.jacrev, lambda f: jax.hessian(lambda x: jnp.sum(jnp.tanh(f(x))))):

@@ -211,7 +211,7 @@ def test_training_a_model_with_shared_parameters():
 
 
 def test_the_configuration_survives_a_tree_map():
-    """Which may make arrays of its integers, as loading a checkpoint does."""
+    """A tree map may make arrays of a configuration's integers, as loading a checkpoint does."""
     theirs, ours = map(trained, pair("ConvTransposed", kernel_size=(3, 2), stride=2, padding=1))
     x = jr.normal(jr.key(1), (2, 7, 6, 4))
     for asarray in (jnp.asarray, np.asarray):

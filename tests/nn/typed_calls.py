@@ -1,4 +1,4 @@
-"""What type checkers make of the layers: `make lint` fails if one of these calls is no longer an error, or another is one."""
+"""Calls for type checkers: `make lint` fails if one of these calls is no longer an error, or another is one."""
 
 from typing import assert_type
 

@@ -1,4 +1,4 @@
-"""What a function launches: the equations of its program, and the kernels and collectives of a compiled one."""
+"""The programs of functions: the equations that are bound, and the kernels and collectives of a compiled one."""
 
 import collections
 import re
@@ -13,13 +13,13 @@ from pallas_conv.primitives import NAME_OF
 
 
 def equations(f: Callable[..., Any], *args: Any) -> dict[str, int]:
-    """How often each primitive is bound, after dead code elimination: {"affine y z": 1, "bwd dw db": 1}; a loop's body once."""
+    """Number of times that each primitive is bound, after dead code elimination: {"affine y z": 1}; a loop's body once."""
     walk = _walk(jax.make_jaxpr(f)(*args).jaxpr)
     return dict(collections.Counter(equation_name(NAME_OF[eqn.primitive], eqn.params["outs"]) for eqn in walk))
 
 
 def implementations(f: Callable[..., Any], *args: Any) -> list[tuple[str, ...]]:
-    """What every equation asks for."""
+    """The implementations that every equation asks for."""
     return [eqn.params["op"].implementation for eqn in _walk(jax.make_jaxpr(f)(*args).jaxpr)]
 
 

@@ -24,7 +24,7 @@ class _Served:
 
 
 def serve_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, every equation that multiplies; a reduction alone is no kernel."""
+    """Serve, on a GPU, every equation that multiplies; a reduction alone is no kernel."""
     assert set(PRIMITIVES) == {"fprop", "dgrad", "wgrad", "affine", "tangent", "bwd"}
     monkeypatch.setattr(lower, "plans", lambda equation, target, shapes: [_Served()] * _is_product(equation))
     monkeypatch.setattr(lower, "_local", lambda target: _launch_or_xla)
@@ -53,7 +53,7 @@ def _launch(equation: Equation, *args: Array) -> list[Array]:
 
 
 def partition_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On any platform, treat lax programs as kernels: split them over devices by the rules of this package, not XLA's."""
+    """Treat lax programs as kernels, on any platform: split them over devices by the rules of this package, not XLA's."""
     monkeypatch.setattr(lower, "plans", lambda equation, target, shapes: [_Served()])
     monkeypatch.setattr(lower, "_local", lambda target: _lax)
 

@@ -203,7 +203,7 @@ def note_calls(monkeypatch) -> list[str]:
 
 
 def test_an_explicit_mesh_keeps_images_sharded_as_lax_does():
-    """Also next to what lax's result is: along an axis that the mesh does not divide, ours is whole."""
+    """Our result is whole along an axis that the mesh does not divide, and else sharded as lax's is."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         x = jax.device_put(jnp.ones((2, 8, 12, 8)), NamedSharding(mesh, P("y", None, "x")))

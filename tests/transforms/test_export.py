@@ -26,7 +26,7 @@ def test_export(problem, batch, platforms):
 
 
 def test_export_for_several_platforms_takes_the_program_of_each():
-    """What is best on one is not handed to another; what is not known by itself gets stock's program."""
+    """The best program of one platform is not handed to another; a platform that is not known by itself gets stock's."""
     layer = pc.ConvTranspose2d(64, 32, 2, 2, key=jax.random.key(0))
     x = jax.ShapeDtypeStruct((8, 64, 16, 16), jnp.float32)
     program = lambda *platforms: jax.export.export(jax.jit(jax.vmap(layer)), platforms=platforms)(x).mlir_module()

@@ -1,4 +1,4 @@
-"""How many launches a transformed layer costs: its equations, and the kernels of a program compiled for an H100."""
+"""Launches that a transformed layer costs: its equations, and the kernels of a program compiled for an H100."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -197,7 +197,7 @@ COMPILED = [
 @pytest.mark.aot
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled(name, monkeypatch):
-    """With a stand-in for each kernel."""
+    """The programs are compiled with a stand-in for each kernel."""
     standin.serve_everything(monkeypatch)
     row = ROWS[name]
     compiled = aot.compile_for("h100", row.f, *structs(row))

@@ -12,7 +12,7 @@ LINEAR = [Problem(kind, None, groups) for kinds, groups in ((LAYERS, 1), (FUNCTI
 @pytest.mark.parametrize("operand", [0, 1, 2], ids=["w", "b", "x"])
 @pytest.mark.parametrize("problem", LINEAR, ids=str)
 def test_linear_transpose(problem, operand):
-    """Without activation in any one operand, a bias being there or not."""
+    """A convolution without activation is transposed in any one operand, a bias being there or not."""
 
     def transposed(f, d):
         one = lambda t: images(f.strided)(*[*args(d)[:operand], t, *args(d)[operand + 1 :]])

@@ -38,7 +38,7 @@ def test_mesh(problem, axis_type, case):
 @pytest.mark.parametrize("operand", [0, 1, 2], ids=["w", "b", "x"])
 @pytest.mark.parametrize("problem", [p for p in MAIN if p.kind in LAYERS], ids=str)
 def test_jvp_on_an_explicit_mesh(problem, operand):
-    """Of one operand alone: the tangent has the sharding of the result, also where only the replicated bias moves."""
+    """The tangent of one operand alone has the sharding of the result, also where only the replicated bias moves."""
     mesh = mesh_of(3, axis_types=(AxisType.Explicit,))
 
     def push(f, *at):

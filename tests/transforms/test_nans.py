@@ -24,7 +24,7 @@ def test_checkify(problem):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_checkify_names_the_convolution(use_bias):
-    """As it does lax's: not only whatever reads a NaN later."""
+    """The error names the convolution, as it does lax's, and not only what reads a NaN later."""
     layer = pc.Conv2d(4, 8, 3, use_bias=use_bias, key=jax.random.key(0))
     checked = jax.jit(checkify.checkify(layer, errors=checkify.float_checks))
     x = jnp.ones((4, 8, 9))

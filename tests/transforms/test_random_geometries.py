@@ -34,7 +34,7 @@ class Drawn:
         return [x, (o, c // spec.groups, *spec.kernel_spatial), (o,), y]
 
     def operands(self):
-        """Of the vmaps all together; each adds its axis to the operands that it maps."""
+        """The operands of all vmaps together. Each adds its axis to the operands that it maps."""
         rng = np.random.default_rng(self.seed)
         shapes = [list(s) for s in self.shapes]
         for axes in self.mapped:
@@ -156,7 +156,7 @@ def test_what_is_drawn():
 @pytest.mark.parametrize("wanted", ["dx", "dw", "db", "dx dw", "dx db", "dw db", "dx dw db"])
 @pytest.mark.parametrize("batched", ["x", "w", "a", "ct", "x w", "x a ct", "w a ct", "x w a ct"])
 def test_vmap_of_bwd(batched, wanted):
-    """Any subset of operands, any subset of outputs, against one call after the other."""
+    """One call with any subset of operands, and any subset of outputs, gives the same as one call after the other."""
     with jax.enable_x64(True):
         d = dataclasses.replace(
             drawn(0), op=Op(SMALL, *2 * [np.dtype(np.float64)], "silu"), batch=2, channels=(4, 6), mapped=()

@@ -1,4 +1,4 @@
-"""What is added to the sum before the activation: every transformation against stock's layer plus an addition, in float64."""
+"""Residuals, added to the sum before the activation: each transformation against stock's layer plus an addition, in float64."""
 
 import contextlib
 import functools
@@ -224,7 +224,7 @@ def test_a_residual_that_does_not_fit():
 
 
 def test_interpreted_in_a_training_step():
-    """Through the kernel, with what it is saved for: as the lax program, to rounding."""
+    """A training step through the interpreted kernel, which also saves z, gives the lax program's result, to rounding."""
     rng = np.random.default_rng(5)
     w = jnp.asarray(rng.standard_normal((16, 16, 3, 3)) / 12, jnp.bfloat16)
     b, x = (

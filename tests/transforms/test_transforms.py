@@ -25,7 +25,7 @@ def agree(case: Case, problem: Problem, dtype: Any = "float64") -> None:
 
 
 def matrix() -> Iterator[Any]:
-    """In CI all transformations of one problem, and every third of each of the other main ones."""
+    """The problems of the tests: in CI all transformations of one, and every third of each of the other main ones."""
     for problem in [*MAIN, *REST]:
         for i, name in enumerate(CASES):
             often = problem == MAIN[0] or (problem in MAIN and i % 3 == MAIN.index(problem))
@@ -45,7 +45,7 @@ def test_in_float32(problem, case):
 
 @pytest.mark.parametrize("problem", MAIN, ids=str)
 def test_eager(problem):
-    """Without an outer jit, and with jit disabled."""
+    """Layers run without an outer jit, and with jit disabled."""
     d = data(problem, "float32")
     expected = grad_of_vmap(problem.stock, d)
     assert_close(grad_of_vmap(problem.ours, d), expected)
@@ -95,7 +95,7 @@ def test_jet(problem):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_filter_transformations(kind):
-    """Of equinox, on the layer as a pytree."""
+    """Equinox's transformations take the layer as a pytree."""
     problem = Problem(kind, "silu")
     d = data(problem, "float32")
     ours = layer(getattr(pc, kind), d.w, d.b, activation="silu", **problem.geometries["strided"])

@@ -46,7 +46,7 @@ def test_candidates_are_timed_by_the_clock_without_a_gpu():
 
 
 class Array(np.ndarray):
-    """What lies on a GPU."""
+    """An array that claims to lie on a GPU."""
 
     def devices(self):
         return [types.SimpleNamespace(platform="gpu")]
@@ -111,7 +111,7 @@ def test_a_call_of_which_a_record_is_lost_is_left_out(gpu):
 
 
 def without(count, at):
-    """In so many sessions, the record `at` the place is lost."""
+    """A change to the records of `count` sessions: the record at the place `at` is lost."""
     return lambda session, records: records if session > count else [r for i, r in enumerate(records) if i != at]
 
 

@@ -113,7 +113,7 @@ def test_only_where_the_precision_allows_it(precision, right):
 
 
 def test_the_bound_of_positive_operands_is_not_twice_the_error_of_rounding():
-    """Which a right kernel exceeds: truncated, pixels all become smaller, and nothing cancels."""
+    """A right kernel of positive operands errs by more: truncated, pixels all become smaller, and nothing cancels."""
     product, operands = CASES["3x3"].product, posed("3x3", "positive")
     pixels, w, *added = operands
     exact, rounded = (reference(product, *v) for v in (operands, (rounded_to_tf32(pixels), rounded_to_tf32(w), *added)))

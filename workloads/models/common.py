@@ -22,7 +22,7 @@ def scaled(channels: int, divide: int) -> int:
 
 
 def group_norm(channels: int) -> eqx.nn.GroupNorm:
-    """Group norm for batch norm, whose running statistics are no part of a benchmark: eight groups or as many as divide."""
+    """Group norm for batch norm, whose running statistics are no part of a benchmark. Eight groups, or as many as divide."""
     return eqx.nn.GroupNorm(math.gcd(channels, 8), channels)
 
 

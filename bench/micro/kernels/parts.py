@@ -116,7 +116,10 @@ def staging(pixels: int, lead: tuple[int, ...], interpret: bool) -> Any:
 
 
 def stage(chunk: Array, staged: Any, target: Any, buffers: int, read_only: bool = True) -> None:
-    """Store through a buffer to global memory, once what left the buffer `buffers` chunks ago has been read, or is done."""
+    """Store a chunk from registers to global memory, through a buffer.
+
+    First wait until the store of `buffers` chunks ago has read its buffer, or, without read_only, is done.
+    """
     mosaic.wait_smem_to_gmem(buffers - 1, wait_read_only=read_only)
     staged[...] = chunk.astype(jnp.bfloat16)
     mosaic.commit_smem()

@@ -31,12 +31,12 @@ def _cheap_columns(s: Sizes) -> bool:
 
 
 def _few_outputs(s: Sizes) -> bool:
-    """Too few output channels for the library, and the columns of an image in a cache near by."""
+    """Whether the library has too few output channels, and the columns of an image fit in a cache near by."""
     return s.group_out <= FEW and s.columns <= NEAR_CACHE * s.images
 
 
 def _covers(s: Sizes) -> bool:
-    """No output without a tap, but for 1x1 kernels, and none that sums very many results."""
+    """Whether every output has a tap, but for 1x1 kernels, and none sums very many results."""
     covered = s.taps == 1 or all(k >= u for k, u in zip(s.spec.kernel_spatial, s.spec.input_dilation, strict=True))
     # To interleave many phases takes longer than to fill zeros in.
     many_phases = s.spec.ndim == 2 and max(s.spec.input_dilation) > 2

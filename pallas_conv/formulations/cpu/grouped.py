@@ -18,7 +18,7 @@ def _hardly_overlaps(s: Sizes) -> bool:
 
 
 def _taps_fill_vectors(s: Sizes) -> bool:
-    """Better than a row of pixels does: many taps, or a row that is read with a stride."""
+    """Whether taps fill vectors better than a row of pixels does: many taps, or a row that is read with a stride."""
     if s.taps < MANY_TAPS:
         apart = strided(s) and s.taps > LANES and s.group_out <= A_PAIR
         return apart and (s.spec.ndim == 3 or s.group_in > 1)

@@ -36,19 +36,19 @@ def rules(s: Sizes, amx: bool) -> tuple[Rule, ...]:
 
 
 def _few_results(s: Sizes) -> bool:
-    """Without strides, and the results of all taps are not many more than what they are computed from."""
+    """Whether there are no strides, and the results of all taps are not many more than what they are computed from."""
     few = s.taps * s.group_out <= LOPSIDED * s.group_in
     return max(s.spec.strides) == 1 and few and min(s.in_pixels, s.out_pixels) >= MANY_PIXELS
 
 
 def _few_columns(s: Sizes) -> bool:
-    """Without strides, and all windows of x are not many more than y, which has channels enough for a matrix product."""
+    """Whether there are no strides, and windows of x are not many more than y, with channels enough for a matrix product."""
     few = s.taps * s.group_in <= LOPSIDED * s.group_out and s.group_out >= BROAD
     return max(s.spec.strides) == 1 and few and min(s.in_pixels, s.out_pixels) >= MANY_PIXELS
 
 
 def _many_channels(s: Sizes) -> bool:
-    """Too many for XLA's weight gradient, which gains from many images, and from 64 channels on both sides."""
+    """Whether channels are too many for XLA's weight gradient, which gains from many images, and from 64 on both sides."""
     fewer, more = thinner(s), max(s.group_in, s.group_out)
     if strided(s):
         return fewer >= BROADER and s.images < MANY_IMAGES
@@ -112,7 +112,10 @@ FLOAT32 = (
 
 
 def _weights_outweigh_columns(s: Sizes) -> bool:
-    """In bfloat16. Those of a swapped product are moved in any case, and many channels under few outputs have large columns."""
+    """Whether the weights outweigh the columns, in bfloat16.
+
+    The weights of a swapped product are moved in any case, and many channels under few outputs have large columns.
+    """
     if s.swapped or s.group_in > 2 * s.group_out:
         return s.taps <= A_FEW_TAPS and s.w > OUTWEIGHS * (s.x + s.y)
     return s.w > OUTWEIGHS_NARROW * (s.x + s.y)
@@ -128,7 +131,7 @@ def _wide_strides(s: Sizes) -> bool:
 
 
 def _first_layer(s: Sizes) -> bool:
-    """From few channels to many."""
+    """Whether the layer goes from few channels to many."""
     return s.group_in <= 2 * FEW and s.group_out >= BROAD // 2
 
 

@@ -1,4 +1,4 @@
-"""Which formulation serves a product on a CPU, by rules fitted to the measurements in bench/results.
+"""Rules that choose the formulation of a product on a CPU, fitted to the measurements in bench/results.
 
 They name families of products, not layers, and leave out what was not clearly faster (python -m bench.formulations).
 """
@@ -60,7 +60,10 @@ def _fits(formulation: Formulation, product: Product) -> bool:
 
 
 def _small(formulation: Formulation, product: Product) -> bool:
-    """All at once: what a block of images is copied from stays in memory, too, and these programs copy both operands."""
+    """Whether all images fit in memory at once.
+
+    The array that a block of images is copied from stays in memory, too, and these programs copy both operands.
+    """
     return blocks.cost(formulation, product, None).temp <= SPARE_OF_IMAGES
 
 

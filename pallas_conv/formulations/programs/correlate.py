@@ -137,7 +137,7 @@ def correlate_rows(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def _correlate_images(x: Array, ct: Array, spec: ConvSpec) -> Array:
-    """In two or three dimensions. In one dimension there are no columns: see below.
+    """The correlation in two or three dimensions. In one dimension there are no columns: see below.
 
     The axes of the arrays, with g groups, c and o channels of a group, and of three dimensions:
 
@@ -172,7 +172,7 @@ def _correlate_images(x: Array, ct: Array, spec: ConvSpec) -> Array:
 
 
 def _correlate_sequences(x: Array, ct: Array, spec: ConvSpec) -> Array:
-    """In one dimension rows are elements of a sequence, and groups take the place of columns: vectors are filled with them.
+    """The correlation in one dimension. Rows are elements of a sequence. Vectors are filled with groups, instead of columns.
 
     x              n 1 c row g     padded
     ct             n o   row g
@@ -200,12 +200,12 @@ def _others(spec: ConvSpec) -> list[int]:
 
 
 def _shifts(spec: ConvSpec, channels: int) -> list[int]:
-    """How many shifts of x there are along its channels of a group, and along each of the other dimensions."""
+    """Numbers of shifts of x: along its channels of a group, then along each of the other dimensions."""
     return [channels, *(spec.kernel_spatial[i] for i in _others(spec))]
 
 
 def _looped(shifts: Sequence[int], rows: Rows) -> int:
-    """How many of the first of these dimensions are looped over, so that the shifts along the others can be written out."""
+    """Number of these dimensions, the first ones, to loop over so that shifts along the others can be written out."""
     products = [math.prod(shifts[i:]) * rows.written_out for i in range(len(shifts))]
     return next((i for i, count in enumerate(products) if count <= WRITTEN_OUT), len(shifts))
 
@@ -298,7 +298,7 @@ def _block_sum(window: Callable[[int], Array], ct: Array, axis: int, start: int,
 
 
 def _sum_of(sums: Sequence[Array], axes: tuple[int, ...]) -> Array:
-    """All of the sums together, each summed over these axes."""
+    """The total of these sums, each summed over these axes first."""
     return functools.reduce(operator.add, (s.sum(axes) for s in sums))
 
 
@@ -314,7 +314,7 @@ def _few_channels_short_blocks(s: Sizes) -> bool:
 
 
 def _rows_cost(s: Sizes) -> Cost:
-    """Reads a channel of x and all of ct, and writes and reads partial sums, for each shift."""
+    """The cost: for each shift a channel of x and all of ct are read, and partial sums written and read."""
     rows = Rows.of(s.spec)
     extents = _shifts(s.spec, s.group_in)
     shifts, written_out = math.prod(extents), math.prod(extents[_looped(extents, rows) :])

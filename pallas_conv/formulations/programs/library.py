@@ -17,7 +17,7 @@ NARROW = 4  # channels that XLA's CPU compiler convolves faster by a naive loop 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """How the second operand slides over the first; one entry a spatial dimension."""
+    """The way that the second operand slides over the first. Tuples have one entry a spatial dimension."""
 
     window_strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]

@@ -51,7 +51,7 @@ def outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def folded(spec: ConvSpec) -> float:
-    """From which size of dw a weight gradient folds the batch into the pixels."""
+    """The weight of dw's size when a weight gradient decides whether to fold the batch into the pixels, see `folds`."""
     return FOLDED_AS_THEY_LIE if spec.groups == math.prod(spec.kernel_spatial) == 1 else FOLDED
 
 

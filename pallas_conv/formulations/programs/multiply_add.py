@@ -88,14 +88,14 @@ def _unrolled_cost(s: Sizes) -> Cost:
 
 
 def _unrolled_rows(s: Sizes) -> bool:
-    """Few channels, and several rows of taps, one of which can be written out."""
+    """Whether there are few channels, and several rows of taps, one of which can be written out."""
     rows = s.spec.kernel_spatial[0]
     several = s.spec.ndim > 1 and rows > 1
     return s.is_conv and several and s.group_in <= VERY_FEW and s.taps // rows <= MOST_UNROLLED
 
 
 def _unrolled_rows_cost(s: Sizes) -> Cost:
-    """Reads a channel of x and writes y once for each row of taps and channel of a group."""
+    """The cost: a channel of x is read, and y written, once for each row of taps and channel of a group."""
     rows = s.spec.kernel_spatial[0]
     return Cost(
         s.useful_flops,

@@ -93,7 +93,7 @@ def _few_are_summed(s: Sizes) -> bool:
 
 
 def _scatter_cost(s: Sizes) -> Cost:
-    """Writes every tap's result before they are added up."""
+    """The cost: every tap's result is written before they are added up."""
     results = float(s.itemsize) * s.images * s.product.out_channels * s.taps * s.in_pixels
     return Cost(s.useful_flops, s.x + s.w + 2 * results + 3 * s.y, s.taps, results + s.y + copies_of_w(s))
 

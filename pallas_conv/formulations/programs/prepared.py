@@ -79,7 +79,7 @@ def polyphase_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def _cost(s: Sizes) -> Cost:
-    """One call, with every array once more in the layout it wants."""
+    """The cost of one call, with every array once more in the layout it wants."""
     return Cost(s.useful_flops, 3 * (s.x + s.y + s.w), 1, s.x + s.y + s.w)
 
 

@@ -86,7 +86,7 @@ def _row_by_row(spec: ConvSpec, height: int, padding: tuple[int, int]) -> ConvSp
 
 
 def _splits(s: Sizes) -> bool:
-    """Two dimensions with several taps along each."""
+    """Whether there are two dimensions, with several taps along each."""
     return s.spec.ndim == 2 and s.spec.groups == 1 and min(s.spec.kernel_spatial) > 1
 
 

@@ -28,7 +28,7 @@ def taps(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
 
 
 def tap_windows(x: Array, spec: ConvSpec) -> Iterator[Array]:
-    """For each tap, the part of the already padded x that it multiplies: (N, C, *out)."""
+    """The part of the already padded x that each tap multiplies: (N, C, *out)."""
     for tap in taps(spec):
         start = [i * d for i, d in zip(tap, spec.kernel_dilation, strict=True)]
         stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, spec.out_spatial, spec.strides, strict=True)]

@@ -7,7 +7,7 @@ from .registry import executes
 
 @executes(r"ret")
 def exit_warp(cluster, warp, active, inst):
-    """Nothing that a thread started may be under way when it exits, and nothing into its block when the block does."""
+    """Exit a warp. Nothing that its threads started may be under way, nor a load into the block when its last warp exits."""
     if active is not None or warp.joins:
         raise Fault("a part of a warp exits")
     if warp.retired < len(warp.committed) or warp.in_flight:

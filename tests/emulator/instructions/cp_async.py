@@ -66,7 +66,7 @@ def wait_all(cluster, warp, active, inst):
 
 
 def _wait(warp: Warp, n: int) -> str | None:
-    """For all but the n last committed groups."""
+    """Wait for all but the n last committed groups."""
     old = warp.copies[: max(0, len(warp.copies) - 1 - n)]
     if not all(copy.written for copy in itertools.chain(*old)):
         return f"waits for all but {n} groups of cp.async"

@@ -53,7 +53,7 @@ def store_global(cluster, warp, active, inst):
 
 @executes(r"st\.shared(::cta)?(\.v[24])?\.[busf](32|64)")
 def store_shared(cluster, warp, active, inst):
-    """Of whole words: the shadow of shared memory knows no smaller ones."""
+    """Store whole words: the shadow of shared memory knows no smaller ones."""
     sources, size = _vector(inst.args[1]), int(inst.parts[-1][1:]) // 8
     at = _aligned(warp, inst.args[0], active, size * len(sources))
     index, shared = _words(at, size * len(sources)), warp.block.shared
@@ -104,7 +104,7 @@ def _aligned(warp: Warp, mem: Mem, active: Active, size: int) -> np.ndarray:
 
 
 def _rows(warp: Warp, mem: Mem, count: int) -> np.ndarray:
-    """Of 8x8 matrices: lanes 0 to 7 hold the addresses of the rows of the first, the next eight those of the second, ..."""
+    """Rows of 8x8 matrices. Lanes 0 to 7 hold the addresses of the first one's rows, the next eight the second one's, ..."""
     at = warp.addresses(mem)[: 8 * count]
     if (at % 16).any():
         raise Fault(f"a row at {at[at % 16 != 0][0]:#x}, no multiple of 16")

@@ -1,4 +1,4 @@
-"""Where the rooms register the functions that execute instructions."""
+"""The registry of functions that execute instructions. Each room adds its own."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

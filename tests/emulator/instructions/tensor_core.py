@@ -115,7 +115,7 @@ def _check_registers(warp: Warp, inst: Inst, accumulators: list[int], fragments:
 
 
 def _hand_over(warp: Warp, op: Multiplication) -> None:
-    """What a warp's ldmatrix put into registers of A has been read when the wgmma ends that all four warps issue."""
+    """Count a warp's ldmatrix into registers of A as read when the wgmma ends that all four warps issue."""
     for value in op.fragments[warp.index]:
         if (loaded := warp.loaded.pop(id(value), None)) is not None:
             _, chunks = loaded
@@ -182,7 +182,7 @@ def commit(cluster, warp, active, inst):
 
 @executes(r"wgmma\.wait_group\.sync\.aligned")
 def wait(cluster, warp, active, inst):
-    """For all but the n last groups. When one warp has seen a wgmma end, it has read its operands: see README.md."""
+    """Wait for all but the n last groups. A wgmma whose end one warp has seen has read its operands: see README.md."""
     upto = len(warp.committed) - warp.uniform(inst.args[0], active)
     if upto <= warp.retired:
         return None

@@ -18,7 +18,7 @@ from .registry import executes
 
 
 class _Box:
-    """What a load copies, to all blocks that a multicast names: read once, when the first of them gets it."""
+    """The data of a load, for all blocks that a multicast names: read once, when the first of them gets it."""
 
     def __init__(self, cluster, key: int, coordinates: list[int], address: int):
         self.cluster, self.key, self.coordinates, self.address = cluster, key, coordinates, address
@@ -121,7 +121,7 @@ def bulk_commit(cluster, warp, active, inst):
 
 @executes(r"cp\.async\.bulk\.wait_group(\.read)?")
 def bulk_wait(cluster, warp, active, inst):
-    """Of each lane, all but the n last groups: until they are read with .read, else until they are written."""
+    """Wait for each lane's groups but the n last: until they are read with .read, else until they are written."""
     n, only_read = warp.uniform(inst.args[0], active), "read" in inst.parts
     waited_for = {lane: warp.bulk[lane] for lane in lanes(active).tolist() if lane in warp.bulk}
     olds = {lane: groups[: max(0, len(groups) - 1 - n)] for lane, groups in waited_for.items()}

@@ -44,7 +44,7 @@ KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.
 
 
 def nothing(*args, **kwargs) -> None:
-    """In the place of a name of the seam that has no result."""
+    """Do nothing, in the place of a name of the seam that has no result."""
 
 
 def within(monkeypatch: pytest.MonkeyPatch, part: type, method: str, **names) -> None:

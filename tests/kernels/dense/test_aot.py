@@ -99,7 +99,7 @@ def test_the_chosen_configuration(name):
 
 @pytest.mark.parametrize("name", FEW_TILES)
 def test_the_parts_of_few_tiles_are_added_in_one_pass(name):
-    """It reads the kernel's sums as they are, and computes every output."""
+    """One pass reads the parts' sums as the kernel stored them, and computes every output."""
     product = FEW_TILES[name]
     cfg = serve.choose(product)
     assert cfg.split_k > 1
@@ -145,7 +145,7 @@ def twin(name: str) -> bool:
 
 
 def kind(name: str) -> tuple[Any, ...]:
-    """What makes another code path likely: strides, dilations, taps, few channels. A plain input gradient is a convolution."""
+    """Properties that make another code path likely: strides, dilations, taps, few channels. A plain dgrad is a convolution."""
     product, spec = SUITE[name], SUITE[name].spec
     strided, up, *others = (
         max(n) > 1 for n in (spec.strides, spec.input_dilation, spec.kernel_dilation, spec.kernel_spatial)

@@ -118,7 +118,7 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
     ],
 )
 def test_what_is_not_finite_spreads_as_in_xla(name):
-    """Not beyond the windows that see it: no zero that only the kernel multiplies with is multiplied with it."""
+    """NaN and infinity stay within the windows that see them: no zero that only the kernel multiplies with meets them."""
     (case,) = (case for case in ladder.CASES if case.name == name)
     pixels, *rest = case.operands()
     flat = np.asarray(pixels).copy()
@@ -152,7 +152,7 @@ def test_the_chosen_configuration_runs():
 
 
 def in_seconds(case: Case) -> Case:
-    """Of fewer images and channels where the interpreter, which multiplies a line of pixels at a time, has many to multiply."""
+    """The case with fewer images and channels, where the interpreter, which multiplies a line of pixels at a time, has many."""
     cfg, p, problem = case.config, case.product, Problem.of(case.product)
     if work.executed_macs(problem, cfg) <= 2000 * cfg.tile_pixels[-1] * cfg.tile_n * cfg.tile_k:
         return case

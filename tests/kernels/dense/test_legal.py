@@ -1,4 +1,4 @@
-"""Which configurations the dense kernel refuses, and what it says of them."""
+"""Configurations that the dense kernel refuses, and the reasons it gives."""
 
 import pytest
 

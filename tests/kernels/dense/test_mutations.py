@@ -57,7 +57,7 @@ def test_consumers_that_do_not_wait_for_their_loads(monkeypatch):
 
 
 def test_resident_weights_are_waited_for(monkeypatch):
-    """In the program: the interpreter loads at once, so that it would not show that the wait is missing."""
+    """The program shows that resident weights are waited for. The interpreter would not: it loads at once."""
     wait, waited = mosaic.barrier_wait, []
 
     def listed(barrier):

@@ -1,4 +1,4 @@
-"""Which tiles the dense kernel gets: legal ones, that fill the chip, and do what few channels or few tiles need."""
+"""Tiles that the dense kernel gets: legal ones, that fill the chip, and do what few channels or few tiles need."""
 
 import dataclasses
 

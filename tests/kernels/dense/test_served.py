@@ -1,4 +1,4 @@
-"""What the dense kernel serves, what it does not and why, and what things are called."""
+"""Products that the dense kernel serves, reasons against the others, and the names of things."""
 
 import pytest
 

@@ -16,7 +16,7 @@ from workloads import ladder
 
 
 def test_skipped_taps_are_counted_at_the_ends_alone():
-    """As by every tile's span, in the time of a few."""
+    """Skipped taps that are counted at the ends alone are those of every tile's span, in the time of a few."""
     random_, found = random.Random(0), collections.Counter()
     pick = random_.randint
     for _ in range(500):
