@@ -402,5 +402,8 @@ def _steps(runs: list[Run]) -> str:
     by = {(row["name"], row["impl"]): row for row in rows}
     names = dict.fromkeys(row["name"] for row in rows)
     cell = lambda name, impl: _network(by[name, impl])[3] if (name, impl) in by else "-"
-    lines = [[name, *(cell(name, impl) for impl in NETWORK_PROGRAMS)] for name in names]
-    return table(("network", *NETWORK_PROGRAMS.values()), lines) if lines else ""
+    programs = {
+        impl: title for impl, title in NETWORK_PROGRAMS.items() if any(cell(name, impl) != "-" for name in names)
+    }
+    lines = [[name, *(cell(name, impl) for impl in programs)] for name in names]
+    return table(("network", *programs.values()), lines) if lines else ""

@@ -60,6 +60,16 @@ def test_a_unets_step_on_the_h100():
     assert f"and {stock['ms']:.1f} ms in stock equinox: {stock['ms'] / auto['ms']:.2f}x" in SAID
 
 
+@pytest.mark.parametrize(("name", "digits"), [("unet3d", 0), ("resnet50", 1)])
+def test_other_networks_steps_on_the_h100(name, digits):
+    found = {r["impl"]: r for r in H100_ROWS if (r["kind"], r["name"]) == ("network", name) and "ms" in r}
+    stock, auto = found["stock"], found["auto"]
+    assert f"took {auto['ms']:.1f} ms" in SAID
+    assert f"{stock['ms']:.{digits}f}" in SAID
+    ratio = stock["ms"] / auto["ms"]
+    assert f"{ratio:.1f}x, much" in SAID if name == "unet3d" else f": {ratio:.2f}x." in SAID
+
+
 def test_where_stock_is_worst():
     worst = max(
         (r for r in H100_ROWS if r["kind"] == "tuned" and "stock_us" in r), key=lambda r: r["stock_us"] / r["kernel_us"]
