@@ -53,7 +53,7 @@ def test_what_is_missing_or_misshapen_inside_is_named():
 
 
 def test_what_is_no_configuration_is_refused():
-    with pytest.raises(ValueError, match=r"config must have the fields of Config: missing \['box'\]"):
-        Config.from_json({key: value for key, value in CONFIGS[0].to_json().items() if key != "box"})
-    with pytest.raises(ValueError, match=r"config\.box\[1\] must be int, not None"):
-        Config.from_json({**CONFIGS[0].to_json(), "box": [1, None]})
+    with pytest.raises(ValueError, match=r"config must have the fields of Config: missing \['tile_pixels'\]"):
+        Config.from_json({key: value for key, value in CONFIGS[0].to_json().items() if key != "tile_pixels"})
+    with pytest.raises(ValueError, match=r"config\.tile_pixels\[1\] must be int, not None"):
+        Config.from_json({**CONFIGS[0].to_json(), "tile_pixels": [1, None]})

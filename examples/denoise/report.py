@@ -29,7 +29,7 @@ def table(plans: Iterable[Any]) -> str:
 def _kernel(plan: Any) -> str:
     if plan.implementation != "xla":
         return "this one"
-    return plan.kernel or "none"
+    return plan.kernel.name if plan.kernel else "none"
 
 
 def _order(row: tuple[str, ...]) -> tuple[bool, int, tuple[str, ...]]:

@@ -326,9 +326,8 @@ class _Kernel:
                     weights = self._resident_at(tile, at) if cfg.resident else []
                     self._multiply(acc, shared, slot, weights, wg_idx)
                     mgpu.when(step == 0)(store.prefetch_residual)
-                    mgpu.wgmma_wait(
-                        cfg.taps_per_step * self.tiling.halo_taps
-                    )  # all but this step's: the slot before is free
+                    # For all products but this step's: the slot before is free then.
+                    mgpu.wgmma_wait(cfg.taps_per_step * self.tiling.halo_taps)
                     mgpu.when(step > 0)(lambda: ring.release(ring.preceding(slot)))
                     return ring.following(slot), next_step(loops, at)
 

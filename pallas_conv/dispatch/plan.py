@@ -95,15 +95,14 @@ def plan(
     channels_last  whether the caller's images lie so
     siblings       plans of other products of the same equation
     """
-    found = serve.find(product, Gpu.of(target))
+    found = (no_kernels,) if no_kernels else serve.find(product, Gpu.of(target))
     kernel, unserved = (found, ()) if isinstance(found, Kernel) else (None, found)
     against: list[str] = []
     for name in preferences:
         if name == "xla":
             why = 'implementation "xla" was asked for'
             return Plan(product, target, "xla", why, kernel, tuple(against), formulations.STOCK, by_name=True)
-        missing = unserved if name == "interpret" else _missing(product, target, unserved)
-        missing = (no_kernels,) if no_kernels else missing
+        missing = unserved if no_kernels or name == "interpret" else _missing(product, target, unserved)
         if name == "auto":
             beside_kernels = _beside_kernels(product, target, preferences, no_kernels, siblings)
             rival, why = formulations.choose(product, target, beside_kernels, channels_last)

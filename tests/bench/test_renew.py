@@ -84,7 +84,7 @@ def test_a_refactored_copy_keeps_its_record(tmp_path, program):
     [
         replaced("dense/sm90.py", "mgpu.wgmma_wait(cfg.taps_per_step * self.tiling.halo_taps)", "mgpu.wgmma_wait(2)"),
         # Only the host's code: where in memory a TMA descriptor says that the next pixel lies.
-        replaced("dense/sm90.py", "[(0, unaligned(self.problem.in_channels, self.dtype))]", "[(0, 8)]"),
+        replaced("dense/operands.py", "[(0, unaligned(self.problem.in_channels, self.dtype))]", "[(0, 8)]"),
     ],
     ids=["a later wait", "another stride"],
 )

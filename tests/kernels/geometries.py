@@ -19,6 +19,6 @@ def pairs(dim: TapAxis) -> Iterator[tuple[int, int, int]]:
     for p in range(dim.out_stride):
         for q in range(-(-(dim.out_size - p) // dim.out_stride)):
             for i in range(dim.count[p]):
-                j = q * dim.in_stride + dim.offset[p] + i * dim.step
+                j = q * dim.in_stride + dim.offset[p] + i * dim.tap_stride
                 if 0 <= j < dim.in_size:
                     yield q * dim.out_stride + p, j, dim.order[dim.first[p] + i]

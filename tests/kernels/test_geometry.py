@@ -116,7 +116,7 @@ def test_shifts_are_where_the_taps_meet(seed):
         dim = line.dim()
         if dim.in_stride > 1:
             with pytest.raises(ValueError, match="stride"):
-                dim.folded()
+                dim.col2im()
             continue
         found = sorted(
             (o, q + shift, dim.order[tap])
@@ -126,7 +126,7 @@ def test_shifts_are_where_the_taps_meet(seed):
             if 0 <= q + shift < dim.in_size
         )
         assert found == sorted(definition(line)), line
-        assert sorted(pairs(dim.folded())) == [(j, j, 0) for j in range(dim.in_size)]
+        assert sorted(pairs(dim.col2im())) == [(j, j, 0) for j in range(dim.in_size)]
 
 
 @pytest.mark.parametrize("case", ladder.CASES, ids=str)

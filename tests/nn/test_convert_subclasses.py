@@ -225,5 +225,5 @@ def test_layers_inside_a_subclass_are_converted():
 
     model = pc.convert(WithSkip(jr.key(0)))
     assert type(model) is WithSkip
-    assert type(model.skip_padding) is pc.Conv2d
+    assert type(model.skip) is pc.Conv2d
     assert [row.status for row in pc.convert_report(model)] == ["left alone", "converted"]

@@ -11,8 +11,8 @@ from tests.kernels.products import product
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tile_pixels": (1, 8, 4)}, "box"),
-        ({"tile_pixels": (1, 64)}, "box"),
+        ({"tile_pixels": (1, 8, 4)}, "tile_pixels"),
+        ({"tile_pixels": (1, 64)}, "tile_pixels"),
         ({"tile_n": 24}, "tile_n"),
         ({"tile_pixels": (1, 8, 16), "tile_n": 144}, "tile_n"),
         ({"tile_k": 128}, "tile_k"),
@@ -23,7 +23,7 @@ from tests.kernels.products import product
                 "im2col": True,
                 "problem": {"channels": (1, 64), "kernel": 31, "padding": 15, "batch": 64, "size": (1024, 1024)},
             },
-            "unfolded",
+            "made channels",
         ),
         ({"split_k": 2}, "steps over 64 channels"),
         ({"split_k": 0}, "split"),
@@ -41,7 +41,7 @@ from tests.kernels.products import product
             },
             "registers",
         ),
-        ({"mma_warpgroups": 3}, "consumers"),
+        ({"mma_warpgroups": 3}, "mma_warpgroups"),
         ({"resident": True, "problem": {"channels": (64, 80)}}, "output channels"),
         ({"resident": True, "problem": {"groups": 2}}, "one group"),
         ({"resident": True, "split_k": 2, "tile_k": 32}, "one part"),

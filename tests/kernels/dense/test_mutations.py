@@ -184,7 +184,7 @@ def test_a_dropped_channel_step_of_a_part_is_wrong(monkeypatch):
     parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, tile_k=16, split_k=2))
     prove(parts)
     whole = Schedule.channel_span
-    shorter = lambda self, tile: Span(whole(self, tile).first, whole(self, tile).last - tile.part)
+    shorter = lambda self, tile: Span(whole(self, tile).first, whole(self, tile).last - tile.k_part)
     monkeypatch.setattr(Schedule, "channel_span", shorter)
     with pytest.raises(AssertionError, match="right=False"):
         prove(parts)

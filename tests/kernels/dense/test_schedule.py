@@ -25,7 +25,7 @@ def tiles_in_turn(schedule: Schedule) -> list[Tile]:
 
 
 def indices(tile: Tile) -> tuple[int, ...]:
-    return tuple(map(int, (*tile.phase, tile.part, tile.group, tile.k_tile, tile.unit)))
+    return tuple(map(int, (*tile.phase, tile.k_part, tile.group, tile.n_tile, tile.m_tile)))
 
 
 def test_waves_are_of_one_phase():
@@ -58,7 +58,7 @@ def test_parts_have_all_channel_steps_and_as_many_each_but_for_one(split):
         Config((1, 64), 16, tile_k=16, split_k=split, mma_warpgroups=1),
         1,
     )
-    spans = {int(tile.part): schedule.channel_span(tile) for tile in tiles_in_turn(schedule)}
+    spans = {int(tile.k_part): schedule.channel_span(tile) for tile in tiles_in_turn(schedule)}
     steps = [list(range(int(spans[part].first), int(spans[part].last))) for part in range(split)]
     assert [c for part in steps for c in part] == list(range(7))
     assert max(map(len, steps)) - min(map(len, steps)) <= 1

@@ -62,7 +62,7 @@ def test_few_output_channels_are_folded():
     assert cfg.col2im_dims > 0
     unfolded = min(clocks(few, other) for other in candidates(few) if not other.col2im_dims)
     assert clocks(few, cfg) < 0.7 * unfolded
-    sums = few.K * (9 if cfg.col2im_dims == 2 else 3)
+    sums = few.out_channels * (9 if cfg.col2im_dims == 2 else 3)
     assert work.workspace_bytes(few, cfg) == 4 * 128 * 32 * (32 if cfg.col2im_dims == 2 else 63) * sums
-    enough = dataclasses.replace(few, K=16)
+    enough = dataclasses.replace(few, out_channels=16)
     assert {cfg.col2im_dims for cfg in candidates(enough)} == {0}
