@@ -1,6 +1,7 @@
 """The interface of a family of kernels: the one page to read before writing a kernel.
 
-A family is a folder of this package, with one object like `Family` in its `__init__.py`, and a row in `families.FAMILIES`.
+A family is a folder of this package, with the family's name, one object like `Family` in its `__init__.py`, a row in
+`families.FAMILIES`, and one in the list of packages in pyproject.toml.
 Nothing outside its folder names it. It has
 
     a plan      what it computes (`problem`), the ways to tile that (`candidates`), which of them are legal (`illegal`),

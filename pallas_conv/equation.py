@@ -293,11 +293,11 @@ class Equation:
     def whole(self, shapes: Sequence[Sequence[int]]) -> Product | None:
         """The equation as one product that a kernel may compute at once, if it has several parts.
 
-        That is a backward pass of several gradients, which read the same cotangent, multiplied by act' if need be: "bwd", or
-        "wgrad" with "db" where nobody wants dx. dr is the product of cotangent and act' itself, and is left to XLA.
+        That is a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
+        "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's.
         """
         wanted = {name for name, _ in self.outs}
-        if self.primitive != "bwd" or "dr" in wanted or len(wanted) < 2:
+        if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted or len(wanted) < 2:
             return None
         role = "bwd" if "dx" in wanted else "wgrad"
         part = self.products(shapes)[0]

@@ -1,8 +1,8 @@
 """The order of tiles in a thread block, and the taps and channels that each needs: scalar arithmetic in the kernel.
 
-Tiles are (phase of each dimension, part of the channels k, group, tile of output channels n, tile of pixels m), the last being
-the pixels of one cluster. The clusters of a launch are persistent: worker s takes tiles s, s + workers, ... in waves of one
-phase, of equal work (but for a channel step, if they do not divide into parts).
+Tiles are (phase of each dimension, tile of pixels m, part of the channels k, group, tile of output channels n), of which the
+last varies fastest; a tile of pixels is that of a whole cluster. The clusters of a launch are persistent: worker s takes tiles
+s, s + workers, ... in waves of one phase, of equal work (but for a channel step, if they do not divide into parts).
 """
 
 import dataclasses

@@ -16,12 +16,12 @@ too where taps are output channels (Config.col2im_dims); see remap.py.
 
 Three choices that a reader may wonder about:
 
-- Why not `emit_pipeline`, Pallas's own? Its blocks are those of a BlockSpec, in a grid of fixed size. Here the number of steps
-  differs from tile to tile (taps over padding are skipped), boxes may begin outside of the array, one load may serve several
-  steps' products, and the epilogue of one consumer runs while the other multiplies.
-- Why this raster? Tiles that run together share their weights, or their pixels: parts, groups and tiles of output channels come
-  first, so that all of them read the same pixels from L2 at the same time. Activations are the larger operand as a rule; a
-  snake over both, as matrix products have it, saves weights that L2 holds anyway.
+- Why not `emit_pipeline`, Pallas's own? Its blocks are those of a BlockSpec, which cannot begin outside of the array, cannot be
+  multicast in a cluster, and serve one step each. Here a load may serve several taps, and one consumer stores its tile while
+  the other multiplies and the producer loads ahead for the next.
+- Why this raster? Tiles of output channels vary first, so that those which run together read the same pixels from L2.
+  Activations are the larger operand as a rule; a snake over both, as matrix products have it, saves weights that L2 holds
+  anyway.
 - Why no `setmaxnreg`? The 168 registers that each of three warpgroups gets by default hold the 128 accumulators of the largest
   tiles and the epilogue without spills. The producer's share would allow tiles of up to 192 accumulators, which read less
   shared memory for each product: not tried.

@@ -146,17 +146,19 @@ def _at_once(
     """The plan of a product that takes the place of all parts of an equation. None if the parts are computed one by one."""
     if no_kernels or families.serving(whole) is None:
         return None
-    kernel = serve.kernel(whole, Gpu.of(target))
+    kernel = serve.find(whole, Gpu.of(target))
+    if not isinstance(kernel, Kernel):
+        return None
     for name in preferences:
-        if name == "xla":
+        missing = name != "interpret" and _missing(whole, target, ())
+        if name == "xla" or (name == "auto" and missing):  # which settle the parts, too
             return None
-        if name != "interpret" and _missing(whole, target, ()):
-            continue
         if name == "auto":
             rival = "+".join(part.formulation or part.implementation for part in parts)
             proof = _trust(kernel, target, rival)
             return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
-        return Plan(whole, target, name, f'implementation "{name}" was asked for', kernel)
+        if not missing:
+            return Plan(whole, target, name, f'implementation "{name}" was asked for', kernel)
     return None
 
 

@@ -26,10 +26,9 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     Plans of whole arrays were made before, to place kernels on a mesh. The plans made here are of this device's block.
     """
     chosen = plans(equation, target, [t.shape for t in args])
-    first, *_ = chosen
-    whole = equation.primitive in ("affine", *BILINEAR) or len(first.product.outputs) > 1  # several gradients at once
-    if whole and first.implementation != "xla":
-        return _run_kernel(equation, first, *args)
+    at_once = equation.primitive in ("affine", *BILINEAR) or any(len(plan.product.outputs) > 1 for plan in chosen)
+    if at_once and chosen[0].implementation != "xla":
+        return _run_kernel(equation, chosen[0], *args)
     contract = functools.partial(_run_product, equation, {plan.product.role: plan for plan in chosen})
     return equation.formula(dict(zip(equation.names, args, strict=True)), contract)
 

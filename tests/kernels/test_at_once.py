@@ -94,6 +94,27 @@ def test_auto_takes_it_against_the_programs_of_the_parts(monkeypatch):
     assert ("bwd_dxdwdb", "stock+stock") in asked
 
 
+def test_without_a_weight_gradient_there_is_nothing_to_fuse():
+    """Frozen weights: the input gradient and that of the bias."""
+
+    def gradient(conv, implementation):
+        frozen = lambda both: loss(eqx.tree_at(lambda c: c.weight, both[0], conv.weight), both[1])
+        with pc.implementation(implementation):
+            got = eqx.filter_jit(eqx.filter_grad(frozen))((conv, images()))
+        return got[0].bias, got[1]
+
+    for a, b in zip(gradient(layer(), ("interpret", "xla")), gradient(layer(), "xla"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)
+    assert not together.launched
+
+
+def test_auto_settles_for_the_parts_where_no_kernel_can_run():
+    step = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((layer(), x)), eqx.is_array)
+    with pc.implementation(("auto", "interpret")):
+        _, *parts = pc.explain(step, images(), device="cpu")
+    assert [plan.product.role for plan in parts] == ["dgrad", "wgrad"]
+
+
 def test_without_trust_the_parts_are_planned_as_ever():
     step = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((layer(), x)), eqx.is_array)
     _, *parts = pc.explain(step, images(), device="h100")
