@@ -36,7 +36,6 @@ def reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
     """w with its taps along an axis in this order.
 
     Slices, not a gather: a gather's indices would be a constant, which a partitioned call cannot close over.
-
     """
     taps = tuple(range(w.shape[axis]))
     if order == taps:

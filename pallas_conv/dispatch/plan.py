@@ -178,8 +178,8 @@ def _beside_kernels(
     """
     if product.role != "wgrad" or target.platform != "cuda":
         return False
-    for sibling in siblings:
-        return sibling.implementation == "mosaic"
+    if siblings:
+        return siblings[0].implementation == "mosaic"
     imagined = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype, outputs=())
     return plan(imagined, target, preferences, no_kernels).implementation == "mosaic"
 

@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import re
 
 import pytest
 
@@ -72,6 +73,23 @@ def test_other_networks_steps_on_the_h100(name, digits):
         assert f": {ratio:.1f}x, {found['lax']['ratio']:.1f}x by lax programs alone" in SAID
     else:
         assert f": {ratio:.2f}x." in SAID
+
+
+@pytest.mark.parametrize("product", ["unet_mid/f", "resnet50_c4/f", "resnet50_c2/f", "resnet50_c2/d"])
+def test_profiles_as_their_table_has_them(product):
+    folder = ROOT / "bench" / "results" / "h100"
+    page = " ".join((folder / f"ncu-{product.replace('/', '_')}.txt").read_text().split())
+    value = lambda name, unit: float(re.search(rf"{name} {unit} ([\d.]+)", page)[1])
+    busy = float(re.search(r"highest-utilized pipeline \(([\d.]+)%\)", page)[1])
+    parts = [value(f"{unit} Throughput", "%") for unit in ("L1/TEX Cache", "L2 Cache", "DRAM")]
+    row = next(line for line in (folder / "profiles.md").read_text().splitlines() if line.startswith(f"| {product}"))
+    _, us, *cells = row.strip("|").split("|")
+    assert float(us) == pytest.approx(value("Duration", "us"), rel=5e-3)
+    percents = [busy, *parts, value("L2 Hit Rate", "%")]
+    assert [cell.strip() for cell in cells[:5]] == [f"{percent:.0f}%" for percent in percents]
+    assert [int(cell) for cell in cells[5:]] == [
+        value("Registers Per Thread", "register/thread"), round(value("Achieved Active Warps Per SM", "warp"))
+    ]  # fmt: skip
 
 
 def test_where_stock_is_worst():
