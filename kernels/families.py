@@ -8,8 +8,9 @@ from pallas_conv.spec import Product
 from .dense import DENSE
 from .family import Family, Size
 from .gpu import GENERATIONS
+from .wgrad import WEIGHT_GRADIENT
 
-FAMILIES: tuple[Family, ...] = (DENSE,)
+FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT)
 
 
 def named(name: str) -> Family:

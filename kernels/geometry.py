@@ -86,6 +86,23 @@ class TapAxis:
         """Taps [first, last) of phase p that read any input for outputs q in [low, high]."""
         return self.taps_met(self.count[p], self.offset[p], low, high, _clip, _floor_div)
 
+    def outputs_met(
+        self, low: Any, high: Any, clip: Callable[..., Any], floor_div: Callable[..., Any]
+    ) -> tuple[Any, Any]:
+        """Outputs [first, last) of the one phase for which some tap between taps `low` and `high` reads any input.
+
+        One formula for Python's numbers and traced ones, as `taps_met`.
+        """
+        least, most = self.offset[0], self.offset[0] + (self.count[0] - 1) * self.tap_stride
+        lowest, highest = (self.offset[0] + tap * self.tap_stride for tap in (low, high))
+        first = clip(-floor_div(highest, self.in_stride, least), 0, self.rows)
+        last = clip(floor_div(self.in_size - 1 - lowest, self.in_stride, self.in_size - 1 - most) + 1, 0, self.rows)
+        return first, last
+
+    def outputs(self, low: int, high: int) -> tuple[int, int]:
+        """`outputs_met` of Python's numbers."""
+        return self.outputs_met(low, high, _clip, _floor_div)
+
     def taps_met(
         self, count: Any, offset: Any, low: Any, high: Any, clip: Callable[..., Any], floor_div: Callable[..., Any]
     ) -> tuple[Any, Any]:
@@ -155,12 +172,10 @@ class ConvAxis:
 
 
 @functools.cache
-def dims(product: Product) -> tuple[TapAxis, ...]:
-    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product."""
-    if product.role not in ("fprop", "dgrad"):
-        raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
+def axes(product: Product) -> tuple[ConvAxis, ...]:
+    """The parameters of every dimension of a product's convolution, whatever the product's role."""
     spec = product.spec
-    lines = [
+    return tuple(
         ConvAxis(in_size, out_size, kernel, stride, base, dilation, low)
         for in_size, out_size, kernel, stride, base, dilation, (low, _) in zip(
             spec.in_spatial,
@@ -172,5 +187,12 @@ def dims(product: Product) -> tuple[TapAxis, ...]:
             spec.padding,
             strict=True,
         )
-    ]
-    return tuple((line if product.role == "fprop" else line.transpose()).dim() for line in lines)
+    )
+
+
+@functools.cache
+def dims(product: Product) -> tuple[TapAxis, ...]:
+    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product."""
+    if product.role not in ("fprop", "dgrad"):
+        raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
+    return tuple((axis if product.role == "fprop" else axis.transpose()).dim() for axis in axes(product))

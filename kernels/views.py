@@ -1,13 +1,16 @@
 """Arrays as TMA sees them: strided axes as two, whole 16 bytes, boxes that may lie outside of an array."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from . import mosaic as mgpu
+from .geometry import TapAxis
+from .scalars import floor_div
 
 ALIGNMENT = 16  # bytes of which every stride of a TMA descriptor is a multiple
 
@@ -75,3 +78,60 @@ def box_at(
     starts = [at + jnp.where(in_range, 0, past_end[i]) if i == longest else at for i, at in enumerate(first)]
     image, *pixel = [mgpu.ds(at, extent) for at, extent in zip(starts, extents, strict=True)]
     return [jnp.where(in_range, starts[0], 0) if one_image else image, *pixel]
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelBoxes:
+    """Boxes of pixels of an array [N, *in, G, C], as taps read them: moved by a tap's distance, and of every stride-th pixel.
+
+    images     N
+    one_image  whether an integer picks the image of a box of one: TMA has five dimensions, and three spatial ones leave none
+               for it
+    """
+
+    images: int
+    dims: tuple[TapAxis, ...]
+    one_image: bool
+    interpret: bool
+
+    @property
+    def reach(self) -> list[int]:
+        """How far before the array a box may start, in strides."""
+        return [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
+
+    @property
+    def lead(self) -> list[int]:
+        """How many strides of zeros are before the array.
+
+        On hardware a box reads zeros outside of it; the interpreter fills past the end only.
+        """
+        return self.reach if self.interpret else [0] * len(self.dims)
+
+    def box(self, box: tuple[int, ...]) -> tuple[int, ...]:
+        """(images, *pixels) as the axes of shared memory, without the images if an integer picks one."""
+        return box[1:] if self.one_image else box
+
+    def view(self, x: Array) -> Array:
+        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
+        space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
+        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(x.shape[-1], x.dtype))])
+        return x.reshape(x.shape[0], *split_strides(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
+
+    def at(
+        self,
+        first: Sequence[Array],
+        moves: Sequence[Array],
+        extents: tuple[int, ...],
+        in_range: Any = True,
+    ) -> tuple[Any, ...]:
+        """Indices in the view of the box that a tap reads for the outputs from (image, *rows) on, at these distances."""
+        image, *rows = first
+        pixels, remainders = [], []
+        for row, move, d, lead in zip(rows, moves, self.dims, self.lead, strict=True):
+            quotient = floor_div(move, d.in_stride, min(d.offset))
+            pixels.append(row + (quotient + lead))
+            remainders.append(() if d.in_stride == 1 else (move - quotient * d.in_stride,))
+        sizes = (self.images, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
+        past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
+        images, *window = box_at([image, *pixels], extents, sizes, past_end, in_range, self.one_image)
+        return (images, *interleave(window, remainders))

@@ -1,6 +1,7 @@
 """The dense kernel's operands and results: channels last, and as a kernel's TMA sees them in global memory."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from pallas_conv.spec import Product
 
 from ..geometry import TapAxis
 from ..layouts import channels_last
-from ..views import pad, reordered, split_strides, unaligned
+from ..views import PixelBoxes, pad, reordered, split_strides, unaligned
 from .plan import Config, Problem
 
 
@@ -44,14 +45,7 @@ def channels_last_operands(
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Operands and results in global memory.
-
-    one_image  whether an integer picks the image of a box of one: TMA has five dimensions, and three spatial ones leave none
-               for it
-    reach      how far before the array a box may start, in strides
-    lead       how many strides of zeros are before the array. On hardware a box reads zeros outside of it; the interpreter
-               fills past the end only
-    """
+    """Operands and results in global memory."""
 
     problem: Problem
     cfg: Config
@@ -63,27 +57,11 @@ class Views:
     def dims(self) -> tuple[TapAxis, ...]:
         return self.problem.dims
 
-    @property
-    def one_image(self) -> bool:
-        return len(self.dims) == 3 and self.cfg.tile_pixels[0] == 1
-
-    @property
-    def reach(self) -> list[int]:
-        return [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
-
-    @property
-    def lead(self) -> list[int]:
-        return self.reach if self.interpret else [0] * len(self.dims)
-
-    def box(self, box: tuple[int, ...]) -> tuple[int, ...]:
-        """(images, *pixels) as the axes of shared memory, without the images if an integer picks one."""
-        return box[1:] if self.one_image else box
-
-    def pixels(self, x: Array) -> Array:
-        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
-        space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
-        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(self.problem.in_channels, self.dtype))])
-        return x.reshape(x.shape[0], *split_strides(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
+    @functools.cached_property
+    def pixels(self) -> PixelBoxes:
+        """The pixels, [N, *in, G, C]."""
+        one_image = len(self.dims) == 3 and self.cfg.tile_pixels[0] == 1
+        return PixelBoxes(self.problem.batch, self.dims, one_image, self.interpret)
 
     def weights(self, w: Array) -> Array:
         """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""

@@ -44,7 +44,7 @@ from ..epilogue import Epilogue
 from ..gpu import Gpu
 from ..layouts import channels_first
 from ..ring import Ring
-from ..scalars import Scalar, Span, floor_div, next_step, ravel, select, unravel
+from ..scalars import Scalar, Span, next_step, ravel, select, unravel
 from ..store import Buffers, Destination, Staging, TileStore
 from ..views import box_at, interleave, lines, pad
 from .legal import illegal
@@ -74,7 +74,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     stored = jnp.dtype(jnp.float32 if cfg.finished_by_xla else product.out_dtype)
     views = Views(schedule.problem, cfg, x.dtype, stored, interpret)
     kernel = _Kernel(schedule, views, Epilogue() if cfg.finished_by_xla else epilogue)
-    given = {"x": views.pixels(x), "w": views.weights(w)}
+    given = {"x": views.pixels.view(x), "w": views.weights(w)}
     if bias is not None and not cfg.finished_by_xla:
         given["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)])
     if residual is not None and not cfg.finished_by_xla:
@@ -135,7 +135,7 @@ class _Kernel:
         self.problem, self.cfg, self.tiling = schedule.problem, schedule.cfg, schedule.tiling
         self.dims, cfg = self.problem.dims, self.cfg
         self.staging = Staging(
-            box=views.box(cfg.tile_pixels),
+            box=views.pixels.box(cfg.tile_pixels),
             columns=cfg.epi_tile_n,
             chunks=cfg.tile_n // cfg.epi_tile_n,
             buffers=cfg.epi_stages,
@@ -152,7 +152,7 @@ class _Kernel:
         return [
             views(
                 (cfg.stages, cfg.taps_per_step, tiling.pixel_loads),
-                self.views.box(tiling.load_pixels),
+                self.views.pixels.box(tiling.load_pixels),
                 cfg.tile_k,
                 self.views.dtype,
             ),
@@ -267,15 +267,10 @@ class _Kernel:
             mgpu.copy_gmem_to_smem, barrier=shared.ring.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
         )
         channels = mgpu.ds(c * cfg.tile_k, cfg.tile_k)
-        sizes = (self.problem.batch, *(d.in_rows + lead for d, lead in zip(self.dims, self.views.lead, strict=True)))
-        past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.views.reach), strict=True))
         for load in range(tiling.pixel_loads):
-            image, *first = firsts[0 if cfg.halo else load]
             moves = self._moves(tile, self._of_halo(taps, load))
-            at_pixel = [image, *(f + quotient for f, (quotient, _) in zip(first, moves, strict=True))]
-            images, *pixels = box_at(at_pixel, tiling.load_pixels, sizes, past_end, in_range, self.views.one_image)
-            window = interleave(pixels, [remainder for _, remainder in moves])
-            copy(gmem.x.at[(images, *window, tile.group, channels)], shared.a_tma.at[slot, u, load])
+            window = self.views.pixels.at(firsts[0 if cfg.halo else load], moves, tiling.load_pixels, in_range)
+            copy(gmem.x.at[(*window, tile.group, channels)], shared.a_tma.at[slot, u, load])
         for r in range(0 if cfg.resident else tiling.halo_taps):
             copy(
                 gmem.w.at[
@@ -298,14 +293,10 @@ class _Kernel:
         """Positions of these taps of a phase among all taps."""
         return [select(d.first, p) + tap for d, p, tap in zip(self.dims, tile.phase, taps, strict=True)]
 
-    def _moves(self, tile: Tile, taps: list[Any]) -> list[tuple[Array, tuple[Array, ...]]]:
-        """Distances from outputs to what these taps read, by dimension: whole strides, and a remainder if strided."""
-        moves: list[tuple[Array, tuple[Array, ...]]] = []
-        for d, p, tap, lead in zip(self.dims, tile.phase, taps, self.views.lead, strict=True):
-            move = select(d.offset, p) + tap * d.tap_stride
-            quotient = floor_div(move, d.in_stride, min(d.offset))
-            moves.append((quotient + lead, () if d.in_stride == 1 else (move - quotient * d.in_stride,)))
-        return moves
+    def _moves(self, tile: Tile, taps: list[Any]) -> list[Array]:
+        """Distances from outputs to what these taps read, by dimension."""
+        dims = zip(self.dims, tile.phase, taps, strict=True)
+        return [select(d.offset, p) + tap * d.tap_stride for d, p, tap in dims]
 
     def _consume(self, gmem: _Global, shared: _Shared, worker: Array, cta: Scalar, wg_idx: Array) -> None:
         """Multiply the slots of every tile, then store the tile."""
@@ -353,7 +344,7 @@ class _Kernel:
         first = self.schedule.first_pixel(tile.m_tile, cta, wg_idx)
         sizes = (problem.batch, *(d.rows for d in problem.dims))
         past_end = tuple(n * extent for n, extent in zip(tiling.m_grid, tiling.cta_pixels, strict=True))
-        images, *rows = box_at(first, self.cfg.tile_pixels, sizes, past_end, one_image=self.views.one_image)
+        images, *rows = box_at(first, self.cfg.tile_pixels, sizes, past_end, one_image=self.views.pixels.one_image)
         phase = [(p,) if d.out_stride > 1 else () for d, p in zip(problem.dims, tile.phase, strict=True)]
         # The group is one of the output; the bias is fused if there is one part.
         window = (images, *interleave(rows, phase), tile.k_part * problem.groups + tile.group)
@@ -381,9 +372,9 @@ class _Kernel:
             if not self.interpret:
                 mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.tile_m)], weights)
                 continue
-            halo_axis = tiling.halo_dim + 1 - self.views.one_image
+            halo_axis = tiling.halo_dim + 1 - self.views.pixels.one_image
             for pixel, index in lines(
-                self.views.box(cfg.tile_pixels)
+                self.views.pixels.box(cfg.tile_pixels)
             ):  # the interpreter has no second view of the pixels
                 at = tuple(j + shift if axis == halo_axis else j for axis, j in enumerate(index))
                 mgpu.wgmma(acc.at[mgpu.ds(pixel, cfg.tile_pixels[-1])], shared.a_tma.at[(slot, u, load, *at)], weights)

@@ -1,0 +1,95 @@
+"""The rules that make a configuration of the weight-gradient kernel legal, each with the reason it gives otherwise."""
+
+import math
+
+from ..gpu import ANY_HOPPER, Gpu
+from .plan import Config, M, Problem, Tiling, tiling
+
+MAX_ELEMENTS = 2**31 - 1  # of an array, and steps times parts: indices are 32 bits
+MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
+MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
+SPARE = 30  # registers beside the sums, as ptxas was found to need them
+SPARE_WITH_DY = 62  # the same with dy in registers
+
+
+def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
+    """The reason why the kernel does not take a configuration, or None."""
+    nd, box = len(raw.axes), cfg.step_pixels
+    problem = raw.under(cfg)
+    if not problem.walkable:
+        return f"{cfg.transposed=} leaves several phases of outputs: a convolution takes False, a transposed one True"
+    if len(box) != nd + 1 or cfg.pixels % 64 or max(box) > 256:
+        return f"{cfg.step_pixels=} must be (images, *pixels) of a multiple of 64 pixels, at most 256 along each"
+    if cfg.dy_registers and cfg.pixels not in (64, 128):
+        return f"{cfg.step_pixels=} must be of 64 or 128 pixels: {cfg.dy_registers=} holds so many"
+    if cfg.tile_n not in ((16, 32, 64) if cfg.dy_registers else (64,)):
+        return f"{cfg.tile_n=} must be 64, or with dy in registers 32 or 16: wgmma's operands have one swizzle"
+    if cfg.multicast not in ("", "x", "dy"):
+        return f"{cfg.multicast=} must be '', 'x' or 'dy'"
+    if min(cfg.taps_per_tile, cfg.channel_loads, cfg.m_warpgroups, cfg.n_warpgroups) < 1:
+        return f"{cfg.taps_per_tile=}, {cfg.channel_loads=}, {cfg.m_warpgroups=} and {cfg.n_warpgroups=} must be at least 1"
+    if cfg.consumers > 3 or cfg.x_loads % cfg.n_warpgroups:
+        return f"{cfg.m_warpgroups=} * {cfg.n_warpgroups=} must be at most 3, and divide {cfg.x_loads=} loads of x"
+    if cfg.ctas_per_sm not in (1, 2):
+        return f"{cfg.ctas_per_sm=} must be 1 or 2"
+    if cfg.cluster > gpu.num_sms:
+        return f"{cfg.cluster=} must be at most {gpu.num_sms=}"
+    if (problem.examples > 1 or problem.terms > 1) and problem.batch % box[0]:
+        return f"{box[0]} images of {cfg.step_pixels=} must divide {problem.batch}: a box is of one example"
+    if nd == 3 and box[0] > 1 and (problem.groups > 1 or any(d.in_stride > 1 for d in problem.dims)):
+        return f"{cfg.step_pixels=} must be of one image: a TMA copy has five dimensions"
+    if cfg.halo and (why := _illegal_halo(problem, cfg)):
+        return why
+    t = tiling(raw, cfg)
+    if cfg.taps_per_tile > math.prod(t.tap_loads):
+        return f"{cfg.taps_per_tile=} must be at most {math.prod(t.tap_loads)}"
+    if cfg.multicast and (why := _illegal_multicast(t)):
+        return why
+    if not 2 <= cfg.stages <= MOST_BARRIERS:  # a slot is released once the next one is multiplied
+        return f"{cfg.stages=} must be 2 to {MOST_BARRIERS}"
+    if cfg.split_k < 1 or (cfg.split_k > 1 and (why := _illegal_split(t))):
+        return why if cfg.split_k > 1 else f"{cfg.split_k=} must be at least 1"
+    if math.prod(t.out_shape) > MAX_ELEMENTS:
+        return f"{t.out_shape=} must have at most {MAX_ELEMENTS} elements"
+    most = min(65536 // ((cfg.consumers + 1) * 128 * cfg.ctas_per_sm) // 8 * 8, 255)
+    most = min(MOST_ACCUMULATORS, most - (SPARE_WITH_DY if cfg.dy_registers else SPARE))
+    if t.accumulators > most:
+        return f"{t.accumulators=} registers of sums must be at most {most}"
+    if t.smem_bytes > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):
+        return f"{t.smem_bytes=} must be at most {limit}"
+    return None
+
+
+def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
+    box = cfg.step_pixels
+    halo_dim = next((i for i, e in enumerate(box[1:]) if e > 1), None)
+    if halo_dim is None or box[0] > 1 or math.prod(box[2 + halo_dim :]) % 8:
+        return f"{cfg.step_pixels=} must be of one image, with multiples of 8 pixels beyond its first tiled dimension"
+    d = problem.dims[halo_dim]
+    if d.in_stride > 1 or d.count[0] < 2:
+        return "a halo needs several taps and no stride"
+    if box[1 + halo_dim] + (d.count[0] - 1) * d.tap_stride > 256:
+        return "a TMA box is at most 256 long"
+    return None
+
+
+def _illegal_multicast(t: Tiling) -> str | None:
+    cfg, p = t.cfg, t.problem
+    box = t.load_pixels if cfg.multicast == "x" else cfg.step_pixels
+    if next(e for e in box if e > 1) % 2:
+        return f"{cfg.multicast=} divides the first axis of a box {box} that is longer than 1: it must be even"
+    of_x, of_dy = (p.out_channels, M * cfg.m_warpgroups), (p.in_channels, cfg.tile_n * cfg.channel_loads)
+    served, one = of_x if cfg.multicast == "x" else of_dy
+    if served <= one:
+        return f"{cfg.multicast=} needs two tiles to share with: {served} channels are one"
+    return None
+
+
+def _illegal_split(t: Tiling) -> str | None:
+    p = t.problem
+    steps = t.image_steps * math.prod(-(-d.rows // e) for d, e in zip(p.dims, t.cfg.step_pixels[1:], strict=True))
+    if t.cfg.split_k > steps:
+        return f"{t.cfg.split_k=} must be at most the {steps} steps over pixels"
+    if steps * t.cfg.split_k > MAX_ELEMENTS:
+        return f"{steps=} times {t.cfg.split_k=} must be at most {MAX_ELEMENTS}"
+    return None

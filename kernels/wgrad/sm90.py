@@ -1,0 +1,244 @@
+"""The weight-gradient kernel for Hopper: a persistent, warp-specialised dy^T x over pixels, for several taps at once.
+
+For a `geometry.TapAxis` of one phase per spatial dimension, channels last, and per example,
+
+    dw[tap, g, k, c] = sum_{images n, rows q} dy[n, q, g, k] * x[n, q * in_stride + offset + tap * tap_stride, g, c]
+
+A tile is 64 or 128 output channels, some taps, and some input channels. All its sums stay in registers while one producer
+warpgroup walks boxes of pixels: it loads dy once for all taps, and x once for each, or once for all taps along a dimension (a
+halo). The consumer warpgroups multiply, with pixels as the summed dimension, which lies outermost in shared memory: wgmma reads
+16-bit operands so, or dy comes through registers. What lies outside of an array reads as zero.
+
+The sums are long and the result small. So the pixels are divided among thread blocks until all SMs are busy
+(Config.split_k); their float32 sums lie side by side, and XLA adds them, always in the same order.
+
+A transposed convolution has several phases of outputs, of which dy would be read with strides, for few taps each. Its transpose
+is a convolution with the same gradient, so there x and dy exchange roles (Config.transposed).
+
+One thing to know: a box that ends beyond dy pairs zeros with numbers of x. If such a number is infinite or NaN, so is the
+gradient of taps that never meet it, where the definition has a finite one.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pallas_conv.spec import Product
+
+from .. import mosaic as mgpu
+from ..gpu import Gpu
+from ..ring import Ring
+from ..scalars import Scalar
+from ..views import lines
+from .legal import illegal
+from .operands import Views, channels_last, pieces
+from .plan import Config, M, Problem, tiling
+from .schedule import Schedule
+from .work import useful_macs
+
+
+def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
+    """Launch the kernel of a product that `served.reasons` has nothing against. Arrays are channels first.
+
+    x (N, C, *in), ct (N, O, *out) -> [(O, C / groups, *kernel)]. With product.models, every array has that axis first.
+    """
+    raw = Problem.of(product)
+    if why := illegal(raw, cfg, gpu):
+        raise ValueError(why)
+    if product.models is None:
+        operands = tuple(a[None] for a in operands)
+    x, dy = (pieces(channels_last(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
+    if cfg.transposed:
+        x, dy = dy, x
+    schedule = Schedule(tiling(raw, cfg), gpu.num_sms)
+    kernel = _Kernel(schedule, x.dtype, interpret)
+    given = kernel.views.pixels.view(x), kernel.views.dy(dy)
+    stored = jnp.float32 if cfg.split_k > 1 else product.out_dtype
+    out_type = jax.ShapeDtypeStruct(schedule.tiling.out_shape, stored)
+    cost = mgpu.CostEstimate(
+        flops=2 * useful_macs(raw) * raw.terms,
+        transcendentals=0,
+        bytes_accessed=sum(math.prod(a.shape) * a.dtype.itemsize for a in (*given, out_type)),
+    )
+    cluster: dict[str, Any] = {"cluster": (cfg.cluster,), "cluster_names": ("cta",)} if cfg.cluster > 1 else {}
+    sums = mgpu.kernel(
+        kernel.body,
+        out_type=out_type,
+        grid=(schedule.workers,),
+        grid_names=("sm",),
+        **cluster,
+        num_threads=cfg.consumers + 1,
+        thread_name="wg",
+        scratch_types=kernel.scratch_types(),
+        kernel_name=name,
+        cost=cost,
+        interpret=interpret,
+    )(*given)
+    return [kernel.views.result(sums, product)]
+
+
+class _Shared(NamedTuple):
+    """The shared memory of a block: both operands as TMA and as wgmma see them, and the barriers."""
+
+    dy_tma: Any  # [stages, m_warpgroups, *step_pixels, M]
+    dy_mma: Any  # [stages, m_warpgroups, pixels, M]
+    x_tma: Any  # [stages, x_loads, *load_pixels, tile_n]
+    x_mma: Any  # [stages, x_loads, prod(load_pixels), tile_n]
+    ring: Ring
+
+
+class _Product(NamedTuple):
+    """A product of a consumer: of which load of x, and for which tap of its halo."""
+
+    load: Scalar
+    halo_tap: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    """The kernel's body. Its fields are static numbers; everything traced is an argument of a method."""
+
+    schedule: Schedule
+    dtype: Any
+    interpret: bool
+
+    @property
+    def cfg(self) -> Config:
+        return self.schedule.cfg
+
+    @functools.cached_property
+    def views(self) -> Views:
+        return Views(self.schedule.tiling, self.interpret)
+
+    def scratch_types(self) -> list[Any]:
+        cfg, tiling, box = self.cfg, self.schedule.tiling, self.views.pixels.box
+        views = functools.partial(mgpu.two_views, dtype=self.dtype, interpret=self.interpret)
+        return [
+            views((cfg.stages, cfg.m_warpgroups), box(cfg.step_pixels), M),
+            views((cfg.stages, cfg.x_loads), box(tiling.load_pixels), cfg.tile_n),
+            *Ring.barriers(cfg.stages, cfg.m_warpgroups + cfg.x_loads, cfg.consumers, cfg.cluster),
+        ]
+
+    def body(self, x: Any, dy: Any, out: Any, dy_smem: Any, x_smem: Any, full: Any, empty: Any) -> None:
+        """Run one warpgroup, as the producer or as a consumer."""
+        of_views = lambda smem: (smem, smem) if self.interpret else tuple(smem)
+        shared = _Shared(*of_views(dy_smem), *of_views(x_smem), Ring(self.cfg.stages, full, empty))
+        wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
+        cta = lax.axis_index("cta") if self.cfg.cluster > 1 else jnp.int32(0)
+
+        @mgpu.when(wg_idx == self.cfg.consumers)
+        def _():
+            self._produce(x, dy, shared, worker, cta)
+
+        @mgpu.when(wg_idx < self.cfg.consumers)
+        def _():
+            self._consume(out, shared, worker, cta, wg_idx)
+
+    def _produce(self, x: Any, dy: Any, shared: _Shared, worker: Array, cta: Array) -> None:
+        """Fill slots: for every tile, the boxes of pixels of its part."""
+        schedule, cfg, ring = self.schedule, self.cfg, shared.ring
+
+        def per_tile(i: Array, slot: Array) -> Array:
+            tile = schedule.tile(worker, i, cta)
+            walk = schedule.walk(tile)
+            dims = schedule.problem.dims
+            moves = [
+                [d.offset[0] + tap * d.tap_stride for d, tap in zip(dims, schedule.taps(tile, u), strict=True)]
+                for u in range(cfg.taps_per_tile)
+            ]
+
+            def per_step(step: Array, slot: Array) -> Array:
+                x_image, dy_image, rows = schedule.pixels(tile, walk, step)
+                ring.acquire(slot)
+                copy = functools.partial(
+                    mgpu.copy_gmem_to_smem, barrier=shared.ring.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
+                )
+                images: Any = dy_image if self.views.pixels.one_image else mgpu.ds(dy_image, cfg.step_pixels[0])
+                box = (images, *(mgpu.ds(row, e) for row, e in zip(rows, cfg.step_pixels[1:], strict=True)))
+                for m in range(cfg.m_warpgroups):
+                    channels = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
+                    copy(
+                        dy.at[(*box, tile.group, channels)],
+                        shared.dy_tma.at[slot, m],
+                        collective_axes="cta" if cfg.multicast == "dy" else None,
+                    )
+                for u, c in itertools.product(range(cfg.taps_per_tile), range(cfg.channel_loads)):
+                    window = self.views.pixels.at([x_image, *rows], moves[u], schedule.tiling.load_pixels)
+                    channels = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
+                    copy(
+                        x.at[(*window, tile.group, channels)],
+                        shared.x_tma.at[slot, u * cfg.channel_loads + c],
+                        collective_axes="cta" if cfg.multicast == "x" else None,
+                    )
+                return ring.following(slot)
+
+            return lax.fori_loop(walk.steps.first, walk.steps.last, per_step, slot)
+
+        ring.drain(lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0)))
+
+    def _consume(self, out: Any, shared: _Shared, worker: Array, cta: Array, wg_idx: Array) -> None:
+        """Multiply the slots of every tile, then store the tile."""
+        schedule, cfg, tiling, ring = self.schedule, self.cfg, self.schedule.tiling, shared.ring
+        m, n = lax.rem(wg_idx, jnp.int32(cfg.m_warpgroups)), lax.div(wg_idx, jnp.int32(cfg.m_warpgroups))
+        pairs = itertools.product(range(tiling.consumer_loads), range(tiling.halo_taps))
+        products = [_Product(n * tiling.consumer_loads + load, tap) for load, tap in pairs]
+        ring.hand_over()
+
+        def per_tile(i: Array, slot: Array) -> Array:
+            tile = schedule.tile(worker, i, cta)
+            steps = schedule.walk(tile).steps
+
+            def accumulate(*accs: Any) -> tuple[list[Array], Array]:
+                def per_step(step: Array, slot: Array) -> Array:
+                    ring.wait(slot)
+                    self._multiply(accs, products, shared, slot, m)
+                    mgpu.when(step > steps.first)(lambda: ring.release(ring.preceding(slot)))
+                    return ring.following(slot)
+
+                end = lax.fori_loop(steps.first, steps.last, per_step, slot)
+                mgpu.wgmma_wait(0)
+                mgpu.when(steps.last > steps.first)(lambda: ring.release(ring.preceding(end)))
+                return [acc[...] for acc in accs], end
+
+            sums, slot = mgpu.run_scoped(accumulate, *[mgpu.ACC((M, cfg.tile_n), jnp.float32)] * len(products))
+            part = tile.part * schedule.problem.examples + tile.example
+            rows = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
+            for total, (load, halo_tap) in zip(sums, products, strict=True):
+                u, c = (f(load, jnp.int32(cfg.channel_loads)) for f in (lax.div, lax.rem))
+                place = tile.tap_tile * cfg.taps_per_tile + u
+                columns = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
+                out[part, place, halo_tap, tile.group, rows, columns] = total.astype(out.dtype)
+            return slot
+
+        lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
+
+    def _multiply(
+        self, accs: tuple[Any, ...], products: list[_Product], shared: _Shared, slot: Array, m: Array
+    ) -> None:
+        """acc[M, tile_n] += dy[pixels, M].T @ x[pixels, tile_n] for every product. At the end the slot before is free."""
+        cfg, tiling = self.cfg, self.schedule.tiling
+        if self.interpret:  # it has no second view of the pixels, and takes no operand from registers
+            halo_axis = tiling.halo_dim + 1 - self.views.pixels.one_image
+            for acc, (load, tap) in zip(accs, products, strict=True):
+                reach = tap * self.schedule.problem.dims[tiling.halo_dim].tap_stride if cfg.halo else 0
+                for _, at in lines(self.views.pixels.box(cfg.step_pixels)):
+                    further = tuple(j + reach if axis == halo_axis else j for axis, j in enumerate(at))
+                    mgpu.wgmma(acc, shared.dy_tma.at[(slot, m, *at)].T, shared.x_tma.at[(slot, load, *further)])
+            mgpu.wgmma_wait(0)
+            return
+        # Through registers, dy comes in portions of 64 pixels: one is loaded while another is multiplied.
+        portion = M if cfg.dy_registers else cfg.pixels
+        for start in range(0, cfg.pixels, portion):
+            dy = shared.dy_mma.at[slot, m, mgpu.ds(start, portion)].T
+            if cfg.dy_registers:
+                dy = mgpu.load(dy)
+            for acc, (load, tap) in zip(accs, products, strict=True):
+                mgpu.wgmma(acc, dy, shared.x_mma.at[slot, load, mgpu.ds(tap * tiling.halo_row + start, portion)])
+            # One portion of 64 has the registers that the next step's needs, so it is waited for: another consumer multiplies.
+            mgpu.wgmma_wait(0 if cfg.dy_registers and cfg.pixels == portion else len(products))

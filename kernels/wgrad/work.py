@@ -1,0 +1,156 @@
+"""Counts of what a tiling costs: multiply-adds, bytes, steps. Nothing here is a model or a measurement."""
+
+import functools
+import itertools
+import math
+
+from ..cost import Work
+from ..gpu import ANY_HOPPER, Gpu
+from .legal import operand_bytes
+from .plan import ITEMSIZE, Config, M, Problem, Tiling, tiling
+
+
+def useful_macs(problem: Problem) -> int:
+    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
+    p = problem if problem.walkable else problem.transpose()
+    pairs = math.prod(d.out_size * d.count[0] for d in p.dims)
+    return p.examples * p.batch * p.groups * p.in_channels * p.out_channels * pairs
+
+
+def workspace_bytes(t: Tiling) -> int:
+    """Bytes of partial sums that lie in global memory until XLA has added them."""
+    return math.prod(t.out_shape) * 4 if t.cfg.split_k > 1 else 0
+
+
+def operand_bytes(p: Problem) -> int:
+    """Bytes of x and dy, as the kernel reads them."""
+    pieces = 2 if p.terms > 1 else 1
+    pixels = (
+        p.in_channels * math.prod(d.in_size for d in p.dims),
+        p.out_channels * math.prod(d.out_size for d in p.dims),
+    )
+    return p.examples * p.batch * pieces * p.groups * sum(pixels) * ITEMSIZE
+
+
+def result_bytes(problem: Problem) -> int:
+    """Bytes of the gradient."""
+    taps = math.prod(axis.kernel for axis in problem.axes)
+    return problem.examples * problem.groups * problem.in_channels * problem.out_channels * taps * problem.out_itemsize
+
+
+def least_bytes(problem: Problem) -> int:
+    """The least traffic with global memory, in bytes: every operand read once, the result written once."""
+    return operand_bytes(problem) + result_bytes(problem)
+
+
+def executed_macs(problem: Problem, cfg: Config) -> int:
+    """The multiply-adds the kernel issues, step by step: ragged boxes and tiles whole, skipped boxes not at all."""
+    return all_steps(problem, cfg) * cfg.cluster * cfg.consumers * _step_macs(tiling(problem, cfg))
+
+
+def loaded_bytes(problem: Problem, cfg: Config) -> int:
+    """Bytes that the kernel loads into shared memory; what a cluster shares, once."""
+    t = tiling(problem, cfg)
+    dy, x = (1 if cfg.multicast == name else cfg.cluster for name in ("dy", "x"))
+    return all_steps(problem, cfg) * (dy * t.dy_bytes + x * t.x_bytes)
+
+
+def all_steps(problem: Problem, cfg: Config) -> int:
+    """Number of steps of all clusters together. A step fills one slot of the ring."""
+    t = tiling(problem, cfg)
+    p = t.problem
+    return sum(steps_of_taps(problem, cfg)) * p.examples * p.groups * t.m_tiles * t.n_tiles // cfg.cluster
+
+
+@functools.lru_cache(maxsize=256)
+def steps_of_taps(problem: Problem, cfg: Config) -> tuple[int, ...]:
+    """Number of steps, of all parts together, of every tap tile."""
+    t = tiling(problem, cfg)
+    places, found = list(itertools.product(*map(range, t.tap_loads))), []
+    for start in range(0, len(places), cfg.taps_per_tile):
+        together, steps = places[start : start + cfg.taps_per_tile], t.image_steps
+        for i, (d, e) in enumerate(zip(t.problem.dims, cfg.step_pixels[1:], strict=True)):
+            taps = [place[i] for place in together]
+            first, last = d.outputs(min(taps), max(taps) + (t.halo_taps - 1 if i == t.halo_dim else 0))
+            steps *= max(0, -(-last // e) - first // e)
+        found.append(steps)
+    return tuple(found)
+
+
+def _step_macs(t: Tiling) -> int:
+    """Multiply-adds of a consumer in a step."""
+    return t.cfg.pixels * M * t.products * t.cfg.tile_n
+
+
+def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
+    """The work of a problem under one of its configurations.
+
+    In the words of `Work`, what a cluster shares are its weights, and what each of its blocks loads for itself are its pixels.
+    Without a cluster these are dy and x.
+    """
+    t, clusters = tiling(raw, cfg), tiling(raw, cfg).workers(gpu.num_sms)
+    p, tiles = t.problem, t.work_tiles
+    x_rows, dy_rows = math.prod(t.load_pixels) * cfg.x_loads, cfg.pixels * cfg.m_warpgroups
+    x_all, dy_all = _array_bytes(p)
+    own, shared = (t.x_bytes, x_rows, x_all), (t.dy_bytes, dy_rows, dy_all)
+    if cfg.multicast == "x":
+        own, shared = shared, own
+    steps, sms = all_steps(raw, cfg), min(gpu.num_sms, clusters * cfg.cluster)
+    result = cfg.consumers * M * t.products * cfg.tile_n * t.stored_itemsize
+    dy_read = M * (1 if cfg.dy_registers else t.products)
+    together = tiles // cfg.split_k // p.examples // p.groups  # tiles that walk the same pixels
+    under_way = min(x_all + dy_all, clusters * cfg.cluster * cfg.stages * (t.x_bytes + t.dy_bytes))
+    return Work(
+        itemsize=ITEMSIZE,
+        mma_warpgroups=cfg.consumers,
+        cluster=cfg.cluster,
+        stages=cfg.stages,
+        epi_stages=2,  # none: sums go from registers to global memory
+        over_images=cfg.step_pixels[0] > 1,
+        sms=sms,
+        ctas_per_sm=2 if clusters * cfg.cluster > gpu.num_sms else 1,
+        rounds=((-(-tiles // clusters), steps / tiles),),
+        all_steps=steps,
+        macs=_step_macs(t),
+        operand_bytes=cfg.pixels * ITEMSIZE * (t.products * cfg.tile_n + dy_read),
+        pixel_bytes=own[0],
+        weight_bytes=shared[0],
+        rows=own[1] + shared[1] / cfg.cluster,
+        copies=cfg.m_warpgroups + cfg.x_loads,
+        taps=t.products,
+        pixel_readers=max(1, min(together, clusters)),
+        kept_bytes=0,
+        chunks=t.products,
+        elements=M * cfg.tile_n / 128,
+        stored_bytes=result,
+        ahead=None,
+        input_bytes=own[2],
+        weights_bytes=shared[2],
+        held_bytes=under_way + clusters * cfg.cluster * result,
+        before_bytes=_copied_bytes(p),
+        after_bytes=math.prod(t.out_shape) * t.stored_itemsize + result_bytes(p),
+    )
+
+
+def _array_bytes(p: Problem) -> tuple[int, int]:
+    """Bytes of x and of dy, as the kernel reads them."""
+    images = p.examples * p.images * p.groups * ITEMSIZE
+    x = images * p.in_channels * math.prod(d.in_size for d in p.dims)
+    return x, images * p.out_channels * math.prod(d.out_size for d in p.dims)
+
+
+def _copied_bytes(p: Problem) -> int:
+    """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, and pieces."""
+    images, unit, found = p.examples * p.batch * p.groups, 16 // ITEMSIZE, 0
+    whole = lambda channels: -(-channels // unit) * unit
+    operands = (
+        (p.in_channels, [d.in_size for d in p.dims], [d.in_rows * d.in_stride for d in p.dims]),
+        (p.out_channels, [d.out_size for d in p.dims], [d.out_size for d in p.dims]),
+    )
+    for channels, sizes, read in operands:
+        before, after = channels * math.prod(sizes), whole(channels) * math.prod(read)
+        if p.terms > 1:
+            found += images * (before + after) * 2 * ITEMSIZE
+        elif before != after:
+            found += images * (before + after) * ITEMSIZE
+    return found
