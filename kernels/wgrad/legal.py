@@ -14,14 +14,11 @@ SPARE_WITH_DY = 62  # the same with dy in registers
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     """The reason why the kernel does not take a configuration, or None."""
-    nd, box = len(raw.axes), cfg.step_pixels
     problem = raw.under(cfg)
     if not problem.walkable:
         return f"{cfg.transposed=} leaves several phases of outputs: a convolution takes False, a transposed one True"
-    if len(box) != nd + 1 or cfg.pixels % 64 or max(box) > 256:
-        return f"{cfg.step_pixels=} must be (images, *pixels) of a multiple of 64 pixels, at most 256 along each"
-    if cfg.dy_registers and cfg.pixels not in (64, 128):
-        return f"{cfg.step_pixels=} must be of 64 or 128 pixels: {cfg.dy_registers=} holds so many"
+    if why := illegal_box(problem, cfg):
+        return why
     if cfg.tile_n not in ((16, 32, 64) if cfg.dy_registers else (64,)):
         return f"{cfg.tile_n=} must be 64, or with dy in registers 32 or 16: wgmma's operands have one swizzle"
     if cfg.multicast not in ("", "x", "dy"):
@@ -34,12 +31,6 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{cfg.ctas_per_sm=} must be 1 or 2"
     if cfg.cluster > gpu.num_sms:
         return f"{cfg.cluster=} must be at most {gpu.num_sms=}"
-    if (problem.examples > 1 or problem.terms > 1) and problem.batch % box[0]:
-        return f"{box[0]} images of {cfg.step_pixels=} must divide {problem.batch}: a box is of one example"
-    if nd == 3 and box[0] > 1 and (problem.groups > 1 or any(d.in_stride > 1 for d in problem.dims)):
-        return f"{cfg.step_pixels=} must be of one image: a TMA copy has five dimensions"
-    if cfg.halo and (why := _illegal_halo(problem, cfg)):
-        return why
     t = tiling(raw, cfg)
     if cfg.taps_per_tile > math.prod(t.tap_loads):
         return f"{cfg.taps_per_tile=} must be at most {math.prod(t.tap_loads)}"
@@ -47,17 +38,35 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return why
     if not 2 <= cfg.stages <= MOST_BARRIERS:  # a slot is released once the next one is multiplied
         return f"{cfg.stages=} must be 2 to {MOST_BARRIERS}"
-    if cfg.split_k < 1 or (cfg.split_k > 1 and (why := _illegal_split(t))):
-        return why if cfg.split_k > 1 else f"{cfg.split_k=} must be at least 1"
+    if why := _illegal_split(t):
+        return why
     if math.prod(t.out_shape) > MAX_ELEMENTS:
         return f"{t.out_shape=} must have at most {MAX_ELEMENTS} elements"
-    most = min(65536 // ((cfg.consumers + 1) * 128 * cfg.ctas_per_sm) // 8 * 8, 255)
-    most = min(MOST_ACCUMULATORS, most - (SPARE_WITH_DY if cfg.dy_registers else SPARE))
-    if t.accumulators > most:
+    if t.accumulators > (most := most_accumulators(cfg)):
         return f"{t.accumulators=} registers of sums must be at most {most}"
     if t.smem_bytes > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):
         return f"{t.smem_bytes=} must be at most {limit}"
     return None
+
+
+def most_accumulators(cfg: Config) -> int:
+    """The most registers of a thread that may hold sums: what its block leaves it, less what else it needs."""
+    registers = min(65536 // ((cfg.consumers + 1) * 128 * cfg.ctas_per_sm) // 8 * 8, 255)
+    return min(MOST_ACCUMULATORS, registers - (SPARE_WITH_DY if cfg.dy_registers else SPARE))
+
+
+def illegal_box(problem: Problem, cfg: Config) -> str | None:
+    """The reason against the pixels of a step, or None. problem: as the kernel computes it."""
+    nd, box = len(problem.dims), cfg.step_pixels
+    if len(box) != nd + 1 or cfg.pixels % 64 or max(box) > 256:
+        return f"{cfg.step_pixels=} must be (images, *pixels) of a multiple of 64 pixels, at most 256 along each"
+    if cfg.dy_registers and cfg.pixels not in (64, 128):
+        return f"{cfg.step_pixels=} must be of 64 or 128 pixels: {cfg.dy_registers=} holds so many"
+    if (problem.examples > 1 or problem.terms > 1) and problem.batch % box[0]:
+        return f"{box[0]} images of {cfg.step_pixels=} must divide {problem.batch}: a box is of one example"
+    if nd == 3 and box[0] > 1 and (problem.groups > 1 or any(d.in_stride > 1 for d in problem.dims)):
+        return f"{cfg.step_pixels=} must be of one image: a TMA copy has five dimensions"
+    return _illegal_halo(problem, cfg) if cfg.halo else None
 
 
 def _illegal_halo(problem: Problem, cfg: Config) -> str | None:
@@ -88,8 +97,8 @@ def _illegal_multicast(t: Tiling) -> str | None:
 def _illegal_split(t: Tiling) -> str | None:
     p = t.problem
     steps = t.image_steps * math.prod(-(-d.rows // e) for d, e in zip(p.dims, t.cfg.step_pixels[1:], strict=True))
-    if t.cfg.split_k > steps:
-        return f"{t.cfg.split_k=} must be at most the {steps} steps over pixels"
+    if not 1 <= t.cfg.split_k <= steps:
+        return f"{t.cfg.split_k=} must be at least 1, and at most the {steps} steps over pixels"
     if steps * t.cfg.split_k > MAX_ELEMENTS:
         return f"{steps=} times {t.cfg.split_k=} must be at most {MAX_ELEMENTS}"
     return None

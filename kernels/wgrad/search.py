@@ -7,11 +7,20 @@ import math
 from collections.abc import Iterator
 
 from ..gpu import ANY_HOPPER, Gpu
-from .legal import illegal
-from .plan import Config, M, Problem, tiling
+from .legal import illegal, illegal_box, most_accumulators
+from .plan import Config, M, Problem, Tiling, tiling
 from .work import operand_bytes, steps_of_taps, workspace_bytes
 
+WARPGROUPS = (
+    (1, 1, 1),
+    (1, 2, 1),
+    (2, 1, 1),
+    (1, 3, 1),
+    (1, 1, 2),
+)  # over output channels, over x, and blocks on an SM
 WAVES = (1, 2, 3, 4)  # tiles of a block, as many parts as that takes
+MOST_BOXES = 3
+MOST_TAPS = 8  # loads are issued one by one
 LEAST_STEPS = 4  # of a part
 MOST_STAGES = 8
 MOST_WORKSPACE = 256 * 2**20  # bytes of partial sums, which are at most a quarter of the operands besides
@@ -27,31 +36,54 @@ def boxes(pixels: int, nd: int) -> tuple[tuple[int, ...], ...]:
 
 
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
-    """Legal configurations, each with as many stages as fit (eight at most), and with parts for one to four waves."""
+    """Some hundred legal configurations, each with as many stages as fit, and with parts for one wave of blocks or several."""
     for transposed in (False, True):
-        oriented = problem.transpose() if transposed else problem
-        if oriented.walkable:
-            for tile in _tiles(oriented, transposed):
-                yield from _divided(problem, tile, gpu)
+        p = problem.transpose() if transposed else problem
+        if p.walkable:
+            for tile in _tiles(p):
+                yield from _divided(problem, dataclasses.replace(tile, transposed=transposed), gpu)
 
 
-def _tiles(p: Problem, transposed: bool) -> Iterator[Config]:
-    """Tiles of one part."""
-    taps = math.prod(d.count[0] for d in p.dims)
+def _tiles(p: Problem) -> Iterator[Config]:
+    """Tiles of one part, and two stages."""
     narrow = next(n for n in (16, 32, 64) if p.in_channels <= n or n == 64)
-    for pixels, halo, dy_registers, (m_wgs, n_wgs), ctas, multicast in itertools.product(
-        (64, 128), (False, True), (False, True), ((1, 1), (1, 2), (2, 1), (1, 3)), (1, 2), ("", "x", "dy")
-    ):
-        if (narrow < 64 and not dy_registers) or (m_wgs > 1 and p.out_channels <= M) or ctas * (m_wgs * n_wgs + 1) > 4:
+    for pixels, halo in itertools.product((64, 128), (False, True)):
+        for box in _likely_boxes(p, pixels, halo):
+            for dy_registers, (m_wgs, n_wgs, ctas), multicast in itertools.product(
+                (False, True), WARPGROUPS, ("", "x", "dy")
+            ):
+                if (narrow < M and not dy_registers) or (m_wgs > 1 and p.out_channels <= M):
+                    continue
+                if dy_registers and pixels == M and m_wgs * n_wgs * ctas < 2:
+                    continue  # nothing would multiply while dy is loaded
+                plain = Config(box, narrow, 1, 1, m_wgs, n_wgs, halo, dy_registers, 2, 1, ctas, multicast)
+                yield from _large(p, plain)
+
+
+def _likely_boxes(p: Problem, pixels: int, halo: bool) -> list[tuple[int, ...]]:
+    """The few boxes that walk fewest pixels beyond the edges, and load fewest rows of x."""
+    found = []
+    for box in boxes(pixels, len(p.dims)):
+        t = Tiling(p, Config(box, halo=halo))
+        if illegal_box(p, t.cfg):
             continue
-        if dy_registers and pixels == M and m_wgs * n_wgs * ctas < 2:
-            continue  # nothing would multiply while dy is loaded
-        for box, together, loads in itertools.product(boxes(pixels, len(p.dims)), range(1, 9), (1, 2, 4)):
-            if loads > -(-p.in_channels // narrow) or together * loads % n_wgs or together > taps:
-                continue
-            yield Config(
-                box, narrow, together, loads, m_wgs, n_wgs, halo, dy_registers, 2, 1, ctas, multicast, transposed
-            )
+        steps = sum(steps_of_taps(p, t.cfg)) * t.halo_taps
+        found.append((steps * (pixels + math.prod(t.load_pixels)), t.cfg.complexity, box))
+    return [box for *_, box in sorted(found)[:MOST_BOXES]]
+
+
+def _large(p: Problem, tile: Config) -> Iterator[Config]:
+    """The largest tiles of a kind: as many taps as there are registers for, or as many that all tiles have equally many."""
+    t = Tiling(p, tile)
+    places, one = math.prod(t.tap_loads), t.halo_taps * tile.tile_n // 2  # registers of a load's sums
+    most = most_accumulators(tile) * tile.n_warpgroups // one
+    for loads in (1, 2, 4):
+        if loads > -(-p.in_channels // tile.tile_n):
+            break
+        fitting = [n for n in range(1, min(places, most // loads, MOST_TAPS) + 1) if n * loads % tile.n_warpgroups == 0]
+        even = [n for n in fitting if places % n == 0]
+        for together in sorted({n[-1] for n in (fitting, even) if n}):
+            yield dataclasses.replace(tile, taps_per_tile=together, channel_loads=loads)
 
 
 def _divided(problem: Problem, tile: Config, gpu: Gpu) -> Iterator[Config]:

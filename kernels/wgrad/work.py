@@ -6,7 +6,6 @@ import math
 
 from ..cost import Work
 from ..gpu import ANY_HOPPER, Gpu
-from .legal import operand_bytes
 from .plan import ITEMSIZE, Config, M, Problem, Tiling, tiling
 
 
