@@ -14,9 +14,12 @@ SPARE_WITH_DY = 62  # the same with dy in registers
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     """The reason why the kernel does not take a configuration, or None."""
-    problem = raw.under(cfg)
-    if not problem.walkable:
+    oriented = raw.oriented(cfg)
+    if not oriented.walkable:
         return f"{cfg.transposed=} leaves several phases of outputs: a convolution takes False, a transposed one True"
+    if why := illegal_mapping(oriented, cfg):
+        return why
+    problem = raw.under(cfg)
     if why := illegal_box(problem, cfg):
         return why
     if cfg.tile_n not in ((16, 32, 64) if cfg.dy_registers else (64,)):
@@ -46,6 +49,22 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{t.accumulators=} registers of sums must be at most {most}"
     if t.smem_bytes > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):
         return f"{t.smem_bytes=} must be at most {limit}"
+    return None
+
+
+def illegal_mapping(oriented: Problem, cfg: Config) -> str | None:
+    """The reason why pixels cannot become channels as a configuration wants, or None."""
+    if cfg.fold and any(axis.base > 1 or axis.dilation > 1 for axis in oriented.axes):
+        return f"{cfg.fold=} takes dimensions without dilations"
+    if cfg.fold and all(axis.stride == 1 for axis in oriented.axes):
+        return f"{cfg.fold=} takes a stride"
+    if cfg.row_outputs < 1:
+        return f"{cfg.row_outputs=} must be at least 1"
+    last = oriented.axes[-1]
+    if cfg.row_outputs > 1 and (
+        last.base > 1 or last.dilation > 1 or last.out_size % cfg.row_outputs or oriented.groups > 1
+    ):
+        return f"{cfg.row_outputs=} takes one group, and a last dimension of a multiple of so many outputs, without dilations"
     return None
 
 

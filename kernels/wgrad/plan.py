@@ -34,6 +34,8 @@ class Config:
     multicast       what a cluster of two thread blocks shares: "x", for twice the output channels, "dy", for twice the input
                     channels, or "" for no cluster
     transposed      compute the gradient of the transposed convolution: x and dy, input and output channels exchange roles
+    fold            make strides input channels beforehand (for few channels): fewer taps, without a stride
+    row_outputs     take so many neighbouring outputs of a row as one, of so many times the output channels (for few of them)
     """
 
     step_pixels: tuple[int, ...]
@@ -49,6 +51,8 @@ class Config:
     ctas_per_sm: int = 1
     multicast: str = ""
     transposed: bool = False
+    fold: bool = False
+    row_outputs: int = 1
 
     @property
     def pixels(self) -> int:
@@ -71,9 +75,15 @@ class Config:
         return 2 if self.multicast else 1
 
     @property
+    def finished_by_xla(self) -> bool:
+        """Whether the kernel stores bare float32 sums, which XLA adds."""
+        return self.split_k > 1 or self.row_outputs > 1
+
+    @property
     def complexity(self) -> tuple[float, ...]:
-        """A sort key, lower for simpler configurations: few parts, blocks alone, boxes of one image and of long lines."""
-        return self.split_k, self.cluster, self.step_pixels[0], *(-e for e in reversed(self.step_pixels))
+        """A sort key, lower for simpler configurations: operands as they lie, few parts, blocks alone, long lines."""
+        box = self.step_pixels
+        return self.fold, self.row_outputs, self.split_k, self.cluster, box[0], *(-e for e in reversed(box))
 
     def __str__(self) -> str:
         first, *rest = dataclasses.fields(self)
@@ -131,11 +141,30 @@ class Problem:
 
     def under(self, cfg: Config) -> "Problem":
         """The problem as the kernel computes it under a configuration."""
+        problem = self.oriented(cfg)
+        problem = problem.folded() if cfg.fold else problem
+        return problem.with_row_outputs(cfg.row_outputs) if cfg.row_outputs > 1 else problem
+
+    def oriented(self, cfg: Config) -> "Problem":
+        """The problem, or the transposed one if the configuration says so."""
         return self.transpose() if cfg.transposed else self
 
     def transpose(self) -> "Problem":
         """The gradient of the transposed convolution: the same numbers, with x and dy in exchanged roles."""
         return _transposed(self)
+
+    def folded(self) -> "Problem":
+        """The same sums with every stride as channels of x: pixel j * stride + r of a channel is pixel j of channel r."""
+        axes = tuple(axis.folded() for axis in self.axes)
+        channels = self.in_channels * math.prod(axis.stride for axis in self.axes)
+        return dataclasses.replace(self, in_channels=channels, axes=axes)
+
+    def with_row_outputs(self, count: int) -> "Problem":
+        """More sums, with `count` outputs of a row as channels of one: the taps of output r are moved by r strides."""
+        *axes, last = self.axes
+        return dataclasses.replace(
+            self, out_channels=self.out_channels * count, axes=(*axes, last.with_outputs_together(count))
+        )
 
     @property
     def walkable(self) -> bool:
@@ -266,7 +295,7 @@ class Tiling:
     @property
     def stored_itemsize(self) -> int:
         """Bytes of an element of the kernel's result."""
-        return 4 if self.cfg.split_k > 1 else self.problem.out_itemsize
+        return 4 if self.cfg.finished_by_xla else self.problem.out_itemsize
 
     @property
     def dy_bytes(self) -> int:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 
 from ..gpu import ANY_HOPPER, Gpu
-from .legal import illegal, illegal_box, most_accumulators
+from .legal import illegal, illegal_box, illegal_mapping, most_accumulators
 from .plan import Config, M, Problem, Tiling, tiling
 from .work import operand_bytes, steps_of_taps, workspace_bytes
 
@@ -37,11 +37,17 @@ def boxes(pixels: int, nd: int) -> tuple[tuple[int, ...], ...]:
 
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Some hundred legal configurations, each with as many stages as fit, and with parts for one wave of blocks or several."""
-    for transposed in (False, True):
-        p = problem.transpose() if transposed else problem
-        if p.walkable:
-            for tile in _tiles(p):
-                yield from _divided(problem, dataclasses.replace(tile, transposed=transposed), gpu)
+    for transposed, fold, row_outputs in itertools.product((False, True), (False, True), (1, 2, 4)):
+        plain = Config((), transposed=transposed, fold=fold, row_outputs=row_outputs)
+        oriented = problem.oriented(plain)
+        if not oriented.walkable or illegal_mapping(oriented, plain):
+            continue
+        p = problem.under(plain)
+        if (fold and p.in_channels > M) or (row_outputs > 1 and p.out_channels > M):
+            continue  # there are enough channels without
+        for tile in _tiles(p):
+            mapped = dataclasses.replace(tile, transposed=transposed, fold=fold, row_outputs=row_outputs)
+            yield from _divided(problem, mapped, gpu)
 
 
 def _tiles(p: Problem) -> Iterator[Config]:

@@ -89,6 +89,8 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
             found.append(f"{name} is padded from {channels} to {-(-channels // 8) * 8} channels")
     if ragged := [i for i, d in enumerate(p.dims) if d.in_size % d.in_stride]:
         found.append(f"{x} is padded to whole strides in spatial dimensions {ragged}")
+    if config.fold:
+        found.append(f"the strides of {x} are made channels")
     if config.split_k > 1:
         found.append(f"XLA adds {config.split_k} partial sums, in float32 and always in the same order")
     return tuple(found)
@@ -135,6 +137,8 @@ def code_path(product: Product, config: Config) -> str:
         "channels": config.channel_loads > 1,
         "halo": config.halo,
         "registers": config.dy_registers,
+        "fold": config.fold,
+        "rows": config.row_outputs > 1,
         "split": config.split_k > 1,
         f"multicast_{config.multicast}": bool(config.multicast),
     }
@@ -143,7 +147,7 @@ def code_path(product: Product, config: Config) -> str:
 
 def epilogue(product: Product, config: Config) -> str:
     """A name for the arithmetic on a sum before it is stored: a cast, or none of partial sums."""
-    return f"{DTYPES['float32' if config.split_k > 1 else product.out_dtype]} linear"
+    return f"{DTYPES['float32' if config.finished_by_xla else product.out_dtype]} linear"
 
 
 def size(product: Product) -> Size:

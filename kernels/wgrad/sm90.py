@@ -37,7 +37,7 @@ from ..ring import Ring
 from ..scalars import Scalar
 from ..views import lines
 from .legal import illegal
-from .operands import Views, channels_last, pieces
+from .operands import Views, channels_last, folded, pieces, with_row_outputs
 from .plan import Config, M, Problem, tiling
 from .schedule import Schedule
 from .work import useful_macs
@@ -56,10 +56,14 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     x, dy = (pieces(channels_last(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
     if cfg.transposed:
         x, dy = dy, x
+    if cfg.fold:
+        x = folded(x, raw.oriented(cfg).axes)
+    if cfg.row_outputs > 1:
+        dy = with_row_outputs(dy, cfg.row_outputs)
     schedule = Schedule(tiling(raw, cfg), gpu.num_sms)
     kernel = _Kernel(schedule, x.dtype, interpret)
     given = kernel.views.pixels.view(x), kernel.views.dy(dy)
-    stored = jnp.float32 if cfg.split_k > 1 else product.out_dtype
+    stored = jnp.float32 if cfg.finished_by_xla else product.out_dtype
     out_type = jax.ShapeDtypeStruct(schedule.tiling.out_shape, stored)
     cost = mgpu.CostEstimate(
         flops=2 * useful_macs(raw) * raw.terms,
@@ -127,8 +131,10 @@ class _Kernel:
 
     def body(self, x: Any, dy: Any, out: Any, dy_smem: Any, x_smem: Any, full: Any, empty: Any) -> None:
         """Run one warpgroup, as the producer or as a consumer."""
-        of_views = lambda smem: (smem, smem) if self.interpret else tuple(smem)
-        shared = _Shared(*of_views(dy_smem), *of_views(x_smem), Ring(self.cfg.stages, full, empty))
+        (dy_tma, dy_mma), (x_tma, x_mma) = (
+            (smem, smem) if self.interpret else tuple(smem) for smem in (dy_smem, x_smem)
+        )
+        shared = _Shared(dy_tma, dy_mma, x_tma, x_mma, Ring(self.cfg.stages, full, empty))
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if self.cfg.cluster > 1 else jnp.int32(0)
 

@@ -126,7 +126,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         input_bytes=own[2],
         weights_bytes=shared[2],
         held_bytes=under_way + clusters * cfg.cluster * result,
-        before_bytes=_copied_bytes(p),
+        before_bytes=_copied_bytes(raw.oriented(cfg), p, cfg),
         after_bytes=math.prod(t.out_shape) * t.stored_itemsize + result_bytes(p),
     )
 
@@ -138,18 +138,18 @@ def _array_bytes(p: Problem) -> tuple[int, int]:
     return x, images * p.out_channels * math.prod(d.out_size for d in p.dims)
 
 
-def _copied_bytes(p: Problem) -> int:
-    """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, and pieces."""
+def _copied_bytes(before: Problem, p: Problem, cfg: Config) -> int:
+    """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, folds and pieces."""
     images, unit, found = p.examples * p.batch * p.groups, 16 // ITEMSIZE, 0
     whole = lambda channels: -(-channels // unit) * unit
-    operands = (
-        (p.in_channels, [d.in_size for d in p.dims], [d.in_rows * d.in_stride for d in p.dims]),
-        (p.out_channels, [d.out_size for d in p.dims], [d.out_size for d in p.dims]),
-    )
-    for channels, sizes, read in operands:
-        before, after = channels * math.prod(sizes), whole(channels) * math.prod(read)
+    x = before.in_channels * math.prod(d.in_size for d in before.dims)
+    dy = before.out_channels * math.prod(d.out_size for d in before.dims)
+    x_read = whole(p.in_channels) * math.prod(d.in_rows * d.in_stride for d in p.dims)
+    dy_read = whole(p.out_channels) * math.prod(d.out_size for d in p.dims)
+    moved = cfg.fold and any(axis.stride > 1 for axis in before.axes[:-1])  # in a row they are channels as they lie
+    for size, read, moves in ((x, x_read, moved), (dy, dy_read, False)):
         if p.terms > 1:
-            found += images * (before + after) * 2 * ITEMSIZE
-        elif before != after:
-            found += images * (before + after) * ITEMSIZE
+            found += images * (size + read) * 2 * ITEMSIZE
+        elif size != read or moves:
+            found += images * (size + read) * ITEMSIZE
     return found
