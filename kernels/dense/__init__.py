@@ -27,7 +27,7 @@ class Dense:
     """See `family.Family`."""
 
     name = "dense"
-    roles = frozenset({"fprop", "dgrad"})
+    roles = frozenset(served.ROLES)
     bodies: Mapping[tuple[int, ...], str] = types.MappingProxyType({(9, 0): ".dense.sm90"})
     config: type[Any] = Config
     samples: tuple[Product, ...] = (
