@@ -89,8 +89,10 @@ class Config(Protocol):
 class Family(Protocol):
     """A family of kernels. P stands for its own description of a problem, C for its configurations.
 
+    There is one object of each, by which kernels and plans are compared. So it is pickled by its name, as a module's global.
+
     name     the first word of its kernels' names
-    roles    the products it computes, of "fprop", "dgrad" and "wgrad"
+    roles    the products it computes, of those that `spec.OUTPUTS` lists
     bodies   compute capability -> the module, named as in `from .dense.sm90 import run`, with the function `run`:
              run(product, config, gpu, *operands, name, interpret) -> results, all arrays channels first
     config   the class of its configurations
@@ -98,6 +100,8 @@ class Family(Protocol):
     """
 
     def __hash__(self) -> int: ...
+
+    def __reduce__(self) -> str | tuple[Any, ...]: ...
 
     name: str
     roles: frozenset[str]

@@ -1,5 +1,6 @@
 """`explain`, and that compiled programs hold exactly what it says."""
 
+import pickle
 import re
 
 import equinox as eqx
@@ -34,6 +35,9 @@ def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
 
     (on_a100,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="a100")
     assert any("8.0" in reason for reason in on_a100.reasons)
+
+    again = pickle.loads(pickle.dumps(on_h100))
+    assert (again, hash(again)) == (on_h100, hash(on_h100))
 
     text = str(pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100"))
     for part in ("64x28x28 -> 32x28x28", "batch 8", on_h100.kernel.name, str(on_h100.kernel.config), "doctor", "H100"):

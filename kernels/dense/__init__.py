@@ -51,5 +51,8 @@ class Dense:
     epilogue = staticmethod(served.epilogue)
     notes = staticmethod(served.notes)
 
+    def __reduce__(self) -> str:
+        return "DENSE"  # of this module: what is unpickled is the same object
+
 
 DENSE = Dense()
