@@ -131,10 +131,10 @@ def _timings(files: dict[str, list[Row]], choice: str) -> Iterator[Timing]:
     timed = set()
     for row, facts in _timed(current):
         timed.add(Product.from_json(row["product"]))
-        yield Timing(facts.family, facts.size, row.get("today_us") or row["kernel_us"], row["lax_us"], row["lax"])
+        yield Timing(facts.series, facts.size, row.get("today_us") or row["kernel_us"], row["lax_us"], row["lax"])
     for row, facts in _timed(earlier):
         if "timed" in row and Product.from_json(row["product"]) not in timed:
-            yield Timing(facts.family, facts.size, row["kernel_us"], row["lax_us"], row["lax"])
+            yield Timing(facts.series, facts.size, row["kernel_us"], row["lax_us"], row["lax"])
 
 
 def _chosen_by(rows: list[Row]) -> str:

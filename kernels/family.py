@@ -25,6 +25,7 @@ from .cost import Work
 from .gpu import Gpu
 
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
+FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
 class Size(NamedTuple):
@@ -53,12 +54,12 @@ class Facts(NamedTuple):
 
     A kernel is right if its main loop is (`code_path`: how operands move, are multiplied and leave) and its arithmetic on a
     sum on the way out is (`epilogue`: the same on float32 registers whatever the tile). Any product that runs one of them
-    proves it. Its speed depends on the series of products (`family`) and on their size.
+    proves it. Its speed depends on the `series` of products and on their size.
     """
 
     code_path: str
     epilogue: str
-    family: str
+    series: str
     size: Size
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Facts(NamedTuple):
     @classmethod
     def from_json(cls, data: Any, where: str = "facts") -> "Facts":
         """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
-        return strict.parse(cls, data, where)
+        return strict.parse(cls, strict.renamed(data, FORMER_NAMES, where), where)
 
 
 class Config(Protocol):
