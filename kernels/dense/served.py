@@ -169,6 +169,7 @@ def code_path(product: Product, config: Config) -> str:
         "halo": config.halo,
         "sheets": config.halo and seen.dims[t.halo_dim].residues > 1,
         "resident": config.resident,
+        # The next three are former names of the fields: committed records are filed under these words, so they stay.
         "unfold": config.im2col,
         "fold": config.col2im_dims > 0,
         "split": config.split_k > 1,
