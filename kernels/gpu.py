@@ -6,7 +6,7 @@ those of `pallas_conv.target`.
 
 import dataclasses
 
-from pallas_conv.target import Target
+from pallas_conv.target import Target, from_device_kind
 
 H100_SMS = 132  # streaming multiprocessors of an H100 SXM, assumed where the chip is not known
 
@@ -58,6 +58,10 @@ class Gpu:
         generation = GENERATIONS.get(target.capability or (), HOPPER)
         num_sms = target.num_sms if target.capability == generation.capability else None
         return cls(num_sms or H100_SMS, target.device_kind, generation)
+
+    def like(self, device_kind: str, num_sms: int) -> bool:
+        """Whether such a device has as many SMs, and is known to be of this generation."""
+        return (num_sms, from_device_kind(device_kind).capability) == (self.num_sms, self.generation.capability)
 
 
 ANY_HOPPER = Gpu()
