@@ -41,6 +41,11 @@ HOPPER = Generation("Hopper", (9, 0), 227 * 1024, 1024, block_registers=168, two
 GENERATIONS: dict[tuple[int, ...], Generation] = {generation.capability: generation for generation in (HOPPER,)}
 
 
+def generations() -> str:
+    """The compute capabilities of all generations, in words: "9.0 (Hopper)"."""
+    return " or ".join("{}.{} ({})".format(*g.capability, g.name) for g in GENERATIONS.values())
+
+
 @dataclasses.dataclass(frozen=True)
 class Gpu:
     """A chip that a kernel is planned for: by default any Hopper GPU with as many SMs as an H100.

@@ -1,5 +1,6 @@
 """`explain`, and that compiled programs hold exactly what it says."""
 
+import dataclasses
 import pickle
 import re
 
@@ -10,7 +11,7 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv import target
-from pallas_conv.kernels import families
+from pallas_conv.kernels import families, gpu
 
 
 def images(*shape, dtype=jnp.bfloat16):
@@ -19,6 +20,15 @@ def images(*shape, dtype=jnp.bfloat16):
 
 def loss(model, x):
     return jnp.sum(jax.vmap(model)(x).astype(jnp.float32) ** 2)
+
+
+def test_the_generations_that_kernels_are_for_are_told(monkeypatch):
+    other = dataclasses.replace(gpu.HOPPER, name="Another", capability=(10, 0))
+    monkeypatch.setitem(gpu.GENERATIONS, other.capability, other)
+    layer = pc.Conv2d(64, 32, 3, key=jax.random.key(0))
+    for device in ("cpu", "a100"):
+        (found,) = pc.explain(layer, images(64, 28, 28, dtype=jnp.float32), device=device)
+        assert any("compute capability 9.0 (Hopper) or 10.0 (Another)" in reason for reason in found.reasons), device
 
 
 def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
