@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, applied
 from .spec import OUTPUTS, ConvSpec, Product
 
 type Names = tuple[str, ...]
@@ -259,7 +259,7 @@ class Equation:
         if self.primitive == "affine":
             product = contract("fprop", v["x"], v["w"], op, op.sum_dtype)
             z = add_terms(op, product, v.get("b"), v.get("r"), self.outs[0][1])
-            results = {"z": lambda: z, "y": lambda: z if op.activation is None else ACTIVATIONS[op.activation].f(z)}
+            results = {"z": lambda: z, "y": lambda: applied(op.activation, z)}
         elif self.primitive == "tangent":
             terms = [contract("fprop", v[a], v[b], op, op.sum_dtype) for a, b in _tangents(v)]
             t = add_terms(op, sum(terms[1:], terms[0]), v.get("db"), v.get("dr"), self.outs[0][1])

@@ -80,7 +80,7 @@ class Product:
     in_channels     C, of x (all groups together)
     out_channels    O, of y
     compute_dtype   what both operands are multiplied in
-    out_dtype       what the result is stored in (of bwd its dx, while dw and db are float32); sums are at least float32
+    out_dtype       what the result is stored in (dx of bwd, dw of wgrad: see `result_dtypes`); sums are at least float32
     models          independent problems side by side (a leading axis on every operand), or None
     bias            fprop adds b: (O,)
     residual        fprop adds r: (N, O, *out), in out_dtype
@@ -144,9 +144,9 @@ class Product:
 
     @property
     def result_dtypes(self) -> tuple[str, ...]:
-        """The dtypes of the outputs: what is summed for weights beside a dx stays float32, and the caller rounds it."""
-        with_weights = self.role == "bwd"
-        return tuple("float32" if with_weights and name != "dx" else self.out_dtype for name in self.outputs)
+        """The dtypes of the outputs: what bwd sums beside dx, and wgrad beside dw, stays float32, and the caller rounds it."""
+        wide = OUTPUTS[self.role][1:] if self.role in ("wgrad", "bwd") else ()
+        return tuple("float32" if name in wide else self.out_dtype for name in self.outputs)
 
     def _shape_of(self, output: str) -> tuple[int, ...]:
         spec, lead = self.spec, () if self.models is None else (self.models,)

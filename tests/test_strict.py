@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.kernels.dense.plan import FORMER_NAMES, Config
 from pallas_conv.spec import Product
 from tests.kernels import cases
 
@@ -57,3 +57,12 @@ def test_what_is_no_configuration_is_refused():
         Config.from_json({key: value for key, value in CONFIGS[0].to_json().items() if key != "tile_pixels"})
     with pytest.raises(ValueError, match=r"config\.tile_pixels\[1\] must be int, not None"):
         Config.from_json({**CONFIGS[0].to_json(), "tile_pixels": [1, None]})
+
+
+@pytest.mark.parametrize(("former", "present"), FORMER_NAMES.items())
+def test_a_former_name_is_read_unless_the_present_one_is_there_too(former, present):
+    form = CONFIGS[1].to_json()
+    old = {former if name == present else name: value for name, value in form.items()}
+    assert Config.from_json(old) == CONFIGS[1]
+    with pytest.raises(ValueError, match=rf"row 3 has both '{former}' and '{present}'"):
+        Config.from_json(form | {former: form[present]}, "row 3")

@@ -32,7 +32,7 @@ def facts(p, target=H100):
 
 
 def timing(p, kernel_us, lax_us, lax="stock"):
-    return Timing(facts(p).family, facts(p).size, kernel_us, lax_us, lax)
+    return Timing(facts(p).series, facts(p).size, kernel_us, lax_us, lax)
 
 
 def proven(*products, timings=(), **changes):

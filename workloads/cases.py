@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_conv.activations import applied
 from pallas_conv.spec import ConvSpec, Product
-
-from .activations import applied
 
 SUITE = pathlib.Path(__file__).with_name("suite.json")
 OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "fb": "xwby"}

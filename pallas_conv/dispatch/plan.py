@@ -7,7 +7,7 @@ from .. import formulations
 from ..equation import Equation, wider
 from ..errors import UnsupportedError
 from ..kernels import families, serve
-from ..kernels.gpu import Gpu
+from ..kernels.gpu import Gpu, generations
 from ..kernels.serve import Kernel
 from ..spec import Product
 from ..target import Target
@@ -165,7 +165,7 @@ def _at_once(
 def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
     """The reasons why no kernel can run on this device. unserved: the reasons why none can on a GPU they are written for."""
     if target.platform != "cuda":
-        return (f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}", *unserved)
+        return (f"the kernels need an NVIDIA GPU of compute capability {generations()}, not {target}", *unserved)
     return families.reasons(product, target.capability)
 
 

@@ -86,4 +86,4 @@ def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
     if {kernel.source, other.source} != {"cupti"}:
         return Finding(held, no_device_times=True)
     facts = check.facts
-    return Finding(held, record.Timing(facts.family, facts.size, kernel.ms * 1e3, other.ms * 1e3, check.rival))
+    return Finding(held, record.Timing(facts.series, facts.size, kernel.ms * 1e3, other.ms * 1e3, check.rival))

@@ -214,7 +214,7 @@ def _equal(names: list[str]) -> np.ndarray:
 
 def _times(timing: Timing, check: Check) -> bool:
     """Whether a timing says anything about the product of a check."""
-    same = (timing.family, timing.lax) == (check.facts.family, check.rival)
+    same = (timing.series, timing.lax) == (check.facts.series, check.rival)
     return same and timing.size.distance(check.facts.size) <= trust.NEAR
 
 
@@ -223,7 +223,7 @@ def _times(timing: Timing, check: Check) -> bool:
 
 def made_up_timing(check: Check) -> Timing:
     """A timing of a kernel that is twice as fast as the lax program."""
-    return Timing(check.facts.family, check.facts.size, 1.0, 2.0, check.rival)
+    return Timing(check.facts.series, check.facts.size, 1.0, 2.0, check.rival)
 
 
 type Proofs = Mapping[str, trust.Proofs]  # of each family

@@ -7,9 +7,9 @@ import itertools
 import jax
 from jax import lax
 
+from pallas_conv.activations import applied
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
-from workloads.activations import applied
 from workloads.configured import Case as Case
 from workloads.configured import product as product
 

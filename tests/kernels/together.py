@@ -55,6 +55,9 @@ class Together:
     def notes(self, product: Product, config: toy.Config, /) -> list[str]:
         return []
 
+    def __reduce__(self) -> str:
+        return "TOGETHER"
+
 
 TOGETHER = Together()
 launched: list[Product] = []
