@@ -68,14 +68,19 @@ def all_steps(problem: Problem, cfg: Config) -> int:
     return sum(steps_of_taps(problem, cfg)) * p.examples * p.groups * t.m_tiles * t.n_tiles // cfg.cluster
 
 
-@functools.lru_cache(maxsize=256)
 def steps_of_taps(problem: Problem, cfg: Config) -> tuple[int, ...]:
     """Number of steps, of all parts together, of every tap tile."""
-    t = tiling(problem, cfg)
+    return _steps_of_taps(problem.under(cfg), cfg.step_pixels, cfg.taps_per_tile, cfg.halo)
+
+
+@functools.lru_cache(maxsize=1024)
+def _steps_of_taps(p: Problem, box: tuple[int, ...], taps_per_tile: int, halo: bool) -> tuple[int, ...]:
+    """`steps_of_taps` of all configurations that have these numbers in common. p: the problem as the kernel computes it."""
+    t = Tiling(p, Config(box, taps_per_tile=taps_per_tile, halo=halo))
     places, found = list(itertools.product(*map(range, t.tap_loads))), []
-    for start in range(0, len(places), cfg.taps_per_tile):
-        together, steps = places[start : start + cfg.taps_per_tile], t.image_steps
-        for i, (d, e) in enumerate(zip(t.problem.dims, cfg.step_pixels[1:], strict=True)):
+    for start in range(0, len(places), taps_per_tile):
+        together, steps = places[start : start + taps_per_tile], t.image_steps
+        for i, (d, e) in enumerate(zip(p.dims, box[1:], strict=True)):
             taps = [place[i] for place in together]
             first, last = d.outputs(min(taps), max(taps) + (t.halo_taps - 1 if i == t.halo_dim else 0))
             steps *= max(0, -(-last // e) - first // e)
