@@ -92,7 +92,15 @@ class Views:
         """[pieces E N, *out, G, K] with whole 16 bytes of channels."""
         return pad(dy, [(0, 0)] * (dy.ndim - 1) + [(0, unaligned(dy.shape[-1], dy.dtype))])
 
-    def result(self, sums: Array, product: Product) -> Array:
+    def bias_gradient(self, sums: Array, product: Product) -> Array:
+        """`Tiling.bias_shape` -> (O,), float32, with the models first if the product has any."""
+        cfg, p = self.tiling.cfg, self.tiling.problem
+        db = add_parts(sums, cfg.split_k, 0) if cfg.split_k > 1 else sums
+        db = db[..., : p.out_channels].reshape(p.examples, p.groups, cfg.row_outputs, -1)
+        db = functools.reduce(jnp.add, [db[:, :, r] for r in range(cfg.row_outputs)]).reshape(p.examples, -1)
+        return db if product.models is not None else db[0]
+
+    def weight_gradient(self, sums: Array, product: Product) -> Array:
         """`Tiling.out_shape` -> (O, C / groups, *kernel) of the product, with the models first if it has any."""
         cfg, oriented = self.tiling.cfg, self.tiling.raw.oriented(self.tiling.cfg)
         t, p, nd = self.tiling, self.tiling.problem, len(self.tiling.problem.dims)

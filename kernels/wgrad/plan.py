@@ -107,6 +107,7 @@ class Problem:
     examples E, each with a gradient of its own, batch N images of one, groups G, in_channels C and out_channels K of a group.
 
     axes    the dimensions, of one phase each: what a kernel reads is x, moved by its taps, and dy, as it lies
+    bias    whether the sums of dy over pixels are wanted, too: [E, G, K]
     terms   products of pieces of 16 bits that make up one of the operands' own, see `operands.pieces`
     """
 
@@ -118,6 +119,7 @@ class Problem:
     axes: tuple[geometry.ConvAxis, ...]
     terms: int = 1
     out_itemsize: int = 2
+    bias: bool = False
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
@@ -132,6 +134,7 @@ class Problem:
             axes=geometry.axes(product),
             terms=3 if product.compute_dtype == "float32" else 1,
             out_itemsize=4 if product.out_dtype == "float32" else 2,
+            bias="db" in product.outputs,
         )
 
     @functools.cached_property
@@ -291,6 +294,12 @@ class Tiling:
         places = self.tap_tiles * cfg.taps_per_tile
         rows, columns = self.m_tiles * cfg.m_warpgroups * M, self.n_tiles * cfg.channel_loads * cfg.tile_n
         return cfg.split_k * p.examples, places, self.halo_taps, p.groups, rows, columns
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """The shape of the sums of dy: [parts E, G, K] in whole tiles."""
+        parts, _, _, groups, rows, _ = self.out_shape
+        return parts, groups, rows
 
     @property
     def stored_itemsize(self) -> int:

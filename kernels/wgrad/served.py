@@ -10,6 +10,7 @@ from . import work
 from .legal import MAX_ELEMENTS
 from .plan import Config, Problem, tiling
 
+OUTPUTS = (("dw",), ("dw", "db"))
 MAX_KERNEL = 64
 LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 PRECISIONS = (None, "default", "tensorfloat32", "high")  # that three products of bfloat16 fulfil
@@ -34,8 +35,10 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(
             f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
         )
-    if product.outputs != ("dw",) or product.epilogue != "linear":
-        found.append("the weight gradient is computed alone: no bias gradient, no derivative of an activation")
+    if product.outputs not in OUTPUTS or product.activation is not None:
+        found.append("weight and bias gradients are computed, without the derivative of an activation")
+    elif "db" in product.outputs and max(product.spec.input_dilation) > 1:
+        found.append("a bias gradient is computed beside the weight gradient of a convolution, not of a transposed one")
     return found
 
 
@@ -137,6 +140,7 @@ def code_path(product: Product, config: Config) -> str:
         "channels": config.channel_loads > 1,
         "halo": config.halo,
         "registers": config.dy_registers,
+        "bias": p.bias,
         "fold": config.fold,
         "rows": config.row_outputs > 1,
         "split": config.split_k > 1,

@@ -39,9 +39,10 @@ def operand_bytes(p: Problem) -> int:
 
 
 def result_bytes(problem: Problem) -> int:
-    """Bytes of the gradient."""
+    """Bytes of the gradients."""
     taps = math.prod(axis.kernel for axis in problem.axes)
-    return problem.examples * problem.groups * problem.in_channels * problem.out_channels * taps * problem.out_itemsize
+    weights = problem.in_channels * problem.out_channels * taps * problem.out_itemsize
+    return problem.examples * problem.groups * (weights + 4 * problem.bias * problem.out_channels)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -83,6 +84,8 @@ def _steps_of_taps(p: Problem, box: tuple[int, ...], taps_per_tile: int, halo: b
         for i, (d, e) in enumerate(zip(p.dims, box[1:], strict=True)):
             taps = [place[i] for place in together]
             first, last = d.outputs(min(taps), max(taps) + (t.halo_taps - 1 if i == t.halo_dim else 0))
+            if p.bias and not start:
+                first, last = 0, d.rows
             steps *= max(0, -(-last // e) - first // e)
         found.append(steps)
     return tuple(found)
