@@ -156,9 +156,12 @@ class ConvAxis:
 
 @functools.cache
 def dims(product: Product) -> tuple[TapAxis, ...]:
-    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product."""
-    if product.role not in ("fprop", "dgrad"):
-        raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
+    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product.
+
+    A weight gradient has those of the forward product: dw[t] is the sum of in[j] * ct[o] over the pairs that tap t joins.
+    """
+    if product.role not in ("fprop", "dgrad", "wgrad"):
+        raise ValueError(f"{product.role=} must be 'fprop', 'dgrad' or 'wgrad'")
     spec = product.spec
     lines = [
         ConvAxis(in_size, out_size, kernel, stride, base, dilation, low)
@@ -173,4 +176,4 @@ def dims(product: Product) -> tuple[TapAxis, ...]:
             strict=True,
         )
     ]
-    return tuple((line if product.role == "fprop" else line.transpose()).dim() for line in lines)
+    return tuple((line.transpose() if product.role == "dgrad" else line).dim() for line in lines)
