@@ -42,11 +42,11 @@ def case_of(name: str) -> Case:
 def plan(product: Product) -> dict[str, Any]:
     """The model's figures of a product that is served."""
     kernel = serve.kernel(product, GPU)
-    family, cfg, size = kernel.family, kernel.config, kernel.size
-    asked = family.work(family.problem(product), cfg, GPU)
+    cfg, size = kernel.config, kernel.size
+    asked = kernel.family.work(kernel.family.problem(product), cfg, GPU)
     us = [chip.microseconds(cost.clocks(asked, chip)) for chip in chips(GPU)]
     return {
-        **(_of_dense(product, cfg) if family is DENSE else _of_any(cfg, asked)),
+        **(_of_dense(product, cfg) if kernel.family is DENSE else _of_any(cfg, asked)),
         "config": str(cfg),
         "stages": asked.stages,
         "useful_gflop": 2e-9 * size.macs,
