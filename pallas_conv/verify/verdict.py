@@ -60,7 +60,7 @@ def some_places(product: Product, seed: int, count: int = PLACES) -> np.ndarray:
     axes = [i for i, column in enumerate(_columns(product)) if column is not None]
     sizes = np.array(product.result_shapes[0])[axes]
     if product.outputs[0] in ("dw", "db"):
-        count = min(count, max(LEAST_PLACES, SUMMANDS // _summands(product)))
+        count = min(count, max(LEAST_PLACES, SUMMANDS // summands(product)))
     at = np.random.default_rng(seed).integers(sizes, size=(count, len(sizes)))
     at[0], at[-1] = 0, sizes - 1
     return at
@@ -119,11 +119,11 @@ def _summing(product: Product, largest: float) -> float:
     """
     if product.compute_dtype not in ("bfloat16", "float16") and not product.may_use_tf32:
         return 0.0
-    steps = math.ceil(_summands(product) * jnp.dtype(product.compute_dtype).itemsize / STEP_BYTES)
+    steps = math.ceil(summands(product) * jnp.dtype(product.compute_dtype).itemsize / STEP_BYTES)
     return steps * float(jnp.finfo("float32").eps) * largest
 
 
-def _summands(product: Product) -> int:
+def summands(product: Product) -> int:
     """The most products, or cotangents, that are added for one element of the first output."""
     if product.outputs[0] in ("dw", "db"):
         return product.batch * math.prod(product.spec.out_spatial)
