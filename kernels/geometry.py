@@ -213,7 +213,10 @@ def axes(product: Product) -> tuple[ConvAxis, ...]:
 
 @functools.cache
 def dims(product: Product) -> tuple[TapAxis, ...]:
-    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product."""
-    if product.role not in ("fprop", "dgrad"):
-        raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
-    return tuple((axis if product.role == "fprop" else axis.transpose()).dim() for axis in axes(product))
+    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product.
+
+    A weight gradient has those of the forward product: dw[t] is the sum of in[j] * ct[o] over the pairs that tap t joins.
+    """
+    if product.role not in ("fprop", "dgrad", "wgrad"):
+        raise ValueError(f"{product.role=} must be 'fprop', 'dgrad' or 'wgrad'")
+    return tuple((axis.transpose() if product.role == "dgrad" else axis).dim() for axis in axes(product))

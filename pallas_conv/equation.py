@@ -213,6 +213,22 @@ class Equation:
     no_kernels: str | None = None
     divided: bool = False
 
+    @classmethod
+    def of(cls, product: Product, implementation: tuple[str, ...], no_kernels: str | None = None) -> "Equation":
+        """The equation of one product, or of one that has several parts, see `whole`."""
+        dtype = jnp.dtype(product.compute_dtype)
+        op = Op(
+            product.spec, dtype, dtype, product.activation, product.precision, implementation,
+            ensemble_axes=int(product.models is not None),
+        )  # fmt: skip
+        outputs: tuple[str, ...]
+        if product.epilogue == "linear" and product.role in BILINEAR:
+            primitive, outputs = product.role, (BILINEAR[product.role][1],)
+        else:
+            primitive, outputs = "affine" if product.role == "fprop" else "bwd", product.outputs
+        outs = zip(outputs, map(jnp.dtype, product.result_dtypes), strict=True)
+        return cls(primitive, op, product.operands, tuple(outs), no_kernels)
+
     def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
         """The bare product of this equation in a role."""
         names, out = BILINEAR[role]

@@ -11,7 +11,7 @@ from tests.kernels import cases
 PRODUCTS = {
     "plain": cases.product("fprop", 2, (64, 32), (9, 9), 3),
     "all_fields": cases.product(
-        "dgrad", 2, (64, 32), (9, 8, 7), (3, 2, 1), (1, 2, 1), ((0, 1), (-1, 2), (0, 0)), dtype="float32", models=3,
+        "fprop", 2, (64, 32), (9, 8, 7), (3, 2, 1), (1, 2, 1), ((0, 1), (-1, 2), (0, 0)), dtype="float32", models=3,
         precision="default", residual=True, activation="gelu", outputs=("y", "z"),
     ),
 }  # fmt: skip
@@ -33,6 +33,8 @@ def test_it_comes_back_as_it_was(value):
         ({"bias": 1}, r"row 3\.bias must be bool, not 1"),
         ({"models": "3"}, r"row 3\.models must be int, not '3'"),
         ({"outputs": "y"}, r"row 3\.outputs must be a JSON array"),
+        ({"outputs": ["dw"]}, r"outputs=\('dw',\) of fprop must be some of"),
+        ({"role": "conv"}, r"role='conv' must be one of fprop, dgrad"),
         ({"spec": None}, r"row 3\.spec must be a JSON object"),
         ({"colour": "red"}, r"row 3 must have the fields of Product: missing \[\], unknown \['colour'\]"),
     ],

@@ -1,4 +1,4 @@
-"""Products under explicit configurations of the dense family, for the interpreter and for hardware alike: the ladder."""
+"""Products under explicit configurations, for the interpreter and for hardware alike: the ladder, the code paths."""
 
 import dataclasses
 import math
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_conv.kernels import serve
-from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product
@@ -22,13 +21,14 @@ type Each = int | tuple[int, ...]  # of one spatial dimension, or the same for a
 class Case:
     """A product, and how the kernel is to compute it.
 
+    config    of the family that serves the product
     num_sms   streaming multiprocessors that the kernel may use: few make a worker take several tiles
     extended  the interpreter takes it in the long test matrix only: its features have other cases, too
     """
 
     name: str
     product: Product
-    config: Config
+    config: Any
     num_sms: int = 4
     extended: bool = False
 
@@ -43,12 +43,11 @@ class Case:
     def operands(self) -> list[jax.Array]:
         """Random operands, the same for the same name; the weights scaled so that the sums are about 1."""
         p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
-        shapes = p.operand_shapes
-        scales = [1.0, 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)), 1.0, 1.0]
-        dtypes = [p.compute_dtype, p.compute_dtype, *["float32"] * p.bias, p.out_dtype]
+        scales = {"w": 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial))}
+        dtypes = {"b": "float32", "r": p.out_dtype}
         return [
-            jnp.asarray(rng.standard_normal(shape) * scale, dtype)
-            for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
+            jnp.asarray(rng.standard_normal(shape) * scales.get(name, 1.0), dtypes.get(name, p.compute_dtype))
+            for name, shape in zip(p.operands, p.operand_shapes, strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""The suite's products that a kernel may be asked for, and those of them that one serves."""
+"""The suite's products that kernels may be asked for, and those of them that one serves."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,14 @@ from .cases import suite
 
 
 def products() -> Iterator[tuple[str, Product]]:
-    """Forward and input gradient of every layer of the suite, as in 'resnet50_c2/f'."""
+    """The products of every layer of the suite that some family computes, as in 'resnet50_c2/f'."""
     for case in suite():
-        yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if d in "fd")
+        yield from ((f"{case.name}/{d}", product) for d, product in case.products().items() if computed(product))
+
+
+def computed(product: Product) -> bool:
+    """Whether some family of kernels computes products of this role, though it need not serve this one."""
+    return any(product.role in family.roles for family in families.FAMILIES)
 
 
 def served() -> dict[str, Product]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..dispatch import plan, trust
 from ..dispatch.record import Record, Timing
+from ..equation import Equation
 from ..kernels import families
 from ..kernels.family import Facts
 from ..kernels.serve import Kernel
@@ -139,8 +140,8 @@ NO_KERNELS = "the kernel is held against what runs without it"
 
 
 def lax_program(product: Product, target: Target) -> str:
-    """The formulation that `auto` takes where no kernel is trusted."""
-    return str(plan.plan(product, target, ("auto",), no_kernels=NO_KERNELS).formulation)
+    """The name of what `auto` takes where no kernel is trusted: a formulation, or those of all parts of the product."""
+    return plan.rival(plan.plans(Equation.of(product, ("auto",), NO_KERNELS), target, product.operand_shapes))
 
 
 # ---------------------------------------------------------------- the order
