@@ -96,10 +96,11 @@ def _divided(problem: Problem, tile: Config, gpu: Gpu) -> Iterator[Config]:
     stages = max(2, min(MOST_STAGES, fitting))
     if stages < 3:
         return
-    deep, most = dataclasses.replace(tile, stages=stages), max(steps_of_taps(problem, tile)) // LEAST_STEPS
+    deep, steps = dataclasses.replace(tile, stages=stages), max(steps_of_taps(problem, tile))
+    most_bytes = min(MOST_WORKSPACE, operand_bytes(problem) // 4)
+    most = max(1, min(steps // LEAST_STEPS, most_bytes // (math.prod(t.out_shape) * 4)))
     blocks = gpu.num_sms * tile.ctas_per_sm // tile.cluster
     for parts in sorted({max(1, min(waves * blocks // t.work_tiles, most)) for waves in WAVES}):
         cfg = dataclasses.replace(deep, split_k=parts)
-        most_bytes = min(MOST_WORKSPACE, operand_bytes(problem) // 4)
         if workspace_bytes(tiling(problem, cfg)) <= most_bytes and not illegal(problem, cfg, gpu):
             yield cfg
