@@ -1,4 +1,4 @@
-"""Products under explicit configurations of the dense family, for the interpreter and for hardware alike: the ladder."""
+"""Products under explicit configurations, of any family, for the interpreter and for hardware alike: the ladder."""
 
 import dataclasses
 import math
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels import serve
-from pallas_conv.kernels.dense.plan import Config
+from pallas_conv import strict
+from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product
@@ -22,13 +22,14 @@ type Each = int | tuple[int, ...]  # of one spatial dimension, or the same for a
 class Case:
     """A product, and how the kernel is to compute it.
 
+    config    of the family that serves the product
     num_sms   streaming multiprocessors that the kernel may use: few make a worker take several tiles
     extended  the interpreter takes it in the long test matrix only: its features have other cases, too
     """
 
     name: str
     product: Product
-    config: Config
+    config: Any
     num_sms: int = 4
     extended: bool = False
 
@@ -40,16 +41,31 @@ class Case:
         """The product's kernel under the configuration. Raises ValueError if no kernel serves it."""
         return serve.kernel(self.product, Gpu(self.num_sms), self.config)
 
+    @classmethod
+    def from_json(cls, data: Any, where: str = "case") -> "Case":
+        """The inverse of `strict.to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        case: Case = strict.parse(cls, data, where)
+        if (family := families.serving(case.product)) is None:
+            raise ValueError(f"no kernel serves {where}.product")
+        return dataclasses.replace(case, config=family.config.from_json(case.config, f"{where}.config"))
+
     def operands(self) -> list[jax.Array]:
-        """Random operands, the same for the same name; the weights scaled so that the sums are about 1."""
+        """Random operands, the same for the same name; the second one scaled so that the sums are about 1."""
         p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
         shapes = p.operand_shapes
-        scales = [1.0, 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)), 1.0, 1.0]
+        scales = [1.0, 1 / math.sqrt(max(1, _summed(p))), 1.0, 1.0]
         dtypes = [p.compute_dtype, p.compute_dtype, *["float32"] * p.bias, p.out_dtype]
         return [
             jnp.asarray(rng.standard_normal(shape) * scale, dtype)
             for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
         ]
+
+
+def _summed(p: Product) -> int:
+    """About as many products as are added for one element of the result."""
+    if p.role == "wgrad":
+        return p.batch * math.prod(p.spec.out_spatial)
+    return p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)
 
 
 def product(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 from pallas_conv import strict
 
@@ -12,4 +13,5 @@ FILE = pathlib.Path(__file__).with_name("paths.json")
 
 def cases(file: pathlib.Path = FILE) -> tuple[Case, ...]:
     """The cases of the file."""
-    return strict.parse(tuple[Case, ...], json.loads(file.read_text()), file.name)
+    rows = strict.parse(tuple[Any, ...], json.loads(file.read_text()), file.name)
+    return tuple(Case.from_json(row, f"{file.name}[{i}]") for i, row in enumerate(rows))
