@@ -27,14 +27,14 @@ def useful(product: Product) -> int:
 
 
 @jax.jit(static_argnums=0)
-def baseline(p: Product, source: jax.Array, w: jax.Array, *added: jax.Array) -> list[jax.Array]:
+def baseline(p: Product, source: jax.Array, other: jax.Array, *added: jax.Array) -> list[jax.Array]:
     """The outputs of a program without kernels: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
     if p.models is not None:
         one_model = functools.partial(baseline, dataclasses.replace(p, models=None))
-        return jax.vmap(one_model)(source, w, *added)
+        return jax.vmap(one_model)(source, other, *added)
     s = p.spec
 
-    def conv(x: jax.Array) -> jax.Array:
+    def conv(x: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
             x,
             w.astype(x.dtype),
@@ -46,10 +46,12 @@ def baseline(p: Product, source: jax.Array, w: jax.Array, *added: jax.Array) -> 
         )
 
     source = source.astype(p.out_dtype)
+    shapes = [jax.ShapeDtypeStruct(shape, source.dtype) for shape in p.result_shapes]
     if p.role == "dgrad":
-        x = jax.ShapeDtypeStruct((p.batch, p.in_channels, *s.in_spatial), source.dtype)
-        return list(jax.linear_transpose(conv, x)(source))
-    z = conv(source)
+        return list(jax.linear_transpose(lambda x: conv(x, other), *shapes)(source))
+    if p.role == "wgrad":
+        return list(jax.linear_transpose(lambda w: conv(source, w), *shapes)(other.astype(source.dtype)))
+    z = conv(source, other)
     if p.bias:
         z = z + added[0].astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
     if p.residual:
