@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.kernels import serve
+from pallas_conv import strict
+from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product
@@ -40,15 +41,31 @@ class Case:
         """The product's kernel under the configuration. Raises ValueError if no kernel serves it."""
         return serve.kernel(self.product, Gpu(self.num_sms), self.config)
 
+    @classmethod
+    def from_json(cls, data: Any, where: str = "case") -> "Case":
+        """The inverse of `strict.to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        case: Case = strict.parse(cls, data, where)
+        if (family := families.serving(case.product)) is None:
+            raise ValueError(f"no kernel serves {where}.product")
+        return dataclasses.replace(case, config=family.config.from_json(case.config, f"{where}.config"))
+
     def operands(self) -> list[jax.Array]:
-        """Random operands, the same for the same name; the weights scaled so that the sums are about 1."""
+        """Random operands, the same for the same name; the second one scaled so that the sums are about 1."""
         p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
-        scales = {"w": 1 / math.sqrt(p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial))}
+        summed = max(1, _summed(p))
+        scales = {"ct" if p.role == "wgrad" else "w": 1 / math.sqrt(summed)}
         dtypes = {"b": "float32", "r": p.out_dtype}
         return [
             jnp.asarray(rng.standard_normal(shape) * scales.get(name, 1.0), dtypes.get(name, p.compute_dtype))
             for name, shape in zip(p.operands, p.operand_shapes, strict=True)
         ]
+
+
+def _summed(p: Product) -> int:
+    """About as many products as are added for one element of the result."""
+    if p.role == "wgrad":
+        return p.batch * math.prod(p.spec.out_spatial)
+    return p.in_channels // p.spec.groups * math.prod(p.spec.kernel_spatial)
 
 
 def product(

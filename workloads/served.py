@@ -23,3 +23,9 @@ def computed(product: Product) -> bool:
 def served() -> dict[str, Product]:
     """The products that a kernel serves on Hopper, by name."""
     return {name: product for name, product in products() if not families.reasons(product, HOPPER.capability)}
+
+
+def weight_gradients() -> dict[str, Product]:
+    """The weight gradients of the suite's layers that a kernel serves on Hopper, by name, as in 'resnet50_c2/w'."""
+    found = {f"{case.name}/w": case.products()["w"] for case in suite() if "w" in case.directions}
+    return {name: product for name, product in found.items() if not families.reasons(product, HOPPER.capability)}

@@ -11,7 +11,8 @@ from pallas_conv.kernels.store import TileStore
 from tests.emulator.cases import run
 from tests.emulator.damages import DAMAGES, PLAIN, WRONG, every, matches, said
 from tests.emulator.faults import Unsupported
-from tests.kernels.dense.mutants import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, drop_a_tap, nothing, within
+from tests.kernels.dense.mutants import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, drop_a_tap
+from tests.kernels.mutating import nothing, release_before_multiplying, within
 
 pytestmark = pytest.mark.aot
 
@@ -62,20 +63,7 @@ def test_an_unknown_instruction_is_never_skipped(known, unknown):
 
 def test_a_slot_released_before_it_is_multiplied(monkeypatch):
     """The interpreter does not race-check what wgmma reads: there this shows as wrong numbers only."""
-    multiply, arrive, wait = sm90._Kernel._multiply, mosaic.barrier_arrive, mosaic.wgmma_wait
-    released: list = []
-
-    def release_the_slot_itself(barrier):  # which is not the one before; but at first all slots are handed over
-        if len(released) < MUTANT.config.stages:
-            arrive(barrier)
-        released.append(barrier)
-
-    def too_early(self, acc, shared, slot, *rest):
-        arrive(shared.ring.empty.at[slot])
-        multiply(self, acc, shared, slot, *rest)
-
-    within(monkeypatch, sm90._Kernel, "_consume", barrier_arrive=release_the_slot_itself, wgmma_wait=wait)
-    monkeypatch.setattr(sm90._Kernel, "_multiply", too_early)
+    release_before_multiplying(monkeypatch, sm90._Kernel, MUTANT.config.stages)
     assert matches("a race: overwrites what a wgmma reads|still reads", heard := said(MUTANT)), heard
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_conv.activations import applied
+from pallas_conv.activations import ACTIVATIONS, applied
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
 from workloads.configured import Case as Case

@@ -1,5 +1,11 @@
 """Replacements that several tests of kernels share: for the interpreter's copies, and for the measurements of chips."""
 
+import collections
+import functools
+import math
+import threading
+
+import jax
 import pytest
 
 from pallas_conv.kernels import chips, mosaic
@@ -19,6 +25,34 @@ def dropped_axes(monkeypatch):
 
     monkeypatch.setattr(mosaic, "copy_gmem_to_smem", lambda source, *to, **how: load(seen(source), *to, **how))
     monkeypatch.setattr(mosaic, "copy_smem_to_gmem", lambda source, target: store(source, seen(target)))
+
+
+@pytest.fixture
+def count(monkeypatch, dropped_axes) -> collections.Counter:
+    """Multiply-adds and loaded bytes, of every trip of every loop, from the operands that kernels hand to Mosaic."""
+    count: collections.Counter = collections.Counter()
+    multiply, copy, one_at_a_time = mosaic.wgmma, mosaic.copy_gmem_to_smem, threading.Lock()
+
+    def now(name, amount):
+        with one_at_a_time:  # the interpreter calls from several threads
+            count[name] += amount
+
+    def add(name, amount):
+        jax.debug.callback(functools.partial(now, name, amount))
+
+    def counting_wgmma(acc, a, b):
+        (rows, depth), columns = a.shape, b.shape[1]
+        add("macs", rows * depth * columns)
+        multiply(acc, a, b)
+
+    def counting_copy(source, target, **how):
+        blocks = 2 if how.get("collective_axes") else 1  # which load a part each
+        add("bytes", math.prod(target.shape) * target.dtype.itemsize // blocks)
+        copy(source, target, **how)
+
+    monkeypatch.setattr(mosaic, "wgmma", counting_wgmma)
+    monkeypatch.setattr(mosaic, "copy_gmem_to_smem", counting_copy)
+    return count
 
 
 @pytest.fixture

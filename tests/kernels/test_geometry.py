@@ -10,7 +10,7 @@ from pallas_conv.kernels import geometry, scalars
 from pallas_conv.kernels.geometry import ConvAxis
 from tests.kernels import cases
 from tests.kernels.geometries import definition, pairs
-from workloads import ladder
+from workloads.ladder import dense as ladder
 
 
 def lines(seed: int, count: int) -> list[ConvAxis]:

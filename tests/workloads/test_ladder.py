@@ -6,23 +6,27 @@ import sys
 import pytest
 
 from compiled import kernels
-from pallas_conv.kernels.dense import DENSE
-from pallas_conv.kernels.dense.legal import illegal
-from pallas_conv.kernels.dense.plan import Problem, tiling
 from workloads import paths
-from workloads.ladder import CASES, LADDER
-from workloads.ladder.features import FEATURES, features
+from workloads.ladder import CASES, FAMILIES, LADDER
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
+EACH = pytest.mark.parametrize("family", FAMILIES)
 
 
-def test_every_feature_has_a_rung_in_the_order_of_the_features():
-    assert [rung.feature for rung in LADDER] == list(FEATURES)
+@EACH
+def test_every_feature_has_a_rung_in_the_order_of_the_features(family):
+    assert [rung.feature for rung in FAMILIES[family].LADDER] == list(FAMILIES[family].FEATURES)
 
 
-def test_each_rung_adds_one_feature():
+def test_names_of_rungs_are_unique():
+    assert len({rung.feature for rung in LADDER}) == len(LADDER)
+
+
+@EACH
+def test_each_rung_adds_one_feature(family):
     known: set[str] = set()
-    for feature, cases in LADDER:
+    features = FAMILIES[family].features
+    for feature, cases in FAMILIES[family].LADDER:
         assert set(features(cases[0])) - known == {feature}, cases[0].name
         known.add(feature)
         for case in cases:
@@ -30,9 +34,10 @@ def test_each_rung_adds_one_feature():
             assert set(features(case)) <= known, case.name
 
 
-def test_within_a_rung_cases_grow():
-    for feature, cases in LADDER:
-        counts = [len(features(case)) for case in cases]
+@EACH
+def test_within_a_rung_cases_grow(family):
+    for feature, cases in FAMILIES[family].LADDER:
+        counts = [len(FAMILIES[family].features(case)) for case in cases]
         assert counts == sorted(counts), feature
 
 
@@ -42,31 +47,43 @@ def test_names_are_unique():
 
 @EVERY
 def test_cases_are_served(case):
-    problem = Problem.of(case.product)
-    assert case.kernel.family is DENSE
-    assert illegal(problem, case.config, case.kernel.gpu) is None
-    assert tiling(problem, case.config).workers(case.num_sms) > 0
+    kernel = case.kernel
+    problem = kernel.family.problem(case.product)
+    assert case in FAMILIES[kernel.family.name].CASES
+    assert kernel.family.illegal(problem, case.config, kernel.gpu) is None
+    assert kernel.family.work(problem, case.config, kernel.gpu).sms > 0
 
 
 @pytest.mark.parametrize(
-    "together",
+    ("family", "together"),
     [
-        ("128 pixels a warpgroup", "more tiles than workers"),
-        ("128 pixels a warpgroup", "more tiles than workers", "halo"),
-        ("128 pixels a warpgroup", "more tiles than workers", "cluster"),
-        ("128 pixels a warpgroup", "more tiles than workers", "halo", "cluster"),
-        ("128 pixels a warpgroup", "more tiles than workers", "several images a tile", "cluster"),
-        ("resident weights", "more tiles than workers"),
-        ("resident weights", "more tiles than workers", "halo", "128 pixels a warpgroup"),
-        ("residual", "more tiles than workers", "ring longer than the steps"),
-        ("residual", "more tiles than workers", "halo", "128 pixels a warpgroup"),
-        ("split channels", "more tiles than workers", "cluster"),
-        ("TF32", "more tiles than workers", "halo", "cluster"),
+        ("dense", ("128 pixels a warpgroup", "more tiles than workers")),
+        ("dense", ("128 pixels a warpgroup", "more tiles than workers", "halo")),
+        ("dense", ("128 pixels a warpgroup", "more tiles than workers", "cluster")),
+        ("dense", ("128 pixels a warpgroup", "more tiles than workers", "halo", "cluster")),
+        ("dense", ("128 pixels a warpgroup", "more tiles than workers", "several images a tile", "cluster")),
+        ("dense", ("resident weights", "more tiles than workers")),
+        ("dense", ("resident weights", "more tiles than workers", "halo", "128 pixels a warpgroup")),
+        ("dense", ("residual", "more tiles than workers", "ring longer than the steps")),
+        ("dense", ("residual", "more tiles than workers", "halo", "128 pixels a warpgroup")),
+        ("dense", ("split channels", "more tiles than workers", "cluster")),
+        ("dense", ("TF32", "more tiles than workers", "halo", "cluster")),
+        ("wgrad", ("128 pixels a step", "more tiles than workers", "halo", "dy in registers")),
+        ("wgrad", ("128 pixels a step", "more tiles than workers", "parts")),
+        ("wgrad", ("dy in registers", "more tiles than workers", "x shared")),
+        ("wgrad", ("dy in registers", "128 pixels a step", "dy shared")),
+        ("wgrad", ("halo", "more tiles than workers", "x shared")),
+        ("wgrad", ("halo", "parts", "narrow x", "groups")),
+        ("wgrad", ("several images a step", "parts", "dy shared")),
+        ("wgrad", ("transposed", "x shared", "groups")),
+        ("wgrad", ("three products", "parts", "examples")),
     ],
-    ids=", ".join,
+    ids=str,
 )
-def test_features_that_meet_in_large_products_meet_here(together):
-    assert any(set(together) <= set(features(case)) for case in CASES)
+def test_features_that_meet_in_large_products_meet_here(family, together):
+    prefix = "" if family == "dense" else f"{family}: "
+    wanted = {prefix + feature for feature in together}
+    assert any(wanted <= set(FAMILIES[family].features(case)) for case in FAMILIES[family].CASES)
 
 
 def test_hardware_scripts_need_no_pytest():
@@ -80,4 +97,6 @@ def test_hardware_scripts_need_no_pytest():
 def test_cases_compile_without_spills(case):
     _, used = kernels.compiled(case.product, case.config)
     assert used.spills == 0, used.log
-    assert used.registers * 128 * (case.config.mma_warpgroups + 1) * case.config.ctas_per_sm <= 65536, used.log
+    family = case.kernel.family
+    warpgroups = family.work(family.problem(case.product), case.config, case.kernel.gpu).mma_warpgroups + 1
+    assert used.registers * 128 * warpgroups * case.config.ctas_per_sm <= 65536, used.log

@@ -1,11 +1,10 @@
-"""Cases whose kernel is broken on purpose, and ways to break it, for the interpreter's proofs and for the emulator's."""
+"""Cases whose dense kernel is broken on purpose, and ways to break it, for the interpreter's proofs and for the emulator's."""
 
 import dataclasses
 
 import jax.numpy as jnp
 import pytest
 
-from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.kernels.dense.schedule import Schedule
 from pallas_conv.kernels.scalars import Span
@@ -41,23 +40,6 @@ NEXT = dataclasses.replace(
     config=dataclasses.replace(AHEAD.config, epi_stages=2),
 )
 KEEPING = dataclasses.replace(MUTANT, name="keeping mutant", config=dataclasses.replace(MUTANT.config, resident=True))
-
-
-def nothing(*args, **kwargs) -> None:
-    """Do nothing, in the place of a name of the seam that has no result."""
-
-
-def within(monkeypatch: pytest.MonkeyPatch, part: type, method: str, **names) -> None:
-    """Names of the seam, replaced while this method of a part of the kernel is traced, whoever looks them up."""
-    traced = getattr(part, method)
-
-    def broken(*args):
-        with monkeypatch.context() as inner:
-            for name, value in names.items():
-                inner.setattr(mosaic, name, value)
-            return traced(*args)
-
-    monkeypatch.setattr(part, method, broken)
 
 
 def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from pallas_conv.activations import ACTIVATIONS
-from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.dense import served, work
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
 from pallas_conv.kernels.dense.search import boxes
 from pallas_conv.verify.reference import truncated_to_tf32
-from tests.kernels import cases
+from tests.kernels import cases, proving
 from tests.kernels.cases import Case
 
 
@@ -23,10 +22,7 @@ def as_multiplied(pixels: jax.Array) -> jax.Array:
 
 def run(case: Case, operands: list[jax.Array]) -> list[jax.Array]:
     """The results of a case, whose operands these are."""
-    kernel, operands = case.kernel, [as_multiplied(operands[0]), *operands[1:]]
-    outs = mosaic.run_interpreted(lambda *a: kernel.run(*a, interpret=True), *operands, detect_races=True)
-    jax.effects_barrier()  # whatever counted, has
-    return outs
+    return proving.run(case, [as_multiplied(operands[0]), *operands[1:]])
 
 
 def prove(case: Case) -> None:

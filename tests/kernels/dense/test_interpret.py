@@ -4,11 +4,8 @@ The bound is relative to what XLA's own convolution makes of the same operands, 
 loaded is counted on the way, and held against the plan and against the definition.
 """
 
-import collections
 import dataclasses
 import functools
-import math
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +13,7 @@ import numpy as np
 import pytest
 
 from pallas_conv.activations import ACTIVATIONS
-from pallas_conv.kernels import mosaic, serve
+from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense import served, work
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.gpu import Gpu
@@ -24,37 +21,10 @@ from pallas_conv.verify.reference import reference, rounded_to_tf32
 from tests.kernels import cases
 from tests.kernels.cases import Case
 from tests.kernels.dense.proving import as_multiplied, generated, prove, run
-from workloads import ladder, paths
+from workloads import paths
+from workloads.ladder import dense as ladder
 
 pytestmark = pytest.mark.usefixtures("dropped_axes")
-
-
-@pytest.fixture
-def count(monkeypatch, dropped_axes) -> collections.Counter:
-    """Multiply-adds and loaded bytes, of every trip of every loop, from the operands that kernels hand to Mosaic."""
-    count: collections.Counter = collections.Counter()
-    multiply, copy, one_at_a_time = mosaic.wgmma, mosaic.copy_gmem_to_smem, threading.Lock()
-
-    def now(name, amount):
-        with one_at_a_time:  # the interpreter calls from several threads
-            count[name] += amount
-
-    def add(name, amount):
-        jax.debug.callback(functools.partial(now, name, amount))
-
-    def counting_wgmma(acc, a, b):
-        (rows, depth), columns = a.shape, b.shape[1]
-        add("macs", rows * depth * columns)
-        multiply(acc, a, b)
-
-    def counting_copy(source, target, **how):
-        blocks = 2 if how.get("collective_axes") else 1  # which load a part each
-        add("bytes", math.prod(target.shape) * target.dtype.itemsize // blocks)
-        copy(source, target, **how)
-
-    monkeypatch.setattr(mosaic, "wgmma", counting_wgmma)
-    monkeypatch.setattr(mosaic, "copy_gmem_to_smem", counting_copy)
-    return count
 
 
 def prove_as_planned(case, count):

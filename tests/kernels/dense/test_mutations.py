@@ -6,7 +6,6 @@ kernel must show as wrong numbers, or as a barrier that nobody waited for.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,12 +25,10 @@ from tests.kernels.dense.mutants import (
     NEXT,
     TRANSPOSED,
     drop_a_tap,
-    nothing,
-    within,
 )
 from tests.kernels.dense.proving import prove, run
-
-REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # JAX 0.12 finds a race first
+from tests.kernels.mutating import nothing, release_before_multiplying, within
+from tests.kernels.proving import REFUSED
 
 
 @pytest.mark.parametrize(
@@ -86,19 +83,7 @@ def test_a_producer_that_does_not_wait_for_free_slots(monkeypatch):
 
 
 def test_a_slot_released_before_it_is_multiplied(monkeypatch):
-    multiply, arrive = sm90._Kernel._multiply, mosaic.barrier_arrive
-    initial = iter(range(MUTANT.config.stages))  # a consumer starts by handing all slots to the producer
-
-    def only_initially(barrier):
-        if next(initial, None) is not None:
-            arrive(barrier)
-
-    def too_early(self, acc, shared, slot, *rest):
-        arrive(shared.ring.empty.at[slot])
-        multiply(self, acc, shared, slot, *rest)
-
-    within(monkeypatch, sm90._Kernel, "_consume", barrier_arrive=only_initially)
-    monkeypatch.setattr(sm90._Kernel, "_multiply", too_early)
+    release_before_multiplying(monkeypatch, sm90._Kernel, MUTANT.config.stages)
     with pytest.raises(AssertionError, match="right=False"):
         prove(MUTANT)
 

@@ -9,7 +9,7 @@ from pallas_conv.kernels.dense import work
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.dense.schedule import Schedule, Tile
 from tests.kernels import cases
-from workloads import ladder
+from workloads.ladder import dense as ladder
 
 
 def schedule_of(product, config, num_sms):

@@ -11,7 +11,7 @@ from pallas_conv.kernels.dense.plan import Problem, tiling
 from pallas_conv.kernels.dense.search import candidates
 from pallas_conv.kernels.gpu import ANY_HOPPER, Gpu
 from tests.kernels.products import product
-from workloads import ladder
+from workloads.ladder import dense as ladder
 
 NOMINAL = chips.chips()[0]
 

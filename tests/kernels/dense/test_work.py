@@ -12,7 +12,7 @@ from pallas_conv.kernels.gpu import H100_SMS
 from tests.kernels import cases
 from tests.kernels.geometries import pairs
 from tests.kernels.products import PRODUCTS, posed, product, some
-from workloads import ladder
+from workloads.ladder import dense as ladder
 
 
 def test_skipped_taps_are_counted_at_the_ends_alone():

@@ -2,8 +2,8 @@
 
 from pallas_conv.kernels.dense.plan import Config
 
-from ..configured import Case
-from .rung import Rung, dgrad, fprop
+from ...configured import Case
+from ..rung import Rung, dgrad, fprop
 
 # fmt: off
 RUNGS: tuple[Rung, ...] = (

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pallas_conv.kernels.dense import work
 from pallas_conv.kernels.dense.plan import Problem, Tiling, tiling
 
-from ..configured import Case
+from ...configured import Case
+from ..rung import held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,5 +112,4 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
 @functools.cache
 def features(case: Case) -> tuple[str, ...]:
     """The features of a case, in the order of `FEATURES`; the last one is its rung."""
-    found = Work(case)
-    return tuple(name for name, holds in FEATURES.items() if holds(found))
+    return held(FEATURES, Work(case))

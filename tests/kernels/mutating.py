@@ -1,0 +1,45 @@
+"""Ways to break a kernel of any family, for the interpreter's proofs and for the emulator's."""
+
+from typing import Any
+
+import pytest
+
+from pallas_conv.kernels import mosaic
+
+
+def nothing(*args, **kwargs) -> None:
+    """Do nothing, in the place of a name of the seam that has no result."""
+
+
+def within(monkeypatch: pytest.MonkeyPatch, part: type, method: str, **names) -> None:
+    """Names of the seam, replaced while this method of a part of the kernel is traced, whoever looks them up."""
+    traced = getattr(part, method)
+
+    def broken(*args):
+        with monkeypatch.context() as inner:
+            for name, value in names.items():
+                inner.setattr(mosaic, name, value)
+            return traced(*args)
+
+    monkeypatch.setattr(part, method, broken)
+
+
+def release_before_multiplying(monkeypatch: pytest.MonkeyPatch, kernel: Any, stages: int) -> None:
+    """A consumer hands a slot back before it multiplies it, and not again afterwards. At first it hands over all slots."""
+    consume, multiply, arrive = kernel._consume, kernel._multiply, mosaic.barrier_arrive
+
+    def consume_broken(*args):
+        initial = iter(range(stages))
+        with monkeypatch.context() as inner:
+            inner.setattr(
+                mosaic, "barrier_arrive", lambda slot: arrive(slot) if next(initial, None) is not None else None
+            )
+            return consume(*args)
+
+    def too_early(self, *args):
+        at = next(i for i, argument in enumerate(args) if hasattr(argument, "ring"))
+        arrive(args[at].ring.empty.at[args[at + 1]])
+        multiply(self, *args)
+
+    monkeypatch.setattr(kernel, "_consume", consume_broken)
+    monkeypatch.setattr(kernel, "_multiply", too_early)
