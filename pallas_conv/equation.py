@@ -325,6 +325,20 @@ class Equation:
             outputs=tuple(name for name in OUTPUTS[role] if name in wanted),
         )
 
+    def in_passing(self, part: Product) -> Product | None:
+        """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
+
+        That is the bias gradient beside the weight gradient: both read the cotangent, multiplied by act' if need be.
+        """
+        if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs):
+            return None
+        return dataclasses.replace(part, outputs=("dw", "db"))
+
+    def after(self, names: Iterable[str], computed: Iterable[str]) -> "Equation":
+        """What is left of a backward pass of these operands, the cotangent multiplied by act', once some outputs are there."""
+        outs = tuple(out for out in self.outs if out[0] not in set(computed))
+        return dataclasses.replace(self, op=self.op.linear(), names=tuple(names), outs=outs)
+
 
 def _tangents(names: Iterable[str]) -> list[tuple[str, str]]:
     """The operands of the convolutions in a tangent, of those that there are."""

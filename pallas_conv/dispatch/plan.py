@@ -124,6 +124,8 @@ def plan(
 def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
     """The plans of an equation: one for a kernel that serves all of it, else one for each product.
 
+    A kernel may serve a product with what it sums in passing, see `Equation.in_passing`.
+
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
     op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
@@ -139,7 +141,11 @@ def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -
         return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
-    return found
+    in_passing = ((part, equation.in_passing(part.product)) for part in found)
+    return [
+        (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
+        for part, more in in_passing
+    ]
 
 
 def _at_once(
