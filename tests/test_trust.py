@@ -300,6 +300,6 @@ def test_with_a_jax_that_no_record_is_of_auto_takes_no_kernel_and_says_so(cache)
     """Another JAX compiles the kernels to other instructions, which no hardware has run."""
     suite = list(dict.fromkeys(layer.product for layer in wanted().suite))[::4]
     for name in ("h200", "h100"):
-        for plan in (chosen(p, resolve(name)) for p in suite):
-            assert plan.implementation == "xla"
-            assert f"with JAX {jax.__version__} and these kernels" in plan.reasons[-1]
+        for found in (chosen(p, resolve(name)) for p in suite):
+            assert found.implementation == "xla"
+            assert f"with JAX {jax.__version__} and these kernels" in found.reasons[-1]
