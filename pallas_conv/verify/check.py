@@ -42,7 +42,7 @@ def drawing(product: Product) -> Callable[[int], tuple[jax.Array, ...]]:
 
 
 def standard_deviations(product: Product) -> tuple[float, ...]:
-    """Those of the operands, of which weights, and the cotangent where it is summed over pixels, make sums of order one."""
+    """Standard deviations of operands: of weights, and of a cotangent that is summed over pixels, for sums of order one."""
     size, pixels = families.size(product), product.batch * math.prod(product.spec.out_spatial)
     ct = 1.0 if product.role == "dgrad" else 1 / math.sqrt(pixels)
     w = 1 / math.sqrt(size.summed * size.taps) / (ct if product.role == "bwd" else 1.0)
@@ -66,7 +66,7 @@ def poisoning(*sizes: int) -> Callable[[], None]:
 
 
 def nans(nbytes: int) -> jax.Array:
-    """So many bytes, which are NaN to whoever reads them as float32, float16 or bfloat16."""
+    """An array of so many bytes that is NaN to whoever reads it as float32, float16 or bfloat16."""
     return jnp.full(-(-nbytes // 4), 0x7FFF7FFF, "uint32")
 
 

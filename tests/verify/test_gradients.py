@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import products
 from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.dispatch.plan import plans, rival
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
 from pallas_conv.equation import Equation
 from pallas_conv.kernels import families
+from pallas_conv.lowering.execution import execute
 from pallas_conv.target import resolve
 from pallas_conv.verify import check, reference
 from pallas_conv.verify.verdict import judge, judge_at, some_places
@@ -38,6 +38,11 @@ def families_of_gradients(monkeypatch):
     monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, together.TOGETHER, together.WEIGHTS))
 
 
+def usual(it, *operands):
+    """Results of what runs on a CPU without kernels."""
+    return execute(Equation.of(it, ("auto",), NO_KERNELS), resolve("cpu"), *operands)
+
+
 def each_output(it):
     return [dataclasses.replace(it, outputs=(name,)) for name in it.outputs]
 
@@ -45,11 +50,11 @@ def each_output(it):
 @EACH
 def test_xlas_own_results_are_right_everywhere_and_at_some_places(it):
     operands = check.drawing(it)(3)
-    usual = products._without_kernels(resolve("cpu"), it, *operands)
-    assert [y.dtype for y in usual] == list(it.result_dtypes)
-    assert check.hold_small(it, operands, usual, usual).right
-    assert check.hold(it, operands, usual, usual, seed=1).right
-    for one, got, other in zip(each_output(it), usual, baseline(it, *operands), strict=True):
+    right = usual(it, *operands)
+    assert [y.dtype for y in right] == list(it.result_dtypes)
+    assert check.hold_small(it, operands, right, right).right
+    assert check.hold(it, operands, right, right, seed=1).right
+    for one, got, other in zip(each_output(it), right, baseline(it, *operands), strict=True):
         assert judge(one, operands, got, other).right
 
 
@@ -66,13 +71,13 @@ def test_float64_at_some_places_is_that_of_all(it):
 
 @EACH
 def test_sums_are_of_order_one(it):
-    for of_output in products._without_kernels(resolve("cpu"), it, *check.drawing(it)(3)):
+    for of_output in usual(it, *check.drawing(it)(3)):
         assert 0.2 < np.std(np.asarray(of_output, np.float64)) < 3
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_derivatives_are_those_of_the_activations(activation):
-    """Of what is saved: y itself, or z."""
+    """The derivative of y is a function of what is saved: of y itself, or of z."""
     z = np.linspace(-3, 3, 41)
     saved = z if ACTIVATIONS[activation].saved == "z" else reference.ACTIVATIONS[activation](z)
     step = 1e-6
@@ -86,7 +91,7 @@ def full():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "FAMILIES", (*families.FAMILIES, together.WEIGHTS))
         operands = check.drawing(FULL)(5)
-    return operands, products._without_kernels(resolve("cpu"), FULL, *operands)
+    return operands, usual(FULL, *operands)
 
 
 FAULTS = {
@@ -101,7 +106,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_a_wrong_kernel_leaves_out_or_reads_is_found_at_some_places(full, fault):
     operands, right = full
-    wrong = products._without_kernels(resolve("cpu"), FULL, *FAULTS[fault](*operands))
+    wrong = usual(FULL, *FAULTS[fault](*operands))
     one = each_output(FULL)[0]
     assert not judge_at(one, some_places(one, seed=0), operands, wrong[0], right[0]).right
 
@@ -126,11 +131,11 @@ def test_places_are_fewer_where_an_element_is_a_long_sum():
 def test_tf32_may_truncate_both_operands_but_not_a_gradient_of_biases():
     it = product("wgrad", 2, (8, 8), (9, 8), 3, 1, 1, dtype="float32", outputs=("dw", "db"))
     x, ct = (jnp.abs(a).astype("float32") + 0.1 for a in check.drawing(it)(1))
-    usual = products._without_kernels(resolve("cpu"), it, x, ct)
+    right = usual(it, x, ct)
     read = [jnp.asarray(reference.truncated_to_tf32(a)) for a in (x, ct)]
     weights, biases = (
         judge(one, (x, ct), reference.reference(one, *read).astype("float32"), other)
-        for one, other in zip(each_output(it), usual, strict=True)
+        for one, other in zip(each_output(it), right, strict=True)
     )
     assert weights.right
     assert weights.error > 100 * weights.baseline_error
