@@ -67,15 +67,11 @@ def _size_reasons(product: Product) -> list[str]:
     axes = geometry.axes(product)
     if idle := [i for i, axis in enumerate(axes) if len(axis.dim().order) < axis.kernel]:
         return [f"some taps never meet the input in spatial dimensions {idle}"]
-    sheets = (product.models or 1) * product.batch * (2 if product.compute_dtype == "float32" else 1)
-    whole = lambda channels: -(-channels // 8) * 8 * spec.groups  # 16 bytes of them
-    most = {  # strided dimensions in whole strides
-        "x": sheets * whole(product.in_channels // spec.groups) * math.prod(n + 64 for n in spec.in_spatial),
-        "the cotangent": sheets
-        * whole(product.out_channels // spec.groups)
-        * math.prod(n + 64 for n in spec.out_spatial),
-    }
-    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in most.items() if count > MAX_ELEMENTS]
+    p = Problem.of(product)
+    p = p if p.walkable else p.transpose()
+    if max(p.elements) > MAX_ELEMENTS:
+        return [f"x or the cotangent has more than {MAX_ELEMENTS} elements: {p.elements}"]
+    return []
 
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
