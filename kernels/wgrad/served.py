@@ -58,7 +58,6 @@ def _geometry_reasons(product: Product) -> list[str]:
 
 
 def _size_reasons(product: Product) -> list[str]:
-    spec = product.spec
     shapes = dict(
         zip(("x", "the cotangent", "w"), (*product.operand_shapes[:2], *product.result_shapes[:1]), strict=True)
     )
@@ -67,11 +66,10 @@ def _size_reasons(product: Product) -> list[str]:
     axes = geometry.axes(product)
     if idle := [i for i, axis in enumerate(axes) if len(axis.dim().order) < axis.kernel]:
         return [f"some taps never meet the input in spatial dimensions {idle}"]
-    p = Problem.of(product)
-    p = p if p.walkable else p.transpose()
-    if max(p.elements) > MAX_ELEMENTS:
-        return [f"x or the cotangent has more than {MAX_ELEMENTS} elements: {p.elements}"]
-    return []
+    problem, names = Problem.of(product), ("x", "the cotangent")
+    elements = problem.elements if problem.walkable else problem.transpose().elements[::-1]
+    sizes = zip(names, elements, strict=True)
+    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in sizes if count > MAX_ELEMENTS]
 
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
