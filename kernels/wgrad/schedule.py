@@ -104,8 +104,8 @@ class Schedule:
         cut = lambda part: floor_div(total * part, self.cfg.split_k)
         return Walk(Span(cut(tile.part), cut(tile.part + 1)), first, extents)
 
-    def of_bias(self, walk: Walk, step: Array, total: Array) -> Array:
-        """What the sums of dy of a step add to the bias gradient: nothing where dy's first piece comes a second time."""
+    def added_to_bias(self, walk: Walk, step: Array, total: Array) -> Array:
+        """The sums of dy in a step, or zeros where dy's first piece comes a second time."""
         if self.problem.terms == 1:
             return total
         boxes = functools.reduce(lambda a, b: a * b, walk.extents[1:])

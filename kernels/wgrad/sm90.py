@@ -211,7 +211,7 @@ class _Kernel:
                     slot, biases = carry
                     ring.wait(slot)
                     dys = self._multiply(accs, products, shared, slot, m)
-                    biases = [total + schedule.of_bias(walk, step, self._sum(dys)) for total in biases]
+                    biases = [total + schedule.added_to_bias(walk, step, self._sum(dys)) for total in biases]
                     mgpu.when(step > steps.first)(lambda: ring.release(ring.preceding(slot)))
                     return ring.following(slot), biases
 
@@ -261,8 +261,9 @@ class _Kernel:
                     further = tuple(j + reach if axis == halo_axis else j for axis, j in enumerate(at))
                     mgpu.wgmma(acc, shared.dy_tma.at[(slot, m, *at)].T, shared.x_tma.at[(slot, load, *further)])
             mgpu.wgmma_wait(0)
-            dys = [shared.dy_tma[(slot, m, *at)].T for _, at in box] if cfg.dy_registers else []
-            mgpu.commit_smem()  # for the interpreter TMA may overwrite only then what registers were loaded from
+            if self.schedule.problem.bias:
+                dys = [shared.dy_tma[(slot, m, *at)].T for _, at in box]
+                mgpu.commit_smem()  # to the interpreter, TMA may overwrite only then what was read into registers
             return dys
         # Through registers, dy comes in portions of 64 pixels: one is loaded while another is multiplied.
         portion = M if cfg.dy_registers else cfg.pixels
