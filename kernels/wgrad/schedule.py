@@ -105,7 +105,7 @@ class Schedule:
         return Walk(Span(cut(tile.part), cut(tile.part + 1)), first, extents)
 
     def of_bias(self, walk: Walk, step: Array, total: Array) -> Array:
-        """What the sums of dy of a step add to the bias gradient: nothing where dy's first piece comes a second time."""
+        """The sums of dy of a step that the bias gradient takes: none where dy's first piece comes a second time."""
         if self.problem.terms == 1:
             return total
         boxes = functools.reduce(lambda a, b: a * b, walk.extents[1:])
@@ -113,7 +113,7 @@ class Schedule:
         return jnp.where(lax.div(image, jnp.int32(self.problem.batch)) == 1, jnp.zeros_like(total), total)
 
     def pixels(self, tile: Tile, walk: Walk, step: Array) -> tuple[Array, Array, list[Array]]:
-        """Where a step's box lies: its first image in x, its first image in dy, and its first row in every dimension.
+        """The place of a step's box: its first image in x, its first image in dy, and its first row in every dimension.
 
         An operand of two pieces has the images of its second one after those of the first (see `operands.pieces`). The terms
         of a product are (first, first), (second, first) and (first, second).
