@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pallas_conv.kernels import families
+from pallas_conv.kernels.family import Family
 from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.spec import Product
 
@@ -20,12 +21,7 @@ def computed(product: Product) -> bool:
     return any(product.role in family.roles for family in families.FAMILIES)
 
 
-def served() -> dict[str, Product]:
-    """The products that a kernel serves on Hopper, by name."""
-    return {name: product for name, product in products() if not families.reasons(product, HOPPER.capability)}
-
-
-def weight_gradients() -> dict[str, Product]:
-    """The weight gradients of the suite's layers that a kernel serves on Hopper, by name, as in 'resnet50_c2/w'."""
-    found = {f"{case.name}/w": case.products()["w"] for case in suite() if "w" in case.directions}
-    return {name: product for name, product in found.items() if not families.reasons(product, HOPPER.capability)}
+def served(family: Family | None = None) -> dict[str, Product]:
+    """The products that a kernel serves on Hopper, or that one of this family does, by name."""
+    found = ((name, product, families.find(product, HOPPER.capability)) for name, product in products())
+    return {name: product for name, product, by in found if not isinstance(by, tuple) and family in (None, by)}

@@ -45,8 +45,8 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{cfg.stages=} must be 2 to {MOST_BARRIERS}"
     if why := _illegal_split(t):
         return why
-    if math.prod(t.out_shape) > MAX_ELEMENTS:
-        return f"{t.out_shape=} must have at most {MAX_ELEMENTS} elements"
+    if max(*problem.elements, math.prod(t.out_shape)) > MAX_ELEMENTS:
+        return f"{problem.elements=} of x and dy, and {t.out_shape=}, must be at most {MAX_ELEMENTS}"
     if t.accumulators > (most := most_accumulators(cfg)):
         return f"{t.accumulators=} registers of sums must be at most {most}"
     if t.smem_bytes > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):

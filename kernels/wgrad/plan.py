@@ -175,6 +175,19 @@ class Problem:
         return all(d.out_stride == 1 for d in self.dims)
 
     @property
+    def pieces(self) -> int:
+        """Arrays of 16 bits that an operand is made of."""
+        return 1 if self.terms == 1 else 2
+
+    @property
+    def elements(self) -> tuple[int, int]:
+        """Numbers of elements of x and of dy as the kernel reads them: whole 16 bytes of channels, and whole strides."""
+        sheets, unit = self.examples * self.batch * self.pieces * self.groups, 16 // ITEMSIZE
+        whole = lambda channels: -(-channels // unit) * unit
+        x = sheets * whole(self.in_channels) * math.prod(d.in_rows * d.in_stride for d in self.dims)
+        return x, sheets * whole(self.out_channels) * math.prod(d.out_size for d in self.dims)
+
+    @property
     def images(self) -> int:
         """Images of an example, once for each of the terms that make up its products."""
         return self.batch * self.terms

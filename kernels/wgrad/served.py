@@ -58,7 +58,6 @@ def _geometry_reasons(product: Product) -> list[str]:
 
 
 def _size_reasons(product: Product) -> list[str]:
-    spec = product.spec
     shapes = dict(
         zip(("x", "the cotangent", "w"), (*product.operand_shapes[:2], *product.result_shapes[:1]), strict=True)
     )
@@ -67,15 +66,10 @@ def _size_reasons(product: Product) -> list[str]:
     axes = geometry.axes(product)
     if idle := [i for i, axis in enumerate(axes) if len(axis.dim().order) < axis.kernel]:
         return [f"some taps never meet the input in spatial dimensions {idle}"]
-    sheets = (product.models or 1) * product.batch * (2 if product.compute_dtype == "float32" else 1)
-    whole = lambda channels: -(-channels // 8) * 8 * spec.groups  # 16 bytes of them
-    most = {  # strided dimensions in whole strides
-        "x": sheets * whole(product.in_channels // spec.groups) * math.prod(n + 64 for n in spec.in_spatial),
-        "the cotangent": sheets
-        * whole(product.out_channels // spec.groups)
-        * math.prod(n + 64 for n in spec.out_spatial),
-    }
-    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in most.items() if count > MAX_ELEMENTS]
+    problem, names = Problem.of(product), ("x", "the cotangent")
+    elements = problem.elements if problem.walkable else problem.transpose().elements[::-1]
+    sizes = zip(names, elements, strict=True)
+    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in sizes if count > MAX_ELEMENTS]
 
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:

@@ -28,14 +28,9 @@ def most_workspace(problem: Problem) -> int:
     return min(MOST_WORKSPACE, operand_bytes(problem) // 4)
 
 
-def operand_bytes(p: Problem) -> int:
-    """Bytes of x and dy, as the kernel reads them."""
-    pieces = 2 if p.terms > 1 else 1
-    pixels = (
-        p.in_channels * math.prod(d.in_size for d in p.dims),
-        p.out_channels * math.prod(d.out_size for d in p.dims),
-    )
-    return p.examples * p.batch * pieces * p.groups * sum(pixels) * ITEMSIZE
+def operand_bytes(problem: Problem) -> int:
+    """Bytes of x and dy, of as many bits as the kernel reads them in."""
+    return sum(_array_bytes(problem))
 
 
 def result_bytes(problem: Problem) -> int:
@@ -147,24 +142,19 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
 
 
 def _array_bytes(p: Problem) -> tuple[int, int]:
-    """Bytes of x and of dy, as the kernel reads them."""
-    images = p.examples * p.images * p.groups * ITEMSIZE
-    x = images * p.in_channels * math.prod(d.in_size for d in p.dims)
-    return x, images * p.out_channels * math.prod(d.out_size for d in p.dims)
+    """Those of x, and those of dy."""
+    sheets = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
+    x = sheets * p.in_channels * math.prod(d.in_size for d in p.dims)
+    return x, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)
 
 
 def _copied_bytes(before: Problem, p: Problem, cfg: Config) -> int:
     """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, folds and pieces."""
-    images, unit, found = p.examples * p.batch * p.groups, 16 // ITEMSIZE, 0
-    whole = lambda channels: -(-channels // unit) * unit
-    x = before.in_channels * math.prod(d.in_size for d in before.dims)
-    dy = before.out_channels * math.prod(d.out_size for d in before.dims)
-    x_read = whole(p.in_channels) * math.prod(d.in_rows * d.in_stride for d in p.dims)
-    dy_read = whole(p.out_channels) * math.prod(d.out_size for d in p.dims)
     moved = cfg.fold and any(axis.stride > 1 for axis in before.axes[:-1])  # in a row they are channels as they lie
-    for size, read, moves in ((x, x_read, moved), (dy, dy_read, False)):
-        if p.terms > 1:
-            found += images * (size + read) * 2 * ITEMSIZE
-        elif size != read or moves:
-            found += images * (size + read) * ITEMSIZE
-    return found
+    sizes = (nbytes // ITEMSIZE for nbytes in _array_bytes(before))
+    copied = (
+        (size, read)
+        for size, read, moves in zip(sizes, p.elements, (moved, False), strict=True)
+        if p.terms > 1 or size != read or moves
+    )
+    return sum(map(sum, copied)) * ITEMSIZE

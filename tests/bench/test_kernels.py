@@ -6,12 +6,12 @@ import pytest
 
 from bench import kernels
 from pallas_conv.kernels import serve
-from pallas_conv.kernels.dense import work
+from pallas_conv.kernels.dense import DENSE, work
 from pallas_conv.kernels.dense.plan import Problem
 from tests.kernels import cases
 from workloads.served import served
 
-SERVED = served()
+SERVED = served(DENSE)
 PLANS = {name: kernels.plan(product) for name, product in SERVED.items()}
 
 # More than 1.15 multiply-adds are executed for a useful one, because a tensor core takes 16 channels.
