@@ -140,7 +140,9 @@ def test_auto_takes_what_is_summed_in_passing_where_it_takes_the_kernel(wrt, bes
 
     monkeypatch.setattr(trust.Proofs, "faster", faster)
     monkeypatch.setattr(trust.Proofs, "_not_right", lambda self, facts: None)
-    monkeypatch.setattr(trust, "proofs", lambda family, target: trust.Proofs({"a path": {"linear": True}}, (), "made up"))
+    monkeypatch.setattr(
+        trust, "proofs", lambda family, target: trust.Proofs({"a path": {"linear": True}}, (), "made up")
+    )
     conv = layer(activation, compute_dtype=jnp.bfloat16)
     both = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
     own = lambda x: eqx.filter(eqx.filter_grad(loss)(conv, x), eqx.is_array)

@@ -211,9 +211,9 @@ def test_kernels_forward(mesh_type):
 
 
 STEPS = {  # what a gradient is taken of -> the kernels beside the forward pass
-    "x w b": {"dense_dgrad_2d_bf16_s1_linear": 1, "wgrad_2d_bf16_s1_dwdb": 1},
-    "w b": {"wgrad_2d_bf16_s1_dwdb": 1},
-    "w": {"wgrad_2d_bf16_s1_linear": 1},
+    "x w b": {"dense_dgrad_2d_bf16_s1_linear": 1, "wgrad_2d_bf16f32_s1_dwdb": 1},
+    "w b": {"wgrad_2d_bf16f32_s1_dwdb": 1},
+    "w": {"wgrad_2d_bf16f32_s1_linear": 1},
     "x": {"dense_dgrad_2d_bf16_s1_linear": 1},
 }
 OFTEN = {("x w b", "explicit"), ("w b", "auto")}
@@ -224,8 +224,8 @@ OFTEN = {("x w b", "explicit"), ("w b", "auto")}
     [pytest.param(*at, marks=[] if at in OFTEN else pytest.mark.extended) for at in itertools.product(STEPS, AXES)],
 )
 def test_kernels_in_a_training_step(wrt, mesh_type):
-    """Every product is a kernel's. The gradients of weights and bias are summed over devices at once, and nothing else is sent."""
-    argnums = tuple("x w b".split().index(name) for name in wrt.split())
+    """All products are kernels'. One sum over devices of the gradients of weights and bias, in float32; nothing else is sent."""
+    argnums = tuple("xwb".index(name) for name in wrt.split())
     compiled = compiled_on(mesh_of(2, mesh_type), of(served, argnums), *BF16)
     assert programs.launches(compiled, PREFIX) == {"dense_fprop_2d_bf16_s1_bias_silu_yz": 1} | STEPS[wrt]
     assert programs.collectives(compiled) == ({} if wrt == "x" else ONE)
