@@ -1,4 +1,4 @@
-"""Another family of weight gradients, asked before those there are, flows through the benchmarks, from what is wanted to what is recorded."""
+"""Another family of weight gradients, asked first, flows through the benchmarks, from what is wanted to what is recorded."""
 
 import dataclasses
 import math

@@ -106,7 +106,7 @@ def test_every_rule_serves_a_layer_and_says_why(target):
 
 @pytest.mark.parametrize("name", ["nnunet_mid", "nnunet_up"])
 def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name, monkeypatch):
-    """The rules above hold where `auto` takes no kernel. Beside kernels for all else there is none for weight gradients here."""
+    """The rules above hold where `auto` takes no kernel. Here weight gradients, and these alone, have none."""
     layer, shapes = CASES[name].stock("fb", convert=pc.convert), CASES[name].shapes()
 
     def plans(implementation, device, dtype="bfloat16"):

@@ -224,7 +224,7 @@ OFTEN = {("x w b", "explicit"), ("w b", "auto")}
     [pytest.param(*at, marks=[] if at in OFTEN else pytest.mark.extended) for at in itertools.product(STEPS, AXES)],
 )
 def test_kernels_in_a_training_step(wrt, mesh_type):
-    """All products are kernels'. One sum over devices of the gradients of weights and bias, in float32; nothing else is sent."""
+    """All products are kernels'. Devices send one sum of the gradients of weights and bias, in float32, and nothing else."""
     argnums = tuple("xwb".index(name) for name in wrt.split())
     compiled = compiled_on(mesh_of(2, mesh_type), of(served, argnums), *BF16)
     assert programs.launches(compiled, PREFIX) == {"dense_fprop_2d_bf16_s1_bias_silu_yz": 1} | STEPS[wrt]
