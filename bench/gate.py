@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
-from pallas_conv.verify.verdict import Verdict, judge
+from pallas_conv.verify.check import hold_small, nans
 from workloads import cases, configured
 
 from . import products
@@ -39,9 +38,8 @@ def correctness(case: cases.Case, direction: str, gpu: Gpu, interpret: bool) -> 
         return Step("correctness", name, lambda _: [{"status": "unsupported", "reasons": found}])
     drawn = products.operands(case, direction, on_cpu=True)
 
-    def draw(context: Context) -> tuple[Any, ...]:
-        operands = context.compiled(drawn).call(np.uint32(context.seed))
-        return operands[: len(product.operand_shapes)]  # a layer without bias is drawn one nevertheless
+    def draw(context: Context) -> list[Any]:
+        return case.as_product(direction, context.compiled(drawn).call(np.uint32(context.seed)))
 
     ours = products.kernel(name, found, interpret)
     return _step("correctness", name, product, ours, draw, (drawn,), {})
@@ -66,23 +64,16 @@ def check(context: Context, product: Product, ours: Program, usual: Program, dra
         context.alive()
     results = [[np.asarray(y) for y in outputs] for outputs in launched]
     baseline = context.compiled(usual).call(*operands)
-    worst, right = _worst(product, operands, results[0], baseline)
+    held = hold_small(product, operands, results[0], baseline)
     same = all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
     yield {
-        "status": "ok" if right and same else "wrong",
+        "status": "ok" if held.right and same else "wrong",
         "deterministic": same,
         "seed": context.seed,
-        **dataclasses.asdict(worst),
+        **dataclasses.asdict(held.worst),
         **about,
         **context.compiled(ours).about,
     }
-
-
-def _worst(product: Product, operands: tuple[Any, ...], got: Any, baseline: Any) -> tuple[Verdict, bool]:
-    """The verdict of all outputs that is nearest to its bound, or furthest beyond; and whether all of them are right."""
-    pairs = zip(product.outputs, got, baseline, strict=True)
-    verdicts = [judge(dataclasses.replace(product, outputs=(name,)), operands, a, b) for name, a, b in pairs]
-    return max(verdicts, key=lambda v: (not v.right, v.error / (v.bound or 1))), all(v.right for v in verdicts)
 
 
 # ------------------------------------------------------------ poison
@@ -108,4 +99,4 @@ def poisoning() -> tuple[Program, ...]:
 
 
 def _poison(size: int) -> Source:
-    return Source(lambda: jnp.full(size // 4, 0x7FFF7FFF, "uint32"), ())  # NaN as 16 bits, too
+    return Source(lambda: nans(size), ())

@@ -23,7 +23,7 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
                  not stock's) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest of
                  verify.timing.Timing, compile_s (beside others), tflops (useful ones), gbps (of the least traffic), floor_ms,
                  fraction (of the floor: 1 is perfect); of best and ours ratio (stock's time by theirs), difference (from stock,
-                 a part of the largest; of fb gradient_difference, too), and of one product error and bound at some pixels;
+                 a part of the largest; of fb gradient_difference, too), and of one product error and bound at some places;
                  of ours ratio_best (of the faster of the others), what is known of the kernel, lax (the formulation that
                  `auto` takes otherwise), and where ours was timed lax_ms, lax_us and kernel_us
     spread       "<case>/<f|d|w|fb>": ms of stock's program compiled anew by another process, first_ms, ratio of both

@@ -1,4 +1,4 @@
-"""The suite as the dense family would run it: tile, work, bytes, predicted time and its floor. Nothing is timed.
+"""The suite as kernels would run it: tile, work, bytes, predicted time and its floor. Nothing is timed.
 
     python -m bench.kernels              # modelled, in seconds
     python -m bench.kernels --compile    # and compiled for an H100 that need not be there: registers, spills, shared memory
@@ -7,7 +7,8 @@
 Times are those of the model by which tiles are ranked (kernels/cost.py): on the nominal chip, and at most on those that are
 plausible as well, as long as nothing is measured (kernels/chips.json). The floor is the larger of the useful multiply-adds at
 the tensor cores' peak and of every operand read and every result written once, on the nominal chip. A tile of
-2x128x64x32/4 is of two warpgroups, each of 128 pixels and 64 channels in steps of 32, and has its channels in four parts.
+2x128x64x32/4 is of two warpgroups, each of 128 pixels and 64 channels in steps of 32, and has its channels in four parts; of
+another family than the dense one it is the sizes in its configuration, in their order.
 """
 
 import argparse
@@ -19,56 +20,67 @@ from typing import Any
 from tqdm import tqdm
 
 from compiled.kernels import compiled
-from pallas_conv.kernels import cost
+from pallas_conv.kernels import cost, families, serve
 from pallas_conv.kernels.chips import chips
-from pallas_conv.kernels.dense import DENSE, work
+from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
+from pallas_conv.kernels.family import Size
 from pallas_conv.kernels.gpu import ANY_HOPPER as GPU
-from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
 from workloads.cases import Case, suite
 from workloads.served import products
 
 from .chart import COLOURS, family, group
 
+DIRECTIONS = {"f": "forward (f)", "d": "input gradient (d)", "w": "weight gradient (w)"}
+
 
 def case_of(name: str) -> Case:
     return next(case for case in suite() if case.name == name.partition("/")[0])
 
 
-def chosen(product: Product) -> Config:
-    """The configuration that a product gets on an H100."""
-    config: Config = Kernel(DENSE, product, GPU).config
-    return config
-
-
 def plan(product: Product) -> dict[str, Any]:
     """The model's figures of a product that is served."""
-    problem, cfg = Problem.of(product), chosen(product)
-    useful, executed, t = work.useful_macs(problem), work.executed_macs(problem, cfg), tiling(problem, cfg)
-    us = [chip.microseconds(cost.clocks(work.count(problem, cfg, GPU), chip)) for chip in chips(GPU)]
+    kernel = serve.kernel(product, GPU)
+    cfg, size = kernel.config, kernel.size
+    asked = kernel.family.work(kernel.family.problem(product), cfg, GPU)
+    us = [chip.microseconds(cost.clocks(asked, chip)) for chip in chips(GPU)]
     return {
-        "tile": f"{cfg.mma_warpgroups}x{cfg.tile_m}x{cfg.tile_n}x{cfg.tile_k}"
-        + (f"/{cfg.split_k}" if cfg.split_k > 1 else ""),
+        **(_of_dense(product, cfg) if kernel.family is DENSE else _of_any(cfg, asked)),
         "config": str(cfg),
-        "stages": cfg.stages,
-        "smem_bytes": t.smem_bytes,
-        "waves": t.work_tiles * cfg.cluster / (GPU.num_sms * cfg.ctas_per_sm),
-        "useful_gflop": 2e-9 * useful,
-        "executed_by_useful": executed / useful,
-        "mbytes": 1e-6 * work.least_bytes(problem),
+        "stages": asked.stages,
+        "useful_gflop": 2e-9 * size.macs,
+        "executed_by_useful": cost.executed(asked) / size.macs,
+        "mbytes": 1e-6 * size.nbytes,
         "predicted_us": us[0],
         "least_predicted_us": min(us),
         "most_predicted_us": max(us),
-        "floor_us": floor_us(problem),
+        "floor_us": floor_us(size, asked.itemsize),
     }
 
 
-def floor_us(problem: Problem) -> float:
+def _of_dense(product: Product, cfg: Config) -> dict[str, Any]:
+    t = tiling(Problem.of(product), cfg)
+    return {
+        "tile": f"{cfg.mma_warpgroups}x{cfg.tile_m}x{cfg.tile_n}x{cfg.tile_k}"
+        + (f"/{cfg.split_k}" if cfg.split_k > 1 else ""),
+        "smem_bytes": t.smem_bytes,
+        "waves": t.work_tiles * cfg.cluster / (GPU.num_sms * cfg.ctas_per_sm),
+    }
+
+
+def _of_any(cfg: Any, asked: cost.Work) -> dict[str, Any]:
+    """The sizes in a configuration, and the tiles of the busiest block."""
+    sizes = (value for value in cfg.to_json().values() if not isinstance(value, bool))
+    numbers = [n for value in sizes for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
+    return {"tile": "x".join(map(str, numbers)), "waves": sum(count for count, _ in asked.rounds)}
+
+
+def floor_us(size: Size, itemsize: int) -> float:
     """The least microseconds that useful multiply-adds and least traffic allow on the nominal chip."""
     chip = chips(GPU)[0]
-    multiply = 2 * work.useful_macs(problem) / (cost.flops_per_clock(problem.itemsize, chip) * GPU.num_sms)
-    return chip.microseconds(max(multiply, work.least_bytes(problem) / cost.dram_bytes_per_clock(chip)))
+    multiply = 2 * size.macs / (cost.flops_per_clock(itemsize, chip) * GPU.num_sms)
+    return chip.microseconds(max(multiply, size.nbytes / cost.dram_bytes_per_clock(chip)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,10 +93,10 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [(name, product) for name, product in products() if args.only in name]
     rows = []
     for name, product in tqdm(wanted, unit="product", disable=None):
-        why = DENSE.reasons(product)
+        why = families.reasons(product, GPU.generation.capability)
         found = {"reasons": why} if why else plan(product)
         if args.compile and not why:
-            _, used = compiled(product, chosen(product))
+            _, used = compiled(product, serve.choose(product, GPU))
             found |= {"registers": used.registers, "spills": used.spills, "smem_bytes": used.smem_bytes}
         rows.append({"name": name, **found})
     print(_table(rows))
@@ -106,7 +118,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             continue
         lines.append(
             f"{row['name']:26} {row['tile']:>14} {row['stages']:6} {row.get('registers', ''):>4} "
-            f"{row['smem_bytes'] // 1024:4} {row['waves']:6.1f} {row['useful_gflop']:8.1f} "
+            f"{row['smem_bytes'] // 1024 if 'smem_bytes' in row else '':4} {row['waves']:6.1f} {row['useful_gflop']:8.1f} "
             f"{row['executed_by_useful']:7.2f}x {row['mbytes']:7.0f} {row['predicted_us']:8.0f} "
             f"{row['most_predicted_us']:8.0f} {row['floor_us']:8.0f}"
         )
@@ -145,7 +157,8 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
     key: list[Any] = [Patch(color=COLOURS[g], label=g) for g in COLOURS if g in colour.values()]
     key.append(Line2D([], [], **line, label="over plausible chips"))
     axes.legend(handles=key, fontsize=8, loc="lower right")
-    figure.suptitle("The dense kernel on an H100, forward (f) and input gradient (d) of each layer", fontsize=11)
+    there = {row["name"].rpartition("/")[2] for row in rows}
+    figure.suptitle(f"Kernels on an H100: {', '.join(DIRECTIONS[d] for d in DIRECTIONS if d in there)}", fontsize=11)
     figure.savefig(out, dpi=110)
 
 

@@ -30,7 +30,7 @@ import pallas_conv as pc
 from pallas_conv import formulations
 from pallas_conv.dispatch.explain import describe
 from pallas_conv.dispatch.plan import Plan
-from pallas_conv.spec import Product
+from pallas_conv.verify.verdict import summands
 from workloads.models import DIVIDE, IMAGES, NETWORKS, Network
 from workloads.programs import operands, programs, timed_as
 
@@ -85,15 +85,7 @@ def tolerance(plans: list[Plan]) -> float:
 
     A sum of n terms in another order is about sqrt(n) roundings off, and the products' errors at worst add up.
     """
-    return float(jnp.finfo("float32").eps) * sum(math.sqrt(_terms(plan.product)) for plan in plans)
-
-
-def _terms(product: Product) -> int:
-    spec = product.spec
-    if product.role == "wgrad":
-        return product.batch * math.prod(spec.out_spatial)
-    channels = product.in_channels if product.role == "fprop" else product.out_channels
-    return channels // spec.groups * math.prod(spec.kernel_spatial)
+    return float(jnp.finfo("float32").eps) * sum(math.sqrt(summands(plan.product)) for plan in plans)
 
 
 def relative_difference(stock: Any, ours: Any) -> float:

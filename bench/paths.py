@@ -1,4 +1,4 @@
-"""One case for every code path of the dense family that is chosen for wanted products: the very tiles, taps and stages, shrunk.
+"""One case for every code path that is chosen for wanted products: the very tiles, taps and stages, shrunk.
 
     python -m bench.paths --out workloads/paths.json
 
@@ -13,12 +13,14 @@ import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pallas_conv import strict
 from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.geometry import TapAxis
+from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product, dilated
 from pallas_conv.wanted import wanted
@@ -40,7 +42,7 @@ def representatives(kernels: Iterable[Kernel]) -> list[Case]:
         if (keys := proves(kernel)) <= proven:
             continue
         proven |= keys
-        found.append(shrunk(case_name(kernel), kernel.product, kernel.config))
+        found.append(shrunk(kernel) if kernel.family is DENSE else smallest(kernel))
     return found
 
 
@@ -54,11 +56,47 @@ def case_name(kernel: Kernel) -> str:
     return f"{kernel.facts.code_path}, {kernel.facts.epilogue}"
 
 
-def shrunk(name: str, product: Product, cfg: Config) -> Case:
-    """The product at the least size at which a worker takes several tiles, some of them ragged; of more images if need be."""
+def smallest(kernel: Kernel) -> Case:
+    """The product made smaller, one size after the other, as long as a worker takes several tiles on the same code path."""
+    family, config, product = kernel.family, kernel.config, kernel.product
+    asked = family.work(family.problem(product), config, kernel.gpu)
+    gpu = Gpu(max(1, WORKERS * asked.cluster // asked.ctas_per_sm))
+
+    def stands_for_it(small: Product) -> bool:
+        if family.reasons(small) or family.illegal(problem := family.problem(small), config, gpu):
+            return False
+        several = sum(count for count, _ in family.work(problem, config, gpu).rounds) > 1
+        return several and proves(dataclasses.replace(kernel, product=small, given=config)) == proves(kernel)
+
+    while small := next(filter(stands_for_it, _smaller(product)), None):
+        product = small
+    return Case(case_name(kernel), product, config, gpu.num_sms)
+
+
+def _smaller(product: Product) -> Iterator[Product]:
+    """The product with one of its sizes about halved, ragged if possible."""
+    spec = product.spec
+    for extra in (1, 0):
+        yield from _changed(product, "batch", product.batch, 1, extra)
+        yield from _changed(product, "in_channels", product.in_channels, spec.groups, extra)
+        yield from _changed(product, "out_channels", product.out_channels, spec.groups, extra)
+        for i, n in enumerate(spec.in_spatial):
+            if (small := n // 2 + extra) < n:
+                sizes = (*spec.in_spatial[:i], small, *spec.in_spatial[i + 1 :])
+                yield dataclasses.replace(product, spec=dataclasses.replace(spec, in_spatial=sizes))
+
+
+def _changed(product: Product, field: str, size: int, unit: int, extra: int) -> Iterator[Product]:
+    if (small := size // unit // 2 + extra) < size // unit:
+        yield dataclasses.replace(product, **{field: unit * small})  # type: ignore[arg-type]
+
+
+def shrunk(kernel: Kernel) -> Case:
+    """A dense product at the least size at which a worker takes several tiles, some ragged; of more images if need be."""
+    product, cfg = kernel.product, kernel.config
     ragged = (_of_tiles(n, product, cfg) for n in itertools.count(1))
     small = next(p for p in ragged if tiling(Problem.of(p), cfg).work_tiles > WORKERS)
-    return Case(name, small, cfg, num_sms=WORKERS * cfg.cluster // cfg.ctas_per_sm)
+    return Case(case_name(kernel), small, cfg, num_sms=WORKERS * cfg.cluster // cfg.ctas_per_sm)
 
 
 def _of_tiles(count: int, product: Product, cfg: Config) -> Product:

@@ -11,8 +11,8 @@ import jax
 
 import pallas_conv as pc
 from pallas_conv import formulations
-from pallas_conv.doctor.check import equation
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
+from pallas_conv.equation import Equation
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.gpu import HOPPER, Gpu
 from pallas_conv.kernels.serve import Kernel
@@ -78,12 +78,13 @@ def _usual(product: Product) -> Source:
 
 
 def _without_kernels(target: Target, product: Product, *operands: Any) -> list[jax.Array]:
-    return execute(equation(product, ("auto",), NO_KERNELS), target, *operands)
+    return execute(Equation.of(product, ("auto",), NO_KERNELS), target, *operands)
 
 
 def operands_of(product: Product) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Biases are float32, a residual is of the result's dtype, as a kernel makes them."""
-    dtypes = [product.compute_dtype] * 2 + ["float32"] * product.bias + [product.out_dtype] * product.residual
+    others = {"b": "float32", "r": product.out_dtype}
+    dtypes = [others.get(name, product.compute_dtype) for name in product.operands]
     return tuple(jax.ShapeDtypeStruct(s, d) for s, d in zip(product.operand_shapes, dtypes, strict=True))
 
 

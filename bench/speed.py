@@ -18,13 +18,13 @@ from pallas_conv.kernels import families
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.target import Target
 from pallas_conv.verify import check, timing
-from pallas_conv.verify.verdict import agree, judge_at, some_pixels
+from pallas_conv.verify.verdict import agree, judge_at, some_places
 from workloads.cases import Case
+from workloads.served import computed
 
 from . import gate, products
 from .runner import SKIPPED, Context, Program, Row, Skipped, Step, log
 
-PIXELS = 64  # of a product at full size that float64 judges
 GEMMS = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}
 LIBRARY = {"xla_gpu_enable_triton_gemm": False}  # to time the many candidates of the other takes half a minute
 AGAIN_SECONDS = 120
@@ -127,7 +127,7 @@ def compare(case: Case, direction: str, target: Target, gpu: Gpu, dry: bool) -> 
     if best := products.best(case, direction, target):
         wanted["best"] = best
     timed = direction == "fb" or not dry  # an interpreted kernel has no time
-    if timed and any(products.served(case, d) for d in ("fd" if direction == "fb" else direction)):
+    if timed and any(products.served(case, d) for d in (case.directions if direction == "fb" else direction)):
         wanted["ours"] = products.ours(case, direction, gpu)
     comparison = Comparison(case, direction, target, wanted, products.operands(case, direction))
     needed = (*wanted.values(), comparison.drawn, *gate.poisoning())
@@ -189,7 +189,7 @@ class Comparison:
         return got
 
     def _held(self, impl: str, operands: tuple[Any, ...], got: Any, baseline: Any, seed: int) -> Row:
-        """The comparison of results with stock's, coarsely; of one product some pixels are held against float64, too.
+        """The comparison of results with stock's, coarsely; of one product some places are held against float64, too.
 
         Gradients of a training step are compared, but not held to it: where a sum rounds to either side of zero, relu's differ.
         """
@@ -198,9 +198,10 @@ class Comparison:
         case, pairs = self.case, zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
         (right, part), *others = (agree(a, b, case.dtype) for a, b in pairs)
         row: Row = {"difference": part} | ({"gradient_difference": max(p for _, p in others)} if others else {})
-        if self.direction in "fd" and not case.per_example and not any(map(any, case.border)):
-            at = some_pixels(got.shape, PIXELS, seed)
-            verdict = judge_at(case.products()[self.direction], at, operands, got, baseline)
+        product = case.products().get(self.direction)
+        if product and computed(product) and not any(map(any, case.border)):
+            at = some_places(product, seed)
+            verdict = judge_at(product, at, tuple(case.as_product(self.direction, operands)), got, baseline)
             row, right = row | dataclasses.asdict(verdict), right and verdict.right
         return row | ({} if right else {"status": "wrong"})
 

@@ -2,7 +2,7 @@
 
     python -m bench.wanted --out pallas_conv/wanted.json
 
-They are the forward products and input gradients of the suite's layers, and those of one training step of each network of
+They are the products of the suite's layers, by themselves, and those of one training step of each network of
 `workloads.models`, as `pallas_conv.explain` finds them: bfloat16, published channels, batches and sizes. Left out are products
 that no kernel serves on Hopper.
 """

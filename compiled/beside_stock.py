@@ -28,14 +28,17 @@ def _treated_badly(case: Case) -> bool:
     return case.transposed or case.ndim == 3 or max(case.dilation) > 1
 
 
-def measure(case: Case, direction: str, target: str) -> dict[str, Any]:
-    """One row: the program of stock equinox and that of the converted layer."""
+def measure(case: Case, direction: str, target: str, kernels: bool = False) -> dict[str, Any]:
+    """One row: the program of stock equinox, that of the converted layer, and that with kernels wherever one serves."""
     operands = [jax.ShapeDtypeStruct(case.shapes()[name], case.dtype) for name in OPERANDS[direction]]
     ours = case.stock(direction, convert=pc.convert)
     products = [f"{p.product.role}: {p.formulation}" for p in pc.explain(jax.jit(ours), *operands, device=target)]
     row = {"layer": case.name, "direction": direction, "useful_flops": case.flops(direction), "products": products}
     for name, f in (("stock", case.stock(direction)), ("auto", ours)):
         row[name] = _facts(aot.compile_for(target, f, *operands))
+    if kernels:
+        with pc.implementation(("mosaic", "auto")):
+            row["mosaic"] = _facts(aot.compile_for(target, ours, *operands))
     return row
 
 

@@ -13,7 +13,7 @@ from . import aot
 
 def operands(product: Product) -> list[jax.ShapeDtypeStruct]:
     """The operands of a product's kernel, as a layer hands them over."""
-    dtypes = [product.compute_dtype] * (2 + product.bias) + [product.out_dtype] * product.residual
+    dtypes = [product.out_dtype if name == "r" else product.compute_dtype for name in product.operands]
     return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
 
 

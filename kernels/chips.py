@@ -148,12 +148,12 @@ def _possible(name: str, value: float) -> bool:
 def chips(gpu: Gpu | None = None) -> tuple[Chip, ...]:
     """The chips on which a tile must be good, the nominal one first.
 
-    A measured GPU is one chip, and so is a GPU with as many SMs as a measured one. Any other GPU, or None, may be the nominal
-    chip or one of the plausible ones.
+    A measured GPU is one chip, and so is a GPU with as many SMs as a measured one of its generation. Any other GPU, or None,
+    may be the nominal chip or one of the plausible ones.
     """
     known = load(CHIPS)
     own = [i for i, found in enumerate(known.measured) if gpu and found.device_kind == gpu.kind]
-    alike = [i for i, found in enumerate(known.measured) if gpu and found.num_sms == gpu.num_sms]
+    alike = [i for i, found in enumerate(known.measured) if gpu and gpu.like(found.device_kind, found.num_sms)]
     for i in (*own, *alike):
         return (known.chip(known.measured[i].constants, f"{CHIPS.name}: measured[{i}]"),)
     guesses = {"nominal": {}, **known.plausible}

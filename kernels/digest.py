@@ -25,8 +25,8 @@ _SHARED = (activations, spec)  # what the kernels import from the package
 
 @functools.cache
 def code(family: str) -> str:
-    """The digest of a family's kernels, and of all that they import."""
-    roots = [_KERNELS / "serve.py", *(_KERNELS / family).glob("*.py")]
+    """The digest of a family's kernels, and of all that they import. Raises ValueError for a family that is not there."""
+    roots = [_KERNELS / "serve.py", *_files(family)]
     own = sorted(_imported(roots, lambda path: path.name in _CHOICE or path.name == "families.py"))
     return _digest(_KERNELS, own, [pathlib.Path(str(module.__file__)) for module in _SHARED])
 
@@ -36,13 +36,19 @@ def choice(family: str, device_kind: str | None = None) -> str:
     """The digest of the cost model, of the candidates, and of what was measured and tuned on this kind of device.
 
     For a kind that was neither measured nor tuned it covers the rows of all kinds. So what is learnt of one kind does not make
-    the times of another obsolete.
+    the times of another obsolete. Raises ValueError for a family that is not there.
     """
-    own = sorted(
-        path for folder in (_KERNELS, _KERNELS / family) for path in folder.glob("*.py") if path.name in _CHOICE
-    )
+    own = sorted(path for path in (*_KERNELS.glob("*.py"), *_files(family)) if path.name in _CHOICE)
     rows = functools.partial(_rows_that_count, family=family, device_kind=device_kind)
     return _digest(_KERNELS, own, sorted(_KERNELS.glob("*.json")), rows)
+
+
+def _files(family: str) -> list[pathlib.Path]:
+    """The modules of a family's folder."""
+    found = list((_KERNELS / family).glob("*.py"))
+    if not found:
+        raise ValueError(f"there is no family of kernels named {family!r}")
+    return found
 
 
 def _imported(roots: Iterable[pathlib.Path], left_out: Callable[[pathlib.Path], bool]) -> set[pathlib.Path]:

@@ -7,7 +7,7 @@ from pallas_conv.spec import Product
 
 from .dense import DENSE
 from .family import Family, Size
-from .gpu import GENERATIONS
+from .gpu import GENERATIONS, generations
 from .wgrad import WEIGHT_GRADIENT
 
 FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT)
@@ -58,5 +58,4 @@ def _device_reasons(capability: tuple[int, int] | None) -> list[str]:
     if capability in GENERATIONS:
         return []
     found = "the GPU is unknown" if capability is None else "this GPU has {}.{}".format(*capability)
-    known = " or ".join("{}.{} ({})".format(*c, g.name) for c, g in GENERATIONS.items())
-    return [f"the kernels require compute capability {known}: {found}"]
+    return [f"the kernels require compute capability {generations()}: {found}"]

@@ -25,6 +25,7 @@ from .cost import Work
 from .gpu import Gpu
 
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
+FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
 class Size(NamedTuple):
@@ -53,12 +54,12 @@ class Facts(NamedTuple):
 
     A kernel is right if its main loop is (`code_path`: how operands move, are multiplied and leave) and its arithmetic on a
     sum on the way out is (`epilogue`: the same on float32 registers whatever the tile). Any product that runs one of them
-    proves it. Its speed depends on the series of products (`family`) and on their size.
+    proves it. Its speed depends on the `series` of products and on their size.
     """
 
     code_path: str
     epilogue: str
-    family: str
+    series: str
     size: Size
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Facts(NamedTuple):
     @classmethod
     def from_json(cls, data: Any, where: str = "facts") -> "Facts":
         """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
-        return strict.parse(cls, data, where)
+        return strict.parse(cls, strict.renamed(data, FORMER_NAMES, where), where)
 
 
 class Config(Protocol):
@@ -89,8 +90,10 @@ class Config(Protocol):
 class Family(Protocol):
     """A family of kernels. P stands for its own description of a problem, C for its configurations.
 
+    There is one object of each, by which kernels and plans are compared. So it is pickled by its name, as a module's global.
+
     name     the first word of its kernels' names
-    roles    the products it computes, of "fprop", "dgrad" and "wgrad"
+    roles    the products it computes, of those that `spec.OUTPUTS` lists
     bodies   compute capability -> the module, named as in `from .dense.sm90 import run`, with the function `run`:
              run(product, config, gpu, *operands, name, interpret) -> results, all arrays channels first
     config   the class of its configurations
@@ -98,6 +101,8 @@ class Family(Protocol):
     """
 
     def __hash__(self) -> int: ...
+
+    def __reduce__(self) -> str | tuple[Any, ...]: ...
 
     name: str
     roles: frozenset[str]

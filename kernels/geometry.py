@@ -149,6 +149,27 @@ class ConvAxis:
             self.out_size, self.in_size, self.kernel, self.base, self.stride, self.dilation, low, not self.flip
         )
 
+    def folded(self) -> "ConvAxis":
+        """The dimension of the same sums once a stride is channels: tap a * stride + r - low becomes tap a of channel r.
+
+        Neither x nor its taps may be dilated.
+        """
+        first, last = self.folded_taps
+        return ConvAxis(-(-self.in_size // self.stride), self.out_size, last - first + 1, low=-first)
+
+    @property
+    def folded_taps(self) -> tuple[int, int]:
+        """The distances, in whole strides, of the first and the last tap."""
+        return -self.low // self.stride, (self.kernel - 1 - self.low) // self.stride
+
+    def with_outputs_together(self, count: int) -> "ConvAxis":
+        """The dimension once `count` neighbouring outputs are one: its taps are all that any of them reads.
+
+        Neither x nor its taps may be dilated.
+        """
+        kernel = self.kernel + self.stride * (count - 1)
+        return ConvAxis(self.in_size, self.out_size // count, kernel, self.stride * count, low=self.low)
+
     def dim(self) -> TapAxis:
         """The dimension, split into phases and taps."""
         phases = self.base // math.gcd(self.base, self.stride)
@@ -192,7 +213,10 @@ def axes(product: Product) -> tuple[ConvAxis, ...]:
 
 @functools.cache
 def dims(product: Product) -> tuple[TapAxis, ...]:
-    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product."""
-    if product.role not in ("fprop", "dgrad"):
-        raise ValueError(f"{product.role=} must be 'fprop' or 'dgrad'")
-    return tuple((axis if product.role == "fprop" else axis.transpose()).dim() for axis in axes(product))
+    """The dimensions of a product as phases and taps. An input gradient has those of the transposed product.
+
+    A weight gradient has those of the forward product: dw[t] is the sum of in[j] * ct[o] over the pairs that tap t joins.
+    """
+    if product.role not in ("fprop", "dgrad", "wgrad"):
+        raise ValueError(f"{product.role=} must be 'fprop', 'dgrad' or 'wgrad'")
+    return tuple((axis.transpose() if product.role == "dgrad" else axis).dim() for axis in axes(product))

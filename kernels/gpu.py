@@ -6,7 +6,7 @@ those of `pallas_conv.target`.
 
 import dataclasses
 
-from pallas_conv.target import Target
+from pallas_conv.target import Target, from_device_kind
 
 H100_SMS = 132  # streaming multiprocessors of an H100 SXM, assumed where the chip is not known
 
@@ -41,6 +41,11 @@ HOPPER = Generation("Hopper", (9, 0), 227 * 1024, 1024, block_registers=168, two
 GENERATIONS: dict[tuple[int, ...], Generation] = {generation.capability: generation for generation in (HOPPER,)}
 
 
+def generations() -> str:
+    """The compute capabilities of all generations, in words: "9.0 (Hopper)"."""
+    return " or ".join("{}.{} ({})".format(*g.capability, g.name) for g in GENERATIONS.values())
+
+
 @dataclasses.dataclass(frozen=True)
 class Gpu:
     """A chip that a kernel is planned for: by default any Hopper GPU with as many SMs as an H100.
@@ -58,6 +63,10 @@ class Gpu:
         generation = GENERATIONS.get(target.capability or (), HOPPER)
         num_sms = target.num_sms if target.capability == generation.capability else None
         return cls(num_sms or H100_SMS, target.device_kind, generation)
+
+    def like(self, device_kind: str, num_sms: int) -> bool:
+        """Whether such a device has as many SMs, and is known to be of this generation."""
+        return (num_sms, from_device_kind(device_kind).capability) == (self.num_sms, self.generation.capability)
 
 
 ANY_HOPPER = Gpu()

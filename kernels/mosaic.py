@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.pallas import CostEstimate as CostEstimate
 from jax.experimental.pallas import ds as ds
 from jax.experimental.pallas import run_scoped as run_scoped
@@ -35,6 +36,7 @@ from jax.experimental.pallas.mosaic_gpu import (
     copy_gmem_to_smem,
     copy_smem_to_gmem,
     force_gpu_interpret_mode,
+    layout_cast,
     load,
     wait_smem_to_gmem,
     wgmma,
@@ -66,6 +68,7 @@ __all__ = [
     "wgmma",
     "wgmma_wait",
     "when",
+    "zero_rows",
 ]
 
 
@@ -93,6 +96,12 @@ def two_views(leading: tuple[int, ...], box: tuple[int, ...], columns: int, dtyp
     tiling: Any = TilingTransform((8, columns))  # type: ignore[abstract]
     matrix = SMEM((*leading, math.prod(box), columns), dtype, transforms=(tiling, swizzle))
     return RefUnion(plain(transforms=(swizzle,)), matrix)
+
+
+def zero_rows(rows: int, *, interpret: bool) -> jax.Array:
+    """Zeros, float32, with the layout that sums of an accumulator's rows have: what a loop carries must begin with it."""
+    zeros = jnp.zeros(rows, jnp.float32)
+    return zeros if interpret else layout_cast(zeros, Layout.WGMMA.reduce(1))
 
 
 class RaceError(AssertionError):

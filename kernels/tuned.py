@@ -38,10 +38,10 @@ def look_up(family: Family, product: Product, gpu: Gpu) -> Any:
     """The tuned configuration of this kind of device, or None.
 
     A tuned device has no row where the model's choice was as good, so only its own rows count for it. A device that was not
-    tuned uses the rows of another with as many SMs: of the one that has most rows.
+    tuned uses the rows of another of its generation with as many SMs: of the one that has most rows.
     """
     tables = _by_device(family.name)
-    alike = [table for table in tables.values() if gpu.num_sms in {row.num_sms for row in table.values()}]
+    alike = [table for table in tables.values() if any(gpu.like(*device) for device in _devices(table))]
     row = tables.get(gpu.kind or "", max(alike, key=len, default={})).get(product)
     return row.config if row else None
 
@@ -73,6 +73,11 @@ def _by_device(family: str) -> dict[str, dict[Product, Row]]:
         if row.family == family:
             found.setdefault(row.device_kind, {})[row.product] = row
     return found
+
+
+def _devices(table: dict[Product, Row]) -> set[tuple[str, int]]:
+    """The kind of the device that a table is of, with its SMs."""
+    return {(row.device_kind, row.num_sms) for row in table.values()}
 
 
 def _parse(data: object, where: str) -> Row:

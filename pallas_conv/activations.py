@@ -36,6 +36,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def applied(activation: str | None, z: Array) -> Array:
+    """The activation of this name at z; z itself for None."""
+    return z if activation is None else ACTIVATIONS[activation].f(z)
+
+
 def saved_by(activation: str | None) -> str | None:
     """The tensor from which the backward pass computes the derivative: "y", "z", or None without an activation."""
     return None if activation is None else ACTIVATIONS[activation].saved

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, applied
 from .spec import OUTPUTS, ConvSpec, Product
 
 type Names = tuple[str, ...]
@@ -213,6 +213,22 @@ class Equation:
     no_kernels: str | None = None
     divided: bool = False
 
+    @classmethod
+    def of(cls, product: Product, implementation: tuple[str, ...], no_kernels: str | None = None) -> "Equation":
+        """The equation of one product, or of one that has several parts, see `whole`."""
+        dtype = jnp.dtype(product.compute_dtype)
+        op = Op(
+            product.spec, dtype, dtype, product.activation, product.precision, implementation,
+            ensemble_axes=int(product.models is not None),
+        )  # fmt: skip
+        outputs: tuple[str, ...]
+        if product.epilogue == "linear" and product.role in BILINEAR:
+            primitive, outputs = product.role, (BILINEAR[product.role][1],)
+        else:
+            primitive, outputs = "affine" if product.role == "fprop" else "bwd", product.outputs
+        outs = zip(outputs, map(jnp.dtype, product.result_dtypes), strict=True)
+        return cls(primitive, op, product.operands, tuple(outs), no_kernels)
+
     def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
         """The bare product of this equation in a role."""
         names, out = BILINEAR[role]
@@ -259,7 +275,7 @@ class Equation:
         if self.primitive == "affine":
             product = contract("fprop", v["x"], v["w"], op, op.sum_dtype)
             z = add_terms(op, product, v.get("b"), v.get("r"), self.outs[0][1])
-            results = {"z": lambda: z, "y": lambda: z if op.activation is None else ACTIVATIONS[op.activation].f(z)}
+            results = {"z": lambda: z, "y": lambda: applied(op.activation, z)}
         elif self.primitive == "tangent":
             terms = [contract("fprop", v[a], v[b], op, op.sum_dtype) for a, b in _tangents(v)]
             t = add_terms(op, sum(terms[1:], terms[0]), v.get("db"), v.get("dr"), self.outs[0][1])
@@ -308,6 +324,20 @@ class Equation:
             activation=self.op.activation if "a" in self.names else None,
             outputs=tuple(name for name in OUTPUTS[role] if name in wanted),
         )
+
+    def in_passing(self, part: Product) -> Product | None:
+        """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
+
+        That is the bias gradient beside the weight gradient: both read the cotangent, multiplied by act' if need be.
+        """
+        if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs):
+            return None
+        return dataclasses.replace(part, outputs=("dw", "db"))
+
+    def after(self, names: Iterable[str], computed: Iterable[str]) -> "Equation":
+        """What is left of a backward pass of these operands, the cotangent multiplied by act', once some outputs are there."""
+        outs = tuple(out for out in self.outs if out[0] not in set(computed))
+        return dataclasses.replace(self, op=self.op.linear(), names=tuple(names), outs=outs)
 
 
 def _tangents(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -80,7 +80,7 @@ class Product:
     in_channels     C, of x (all groups together)
     out_channels    O, of y
     compute_dtype   what both operands are multiplied in
-    out_dtype       what the result is stored in (of bwd its dx, while dw and db are float32); sums are at least float32
+    out_dtype       what the result is stored in (dx of bwd, dw of wgrad: see `result_dtypes`); sums are at least float32
     models          independent problems side by side (a leading axis on every operand), or None
     bias            fprop adds b: (O,)
     residual        fprop adds r: (N, O, *out), in out_dtype
@@ -105,9 +105,14 @@ class Product:
     precision: str | None = None
 
     def __post_init__(self) -> None:
+        if self.role not in OUTPUTS:
+            raise ValueError(f"{self.role=} must be one of {', '.join(OUTPUTS)}")
+        possible = OUTPUTS[self.role]
         # Committed measurements from before gradients had names say "y" of every product.
-        if not self.outputs or (self.outputs == ("y",) and self.role in OUTPUTS):
-            object.__setattr__(self, "outputs", OUTPUTS.get(self.role, ("y",))[:1])
+        if self.outputs in ((), ("y",)):
+            object.__setattr__(self, "outputs", possible[:1])
+        elif not set(possible).issuperset(self.outputs):
+            raise ValueError(f"{self.outputs=} of {self.role} must be some of {possible}")
 
     @property
     def epilogue(self) -> str:
@@ -123,19 +128,23 @@ class Product:
         return self.compute_dtype == "float32" and self.precision in (None, "default", "tensorfloat32")
 
     @property
-    def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of the operands, ct being the cotangent and a what the activation saved:
+    def operands(self) -> tuple[str, ...]:
+        """The names of the operands, ct being the cotangent and a what the activation saved:
 
         fprop x, w, b and r if there are any; dgrad ct, w; wgrad x, ct, a if its cotangent is to be multiplied; bwd x, ct, w, a.
         """
-        x, w, y, b = (self._shape_of(name) for name in ("dx", "dw", "y", "db"))
-        a = (y,) if self.activation else ()
+        a = ["a"] * bool(self.activation)
         return {
-            "fprop": (x, w, *[b] * self.bias, *[y] * self.residual),
-            "dgrad": (y, w),
-            "wgrad": (x, y, *a),
-            "bwd": (x, y, w, *a),
+            "fprop": ("x", "w", *["b"] * self.bias, *["r"] * self.residual),
+            "dgrad": ("ct", "w"),
+            "wgrad": ("x", "ct", *a),
+            "bwd": ("x", "ct", "w", *a),
         }[self.role]
+
+    @property
+    def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the operands."""
+        return tuple(self._shape_of(name) for name in self.operands)
 
     @property
     def result_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -144,17 +153,17 @@ class Product:
 
     @property
     def result_dtypes(self) -> tuple[str, ...]:
-        """The dtypes of the outputs: what is summed for weights beside a dx stays float32, and the caller rounds it."""
-        with_weights = self.role == "bwd"
-        return tuple("float32" if with_weights and name != "dx" else self.out_dtype for name in self.outputs)
+        """The dtypes of the outputs: what bwd sums beside dx, and wgrad beside dw, stays float32, and the caller rounds it."""
+        wide = OUTPUTS[self.role][1:] if self.role in ("wgrad", "bwd") else ()
+        return tuple("float32" if name in wide else self.out_dtype for name in self.outputs)
 
-    def _shape_of(self, output: str) -> tuple[int, ...]:
+    def _shape_of(self, name: str) -> tuple[int, ...]:
         spec, lead = self.spec, () if self.models is None else (self.models,)
-        if output == "dx":
+        if name in ("x", "dx"):
             return (*lead, self.batch, self.in_channels, *spec.in_spatial)
-        if output == "dw":
+        if name in ("w", "dw"):
             return (*lead, self.out_channels, self.in_channels // spec.groups, *spec.kernel_spatial)
-        if output == "db":
+        if name in ("b", "db"):
             return (*lead, self.out_channels)
         return (*lead, self.batch, self.out_channels, *spec.out_spatial)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -36,6 +37,19 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where} must be {_name(kind)}, not {value!r}")
     return value
+
+
+def renamed(value: Any, former: Mapping[str, str], where: str) -> Any:
+    """A JSON object whose fields have their present names instead of former ones; anything else as it is.
+
+    Raises ValueError if a field is there by both names.
+    """
+    if not isinstance(value, dict):
+        return value
+    for name, present in former.items():
+        if name in value and present in value:
+            raise ValueError(f"{where} has both {name!r} and {present!r}, which is what {name!r} is called now")
+    return {former.get(name, name): item for name, item in value.items()}
 
 
 def _is_record(kind: Any) -> bool:

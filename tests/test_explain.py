@@ -1,5 +1,7 @@
 """`explain`, and that compiled programs hold exactly what it says."""
 
+import dataclasses
+import pickle
 import re
 
 import equinox as eqx
@@ -9,7 +11,7 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv import target
-from pallas_conv.kernels import families
+from pallas_conv.kernels import families, gpu
 
 
 def images(*shape, dtype=jnp.bfloat16):
@@ -18,6 +20,15 @@ def images(*shape, dtype=jnp.bfloat16):
 
 def loss(model, x):
     return jnp.sum(jax.vmap(model)(x).astype(jnp.float32) ** 2)
+
+
+def test_the_generations_that_kernels_are_for_are_told(monkeypatch):
+    other = dataclasses.replace(gpu.HOPPER, name="Another", capability=(10, 0))
+    monkeypatch.setitem(gpu.GENERATIONS, other.capability, other)
+    layer = pc.Conv2d(64, 32, 3, key=jax.random.key(0))
+    for device in ("cpu", "a100"):
+        (found,) = pc.explain(layer, images(64, 28, 28, dtype=jnp.float32), device=device)
+        assert any("compute capability 9.0 (Hopper) or 10.0 (Another)" in reason for reason in found.reasons), device
 
 
 def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
@@ -34,6 +45,9 @@ def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
 
     (on_a100,) = pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="a100")
     assert any("8.0" in reason for reason in on_a100.reasons)
+
+    again = pickle.loads(pickle.dumps(on_h100))
+    assert (again, hash(again)) == (on_h100, hash(on_h100))
 
     text = str(pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100"))
     for part in ("64x28x28 -> 32x28x28", "batch 8", on_h100.kernel.name, str(on_h100.kernel.config), "doctor", "H100"):

@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import jet
 
 import pallas_conv as pc
-from workloads.activations import ACTIVATIONS
+from pallas_conv.activations import ACTIVATIONS, applied
 
 
 def normal(*shape: int, dtype: Any = "float32", seed: int = 0) -> jax.Array:
@@ -159,7 +159,7 @@ def test_activation(f, bias, activation):
     @jax.jit
     def run(x: jax.Array, w: jax.Array, b: jax.Array | None) -> tuple[Any, Any]:
         fused = lambda *args: f(*args, stride=2, padding=1, activation=activation)
-        apart = lambda *args: ACTIVATIONS[activation](f(*args, stride=2, padding=1))
+        apart = lambda *args: ACTIVATIONS[activation].f(f(*args, stride=2, padding=1))
         return tuple((g(x, w, b), jax.grad(functools.partial(loss, g), (0, 1, 2))(x, w, b)) for g in (fused, apart))
 
     fused, apart = map(jax.tree.leaves, run(x, w, b))
@@ -239,8 +239,7 @@ def test_gradients_against_float64(f, name, activation):
 
         def exact(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
             net = eqx.tree_at(lambda m: (m.weight, m.bias), stock, (w, b.reshape(-1, 1, 1)))
-            y = jax.vmap(net)(x)
-            y = y if activation is None else ACTIVATIONS[activation](y)
+            y = applied(activation, jax.vmap(net)(x))
             return jnp.vdot(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).astype(y.dtype), y.ravel())
 
         want = jax.jit(jax.grad(exact, (0, 1, 2)))(*wide)

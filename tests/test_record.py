@@ -16,7 +16,7 @@ PRODUCT = product("fprop", 2, (64, 64), (9, 9), 3)
 KERNEL = serve.kernel(PRODUCT)
 FULL = Record(
     KERNEL.family.name, "NVIDIA H100 80GB HBM3", "9.0", "580.1", "2026-11-26", (Source("0.11.2", "abc", "run"),), "def",
-    {FACTS.code_path: {FACTS.epilogue: True}}, (Timing(FACTS.family, SIZE, 10.0, 20.0, "stock"),),
+    {FACTS.code_path: {FACTS.epilogue: True}}, (Timing(FACTS.series, SIZE, 10.0, 20.0, "stock"),),
     (Program(PRODUCT, KERNEL.config.to_json(), 132, "123"),), ("bench/results/h100/gpu.jsonl",),
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ def test_what_is_saved_is_loaded(tmp_path):
         ({"extra": 1}, "extra"),
         ({"checks": {"2d bf16": {"bf16 bias": "yes"}}}, "record.checks.2d bf16.bf16 bias"),
         ({"sources": [{"jax": "0.11.2"}]}, "record.sources"),
-        ({"timings": [{"family": "f", "size": [1], "kernel_us": 1, "lax_us": 1, "lax": "stock"}]}, "record.timings"),
+        ({"timings": [{"series": "f", "size": [1], "kernel_us": 1, "lax_us": 1, "lax": "stock"}]}, "record.timings"),
     ],
 )
 def test_what_is_no_record_is_refused_by_name(change, named):

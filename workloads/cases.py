@@ -6,10 +6,11 @@ kernel can be asked, and "fb" a whole training step (forward and every gradient)
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import equinox as eqx
@@ -17,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_conv.activations import applied
 from pallas_conv.spec import ConvSpec, Product
-
-from .activations import applied
 
 SUITE = pathlib.Path(__file__).with_name("suite.json")
 OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "fb": "xwby"}
@@ -103,10 +103,10 @@ class Case:
     def products(self) -> dict[str, Product]:
         """The product of each direction, as a kernel is asked for it."""
         batch, models = (1, self.batch) if self.per_example else (self.batch, None)
-        bare = Product(
-            "", self.spec, batch, self.in_channels, self.out_channels, self.dtype, self.dtype, models=models
-        )  # fmt: skip
-        products = {d: dataclasses.replace(bare, role=ROLES[d]) for d in self.directions}
+        sizes = batch, self.in_channels, self.out_channels
+        products = {
+            d: Product(ROLES[d], self.spec, *sizes, self.dtype, self.dtype, models=models) for d in self.directions
+        }
         if "f" in products:
             fused = {"bias": self.epilogue is not None, "activation": self.activation}
             products["f"] = dataclasses.replace(products["f"], **fused)
@@ -196,15 +196,17 @@ class Case:
             by_name = dict(zip(OPERANDS[direction], operands, strict=True))
             if "x" in by_name:
                 by_name["x"] = extend(by_name["x"])
-            if not product.bias:
-                by_name.pop("b", None)
-            args = [a[:, None] if self.per_example else a for a in by_name.values()]
-            (out,) = launch(product, *args)
+            (out,) = launch(product, *self.as_product(direction, by_name.values()))
             if direction == "d" and any(map(any, self.border)):
                 (out,) = jax.linear_transpose(extend, jax.ShapeDtypeStruct(self.shapes()["x"], out.dtype))(out)
             return out
 
         return run
+
+    def as_product(self, direction: str, operands: Iterable[Any]) -> list[Any]:
+        """The operands of a direction as its product has them: without a bias that is not there, each example a model."""
+        there = itertools.islice(operands, len(self.products()[direction].operands))
+        return [a[:, None] if self.per_example else a for a in there]
 
     def arrays(self, direction: str, seed: int = 0) -> tuple[jax.Array, ...]:
         """Fresh normal operands of a direction; results are of order one."""

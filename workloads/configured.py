@@ -1,4 +1,4 @@
-"""Products under explicit configurations, of any family, for the interpreter and for hardware alike: the ladder."""
+"""Products under explicit configurations, for the interpreter and for hardware alike: the ladder, the code paths."""
 
 import dataclasses
 import math
@@ -52,12 +52,12 @@ class Case:
     def operands(self) -> list[jax.Array]:
         """Random operands, the same for the same name; the second one scaled so that the sums are about 1."""
         p, rng = self.product, np.random.default_rng(zlib.crc32(self.name.encode()))
-        shapes = p.operand_shapes
-        scales = [1.0, 1 / math.sqrt(max(1, _summed(p))), 1.0, 1.0]
-        dtypes = [p.compute_dtype, p.compute_dtype, *["float32"] * p.bias, p.out_dtype]
+        summed = max(1, _summed(p))
+        scales = {"ct" if p.role == "wgrad" else "w": 1 / math.sqrt(summed)}
+        dtypes = {"b": "float32", "r": p.out_dtype}
         return [
-            jnp.asarray(rng.standard_normal(shape) * scale, dtype)
-            for shape, scale, dtype in zip(shapes, scales, dtypes, strict=False)
+            jnp.asarray(rng.standard_normal(shape) * scales.get(name, 1.0), dtypes.get(name, p.compute_dtype))
+            for name, shape in zip(p.operands, p.operand_shapes, strict=True)
         ]
 
 

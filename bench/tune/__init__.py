@@ -1,7 +1,7 @@
 """Finds the fastest configurations: python -m bench.tune --minutes 9 [--products wanted] [--resume rows.jsonl,...]
 
 Of every product the suite wants (with --products wanted also the networks) it runs today's choice and up to five candidates
-that differ from it in kind (see differing.py): each is held against float64 at 64 pixels and coarsely against the lax program
+that differ from it in kind (see differing.py): each is held against float64 at some places and coarsely against the lax program
 everywhere, then the right ones are timed in turns, beside stock's program and the one that `auto` takes without kernels.
 
 Two-dimensional products of 16-bit operands come first, then the rest, then those of the networks. Within each group the longest

@@ -1,27 +1,30 @@
-"""Candidates of the dense family that differ: today's choice, and for each feature the best by the model with it otherwise.
+"""Candidates of a product that differ: today's choice, and for each feature the best by the model with it otherwise.
 
 The best six by the model would hardly differ, and share its errors. A model that is wrong about one thing, boxes over images
 or what a cluster costs, is found out by a candidate which is like today's choice but for that.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pallas_conv.kernels import choice, serve
 from pallas_conv.kernels.chips import chips
-from pallas_conv.kernels.cost import clocks
+from pallas_conv.kernels.cost import Work, clocks
 from pallas_conv.kernels.dense import DENSE, search
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
-from pallas_conv.kernels.dense.work import count
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.spec import Product
 
 MOST = 6  # with today's choice
 SLOW = 1.5  # times the best by the model: what is slower is not worth a try
 
-FEATURES: dict[str, Callable[[Config], Any]] = {
+type Features = Mapping[str, Callable[[Any], Any]]
+
+OF_DENSE: Features = {
     "images": lambda cfg: cfg.tile_pixels[0] > 1,
     "tile_pixels": lambda cfg: cfg.tile_pixels,
     "tile_n": lambda cfg: cfg.tile_n,
@@ -35,6 +38,13 @@ FEATURES: dict[str, Callable[[Config], Any]] = {
 }
 
 
+def features(config: type[Any]) -> Features:
+    """The features of a class of configurations: of other families than the dense one, its fields."""
+    if config is Config:
+        return OF_DENSE
+    return {field.name: operator.attrgetter(field.name) for field in dataclasses.fields(config)}
+
+
 class Candidate(NamedTuple):
     """A configuration to try.
 
@@ -42,7 +52,7 @@ class Candidate(NamedTuple):
     modelled_us  on the first of the chips that the device may be
     """
 
-    config: Config
+    config: Any
     differs: tuple[str, ...]
     modelled_us: float
 
@@ -53,35 +63,35 @@ def candidates(product: Product, gpu: Gpu, most: int = MOST) -> tuple[Candidate,
 
     Where fewer differ from today's choice in one feature, there are more that differ from all the others in several.
     """
-    problem = Problem.of(product)
-    today = serve.choose(product, gpu)
-    first = dict.fromkeys((today, choice.best(DENSE, problem, gpu)))
-    likely = _ranked(problem, {*search.candidates(problem, gpu), *_depths(problem, today, gpu)}, gpu)
-    others = {cfg for feature in FEATURES for cfg in _first_with_other(feature, today, likely)}
+    today, family = serve.choose(product, gpu), serve.kernel(product, gpu).family
+    problem = family.problem(product)
+    first = dict.fromkeys((today, choice.best(family, problem, gpu)))
+    pool = {*family.candidates(problem, gpu), *(_depths(problem, today, gpu) if family is DENSE else ())}
+    works = {cfg: family.work(problem, cfg, gpu) for cfg in pool.union(first)}
+    likely = _ranked({cfg: works[cfg] for cfg in pool}, gpu)
+    others = {cfg for feature in features(family.config) for cfg in _first_with_other(feature, today, likely)}
     chosen = [*first, *(cfg for cfg in likely if cfg in others and cfg not in first)][:most]
     for cfg in likely:
         if len(chosen) < most and all(set(differences(other, cfg)) - {"tile_pixels", "depth"} for other in chosen):
             chosen.append(cfg)
     chip = chips(gpu)[0]
-    modelled = lambda cfg: chip.microseconds(clocks(count(problem, cfg, gpu), chip))
-    return tuple(Candidate(cfg, differences(today, cfg), modelled(cfg)) for cfg in chosen)
+    return tuple(Candidate(cfg, differences(today, cfg), chip.microseconds(clocks(works[cfg], chip))) for cfg in chosen)
 
 
-def differences(a: Config, b: Config) -> tuple[str, ...]:
-    return tuple(name for name, of in FEATURES.items() if of(a) != of(b))
+def differences(a: Any, b: Any) -> tuple[str, ...]:
+    return tuple(name for name, of in features(type(a)).items() if of(a) != of(b))
 
 
-def _ranked(problem: Problem, pool: Iterable[Config], gpu: Gpu) -> list[Config]:
+def _ranked(works: Mapping[Any, Work], gpu: Gpu) -> list[Any]:
     """Configurations that are not slow, sorted by their worst regret over the chips that the device may be."""
     first, *others = chips(gpu)
-    works = [(cfg, count(problem, cfg, gpu)) for cfg in sorted(pool, key=str)]
-    most = SLOW * min(clocks(work, first) for _, work in works)
-    works = [(cfg, work) for cfg, work in works if clocks(work, first) <= most]
-    regrets = choice.worst_regrets([[clocks(work, chip) for chip in (first, *others)] for _, work in works])
-    return [works[i][0] for i in sorted(range(len(works)), key=regrets.__getitem__)]
+    of_first = {cfg: clocks(works[cfg], first) for cfg in sorted(works, key=str)}
+    quick = [cfg for cfg, took in of_first.items() if took <= SLOW * min(of_first.values())]
+    regrets = choice.worst_regrets([[clocks(works[cfg], chip) for chip in (first, *others)] for cfg in quick])
+    return [quick[i] for i in sorted(range(len(quick)), key=regrets.__getitem__)]
 
 
-def _first_with_other(feature: str, today: Config, ranked: Iterable[Config]) -> Iterator[Config]:
+def _first_with_other(feature: str, today: Any, ranked: Iterable[Any]) -> Iterator[Any]:
     """The first that has a feature otherwise; of its depth, that alone: everything else sets that, too."""
     for cfg in ranked:
         found = differences(today, cfg)

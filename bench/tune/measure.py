@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pallas_conv.doctor.check import equation
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
+from pallas_conv.equation import Equation
 from pallas_conv.formulations import STOCK
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.chips import chips
@@ -19,7 +19,7 @@ from pallas_conv.lowering.execution import execute
 from pallas_conv.spec import Product
 from pallas_conv.target import Target
 from pallas_conv.verify import timing
-from pallas_conv.verify.check import hold
+from pallas_conv.verify.check import hold, standard_deviations
 
 from .. import gate, products
 from ..runner import SKIPPED, Context, Program, Row, Skipped, Source, Step
@@ -96,15 +96,13 @@ def _lax(it: Wanted, device: Device, implementation: str) -> Program:
 
 
 def _without_kernels(product: Product, target: Target, implementation: str) -> Source:
-    run = functools.partial(execute, equation(product, (implementation,), NO_KERNELS), target)
+    run = functools.partial(execute, Equation.of(product, (implementation,), NO_KERNELS), target)
     return Source(run, products.operands_of(product))
 
 
 def _drawn(product: Product) -> Source:
-    """Normal operands for a seed, the weights scaled so that sums are of order one."""
-    size = families.size(product)
-    scales = (1.0, 1 / math.sqrt(size.summed * size.taps), 1.0, 1.0)
-    operands = list(zip(products.operands_of(product), scales, strict=False))
+    """Normal operands for a seed, scaled so that sums are of order one."""
+    operands = list(zip(products.operands_of(product), standard_deviations(product), strict=True))
 
     def draw(seed: jax.Array) -> tuple[jax.Array, ...]:
         keys = jax.random.split(jax.random.key(seed, impl="rbg"), len(operands))

@@ -27,7 +27,7 @@ class Dense:
     """See `family.Family`."""
 
     name = "dense"
-    roles = frozenset({"fprop", "dgrad"})
+    roles = frozenset(served.ROLES)
     bodies: Mapping[tuple[int, ...], str] = types.MappingProxyType({(9, 0): ".dense.sm90"})
     config: type[Any] = Config
     samples: tuple[Product, ...] = (
@@ -50,6 +50,9 @@ class Dense:
     code_path = staticmethod(served.code_path)
     epilogue = staticmethod(served.epilogue)
     notes = staticmethod(served.notes)
+
+    def __reduce__(self) -> str:
+        return "DENSE"  # of this module: what is unpickled is the same object
 
 
 DENSE = Dense()

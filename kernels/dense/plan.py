@@ -89,9 +89,7 @@ class Config:
     @classmethod
     def from_json(cls, data: Any, where: str = "config") -> "Config":
         """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
-        if isinstance(data, dict):
-            data = {FORMER_NAMES.get(name, name): value for name, value in data.items()}
-        return strict.parse(cls, data, where)
+        return strict.parse(cls, strict.renamed(data, FORMER_NAMES, where), where)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from . import work
 from .legal import MAX_ELEMENTS
 from .plan import ITEMSIZE, Config, Problem, tiling
 
+ROLES = ("fprop", "dgrad")
 OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64
 LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
@@ -25,7 +26,7 @@ def _type_reasons(product: Product) -> list[str]:
     found = []
     if product.role == "wgrad":
         found.append("there is no weight-gradient kernel")
-    elif product.role not in ("fprop", "dgrad"):
+    elif product.role not in ROLES:
         found.append(f"there is no kernel for the product {product.role!r}")
     if product.compute_dtype not in DTYPES:
         found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
@@ -66,7 +67,7 @@ def _size_reasons(product: Product) -> list[str]:
     empty = [name for name, shape in shapes.items() if not math.prod(shape)]
     if empty:
         return [f"{name} is empty: its shape is {shapes[name]}" for name in empty]
-    if product.role == "wgrad":
+    if product.role not in ROLES:
         return []
     dims = geometry.dims(product)
     idle = [i for i, d in enumerate(dims) if not d.order]
@@ -168,6 +169,7 @@ def code_path(product: Product, config: Config) -> str:
         "halo": config.halo,
         "sheets": config.halo and seen.dims[t.halo_dim].residues > 1,
         "resident": config.resident,
+        # The next three are former names of the fields: committed records are filed under these words, so they stay.
         "unfold": config.im2col,
         "fold": config.col2im_dims > 0,
         "split": config.split_k > 1,

@@ -49,5 +49,8 @@ class WeightGradient:
     epilogue = staticmethod(served.epilogue)
     notes = staticmethod(served.notes)
 
+    def __reduce__(self) -> str:
+        return "WEIGHT_GRADIENT"
+
 
 WEIGHT_GRADIENT = WeightGradient()

@@ -14,11 +14,16 @@ SPARE_WITH_DY = 62  # the same with dy in registers
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     """The reason why the kernel does not take a configuration, or None."""
-    problem = raw.under(cfg)
-    if not problem.walkable:
+    oriented = raw.oriented(cfg)
+    if not oriented.walkable:
         return f"{cfg.transposed=} leaves several phases of outputs: a convolution takes False, a transposed one True"
+    if why := illegal_mapping(oriented, cfg):
+        return why
+    problem = raw.under(cfg)
     if why := illegal_box(problem, cfg):
         return why
+    if problem.bias and (cfg.transposed or not cfg.dy_registers):
+        return f"a bias gradient takes {cfg.dy_registers=}, where its sums are made, and not {cfg.transposed=}"
     if cfg.tile_n not in ((16, 32, 64) if cfg.dy_registers else (64,)):
         return f"{cfg.tile_n=} must be 64, or with dy in registers 32 or 16: wgmma's operands have one swizzle"
     if cfg.multicast not in ("", "x", "dy"):
@@ -40,12 +45,28 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{cfg.stages=} must be 2 to {MOST_BARRIERS}"
     if why := _illegal_split(t):
         return why
-    if math.prod(t.out_shape) > MAX_ELEMENTS:
-        return f"{t.out_shape=} must have at most {MAX_ELEMENTS} elements"
+    if max(*problem.elements, math.prod(t.out_shape)) > MAX_ELEMENTS:
+        return f"{problem.elements=} of x and dy, and {t.out_shape=}, must be at most {MAX_ELEMENTS}"
     if t.accumulators > (most := most_accumulators(cfg)):
         return f"{t.accumulators=} registers of sums must be at most {most}"
     if t.smem_bytes > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):
         return f"{t.smem_bytes=} must be at most {limit}"
+    return None
+
+
+def illegal_mapping(oriented: Problem, cfg: Config) -> str | None:
+    """The reason why pixels cannot become channels as a configuration wants, or None."""
+    if cfg.fold and any(axis.base > 1 or axis.dilation > 1 for axis in oriented.axes):
+        return f"{cfg.fold=} takes dimensions without dilations"
+    if cfg.fold and all(axis.stride == 1 for axis in oriented.axes):
+        return f"{cfg.fold=} takes a stride"
+    if cfg.row_outputs < 1:
+        return f"{cfg.row_outputs=} must be at least 1"
+    last = oriented.axes[-1]
+    if cfg.row_outputs > 1 and (
+        last.base > 1 or last.dilation > 1 or last.out_size % cfg.row_outputs or oriented.groups > 1
+    ):
+        return f"{cfg.row_outputs=} takes one group, and a last dimension of a multiple of so many outputs, without dilations"
     return None
 
 

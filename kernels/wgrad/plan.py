@@ -34,6 +34,8 @@ class Config:
     multicast       what a cluster of two thread blocks shares: "x", for twice the output channels, "dy", for twice the input
                     channels, or "" for no cluster
     transposed      compute the gradient of the transposed convolution: x and dy, input and output channels exchange roles
+    fold            make strides input channels beforehand (for few channels): fewer taps, without a stride
+    row_outputs     take so many neighbouring outputs of a row as one, of so many times the output channels (for few of them)
     """
 
     step_pixels: tuple[int, ...]
@@ -49,6 +51,8 @@ class Config:
     ctas_per_sm: int = 1
     multicast: str = ""
     transposed: bool = False
+    fold: bool = False
+    row_outputs: int = 1
 
     @property
     def pixels(self) -> int:
@@ -71,9 +75,15 @@ class Config:
         return 2 if self.multicast else 1
 
     @property
+    def finished_by_xla(self) -> bool:
+        """Whether the kernel stores bare float32 sums, which XLA adds."""
+        return self.split_k > 1 or self.row_outputs > 1
+
+    @property
     def complexity(self) -> tuple[float, ...]:
-        """A sort key, lower for simpler configurations: few parts, blocks alone, boxes of one image and of long lines."""
-        return self.split_k, self.cluster, self.step_pixels[0], *(-e for e in reversed(self.step_pixels))
+        """A sort key, lower for simpler configurations: operands as they lie, few parts, blocks alone, long lines."""
+        box = self.step_pixels
+        return self.fold, self.row_outputs, self.split_k, self.cluster, box[0], *(-e for e in reversed(box))
 
     def __str__(self) -> str:
         first, *rest = dataclasses.fields(self)
@@ -97,6 +107,7 @@ class Problem:
     examples E, each with a gradient of its own, batch N images of one, groups G, in_channels C and out_channels K of a group.
 
     axes    the dimensions, of one phase each: what a kernel reads is x, moved by its taps, and dy, as it lies
+    bias    whether the sums of dy over pixels are wanted, too: [E, G, K]
     terms   products of pieces of 16 bits that make up one of the operands' own, see `operands.pieces`
     """
 
@@ -108,6 +119,7 @@ class Problem:
     axes: tuple[geometry.ConvAxis, ...]
     terms: int = 1
     out_itemsize: int = 2
+    bias: bool = False
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
@@ -122,6 +134,7 @@ class Problem:
             axes=geometry.axes(product),
             terms=3 if product.compute_dtype == "float32" else 1,
             out_itemsize=4 if product.out_dtype == "float32" else 2,
+            bias="db" in product.outputs,
         )
 
     @functools.cached_property
@@ -131,16 +144,48 @@ class Problem:
 
     def under(self, cfg: Config) -> "Problem":
         """The problem as the kernel computes it under a configuration."""
+        problem = self.oriented(cfg)
+        problem = problem.folded() if cfg.fold else problem
+        return problem.with_row_outputs(cfg.row_outputs) if cfg.row_outputs > 1 else problem
+
+    def oriented(self, cfg: Config) -> "Problem":
+        """The problem, or the transposed one if the configuration says so."""
         return self.transpose() if cfg.transposed else self
 
     def transpose(self) -> "Problem":
         """The gradient of the transposed convolution: the same numbers, with x and dy in exchanged roles."""
         return _transposed(self)
 
+    def folded(self) -> "Problem":
+        """The same sums with every stride as channels of x: pixel j * stride + r of a channel is pixel j of channel r."""
+        axes = tuple(axis.folded() for axis in self.axes)
+        channels = self.in_channels * math.prod(axis.stride for axis in self.axes)
+        return dataclasses.replace(self, in_channels=channels, axes=axes)
+
+    def with_row_outputs(self, count: int) -> "Problem":
+        """More sums, with `count` outputs of a row as channels of one: the taps of output r are moved by r strides."""
+        *axes, last = self.axes
+        return dataclasses.replace(
+            self, out_channels=self.out_channels * count, axes=(*axes, last.with_outputs_together(count))
+        )
+
     @property
     def walkable(self) -> bool:
         """Whether dy has one phase in every dimension: boxes of dy and boxes of x of all taps then lie side by side."""
         return all(d.out_stride == 1 for d in self.dims)
+
+    @property
+    def pieces(self) -> int:
+        """Arrays of 16 bits that an operand is made of."""
+        return 1 if self.terms == 1 else 2
+
+    @property
+    def elements(self) -> tuple[int, int]:
+        """Numbers of elements of x and of dy as the kernel reads them: whole 16 bytes of channels, and whole strides."""
+        sheets, unit = self.examples * self.batch * self.pieces * self.groups, 16 // ITEMSIZE
+        whole = lambda channels: -(-channels // unit) * unit
+        x = sheets * whole(self.in_channels) * math.prod(d.in_rows * d.in_stride for d in self.dims)
+        return x, sheets * whole(self.out_channels) * math.prod(d.out_size for d in self.dims)
 
     @property
     def images(self) -> int:
@@ -264,9 +309,15 @@ class Tiling:
         return cfg.split_k * p.examples, places, self.halo_taps, p.groups, rows, columns
 
     @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """The shape of the sums of dy: [parts E, G, K] in whole tiles."""
+        parts, _, _, groups, rows, _ = self.out_shape
+        return parts, groups, rows
+
+    @property
     def stored_itemsize(self) -> int:
         """Bytes of an element of the kernel's result."""
-        return 4 if self.cfg.split_k > 1 else self.problem.out_itemsize
+        return 4 if self.cfg.finished_by_xla else self.problem.out_itemsize
 
     @property
     def dy_bytes(self) -> int:

@@ -96,11 +96,21 @@ class Schedule:
             low, high = (functools.reduce(f, [tap[i] for tap in taps]) for f in (jnp.minimum, jnp.maximum))
             high = high + (self.tiling.halo_taps - 1 if i == self.tiling.halo_dim else 0)
             row, end = d.outputs_met(low, high, jnp.clip, floor_div)
+            if self.problem.bias:  # which the first tap tile sums, over all pixels
+                row, end = jnp.where(tile.tap_tile == 0, 0, row), jnp.where(tile.tap_tile == 0, d.rows, end)
             first.append(lax.div(row, jnp.int32(e)))
             extents.append(jnp.maximum(lax.div(end + e - 1, jnp.int32(e)) - first[-1], 0))
         total = functools.reduce(lambda a, b: a * b, extents)
         cut = lambda part: floor_div(total * part, self.cfg.split_k)
         return Walk(Span(cut(tile.part), cut(tile.part + 1)), first, extents)
+
+    def added_to_bias(self, walk: Walk, step: Array, total: Array) -> Array:
+        """The sums of dy in a step, or zeros where dy's first piece comes a second time."""
+        if self.problem.terms == 1:
+            return total
+        boxes = functools.reduce(lambda a, b: a * b, walk.extents[1:])
+        image = lax.div(step, jnp.maximum(boxes, 1)) * self.cfg.step_pixels[0]
+        return jnp.where(lax.div(image, jnp.int32(self.problem.batch)) == 1, jnp.zeros_like(total), total)
 
     def pixels(self, tile: Tile, walk: Walk, step: Array) -> tuple[Array, Array, list[Array]]:
         """Where a step's box lies: its first image in x, its first image in dy, and its first row in every dimension.

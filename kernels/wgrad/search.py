@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 
 from ..gpu import ANY_HOPPER, Gpu
-from .legal import illegal, illegal_box, most_accumulators
+from .legal import illegal, illegal_box, illegal_mapping, most_accumulators
 from .plan import Config, M, Problem, Tiling, tiling
-from .work import operand_bytes, steps_of_taps, workspace_bytes
+from .work import most_workspace, steps_of_taps
 
 WARPGROUPS = (
     (1, 1, 1),
@@ -22,8 +22,8 @@ WAVES = (1, 2, 3, 4)  # tiles of a block, as many parts as that takes
 MOST_BOXES = 3
 MOST_TAPS = 8  # loads are issued one by one
 LEAST_STEPS = 4  # of a part
-MOST_STAGES = 8
-MOST_WORKSPACE = 256 * 2**20  # bytes of partial sums, which are at most a quarter of the operands besides
+LEAST_STAGES, MOST_STAGES = 3, 8
+BARRIERS = 1024  # bytes of shared memory beside the slots, with what rounding takes
 
 
 @functools.cache
@@ -37,11 +37,17 @@ def boxes(pixels: int, nd: int) -> tuple[tuple[int, ...], ...]:
 
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Some hundred legal configurations, each with as many stages as fit, and with parts for one wave of blocks or several."""
-    for transposed in (False, True):
-        p = problem.transpose() if transposed else problem
-        if p.walkable:
-            for tile in _tiles(p):
-                yield from _divided(problem, dataclasses.replace(tile, transposed=transposed), gpu)
+    for transposed, fold, row_outputs in itertools.product((False, True), (False, True), (1, 2, 4)):
+        plain = Config((), transposed=transposed, fold=fold, row_outputs=row_outputs)
+        oriented = problem.oriented(plain)
+        if not oriented.walkable or illegal_mapping(oriented, plain):
+            continue
+        p = problem.under(plain)
+        if (fold and p.in_channels > M) or (row_outputs > 1 and p.out_channels > M):
+            continue  # there are enough channels without
+        for tile in _tiles(p):
+            mapped = dataclasses.replace(tile, transposed=transposed, fold=fold, row_outputs=row_outputs)
+            yield from _divided(problem, mapped, gpu)
 
 
 def _tiles(p: Problem) -> Iterator[Config]:
@@ -91,16 +97,12 @@ def _divided(problem: Problem, tile: Config, gpu: Gpu) -> Iterator[Config]:
     if illegal(problem, tile, gpu):
         return
     t = tiling(problem, tile)
-    slot = t.dy_bytes + t.x_bytes
-    fitting = (gpu.generation.smem_limit(tile.ctas_per_sm) - 1024) // slot
-    stages = max(2, min(MOST_STAGES, fitting))
-    if stages < 3:
+    fitting = (gpu.generation.smem_limit(tile.ctas_per_sm) - BARRIERS) // (t.dy_bytes + t.x_bytes)
+    if fitting < LEAST_STAGES:
         return
-    deep, steps = dataclasses.replace(tile, stages=stages), max(steps_of_taps(problem, tile))
-    most_bytes = min(MOST_WORKSPACE, operand_bytes(problem) // 4)
-    most = max(1, min(steps // LEAST_STEPS, most_bytes // (math.prod(t.out_shape) * 4)))
-    blocks = gpu.num_sms * tile.ctas_per_sm // tile.cluster
-    for parts in sorted({max(1, min(waves * blocks // t.work_tiles, most)) for waves in WAVES}):
-        cfg = dataclasses.replace(deep, split_k=parts)
-        if workspace_bytes(tiling(problem, cfg)) <= most_bytes and not illegal(problem, cfg, gpu):
+    deep, blocks = min(MOST_STAGES, fitting), gpu.num_sms * tile.ctas_per_sm // tile.cluster
+    most = max(steps_of_taps(problem, tile)) // LEAST_STEPS, most_workspace(problem) // (math.prod(t.out_shape) * 4)
+    for parts in sorted({max(1, min(waves * blocks // t.work_tiles, *most)) for waves in WAVES}):
+        cfg = dataclasses.replace(tile, stages=deep, split_k=parts)
+        if not illegal(problem, cfg, gpu):
             yield cfg

@@ -10,6 +10,7 @@ from . import work
 from .legal import MAX_ELEMENTS
 from .plan import Config, Problem, tiling
 
+OUTPUTS = (("dw",), ("dw", "db"))
 MAX_KERNEL = 64
 LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 PRECISIONS = (None, "default", "tensorfloat32", "high")  # that three products of bfloat16 fulfil
@@ -34,8 +35,10 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(
             f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
         )
-    if product.outputs != ("dw",) or product.epilogue != "linear":
-        found.append("the weight gradient is computed alone: no bias gradient, no derivative of an activation")
+    if product.outputs not in OUTPUTS or product.activation is not None:
+        found.append("weight and bias gradients are computed, without the derivative of an activation")
+    elif "db" in product.outputs and max(product.spec.input_dilation) > 1:
+        found.append("a bias gradient is computed beside the weight gradient of a convolution, not of a transposed one")
     return found
 
 
@@ -55,7 +58,6 @@ def _geometry_reasons(product: Product) -> list[str]:
 
 
 def _size_reasons(product: Product) -> list[str]:
-    spec = product.spec
     shapes = dict(
         zip(("x", "the cotangent", "w"), (*product.operand_shapes[:2], *product.result_shapes[:1]), strict=True)
     )
@@ -64,15 +66,10 @@ def _size_reasons(product: Product) -> list[str]:
     axes = geometry.axes(product)
     if idle := [i for i, axis in enumerate(axes) if len(axis.dim().order) < axis.kernel]:
         return [f"some taps never meet the input in spatial dimensions {idle}"]
-    sheets = (product.models or 1) * product.batch * (2 if product.compute_dtype == "float32" else 1)
-    whole = lambda channels: -(-channels // 8) * 8 * spec.groups  # 16 bytes of them
-    most = {  # strided dimensions in whole strides
-        "x": sheets * whole(product.in_channels // spec.groups) * math.prod(n + 64 for n in spec.in_spatial),
-        "the cotangent": sheets
-        * whole(product.out_channels // spec.groups)
-        * math.prod(n + 64 for n in spec.out_spatial),
-    }
-    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in most.items() if count > MAX_ELEMENTS]
+    problem, names = Problem.of(product), ("x", "the cotangent")
+    elements = problem.elements if problem.walkable else problem.transpose().elements[::-1]
+    sizes = zip(names, elements, strict=True)
+    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in sizes if count > MAX_ELEMENTS]
 
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
@@ -89,6 +86,8 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
             found.append(f"{name} is padded from {channels} to {-(-channels // 8) * 8} channels")
     if ragged := [i for i, d in enumerate(p.dims) if d.in_size % d.in_stride]:
         found.append(f"{x} is padded to whole strides in spatial dimensions {ragged}")
+    if config.fold:
+        found.append(f"the strides of {x} are made channels")
     if config.split_k > 1:
         found.append(f"XLA adds {config.split_k} partial sums, in float32 and always in the same order")
     return tuple(found)
@@ -135,6 +134,9 @@ def code_path(product: Product, config: Config) -> str:
         "channels": config.channel_loads > 1,
         "halo": config.halo,
         "registers": config.dy_registers,
+        "bias": p.bias,
+        "fold": config.fold,
+        "rows": config.row_outputs > 1,
         "split": config.split_k > 1,
         f"multicast_{config.multicast}": bool(config.multicast),
     }
@@ -143,7 +145,7 @@ def code_path(product: Product, config: Config) -> str:
 
 def epilogue(product: Product, config: Config) -> str:
     """A name for the arithmetic on a sum before it is stored: a cast, or none of partial sums."""
-    return f"{DTYPES['float32' if config.split_k > 1 else product.out_dtype]} linear"
+    return f"{DTYPES['float32' if config.finished_by_xla else product.out_dtype]} linear"
 
 
 def size(product: Product) -> Size:

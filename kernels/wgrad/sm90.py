@@ -37,7 +37,7 @@ from ..ring import Ring
 from ..scalars import Scalar
 from ..views import lines
 from .legal import illegal
-from .operands import Views, channels_last, pieces
+from .operands import Views, channels_last, folded, pieces, with_row_outputs
 from .plan import Config, M, Problem, tiling
 from .schedule import Schedule
 from .work import useful_macs
@@ -46,7 +46,8 @@ from .work import useful_macs
 def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
     """Launch the kernel of a product that `served.reasons` has nothing against. Arrays are channels first.
 
-    x (N, C, *in), ct (N, O, *out) -> [(O, C / groups, *kernel)]. With product.models, every array has that axis first.
+    x (N, C, *in), ct (N, O, *out) -> [(O, C / groups, *kernel)], and (O,) if product.outputs has "db". With product.models,
+    every array has that axis first.
     """
     raw = Problem.of(product)
     if why := illegal(raw, cfg, gpu):
@@ -56,18 +57,25 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     x, dy = (pieces(channels_last(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
     if cfg.transposed:
         x, dy = dy, x
+    if cfg.fold:
+        x = folded(x, raw.oriented(cfg).axes)
+    if cfg.row_outputs > 1:
+        dy = with_row_outputs(dy, cfg.row_outputs)
     schedule = Schedule(tiling(raw, cfg), gpu.num_sms)
     kernel = _Kernel(schedule, x.dtype, interpret)
     given = kernel.views.pixels.view(x), kernel.views.dy(dy)
-    stored = jnp.float32 if cfg.split_k > 1 else product.out_dtype
-    out_type = jax.ShapeDtypeStruct(schedule.tiling.out_shape, stored)
+    stored = jnp.float32 if cfg.finished_by_xla else product.out_dtype
+    out_type = [jax.ShapeDtypeStruct(schedule.tiling.out_shape, stored)]
+    if raw.bias:
+        out_type.append(jax.ShapeDtypeStruct(schedule.tiling.bias_shape, jnp.float32))
+    size = lambda a: math.prod(a.shape) * a.dtype.itemsize
     cost = mgpu.CostEstimate(
         flops=2 * useful_macs(raw) * raw.terms,
         transcendentals=0,
-        bytes_accessed=sum(math.prod(a.shape) * a.dtype.itemsize for a in (*given, out_type)),
+        bytes_accessed=sum(map(size, (*given, *out_type))),
     )
     cluster: dict[str, Any] = {"cluster": (cfg.cluster,), "cluster_names": ("cta",)} if cfg.cluster > 1 else {}
-    sums = mgpu.kernel(
+    dw, *db = mgpu.kernel(
         kernel.body,
         out_type=out_type,
         grid=(schedule.workers,),
@@ -80,7 +88,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
         cost=cost,
         interpret=interpret,
     )(*given)
-    return [kernel.views.result(sums, product)]
+    return [kernel.views.weight_gradient(dw, product), *(kernel.views.bias_gradient(sums, product) for sums in db)]
 
 
 class _Shared(NamedTuple):
@@ -125,10 +133,13 @@ class _Kernel:
             *Ring.barriers(cfg.stages, cfg.m_warpgroups + cfg.x_loads, cfg.consumers, cfg.cluster),
         ]
 
-    def body(self, x: Any, dy: Any, out: Any, dy_smem: Any, x_smem: Any, full: Any, empty: Any) -> None:
-        """Run one warpgroup, as the producer or as a consumer."""
-        of_views = lambda smem: (smem, smem) if self.interpret else tuple(smem)
-        shared = _Shared(*of_views(dy_smem), *of_views(x_smem), Ring(self.cfg.stages, full, empty))
+    def body(self, x: Any, dy: Any, dw: Any, *refs: Any) -> None:
+        """Run one warpgroup, as the producer or as a consumer. refs: db if it is wanted, then shared memory and barriers."""
+        *db, dy_smem, x_smem, full, empty = refs
+        (dy_tma, dy_mma), (x_tma, x_mma) = (
+            (smem, smem) if self.interpret else tuple(smem) for smem in (dy_smem, x_smem)
+        )
+        shared = _Shared(dy_tma, dy_mma, x_tma, x_mma, Ring(self.cfg.stages, full, empty))
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if self.cfg.cluster > 1 else jnp.int32(0)
 
@@ -138,7 +149,7 @@ class _Kernel:
 
         @mgpu.when(wg_idx < self.cfg.consumers)
         def _():
-            self._consume(out, shared, worker, cta, wg_idx)
+            self._consume(dw, db, shared, worker, cta, wg_idx)
 
     def _produce(self, x: Any, dy: Any, shared: _Shared, worker: Array, cta: Array) -> None:
         """Fill slots: for every tile, the boxes of pixels of its part."""
@@ -182,7 +193,7 @@ class _Kernel:
 
         ring.drain(lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0)))
 
-    def _consume(self, out: Any, shared: _Shared, worker: Array, cta: Array, wg_idx: Array) -> None:
+    def _consume(self, dw: Any, db: list[Any], shared: _Shared, worker: Array, cta: Array, wg_idx: Array) -> None:
         """Multiply the slots of every tile, then store the tile."""
         schedule, cfg, tiling, ring = self.schedule, self.cfg, self.schedule.tiling, shared.ring
         m, n = lax.rem(wg_idx, jnp.int32(cfg.m_warpgroups)), lax.div(wg_idx, jnp.int32(cfg.m_warpgroups))
@@ -192,53 +203,77 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i, cta)
-            steps = schedule.walk(tile).steps
+            walk = schedule.walk(tile)
+            steps = walk.steps
 
-            def accumulate(*accs: Any) -> tuple[list[Array], Array]:
-                def per_step(step: Array, slot: Array) -> Array:
+            def accumulate(*accs: Any) -> tuple[list[Array], list[Array], Array]:
+                def per_step(step: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
+                    slot, biases = carry
                     ring.wait(slot)
-                    self._multiply(accs, products, shared, slot, m)
+                    dys = self._multiply(accs, products, shared, slot, m)
+                    biases = [total + schedule.added_to_bias(walk, step, self._sum(dys)) for total in biases]
                     mgpu.when(step > steps.first)(lambda: ring.release(ring.preceding(slot)))
-                    return ring.following(slot)
+                    return ring.following(slot), biases
 
-                end = lax.fori_loop(steps.first, steps.last, per_step, slot)
+                zeros = [mgpu.zero_rows(M, interpret=self.interpret) for _ in db]
+                end, biases = lax.fori_loop(steps.first, steps.last, per_step, (slot, zeros))
                 mgpu.wgmma_wait(0)
                 mgpu.when(steps.last > steps.first)(lambda: ring.release(ring.preceding(end)))
-                return [acc[...] for acc in accs], end
+                return [acc[...] for acc in accs], biases, end
 
-            sums, slot = mgpu.run_scoped(accumulate, *[mgpu.ACC((M, cfg.tile_n), jnp.float32)] * len(products))
+            sums, biases, slot = mgpu.run_scoped(accumulate, *[mgpu.ACC((M, cfg.tile_n), jnp.float32)] * len(products))
             part = tile.part * schedule.problem.examples + tile.example
             rows = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
             for total, (load, halo_tap) in zip(sums, products, strict=True):
                 u, c = (f(load, jnp.int32(cfg.channel_loads)) for f in (lax.div, lax.rem))
                 place = tile.tap_tile * cfg.taps_per_tile + u
                 columns = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
-                out[part, place, halo_tap, tile.group, rows, columns] = total.astype(out.dtype)
+                dw[part, place, halo_tap, tile.group, rows, columns] = total.astype(dw.dtype)
+            for ref, total in zip(db, biases, strict=True):
+
+                @mgpu.when((tile.tap_tile == 0) & (tile.n_tile == 0) & (n == 0))
+                def _(ref: Any = ref, total: Array = total) -> None:
+                    ref[part, tile.group, rows] = total
+
             return slot
 
         lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0))
 
+    def _sum(self, dys: list[Array]) -> Array:
+        """The sums over pixels of portions [M, pixels] of dy, in float32."""
+        return functools.reduce(jnp.add, [dy.astype(jnp.float32).sum(1) for dy in dys])
+
     def _multiply(
         self, accs: tuple[Any, ...], products: list[_Product], shared: _Shared, slot: Array, m: Array
-    ) -> None:
-        """acc[M, tile_n] += dy[pixels, M].T @ x[pixels, tile_n] for every product. At the end the slot before is free."""
+    ) -> list[Array]:
+        """acc[M, tile_n] += dy[pixels, M].T @ x[pixels, tile_n] for every product. At the end the slot before is free.
+
+        Returns the portions [M, pixels] of dy that are in registers.
+        """
         cfg, tiling = self.cfg, self.schedule.tiling
+        dys = []
         if self.interpret:  # it has no second view of the pixels, and takes no operand from registers
             halo_axis = tiling.halo_dim + 1 - self.views.pixels.one_image
+            box = lines(self.views.pixels.box(cfg.step_pixels))
             for acc, (load, tap) in zip(accs, products, strict=True):
                 reach = tap * self.schedule.problem.dims[tiling.halo_dim].tap_stride if cfg.halo else 0
-                for _, at in lines(self.views.pixels.box(cfg.step_pixels)):
+                for _, at in box:
                     further = tuple(j + reach if axis == halo_axis else j for axis, j in enumerate(at))
                     mgpu.wgmma(acc, shared.dy_tma.at[(slot, m, *at)].T, shared.x_tma.at[(slot, load, *further)])
             mgpu.wgmma_wait(0)
-            return
+            if self.schedule.problem.bias:
+                dys = [shared.dy_tma[(slot, m, *at)].T for _, at in box]
+                mgpu.commit_smem()  # to the interpreter, TMA may overwrite only then what was read into registers
+            return dys
         # Through registers, dy comes in portions of 64 pixels: one is loaded while another is multiplied.
         portion = M if cfg.dy_registers else cfg.pixels
         for start in range(0, cfg.pixels, portion):
             dy = shared.dy_mma.at[slot, m, mgpu.ds(start, portion)].T
             if cfg.dy_registers:
                 dy = mgpu.load(dy)
+                dys.append(dy)
             for acc, (load, tap) in zip(accs, products, strict=True):
                 mgpu.wgmma(acc, dy, shared.x_mma.at[slot, load, mgpu.ds(tap * tiling.halo_row + start, portion)])
             # One portion of 64 has the registers that the next step's needs, so it is waited for: another consumer multiplies.
             mgpu.wgmma_wait(0 if cfg.dy_registers and cfg.pixels == portion else len(products))
+        return dys

@@ -8,6 +8,8 @@ from ..cost import Work
 from ..gpu import ANY_HOPPER, Gpu
 from .plan import ITEMSIZE, Config, M, Problem, Tiling, tiling
 
+MOST_WORKSPACE = 256 * 2**20
+
 
 def useful_macs(problem: Problem) -> int:
     """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
@@ -21,20 +23,21 @@ def workspace_bytes(t: Tiling) -> int:
     return math.prod(t.out_shape) * 4 if t.cfg.split_k > 1 else 0
 
 
-def operand_bytes(p: Problem) -> int:
-    """Bytes of x and dy, as the kernel reads them."""
-    pieces = 2 if p.terms > 1 else 1
-    pixels = (
-        p.in_channels * math.prod(d.in_size for d in p.dims),
-        p.out_channels * math.prod(d.out_size for d in p.dims),
-    )
-    return p.examples * p.batch * pieces * p.groups * sum(pixels) * ITEMSIZE
+def most_workspace(problem: Problem) -> int:
+    """The most bytes that partial sums may take: a quarter of the operands, and never more than MOST_WORKSPACE."""
+    return min(MOST_WORKSPACE, operand_bytes(problem) // 4)
+
+
+def operand_bytes(problem: Problem) -> int:
+    """Bytes of x and dy, of as many bits as the kernel reads them in."""
+    return sum(_array_bytes(problem))
 
 
 def result_bytes(problem: Problem) -> int:
-    """Bytes of the gradient."""
+    """Bytes of the gradients."""
     taps = math.prod(axis.kernel for axis in problem.axes)
-    return problem.examples * problem.groups * problem.in_channels * problem.out_channels * taps * problem.out_itemsize
+    weights = problem.in_channels * problem.out_channels * taps * problem.out_itemsize
+    return problem.examples * problem.groups * (weights + 4 * problem.bias * problem.out_channels)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -61,16 +64,23 @@ def all_steps(problem: Problem, cfg: Config) -> int:
     return sum(steps_of_taps(problem, cfg)) * p.examples * p.groups * t.m_tiles * t.n_tiles // cfg.cluster
 
 
-@functools.lru_cache(maxsize=256)
 def steps_of_taps(problem: Problem, cfg: Config) -> tuple[int, ...]:
     """Number of steps, of all parts together, of every tap tile."""
-    t = tiling(problem, cfg)
+    return _steps_of_taps(problem.under(cfg), cfg.step_pixels, cfg.taps_per_tile, cfg.halo)
+
+
+@functools.lru_cache(maxsize=1024)
+def _steps_of_taps(p: Problem, box: tuple[int, ...], taps_per_tile: int, halo: bool) -> tuple[int, ...]:
+    """`steps_of_taps` of all configurations that have these numbers in common. p: the problem as the kernel computes it."""
+    t = Tiling(p, Config(box, taps_per_tile=taps_per_tile, halo=halo))
     places, found = list(itertools.product(*map(range, t.tap_loads))), []
-    for start in range(0, len(places), cfg.taps_per_tile):
-        together, steps = places[start : start + cfg.taps_per_tile], t.image_steps
-        for i, (d, e) in enumerate(zip(t.problem.dims, cfg.step_pixels[1:], strict=True)):
+    for start in range(0, len(places), taps_per_tile):
+        together, steps = places[start : start + taps_per_tile], t.image_steps
+        for i, (d, e) in enumerate(zip(p.dims, box[1:], strict=True)):
             taps = [place[i] for place in together]
             first, last = d.outputs(min(taps), max(taps) + (t.halo_taps - 1 if i == t.halo_dim else 0))
+            if p.bias and not start:
+                first, last = 0, d.rows
             steps *= max(0, -(-last // e) - first // e)
         found.append(steps)
     return tuple(found)
@@ -126,30 +136,25 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         input_bytes=own[2],
         weights_bytes=shared[2],
         held_bytes=under_way + clusters * cfg.cluster * result,
-        before_bytes=_copied_bytes(p),
+        before_bytes=_copied_bytes(raw.oriented(cfg), p, cfg),
         after_bytes=math.prod(t.out_shape) * t.stored_itemsize + result_bytes(p),
     )
 
 
 def _array_bytes(p: Problem) -> tuple[int, int]:
-    """Bytes of x and of dy, as the kernel reads them."""
-    images = p.examples * p.images * p.groups * ITEMSIZE
-    x = images * p.in_channels * math.prod(d.in_size for d in p.dims)
-    return x, images * p.out_channels * math.prod(d.out_size for d in p.dims)
+    """Those of x, and those of dy."""
+    sheets = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
+    x = sheets * p.in_channels * math.prod(d.in_size for d in p.dims)
+    return x, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)
 
 
-def _copied_bytes(p: Problem) -> int:
-    """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, and pieces."""
-    images, unit, found = p.examples * p.batch * p.groups, 16 // ITEMSIZE, 0
-    whole = lambda channels: -(-channels // unit) * unit
-    operands = (
-        (p.in_channels, [d.in_size for d in p.dims], [d.in_rows * d.in_stride for d in p.dims]),
-        (p.out_channels, [d.out_size for d in p.dims], [d.out_size for d in p.dims]),
+def _copied_bytes(before: Problem, p: Problem, cfg: Config) -> int:
+    """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, folds and pieces."""
+    moved = cfg.fold and any(axis.stride > 1 for axis in before.axes[:-1])  # in a row they are channels as they lie
+    sizes = (nbytes // ITEMSIZE for nbytes in _array_bytes(before))
+    copied = (
+        (size, read)
+        for size, read, moves in zip(sizes, p.elements, (moved, False), strict=True)
+        if p.terms > 1 or size != read or moves
     )
-    for channels, sizes, read in operands:
-        before, after = channels * math.prod(sizes), whole(channels) * math.prod(read)
-        if p.terms > 1:
-            found += images * (before + after) * 2 * ITEMSIZE
-        elif before != after:
-            found += images * (before + after) * ITEMSIZE
-    return found
+    return sum(map(sum, copied)) * ITEMSIZE

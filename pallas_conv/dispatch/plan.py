@@ -7,7 +7,7 @@ from .. import formulations
 from ..equation import Equation, wider
 from ..errors import UnsupportedError
 from ..kernels import families, serve
-from ..kernels.gpu import Gpu
+from ..kernels.gpu import Gpu, generations
 from ..kernels.serve import Kernel
 from ..spec import Product
 from ..target import Target
@@ -104,12 +104,14 @@ def plan(
             return Plan(product, target, "xla", why, kernel, tuple(against), formulations.STOCK, by_name=True)
         missing = unserved if no_kernels or name == "interpret" else _missing(product, target, unserved)
         if name == "auto":
+            if kernel and not missing:
+                proof = _trust(kernel, target, formulations.choose(product, target)[0])
+                if proof.trusted:
+                    return Plan(product, target, "mosaic", proof.why, kernel, tuple(against))
+                missing = (proof.why,)
             beside_kernels = _beside_kernels(product, target, preferences, no_kernels, siblings)
-            rival, why = formulations.choose(product, target, beside_kernels, channels_last)
-            proof = _trust(kernel, target, rival) if kernel and not missing else trust.Trust(False, "")
-            if proof.trusted:
-                return Plan(product, target, "mosaic", proof.why, kernel, tuple(against))
-            return Plan(product, target, "xla", why, kernel, (*against, *(missing or (proof.why,))), rival)
+            chosen, why = formulations.choose(product, target, beside_kernels, channels_last)
+            return Plan(product, target, "xla", why, kernel, (*against, *missing), chosen)
         if not missing:
             where = f'implementation "{name}" was asked for'
             return Plan(product, target, name, where, kernel, tuple(against))
@@ -121,6 +123,8 @@ def plan(
 
 def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
     """The plans of an equation: one for a kernel that serves all of it, else one for each product.
+
+    A kernel may serve a product with what it sums in passing, see `Equation.in_passing`.
 
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
@@ -137,7 +141,11 @@ def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -
         return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
-    return found
+    in_passing = ((part, equation.in_passing(part.product)) for part in found)
+    return [
+        (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
+        for part, more in in_passing
+    ]
 
 
 def _at_once(
@@ -154,18 +162,22 @@ def _at_once(
         if name == "xla" or (name == "auto" and missing):  # which settle the parts, too
             return None
         if name == "auto":
-            rival = "+".join(part.formulation or part.implementation for part in parts)
-            proof = _trust(kernel, target, rival)
+            proof = _trust(kernel, target, rival(parts))
             return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
         if not missing:
             return Plan(whole, target, name, f'implementation "{name}" was asked for', kernel)
     return None
 
 
+def rival(plans: Sequence[Plan]) -> str:
+    """The name of what runs otherwise, by which times of a kernel are filed: "stock", and of several parts "stock+stock"."""
+    return "+".join(plan.formulation or plan.implementation for plan in plans)
+
+
 def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
     """The reasons why no kernel can run on this device. unserved: the reasons why none can on a GPU they are written for."""
     if target.platform != "cuda":
-        return (f"the kernels need an NVIDIA GPU of compute capability 9.0 (Hopper), not {target}", *unserved)
+        return (f"the kernels need an NVIDIA GPU of compute capability {generations()}, not {target}", *unserved)
     return families.reasons(product, target.capability)
 
 

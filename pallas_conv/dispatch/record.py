@@ -9,8 +9,8 @@ A record is JSON:
                holds for, and how that is known: by a "run", or since they compile to the same "instructions"
     choice     the digest of what chose the tiles that were timed (`kernels.digest.choice`)
     checks     {code path: {epilogue: found right?}}, see `kernels.family.Facts`
-    timings    [{"family" (the series of products), "size", "kernel_us", "lax_us", "lax"}]: times on the device alone, of the
-               kernel and of the lax program of that name
+    timings    [{"series" (of products), "size", "kernel_us", "lax_us", "lax"}]: times on the device alone, of the kernel and
+               of the lax program of that name
     programs   [{"product", "config", "num_sms", "digest"}]: a kernel for every check that passed, and the digest of its
                instructions
 
@@ -47,7 +47,7 @@ class Source(NamedTuple):
 class Timing(NamedTuple):
     """Microseconds of the kernel and of the lax program that `auto` takes otherwise, by its name."""
 
-    family: str
+    series: str
     size: Size
     kernel_us: float
     lax_us: float
@@ -98,7 +98,7 @@ class Record:
 
     def with_timing(self, timing: Timing) -> "Record":
         """The record with this timing in place of an earlier one of the same product beside the same program."""
-        same = lambda t: (t.family, t.size, t.lax) == (timing.family, timing.size, timing.lax)
+        same = lambda t: (t.series, t.size, t.lax) == (timing.series, timing.size, timing.lax)
         return dataclasses.replace(self, timings=(*(t for t in self.timings if not same(t)), timing))
 
     def with_source(self, source: Source) -> "Record":

@@ -60,11 +60,11 @@ class Proofs(NamedTuple):
         """Whether `auto` may take a kernel that has these facts. rival: the lax program that it takes otherwise."""
         if against := self._not_right(facts):
             return Trust(False, against)
-        return self.faster(facts.family, facts.size, rival)
+        return self.faster(facts.series, facts.size, rival)
 
-    def faster(self, family: str, size: Size, rival: str) -> Trust:
+    def faster(self, series: str, size: Size, rival: str) -> Trust:
         """Whether the kernel of such a product, if it is right, is faster than this lax program. The tile need not be known."""
-        beside = [t for t in self.timed if (t.timing.family, t.timing.lax) == (family, rival)]
+        beside = [t for t in self.timed if (t.timing.series, t.timing.lax) == (series, rival)]
         near = [t for t in beside if t.timing.size.distance(size) <= NEAR]
         if not near:
             return Trust(

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ..dispatch import record
-from ..equation import BILINEAR, Equation, Op
+from ..equation import Equation
 from ..lowering.execution import execute
 from ..spec import Product
 from ..target import Target
@@ -48,24 +47,12 @@ def compile_ahead(check: Check) -> Ahead:
 
 def lax_program(product: Product, target: Target) -> Program:
     """The program that `auto` runs where no kernel is trusted, compiled. XLA times alternatives on the GPU meanwhile."""
-    return _compiled(functools.partial(execute, equation(product, ("auto",), NO_KERNELS), target), product)
+    return _compiled(functools.partial(execute, Equation.of(product, ("auto",), NO_KERNELS), target), product)
 
 
 def _compiled(f: Program, product: Product) -> jax.stages.Compiled:
     structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
     return jax.jit(f).lower(*structs).compile()
-
-
-def equation(product: Product, implementation: tuple[str, ...], no_kernels: str | None = None) -> Equation:
-    """The product as an equation of one primitive."""
-    dtype, out_dtype = jnp.dtype(product.compute_dtype), jnp.dtype(product.out_dtype)
-    models = int(product.models is not None)
-    op = Op(product.spec, dtype, dtype, product.activation, product.precision, implementation, models)
-    if product.epilogue == "linear":
-        operands, result = BILINEAR[product.role]
-        return Equation(product.role, op.linear(), operands, ((result, out_dtype),), no_kernels)
-    names = tuple("xw" + "b" * product.bias + "r" * product.residual)
-    return Equation("affine", op, names, tuple((name, out_dtype) for name in product.outputs), no_kernels)
 
 
 def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
@@ -86,4 +73,4 @@ def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:
     if {kernel.source, other.source} != {"cupti"}:
         return Finding(held, no_device_times=True)
     facts = check.facts
-    return Finding(held, record.Timing(facts.family, facts.size, kernel.ms * 1e3, other.ms * 1e3, check.rival))
+    return Finding(held, record.Timing(facts.series, facts.size, kernel.ms * 1e3, other.ms * 1e3, check.rival))

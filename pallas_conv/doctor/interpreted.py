@@ -5,13 +5,13 @@ import os
 
 import jax
 
+from ..equation import Equation
 from ..kernels import families, serve
 from ..lowering.execution import execute
 from ..spec import Product
 from ..target import resolve
 from ..verify.check import Held, drawing, hold_small
 from . import text
-from .check import equation
 
 
 def run() -> int:
@@ -37,5 +37,5 @@ def _told(product: Product, seed: int) -> bool:
 
 def check(product: Product, seed: int) -> Held:
     operands = drawing(product)(seed)
-    run = lambda name: jax.jit(functools.partial(execute, equation(product, (name,)), resolve("cpu")))(*operands)
+    run = lambda name: jax.jit(functools.partial(execute, Equation.of(product, (name,)), resolve("cpu")))(*operands)
     return hold_small(product, operands, run("interpret"), run("xla"))

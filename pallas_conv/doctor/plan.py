@@ -18,6 +18,7 @@ import numpy as np
 
 from ..dispatch import plan, trust
 from ..dispatch.record import Record, Timing
+from ..equation import Equation
 from ..kernels import families
 from ..kernels.family import Facts
 from ..kernels.serve import Kernel
@@ -139,8 +140,8 @@ NO_KERNELS = "the kernel is held against what runs without it"
 
 
 def lax_program(product: Product, target: Target) -> str:
-    """The formulation that `auto` takes where no kernel is trusted."""
-    return str(plan.plan(product, target, ("auto",), no_kernels=NO_KERNELS).formulation)
+    """The name of what `auto` takes where no kernel is trusted: a formulation, or those of all parts of the product."""
+    return plan.rival(plan.plans(Equation.of(product, ("auto",), NO_KERNELS), target, product.operand_shapes))
 
 
 # ---------------------------------------------------------------- the order
@@ -214,7 +215,7 @@ def _equal(names: list[str]) -> np.ndarray:
 
 def _times(timing: Timing, check: Check) -> bool:
     """Whether a timing says anything about the product of a check."""
-    same = (timing.family, timing.lax) == (check.facts.family, check.rival)
+    same = (timing.series, timing.lax) == (check.facts.series, check.rival)
     return same and timing.size.distance(check.facts.size) <= trust.NEAR
 
 
@@ -223,7 +224,7 @@ def _times(timing: Timing, check: Check) -> bool:
 
 def made_up_timing(check: Check) -> Timing:
     """A timing of a kernel that is twice as fast as the lax program."""
-    return Timing(check.facts.family, check.facts.size, 1.0, 2.0, check.rival)
+    return Timing(check.facts.series, check.facts.size, 1.0, 2.0, check.rival)
 
 
 type Proofs = Mapping[str, trust.Proofs]  # of each family

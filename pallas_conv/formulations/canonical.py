@@ -56,4 +56,5 @@ def canonical(product: Product) -> Product:
         spec=adjoint(product.spec),
         in_channels=product.out_channels,
         out_channels=product.in_channels,
+        outputs=(),
     )

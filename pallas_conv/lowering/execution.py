@@ -13,7 +13,7 @@ from jax import Array
 
 from .. import env, formulations
 from ..dispatch.plan import Plan, plans, rounds_once
-from ..equation import BILINEAR, Equation, Op, fold_axes
+from ..equation import BILINEAR, Equation, Op, fold_axes, gradient_at_sum
 from ..target import Target
 
 _log = logging.getLogger("pallas_conv")
@@ -25,12 +25,27 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
 
     Plans of whole arrays were made before, to place kernels on a mesh. The plans made here are of this device's block.
     """
-    chosen = plans(equation, target, [t.shape for t in args])
-    at_once = equation.primitive in ("affine", *BILINEAR) or any(len(plan.product.outputs) > 1 for plan in chosen)
-    if at_once and chosen[0].implementation != "xla":
+    shapes, v = [t.shape for t in args], dict(zip(equation.names, args, strict=True))
+    chosen = plans(equation, target, shapes)
+    whole = equation.primitive in ("affine", *BILINEAR) or [p.product for p in chosen] == [equation.whole(shapes)]
+    if whole and chosen[0].implementation != "xla":
         return _run_kernel(equation, chosen[0], *args)
+    computed: dict[str, Array] = {}
+    names = list(dict(equation.outs))
+    if summing := next((p for p in chosen if "db" in p.product.outputs), None):
+        v |= {"ct": gradient_at_sum(equation.op, v)}
+        v.pop("a", None)
+        computed = _run_in_passing(equation.after(v, {"dx", "dr"}), summing, v)
+        equation = equation.after(v, computed)
     contract = functools.partial(_run_product, equation, {plan.product.role: plan for plan in chosen})
-    return equation.formula(dict(zip(equation.names, args, strict=True)), contract)
+    computed |= zip(dict(equation.outs), equation.formula(v, contract), strict=True)
+    return [computed[name] for name in names]
+
+
+def _run_in_passing(equation: Equation, chosen: Plan, v: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs, by name, of a kernel that sums some of them in passing, see `Equation.in_passing`."""
+    part = dataclasses.replace(equation, names=chosen.product.operands)
+    return dict(zip(dict(part.outs), _run_kernel(part, chosen, *(v[name] for name in part.names)), strict=True))
 
 
 def _run_product(

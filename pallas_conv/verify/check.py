@@ -15,9 +15,8 @@ import numpy as np
 
 from ..kernels import families
 from ..spec import Product
-from .verdict import Verdict, agree, judge, judge_at, some_pixels
+from .verdict import Verdict, agree, judge, judge_at, some_places
 
-PIXELS = 64  # of a result that float64 judges, all channels each
 BLOCK = 2**24 - 3  # normal numbers that operands are cut from; a prime, so that no two images are alike
 
 
@@ -28,10 +27,8 @@ def _block() -> jax.Array:
 
 
 def drawing(product: Product) -> Callable[[int], tuple[jax.Array, ...]]:
-    """Compile, now, what draws operands for a seed: normal ones, the weights scaled so that sums are of order one."""
-    size = families.size(product)
-    scales = (1.0, 1 / math.sqrt(size.summed * size.taps), 1.0, 1.0)
-    shapes = product.operand_shapes
+    """Compile, now, what draws operands for a seed: normal ones, scaled so that sums are of order one."""
+    scales, shapes = standard_deviations(product), product.operand_shapes
 
     def cut(block: jax.Array, starts: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(
@@ -42,6 +39,14 @@ def drawing(product: Product) -> Callable[[int], tuple[jax.Array, ...]]:
     program = jax.jit(cut).lower(_block(), jax.ShapeDtypeStruct((len(shapes),), "uint32")).compile()
     starts = lambda seed: np.random.default_rng(seed).integers(BLOCK, size=len(shapes), dtype=np.uint32)
     return lambda seed: program(_block(), jnp.asarray(starts(seed)))
+
+
+def standard_deviations(product: Product) -> tuple[float, ...]:
+    """Standard deviations of operands: of weights, and of a cotangent that is summed over pixels, for sums of order one."""
+    size, pixels = families.size(product), product.batch * math.prod(product.spec.out_spatial)
+    ct = 1.0 if product.role == "dgrad" else 1 / math.sqrt(pixels)
+    w = 1 / math.sqrt(size.summed * size.taps) / (ct if product.role == "bwd" else 1.0)
+    return tuple({"w": w, "ct": ct}.get(name, 1.0) for name in product.operands)
 
 
 def _cut(block: jax.Array, start: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -56,17 +61,18 @@ def poisoning(*sizes: int) -> Callable[[], None]:
 
     The next arrays of these sizes take their place: what a kernel leaves out of its result is then no number.
     """
-    program = jax.jit(lambda: [_nan(nbytes) for nbytes in sizes]).lower().compile()
+    program = jax.jit(lambda: [nans(nbytes) for nbytes in sizes]).lower().compile()
     return lambda: jax.block_until_ready(program()).clear()
 
 
-def _nan(nbytes: int) -> jax.Array:
-    return jnp.full(-(-nbytes // 4), 0x7FFF7FFF, "uint32")  # NaN as float32 and, twice, as float16 and bfloat16
+def nans(nbytes: int) -> jax.Array:
+    """An array of so many bytes that is NaN to whoever reads it as float32, float16 or bfloat16."""
+    return jnp.full(-(-nbytes // 4), 0x7FFF7FFF, "uint32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """The outcome of a comparison: some pixels of each output against float64, all of them against another program's."""
+    """The outcome of a comparison: some places of each output against float64, all of them against another program's."""
 
     verdicts: tuple[Verdict, ...]
     agreements: tuple[tuple[bool, float], ...]
@@ -78,21 +84,20 @@ class Held:
     @property
     def worst(self) -> Verdict:
         """The verdict on the output that is nearest to its bound, or furthest beyond."""
-        return max(self.verdicts, key=lambda v: v.error / v.bound if v.bound else v.error)
+        return max(self.verdicts, key=lambda v: (not v.right, v.error / (v.bound or 1)))
 
 
 def hold(product: Product, operands: tuple[Any, ...], got: Sequence[Any], baseline: Sequence[Any], seed: int) -> Held:
-    """Hold all outputs of a product against float64 at PIXELS of their pixels, and coarsely against a baseline everywhere."""
-    at = some_pixels(got[0].shape, PIXELS, seed)
+    """Hold all outputs of a product against float64 at some places, and coarsely against a baseline everywhere."""
     outputs = list(_outputs(product, got, baseline))
     return Held(
-        tuple(judge_at(one, at, operands, ours, other) for one, ours, other in outputs),
+        tuple(judge_at(one, some_places(one, seed), operands, ours, other) for one, ours, other in outputs),
         tuple(agree(ours, other, product.compute_dtype) for _, ours, other in outputs),
     )
 
 
 def hold_small(product: Product, operands: tuple[Any, ...], got: Sequence[Any], baseline: Sequence[Any]) -> Held:
-    """`hold`, where float64 is fast enough for every pixel."""
+    """`hold`, where float64 is fast enough for everything."""
     return Held(
         tuple(judge(one, operands, ours, other) for one, ours, other in _outputs(product, got, baseline)), ()
     )  # fmt: skip

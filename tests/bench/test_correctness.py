@@ -9,7 +9,7 @@ import pytest
 
 from bench.correctness import MEDIUM, SMALL
 from pallas_conv.verify.reference import reference, reference_at, rounded_to_tf32, truncated_to_tf32
-from pallas_conv.verify.verdict import agree, judge, judge_at, some_pixels
+from pallas_conv.verify.verdict import agree, judge, judge_at, some_places
 
 CASES = {c.name: c for c in SMALL + MEDIUM}
 
@@ -17,7 +17,8 @@ CASES = {c.name: c for c in SMALL + MEDIUM}
 def posed(name, direction):
     case = CASES[name]
     operands = case.arrays(direction, seed=5)
-    return case.products()[direction], operands, jax.jit(case.stock(direction))(*operands)
+    ours = tuple(case.as_product(direction, operands))
+    return case.products()[direction], ours, jax.jit(case.stock(direction))(*operands)
 
 
 @pytest.mark.parametrize("name", ["small_odd_channels", "small_f16", "small_f32", "small_transposed"])
@@ -68,7 +69,7 @@ PIXELS = [
 @pytest.mark.parametrize("direction", "fd")
 def test_float64_at_some_pixels_is_that_of_all(name, direction):
     product, operands, baseline = posed(name, direction)
-    at = some_pixels(baseline.shape, 40, seed=1)
+    at = some_places(product, seed=1, count=40)
     whole = reference(product, *operands)
     np.testing.assert_allclose(
         reference_at(product, at, *operands), whole[at[:, 0], :, *at[:, 1:].T], rtol=1e-12, atol=1e-12
@@ -92,7 +93,7 @@ def test_float64_at_some_pixels_adds_bias_and_residual_before_the_activation():
     product = dataclasses.replace(CASES["small_dilated"].products()["f"], residual=True)
     operands = [rng.standard_normal(shape).astype(np.float32) for shape in product.operand_shapes]
     whole = reference(product, *operands)
-    at = some_pixels(whole.shape, 20, seed=1)
+    at = some_places(product, seed=1, count=20)
     np.testing.assert_allclose(
         reference_at(product, at, *operands), whole[at[:, 0], :, *at[:, 1:].T], rtol=1e-12, atol=1e-12
     )
@@ -101,7 +102,7 @@ def test_float64_at_some_pixels_adds_bias_and_residual_before_the_activation():
 @pytest.mark.parametrize("name", ["small_3x3", "small_f16", "small_f32"])
 def test_some_pixels_are_held_to_the_bound_of_all(name):
     product, operands, baseline = posed(name, "d")
-    at = some_pixels(baseline.shape, 40, seed=1)
+    at = some_places(product, seed=1, count=40)
     exact = reference(product, *operands).astype(baseline.dtype)
     assert judge_at(product, at, operands, exact, baseline).right
     for fault in (1.03 * exact.astype(np.float32), exact + np.where(np.arange(exact.shape[-1]) == 0, 0.1, 0)):

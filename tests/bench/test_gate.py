@@ -11,6 +11,7 @@ import pytest
 from bench import gate, gpu, products, runner
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.target import resolve
+from pallas_conv.verify import check
 from tests.bench.gpu_rows import context_in, rows_in
 from workloads import ladder
 
@@ -57,10 +58,10 @@ def test_of_several_outputs_the_worst_is_told():
     (case,) = (c for c in ladder.CASES if c.name == "1x1, both outputs")
     operands = tuple(map(np.asarray, case.operands()))
     right = products._without_kernels(resolve("cpu"), case.product, *operands)
-    assert gate._worst(case.product, operands, right, right)[1]
-    worst, all_right = gate._worst(case.product, operands, [right[0], right[1] + 1], right)
-    assert not all_right
-    assert worst.error > worst.bound
+    assert check.hold_small(case.product, operands, right, right).right
+    held = check.hold_small(case.product, operands, [right[0], right[1] + 1], right)
+    assert not held.right
+    assert held.worst.error > held.worst.bound
 
 
 def test_the_first_result_is_there_while_the_second_is_made():
@@ -88,7 +89,7 @@ def test_the_first_result_is_there_while_the_second_is_made():
 def poisoned(monkeypatch, folder, limit, fill=lambda count, *value: jnp.zeros(8)):
     device = types.SimpleNamespace(memory_stats=lambda: limit and {"bytes_limit": limit})
     monkeypatch.setattr(gate.jax, "devices", lambda: [device])
-    monkeypatch.setattr(gate.jnp, "full", fill)
+    monkeypatch.setattr(jnp, "full", fill)
     context = context_in(folder)
     return context, list(gate.poison(context))
 

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from bench import kernels
-from pallas_conv.kernels.dense import work
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense import DENSE, work
 from pallas_conv.kernels.dense.plan import Problem
 from tests.kernels import cases
 from workloads.served import served
 
-SERVED = served()
+SERVED = served(DENSE)
 PLANS = {name: kernels.plan(product) for name, product in SERVED.items()}
 
 # More than 1.15 multiply-adds are executed for a useful one, because a tensor core takes 16 channels.
@@ -46,7 +47,7 @@ ACROSS_BORDERS = {
 def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
     """Counted by brute force, without the plan's taps and phases."""
     product = SERVED[name]
-    executed = work.executed_macs(Problem.of(product), kernels.chosen(product))
+    executed = work.executed_macs(Problem.of(product), serve.choose(product))
     ratio = executed / cases.useful(product)
     assert 1 <= ratio <= ACROSS_BORDERS.get(name, 1.15)
     assert name not in ACROSS_BORDERS or ratio > 1.15
@@ -54,7 +55,7 @@ def test_of_multiply_adds_that_read_the_input_hardly_one_is_in_vain(name):
 
 def test_no_plan_waits_for_halos_in_two_slots():
     """A ring of two slots with halos kept an H200's tensor cores busy two thirds of the time: loads and products take turns."""
-    plans = {name: kernels.chosen(product) for name, product in SERVED.items()}
+    plans = {name: serve.choose(product) for name, product in SERVED.items()}
     assert not [name for name, cfg in plans.items() if cfg.halo and cfg.stages == 2 and not cfg.resident]
     assert any(cfg.halo and cfg.stages > 2 for cfg in plans.values())
 

@@ -7,7 +7,6 @@ import pytest
 from bench import paths
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense import DENSE
-from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import Product
@@ -49,12 +48,12 @@ def test_what_is_chosen_is_checked(source):
 
 @COMMITTED
 def test_cases_are_served_on_the_path_that_names_them(case):
-    assert case.kernel.family is DENSE
-    assert illegal(Problem.of(case.product), case.config, case.kernel.gpu) is None
+    family = case.kernel.family
+    assert family.illegal(family.problem(case.product), case.config, case.kernel.gpu) is None
     assert case.name == paths.case_name(case.kernel)
 
 
-@COMMITTED
+@pytest.mark.parametrize("case", [case for case in cases() if case.kernel.family is DENSE], ids=str)
 def test_each_worker_takes_several_tiles_some_ragged(case):
     problem = Problem.of(case.product)
     t = tiling(problem, case.config)
@@ -66,7 +65,7 @@ def test_each_worker_takes_several_tiles_some_ragged(case):
 
 def test_a_case_is_smaller_than_what_it_stands_for():
     product = named("suite")["unet_mid/f"]
-    small = paths.shrunk("unet", product, serve.choose(product)).product
+    small = paths.shrunk(serve.kernel(product)).product
     assert small.in_channels < product.in_channels
     assert small.out_channels < product.out_channels
     assert small.spec.in_spatial < product.spec.in_spatial

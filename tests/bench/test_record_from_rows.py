@@ -108,6 +108,15 @@ def test_rows_of_when_there_was_one_family_are_of_that():
     assert derived(*old, device=plain) == derived(*rows)
 
 
+def test_the_former_name_of_a_series_is_read():
+    new, old = timed(), timed()
+    old["facts"] = {"family" if name == "series" else name: value for name, value in new["facts"].items()}
+    lost = {"kind": "time", "name": "case/fb", "status": "hung", "several_facts": {"dense": [old["facts"]]}}
+    assert derived(old) == derived(new)
+    assert derived(old).timings[0].series == facts_of(CONFIG).series
+    assert derived(check(config=HALO), lost).checks[path_of(CONFIG)] == {"bf16 bias": False}
+
+
 def test_each_family_has_a_record_of_its_own():
     device = DEVICE | {"code": DEVICE["code"] | {"other": "1" * 12}, "choice": DEVICE["choice"] | {"other": "2" * 12}}
     lost = {"kind": "time", "name": "case/fb", "status": "hung", "several_facts": {"other": [facts_of(HALO).to_json()]}}
@@ -136,6 +145,7 @@ def test_only_times_of_the_device_beside_a_lax_program_count(row):
         ([DEVICE, DEVICE | {"code": "0"}, check()], "record them apart"),
         ([DEVICE, DEVICE | {"device_kind": "NVIDIA H200"}, check()], "record them apart"),
         ([DEVICE, check() | {"facts": {"code_path": 1}}], "row 2, facts"),
+        ([DEVICE, check() | {"facts": facts_of(CONFIG).to_json() | {"family": "f"}}], "row 2, facts has both 'family'"),
     ],
 )
 def test_rows_that_prove_nothing_are_refused(rows, named):

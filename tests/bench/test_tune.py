@@ -11,7 +11,7 @@ from bench.correctness import SMALL
 from bench.runner import Built, Skipped, log
 from bench.tune import __main__ as command
 from bench.tune import differing, measure, tiles
-from bench.tune.differing import FEATURES, MOST, candidates, differences
+from bench.tune.differing import MOST, OF_DENSE, candidates, differences
 from bench.tune.measure import GAIN, Device, Wanted
 from pallas_conv.kernels import choice, digest, serve, tuned
 from pallas_conv.kernels.dense import DENSE, search
@@ -49,8 +49,9 @@ def test_candidates_are_todays_choice_and_others_that_differ(name):
 def test_a_feature_that_is_tried_is_tried_by_the_best_that_has_it_otherwise():
     problem, found = Problem.of(PRODUCT), candidates(PRODUCT, ANY_HOPPER)
     today = found[0].config
-    ranked = differing._ranked(problem, set(search.candidates(problem)) - {today}, ANY_HOPPER)
-    best = next(cfg for cfg in ranked if FEATURES["warpgroups"](cfg) != FEATURES["warpgroups"](today))
+    works = {cfg: DENSE.work(problem, cfg, ANY_HOPPER) for cfg in search.candidates(problem) if cfg != today}
+    ranked = differing._ranked(works, ANY_HOPPER)
+    best = next(cfg for cfg in ranked if OF_DENSE["warpgroups"](cfg) != OF_DENSE["warpgroups"](today))
     assert best in [it.config for it in found]
 
 

@@ -12,6 +12,7 @@ import pytest
 from pallas_conv.dispatch import plan as planning
 from pallas_conv.dispatch import record, trust
 from pallas_conv.doctor import check, kept, plan, session
+from pallas_conv.equation import Equation
 from pallas_conv.kernels import families
 from pallas_conv.lowering import execution
 from pallas_conv.target import resolve
@@ -341,7 +342,7 @@ def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, 
         monkeypatch.setattr(trust.Proofs, method, lambda *_: trust.Trust(True, "says the test"))
     monkeypatch.setattr(trust, "proofs", lambda family, target: trusting)
     assert chosen(product).implementation == "mosaic"
-    equation = check.equation(product, ("auto",), plan.NO_KERNELS)
+    equation = Equation.of(product, ("auto",), plan.NO_KERNELS)
     (beside,) = execution.plans(equation, H100, product.operand_shapes)
     assert (beside.product, beside.implementation) == (product, "xla")
     assert beside.formulation == plan.lax_program(product, H100)

@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
+from pallas_conv.kernels.dense import DENSE
 from workloads.served import served
 
 from . import cases, full_size
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.product is None:
         return quick((args.timing, args.seed))
-    if args.product not in served():
-        parser.error(f"no kernel serves {args.product!r}; those served: {', '.join(served())}")
+    if args.product not in served(DENSE):
+        parser.error(f"no kernel serves {args.product!r}; those served: {', '.join(served(DENSE))}")
     return one(args.product, args.clusters, (args.timing, args.seed))
 
 

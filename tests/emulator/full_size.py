@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_conv.kernels import serve
+from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.verify.reference import reference_at
 from pallas_conv.verify.verdict import Verdict, judge_at
@@ -32,7 +33,7 @@ class Part:
 
 def run(name: str, clusters: Iterable[int] = (0, -1), timing: tuple[str, int] = ("random", 0)) -> Part:
     """name: as in resnet50_c3_s2/f; clusters: see `Machine.run`."""
-    product = served()[name]
+    product = served(DENSE)[name]
     kernel = serve.kernel(product)
     config: Config = kernel.config
     operands = Case(f"full size {name}", product, config).operands()

@@ -2,12 +2,13 @@
 
 import pytest
 
+from pallas_conv.kernels.dense import DENSE
 from tests.emulator import full_size
 
 pytestmark = [pytest.mark.aot, pytest.mark.extended]
 
 
-@pytest.mark.parametrize("name", full_size.served())
+@pytest.mark.parametrize("name", full_size.served(DENSE))
 def test_the_last_cluster(name):
     part = full_size.run(name, clusters=[-1])
     assert part.ran["wgmma"] > 0

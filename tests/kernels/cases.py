@@ -6,11 +6,12 @@ import importlib
 import itertools
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+from pallas_conv.activations import ACTIVATIONS, applied
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
-from workloads.activations import applied
 from workloads.configured import Case as Case
 from workloads.configured import product as product
 
@@ -36,12 +37,12 @@ def executed(case: Case) -> int:
 
 
 @jax.jit(static_argnums=0)
-def baseline(p: Product, source: jax.Array, other: jax.Array, *added: jax.Array) -> list[jax.Array]:
-    """The outputs of a program without kernels: XLA's convolution in the same dtype, then the epilogue in out_dtype."""
+def baseline(p: Product, *operands: jax.Array) -> list[jax.Array]:
+    """The outputs of a program without kernels: XLA's convolution in the same dtype, epilogue or gradients in out_dtype."""
     if p.models is not None:
         one_model = functools.partial(baseline, dataclasses.replace(p, models=None))
-        return jax.vmap(one_model)(source, other, *added)
-    s = p.spec
+        return jax.vmap(one_model)(*operands)
+    s, v = p.spec, dict(zip(p.operands, operands, strict=True))
 
     def conv(x: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
@@ -54,25 +55,31 @@ def baseline(p: Product, source: jax.Array, other: jax.Array, *added: jax.Array)
             feature_group_count=s.groups,
         )
 
-    source = source.astype(p.out_dtype)
-    shapes = [jax.ShapeDtypeStruct(shape, source.dtype) for shape in p.result_shapes]
-    if p.role == "dgrad":
-        return list(jax.linear_transpose(lambda x: conv(x, other), *shapes)(source))
-    if p.role == "wgrad":
-        return list(jax.linear_transpose(lambda w: conv(source, w), *shapes)(other.astype(source.dtype)))
-    z = conv(source, other)
-    if p.bias:
-        z = z + added[0].astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
-    if p.residual:
-        z = z + added[-1]
-    return [applied(p.activation, z) if name == "y" else z for name in p.outputs]
+    if p.role == "fprop":
+        z = conv(v["x"].astype(p.out_dtype), v["w"])
+        if p.bias:
+            z = z + v["b"].astype(z.dtype).reshape(1, -1, *(1,) * s.ndim)
+        if p.residual:
+            z = z + v["r"]
+        return [applied(p.activation, z) if name == "y" else z for name in p.outputs]
+    ct = v["ct"].astype(p.out_dtype)
+    if p.activation:
+        ct = ct * ACTIVATIONS[p.activation].derivative(v["a"].astype(ct.dtype))
+    forward = dataclasses.replace(p, role="fprop", activation=None, outputs=())
+    x, w = (
+        v.get(name, jnp.zeros(shape)).astype(ct.dtype) for name, shape in zip("xw", forward.operand_shapes, strict=True)
+    )
+    gradients = dict(zip(("dx", "dw"), jax.vjp(conv, x, w)[1](ct), strict=True)) | {
+        "db": ct.sum((0, *range(2, ct.ndim)))
+    }
+    return [gradients[name].astype(dtype) for name, dtype in zip(p.outputs, p.result_dtypes, strict=True)]
 
 
 def check(p: Product, outs: list[jax.Array], operands: list[jax.Array]) -> None:
     """Each output within the bound of `judge`, with `baseline` as XLA's own result."""
     usual = baseline(p, *operands)
     assert len(outs) == len(usual)
-    for name, got, base in zip(p.outputs, outs, usual, strict=True):
-        assert got.dtype == p.out_dtype, (name, got.dtype)
+    for name, dtype, got, base in zip(p.outputs, p.result_dtypes, outs, usual, strict=True):
+        assert got.dtype == dtype, (name, got.dtype)
         verdict = judge(dataclasses.replace(p, outputs=(name,)), tuple(operands), got, base)
         assert verdict.right, f"output {name}: {verdict}"

@@ -11,6 +11,7 @@ from pallas_conv.dispatch import trust
 from pallas_conv.kernels import families
 from pallas_conv.lowering import execution
 from tests.kernels import together
+from tests.kernels.products import product
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,37 @@ def test_one_kernel_computes_all_gradients_that_are_wanted(activation, wrt, outp
     assert {product.activation for product in together.launched} == {activation}
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(("wrt", "outputs"), [((0, 1, 2), ("dx", "dw", "db")), ((1, 2), ("dw", "db"))])
+def test_the_gradient_of_a_float32_bias_is_not_rounded_as_that_of_bfloat16_weights_is(wrt, outputs):
+    x, (w, b) = images().astype(jnp.bfloat16), (layer().weight.astype(jnp.bfloat16), jnp.zeros(16))
+    ct = jax.random.normal(jax.random.key(2), x.shape, jnp.bfloat16)
+
+    def loss(x, w, b):
+        y = pc.conv(x, w, b, padding=1, compute_dtype=jnp.bfloat16, implementation=("interpret", "xla"))
+        return jnp.sum(y.astype(jnp.float32) * ct.astype(jnp.float32))
+
+    *others, db = jax.jit(jax.grad(loss, wrt))(x, w, b)
+    assert {product.outputs for product in together.launched} == {outputs}
+    assert {t.dtype for t in others} == {jnp.dtype(jnp.bfloat16)}
+    assert db.dtype == jnp.float32
+    np.testing.assert_allclose(db, ct.astype(jnp.float32).sum((0, 2, 3)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("role", "outputs", "dtypes"),
+    [
+        ("fprop", ("y", "z"), ("bfloat16", "bfloat16")),
+        ("dgrad", ("dx",), ("bfloat16",)),
+        ("wgrad", ("dw",), ("bfloat16",)),
+        ("wgrad", ("dw", "db"), ("bfloat16", "float32")),
+        ("bwd", ("dx", "dw"), ("bfloat16", "float32")),
+        ("bwd", ("dx", "dw", "db"), ("bfloat16", "float32", "float32")),
+    ],
+)
+def test_gradients_beside_the_first_one_stay_wide(role, outputs, dtypes):
+    assert product(role=role, outputs=outputs).result_dtypes == dtypes
 
 
 def test_explain_shows_one_product_where_one_kernel_runs():

@@ -132,6 +132,12 @@ def test_what_each_file_counts_for(copied, file, code_changes, choice_changes):
     assert (copied.code("dense") != code, copied.choice("dense") != choice) == (code_changes, choice_changes)
 
 
+@pytest.mark.parametrize("digest_of", [digest.code, digest.choice])
+def test_a_family_that_is_not_there_has_no_digest(digest_of):
+    with pytest.raises(ValueError, match="no family of kernels named 'nosuch'"):
+        digest_of("nosuch")
+
+
 def test_two_families_share_what_both_import_and_nothing_else(copied):
     copied.edit("another/sm90.py", "from .. import mosaic\nfrom ..ring import Ring\nfrom .plan import Config\n")
     copied.edit("another/plan.py", "class Config: ...\n")
@@ -181,6 +187,7 @@ def test_what_was_tuned_on_another_device_does_not_count(copied):
 
 
 def test_what_was_tuned_of_another_family_does_not_count(copied):
+    copied.edit("another/search.py")
     before = {family: copied.choice(family) for family in ("dense", "another")}
     tiles_without(copied, lambda row: row["family"] == "dense")
     assert copied.choice("dense") != before["dense"]

@@ -1,8 +1,12 @@
 """The family that serves a product on a GPU, and every reason where none does."""
 
+import copy
+import pickle
+
 import pytest
 
 from pallas_conv.kernels import families
+from tests.kernels import together, toy
 from tests.kernels.products import product
 from workloads import ladder
 
@@ -31,6 +35,12 @@ def test_a_family_serves_its_samples_and_is_found_by_name(family):
         assert sample.role in family.roles
         assert families.serving(sample) is family
         assert families.size(sample) == family.size(sample)
+
+
+@pytest.mark.parametrize("family", [*families.FAMILIES, toy.TOY, together.TOGETHER], ids=lambda family: family.name)
+def test_a_family_that_is_pickled_or_copied_stays_the_same(family):
+    assert pickle.loads(pickle.dumps(family)) is family
+    assert copy.deepcopy(family) is family
 
 
 def test_what_no_family_serves():

@@ -145,6 +145,8 @@ def test_the_dims_of_a_product_are_its_geometry(case):
         assert found == wanted
 
 
-def test_dims_of_a_weight_gradient():
+def test_a_weight_gradient_pairs_what_the_forward_product_does():
+    sizes = (2, (8, 16), (9, 4), (3, 2), (2, 1), 1)
+    assert geometry.dims(cases.product("wgrad", *sizes)) == geometry.dims(cases.product("fprop", *sizes))
     with pytest.raises(ValueError, match="role"):
-        geometry.dims(cases.product("wgrad", 1, (8, 8), (4, 4), 3))
+        geometry.dims(cases.product("bwd", *sizes))

@@ -12,7 +12,7 @@ from compiled import kernels
 from pallas_conv.dispatch import plan as planning
 from pallas_conv.dispatch import trust
 from pallas_conv.doctor import interpreted, plan
-from pallas_conv.kernels import choice, digest, families, mosaic, serve
+from pallas_conv.kernels import choice, families, mosaic, serve
 from pallas_conv.target import resolve
 from pallas_conv.verify.verdict import judge
 from tests.emulator.emulate import emulation
@@ -124,7 +124,3 @@ def test_a_record_of_its_own_lets_auto_take_it(monkeypatch):
     nothing = trust.Proofs({}, (), "")
     monkeypatch.setattr(trust, "proofs", lambda family, target: known.get(family, nothing))
     assert planning.plan(PRODUCT, H100, ("auto",)).implementation == "mosaic"
-
-
-def test_other_families_records_do_not_depend_on_it():
-    assert digest.code("dense") != digest.code("toy")

@@ -8,7 +8,7 @@ import pytest
 from pallas_conv import strict
 from pallas_conv.kernels import choice, families, serve, tuned
 from pallas_conv.kernels.dense.plan import Config
-from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.gpu import HOPPER, Gpu
 from tests.kernels import cases
 
 PRODUCT = cases.product("fprop", 2, (64, 64), (9, 9), 3)
@@ -85,6 +85,15 @@ def test_a_tuned_tile_goes_before_the_models(table):
     assert chosen(PRODUCT, 114, H100) == ROW.config
     other = dataclasses.replace(PRODUCT, batch=3)
     assert chosen(other, 132) == modelled(other, 132)
+
+
+def test_devices_of_another_generation_are_not_alike(table):
+    table(ROW, ROW._replace(device_kind="NVIDIA B200", config=Config((1, 8, 8), 32)))
+    another = Gpu(132, generation=dataclasses.replace(HOPPER, capability=(10, 0)))
+    assert chosen(PRODUCT, 132) == ROW.config
+    assert tuned.look_up(FAMILY, PRODUCT, another) == Config((1, 8, 8), 32)
+    table(ROW)
+    assert tuned.look_up(FAMILY, PRODUCT, another) is None
 
 
 def test_of_a_device_that_was_tuned_only_its_own_rows_count(table):

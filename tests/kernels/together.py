@@ -1,4 +1,4 @@
-"""A family that computes whole backward passes at once, written in plain JAX: what equations offer to such a kernel."""
+"""Families that compute weight gradients, and whole backward passes at once, in plain JAX: what they are offered."""
 
 import dataclasses
 import math
@@ -41,7 +41,13 @@ class Together:
         return toy.TOY.work(toy.Problem(64, 64), config, gpu)
 
     def size(self, product: Product, /) -> Size:
-        return Size(math.prod(product.operand_shapes[0]), 1, 1, 1, 1)
+        spec, pixels = product.spec, product.batch * math.prod(product.spec.out_spatial)
+        weights = product.out_channels * product.in_channels // spec.groups * math.prod(spec.kernel_spatial)
+        taps = math.prod(spec.kernel_spatial) / math.prod(spec.strides)
+        nbytes = 2 * sum(map(math.prod, (*product.operand_shapes, *product.result_shapes)))
+        return Size(
+            pixels * weights, nbytes, product.out_channels // spec.groups, product.in_channels // spec.groups, taps
+        )
 
     def series(self, product: Product, /) -> str:
         return f"{product.role}_{''.join(product.outputs)}"
@@ -55,8 +61,21 @@ class Together:
     def notes(self, product: Product, config: toy.Config, /) -> list[str]:
         return []
 
+    def __reduce__(self) -> str:
+        return "TOGETHER"
 
-TOGETHER = Together()
+
+class Weights(Together):
+    """Every weight gradient, by itself or with that of the bias."""
+
+    name = "weights"
+    roles = frozenset({"wgrad"})
+
+    def reasons(self, product: Product, /) -> list[str]:
+        return []
+
+
+TOGETHER, WEIGHTS = Together(), Weights()
 launched: list[Product] = []
 
 
@@ -67,6 +86,9 @@ def run(
     launched.append(product)
     spec = product.spec
     x, ct, *others = operands
+    if product.models is not None:
+        one = dataclasses.replace(product, models=None)
+        return jax.vmap(lambda *of_model: run(one, config, gpu, *of_model, name=name, interpret=interpret))(*operands)
     g = ct.astype(jnp.float32)
     if product.activation:
         g = g * ACTIVATIONS[product.activation].derivative(others.pop().astype(jnp.float32))

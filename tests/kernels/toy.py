@@ -131,6 +131,9 @@ class Toy:
     def notes(self, product: Product, config: Config, /) -> list[str]:
         return []
 
+    def __reduce__(self) -> str:
+        return "TOY"
+
 
 TOY = Toy()
 

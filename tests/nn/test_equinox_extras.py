@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import pallas_conv as pc
+from pallas_conv.activations import ACTIVATIONS, applied
 from tests.nn.layers import KEY, assert_identical, assert_same_function, normal
-from workloads.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -19,13 +19,13 @@ from workloads.activations import ACTIVATIONS
 def test_activation(name, activation):
     """Result and gradients of a fused activation are those of jax.nn after the stock layer."""
     stock, ours = getattr(eqx.nn, name)(4, 6, 3, key=KEY), getattr(pc, name)(4, 6, 3, activation=activation, key=KEY)
-    assert_same_function(stock, ours, normal(4, *[7] * ours.num_spatial_dims), ACTIVATIONS[activation])
+    assert_same_function(stock, ours, normal(4, *[7] * ours.num_spatial_dims), ACTIVATIONS[activation].f)
 
 
 def test_activation_at_zero():
     """The kinks: the derivatives at 0 are those of jax.nn, although they are read from the result."""
     zero = lambda layer: eqx.tree_at(lambda m: (m.weight, m.bias), layer, (jnp.ones((1, 1, 1)), jnp.zeros((1, 1))))
-    for name, f in ACTIVATIONS.items():
+    for name, (f, *_) in ACTIVATIONS.items():
         layer = zero(pc.Conv1d(1, 1, 1, activation=name, key=KEY))
         got = jax.grad(lambda x, layer=layer: layer(x)[0, 0])(jnp.zeros((1, 1)))[0, 0]
         assert got == pytest.approx(float(jax.grad(f)(0.0))), name
@@ -52,7 +52,7 @@ def test_compute_dtype(name, activation):
         wide = eqx.tree_at(lambda m: (m.weight, m.bias), plain, (w64, b64))
         z, pull = jax.vjp(lambda p, x: eqx.combine(p, wide)(x), eqx.filter(wide, eqx.is_array), x64)
         assert z.dtype == jnp.float64
-        g = g64 if activation is None else jax.vjp(ACTIVATIONS[activation], z)[1](g64)[0]
+        g = jax.vjp(functools.partial(applied, activation), z)[1](g64)[0]
         exact, exact_dx = pull(g)
     # Without an activation the cotangent is exact: what is left are float32 sums. With one, it is rounded to be multiplied.
     eps = 2**-24 if activation is None else 2**-9

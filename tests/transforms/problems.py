@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 import pallas_conv as pc
-from workloads.activations import applied
+from pallas_conv.activations import applied
 
 Call = Callable[[Array, Array, Array], Array]  # (w, b, x) -> y, unbatched
 

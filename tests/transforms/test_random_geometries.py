@@ -10,11 +10,11 @@ import pytest
 from jax import lax
 
 from pallas_conv import functional
+from pallas_conv.activations import applied
 from pallas_conv.equation import Op
 from pallas_conv.primitives import bwd, contract
 from pallas_conv.spec import ConvSpec
 from tests.transforms.problems import assert_close
-from workloads.activations import applied
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import pallas_conv as pc
+from pallas_conv.activations import applied
 from tests.transforms import programs, standin
 from tests.transforms.problems import FUNCTIONS, LAYERS, Problem, assert_close, layer
-from workloads.activations import applied
 
 MODELS, BATCH = 2, 3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pallas_conv.verify import check
-from pallas_conv.verify.verdict import some_pixels
+from pallas_conv.verify.verdict import some_places
 from tests.kernels.cases import baseline, product
 
 PRODUCT = product("fprop", 4, (32, 16), (30, 31), 3, 1, 1, bias=True, activation="silu", outputs=("y", "z"))
@@ -48,7 +48,7 @@ def test_what_is_right_is_held_right(operands):
 @pytest.mark.parametrize("output", [0, 1])
 def test_one_wrong_pixel_is_found_though_float64_does_not_judge_it(operands, output):
     right = baseline(PRODUCT, *operands)
-    judged = {tuple(at) for at in some_pixels(right[0].shape, check.PIXELS, 0).tolist()}
+    judged = {tuple(at) for at in some_places(PRODUCT, 0).tolist()}
     image, *pixel = next(at for at in np.ndindex(4, 30, 31) if at not in judged)
     wrong = list(right)
     wrong[output] = right[output].at[image, :, *pixel].set(0)
@@ -75,7 +75,7 @@ def test_a_device_that_is_there_answers():
 
 
 def test_poison_is_no_number_whatever_reads_it():
-    poison = check._nan(10)
+    poison = check.nans(10)
     assert poison.nbytes == 12
     for dtype in ("float32", "float16", "bfloat16"):
         assert np.isnan(np.asarray(poison).view(jnp.dtype(dtype))).all()

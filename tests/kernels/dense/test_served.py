@@ -2,9 +2,10 @@
 
 import pytest
 
-from pallas_conv.kernels import serve
+from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.dense import served
 from pallas_conv.kernels.dense.plan import Config
+from pallas_conv.spec import OUTPUTS
 from tests.kernels.products import product
 
 
@@ -12,6 +13,7 @@ from tests.kernels.products import product
     ("changes", "words"),
     [
         ({"role": "wgrad"}, "weight-gradient"),
+        ({"role": "bwd"}, "no kernel for the product 'bwd'"),
         ({"dtype": "float64"}, "bfloat16, float16, float32"),
         ({"dtype": "float32", "precision": "highest"}, "TF32"),
         ({"dtype": "float32", "precision": "high"}, "TF32"),
@@ -31,6 +33,16 @@ from tests.kernels.products import product
 def test_each_reason(changes, words):
     found = served.reasons(product(**changes))
     assert any(words in reason for reason in found), found
+
+
+@pytest.mark.parametrize("role", OUTPUTS)
+@pytest.mark.parametrize("size", [(9, 9), (2, 9), (9, 9, 9, 9)])
+def test_every_role_is_answered(role, size):
+    """A reason that others have, such as a result that is empty, is told beside that of the role."""
+    found, other = (served.reasons(product(role=it, size=size)) for it in (role, "fprop"))
+    assert set(other) <= set(found)
+    assert len(found) == len(other) + (role not in served.ROLES)
+    assert families.reasons(product(role=role, size=size), (9, 0)) == found
 
 
 @pytest.mark.parametrize("precision", [None, "default", "tensorfloat32"])

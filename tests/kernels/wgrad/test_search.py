@@ -6,16 +6,16 @@ import pytest
 
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.kernels.wgrad import work
+from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT, work
 from pallas_conv.kernels.wgrad.legal import illegal
 from pallas_conv.kernels.wgrad.plan import Problem, tiling
 from pallas_conv.kernels.wgrad.search import candidates
 from tests.kernels import cases
 from tests.kernels.products import product
 from workloads.ladder import wgrad as ladder
-from workloads.served import weight_gradients
+from workloads.served import served
 
-LAYERS = weight_gradients()
+LAYERS = served(WEIGHT_GRADIENT)
 
 
 @pytest.mark.parametrize(
