@@ -14,11 +14,12 @@ from pallas_conv.kernels.wgrad.plan import BARRIER_BYTES, Config, Problem, tilin
 from pallas_conv.kernels.wgrad.search import boxes
 from pallas_conv.spec import Product
 from tests.kernels import aot, cases
-from workloads.served import weight_gradients
+from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT
+from workloads.served import served
 
 pytestmark = pytest.mark.aot
 
-SUITE = weight_gradients()
+SUITE = served(WEIGHT_GRADIENT)
 p = functools.partial(cases.product, "wgrad")
 LAYERS = {  # of kinds that the suite does not have
     "grouped": p(32, (512, 512), (28, 28), 3, 1, 1, groups=8),
