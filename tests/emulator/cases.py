@@ -4,10 +4,8 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from pallas_conv.kernels.dense import work
-from pallas_conv.kernels.dense.plan import Problem
 from pallas_conv.verify.verdict import Verdict, judge
-from tests.kernels.cases import baseline
+from tests.kernels.cases import baseline, executed
 from workloads import paths
 from workloads.configured import Case as Case
 from workloads.ladder import CASES, LADDER
@@ -52,11 +50,6 @@ def run(
         for name, got, base in zip(product.outputs, outs, usual, strict=True)
     ]
     return Outcome(verdicts, ran, seconds)
-
-
-def executed(case: Case) -> int:
-    """Multiply-adds: the measure of a case's size."""
-    return work.executed_macs(Problem.of(case.product), case.config)
 
 
 QUICK = {rung.feature: min(rung.cases, key=executed) for rung in LADDER}

@@ -5,7 +5,9 @@ import pytest
 from tests.emulator import cases
 from tests.emulator.faults import Fault
 from tests.emulator.timing import MODES
+from tests.kernels.cases import executed
 from tests.kernels.dense.proving import generated
+from tests.kernels.wgrad.proving import generated as generated_weight_gradient
 
 pytestmark = pytest.mark.aot
 
@@ -16,7 +18,7 @@ EXTENDED = [case for case in cases.EVERY if case not in QUICK]
 def prove(case: cases.Case, timing: tuple[str, int] = ("random", 0)) -> None:
     outcome = cases.run(case, timing=timing, key=case)
     assert outcome.right, outcome.worst
-    assert (outcome.ran["wgmma"] > 0) == (cases.executed(case) > 0)
+    assert (outcome.ran["wgmma"] > 0) == (executed(case) > 0)
 
 
 def test_every_rung_has_a_case():
@@ -37,8 +39,9 @@ def test_right_whatever_the_timing(case, mode):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("seed", range(40))
-def test_generated(seed):
-    prove(generated(seed))
+@pytest.mark.parametrize("generate", [generated, generated_weight_gradient], ids=["dense", "wgrad"])
+def test_generated(seed, generate):
+    prove(generate(seed))
 
 
 def test_where_a_slot_is_released_by_one_warp_of_a_warpgroup():

@@ -8,14 +8,18 @@ from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.dense import operands as dense_operands
 from pallas_conv.kernels.dense import sm90
 from pallas_conv.kernels.store import TileStore
+from pallas_conv.kernels.wgrad import sm90 as wgrad
+from tests.emulator import damages, wgrad_damages
 from tests.emulator.cases import run
-from tests.emulator.damages import DAMAGES, PLAIN, WRONG, every, matches, said
+from tests.emulator.damages import PLAIN, WRONG, every, matches, said
 from tests.emulator.faults import Unsupported
 from tests.kernels.dense.mutants import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, drop_a_tap
 from tests.kernels.mutating import nothing, release_before_multiplying, within
+from tests.kernels.wgrad import mutants
 
 pytestmark = pytest.mark.aot
 
+DAMAGES = [*damages.DAMAGES, *wgrad_damages.DAMAGES]
 PLACE = re.compile(r"block \d+ warp \d+ at \w+\.py:\d+, `[^`]+`: ")
 
 
@@ -61,10 +65,16 @@ def test_an_unknown_instruction_is_never_skipped(known, unknown):
 # Damaged in Python: the cases of the interpreter's mutations, for which the interpreter has its own words.
 
 
-def test_a_slot_released_before_it_is_multiplied(monkeypatch):
+@pytest.mark.parametrize(
+    ("kernel", "case"),
+    [(sm90._Kernel, MUTANT), (wgrad._Kernel, mutants.MUTANT), (wgrad._Kernel, mutants.REGISTERS)],
+    ids=["dense", "wgrad", "dy_in_registers"],
+)
+def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
     """The interpreter does not race-check what wgmma reads: there this shows as wrong numbers only."""
-    release_before_multiplying(monkeypatch, sm90._Kernel, MUTANT.config.stages)
-    assert matches("a race: overwrites what a wgmma reads|still reads", heard := said(MUTANT)), heard
+    release_before_multiplying(monkeypatch, kernel, case.config.stages)
+    wanted = "a race: overwrites what|still reads"
+    assert matches(wanted, heard := said(case)), heard
 
 
 @pytest.mark.parametrize(
@@ -84,6 +94,11 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch):
             "a race: reads what TMA|nobody has written|still writing",
         ),
         (TileStore, "prefetch_residual", "wait_smem_to_gmem", AHEAD, "still reads"),
+        (wgrad._Kernel, "_consume", "barrier_wait", mutants.MUTANT, "nobody has written|a race: reads what TMA"),
+        (wgrad._Kernel, "_consume", "wgmma_wait", mutants.MUTANT, "touches accumulators of a wgmma|still reads"),
+        (wgrad._Kernel, "_produce", "barrier_wait", mutants.HALO, "more arrivals in a phase|still reads"),
+        (wgrad._Kernel, "_multiply", "wgmma_wait", mutants.MUTANT, "a race: overwrites what a wgmma|still reads"),
+        (wgrad._Kernel, "_multiply", "wgmma_wait", mutants.REGISTERS, "a race: overwrites what a wgmma|registers of A"),
     ],
 )
 def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, case, says):
@@ -94,6 +109,11 @@ def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, ca
 def test_a_dropped_tap_is_wrong(monkeypatch):
     drop_a_tap(monkeypatch)
     assert said(MUTANT).startswith(WRONG)
+
+
+def test_a_dropped_box_of_pixels_is_wrong(monkeypatch):
+    mutants.drop_a_box(monkeypatch)
+    assert said(mutants.MUTANT).startswith(WRONG)
 
 
 def test_weights_in_another_order_are_wrong(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import itertools
 
 import jax
@@ -25,6 +26,14 @@ def useful(product: Product) -> int:
         reads = [divmod(o * stride + t * dilation - low, up) for o, t in itertools.product(range(out), range(kernel))]
         total *= sum(rest == 0 and 0 <= j < size for j, rest in reads)
     return total * product.in_channels * product.out_channels // spec.groups
+
+
+def executed(case: Case) -> int:
+    """Multiply-adds that the kernel of a case issues: the measure of its size."""
+    family = case.kernel.family
+    work = importlib.import_module(f"pallas_conv.kernels.{family.name}.work")
+    count: int = work.executed_macs(family.problem(case.product), case.config)
+    return count
 
 
 @jax.jit(static_argnums=0)

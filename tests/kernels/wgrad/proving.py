@@ -34,7 +34,7 @@ def some_product(rng: random.Random) -> Product:
             groups=groups,
             models=pick((None, None, None, 2, 3)),
             dtype=dtype,
-            out_dtype=pick((dtype, dtype, "float32")),
+            out_dtype=pick((dtype, "float32")),
         )
         if not served.reasons(p):
             return p

@@ -16,7 +16,12 @@ WRONG = pytest.raises(AssertionError, match="right=False")
 UNORDERED = pytest.raises(REFUSED, match=r"observed|RACE DETECTED")
 
 
-@pytest.mark.parametrize("case", [MUTANT, HALO, PARTS, PIECES, FLIPPED, SHARED, SIDE_BY_SIDE], ids=str)
+OTHERS = (HALO, PARTS, FLIPPED, SHARED, SIDE_BY_SIDE)
+
+
+@pytest.mark.parametrize(
+    "case", [MUTANT, PIECES, *(pytest.param(case, marks=pytest.mark.extended) for case in OTHERS)], ids=str
+)
 def test_unbroken(case):
     prove(case)
 

@@ -18,7 +18,9 @@ from workloads.served import served
 LAYERS = served(WEIGHT_GRADIENT)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.extended] * (i % 4 > 0)) for i, n in enumerate(LAYERS)]
+)
 def test_candidates_of_the_suite(name):
     problem = Problem.of(LAYERS[name])
     start = time.process_time()
@@ -32,7 +34,7 @@ def test_candidates_of_the_suite(name):
         assert work.workspace_bytes(t) <= min(256 * 2**20, work.operand_bytes(problem) // 4)
 
 
-@pytest.mark.parametrize("case", ladder.CASES, ids=str)
+@pytest.mark.parametrize("case", [rung.cases[-1] for rung in ladder.LADDER], ids=str)
 def test_what_is_chosen_is_legal(case):
     """Of small products, too: there are candidates for all that are served."""
     assert illegal(Problem.of(case.product), serve.choose(case.product)) is None

@@ -20,7 +20,7 @@ from tests.kernels.geometries import definition, pairs
 from tests.kernels.wgrad.proving import generated
 from workloads.ladder import wgrad as ladder
 
-EVERY = [*ladder.CASES, *map(generated, range(40))]
+EVERY = [*(rung.cases[-1] for rung in ladder.LADDER), *map(generated, range(12))]
 p = functools.partial(cases.product, "wgrad")
 PRODUCTS = {
     "halo": p(16, (128, 128), (64, 64), 3, 1, 1),
@@ -101,7 +101,7 @@ def test_executed_covers_what_reads_the_input(case):
     assert executed <= channels * boxes * t.out_shape[1] * t.halo_taps
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(100))
 def test_useful_is_the_definition(seed):
     """Every output times every tap, but for stuffed zeros, whose products are those of the transposed convolution."""
     rng = random.Random(seed)

@@ -1,0 +1,31 @@
+"""What ptxas made of a kernel of any family, compiled for an H100 that need not be there."""
+
+import jax
+
+from compiled import aot, kernels
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.gpu import ANY_HOPPER, HOPPER
+from pallas_conv.spec import Product
+
+
+def compiled(product: Product, cfg, buffers: int, barriers: int) -> tuple[jax.stages.Compiled, aot.Resources]:
+    """The product's kernel, once everything that all families have in common has been checked.
+
+    buffers, barriers: bytes of shared memory that the plan counts.
+    """
+    program, used = kernels.compiled(product, cfg)
+    kernel = serve.kernel(product)
+    assert used.kernels == 1
+    assert kernel.name in program.as_text()
+    assert kernel.name in used.ptx or kernel.name in used.log
+    assert "cudnn" not in program.as_text()
+    assert "wgmma.mma_async" in used.ptx
+    assert "cp.async.bulk.tensor" in used.ptx
+    assert used.spills == 0, used.log
+    warpgroups = kernel.family.work(kernel.family.problem(product), cfg, ANY_HOPPER).mma_warpgroups + 1
+    assert used.registers * 128 * warpgroups * cfg.ctas_per_sm <= 65536, used.log  # so many blocks are resident
+    assert used.smem_bytes == buffers  # the budget is right
+    assert buffers + barriers <= HOPPER.smem_limit(cfg.ctas_per_sm)
+    assert "serializ" not in used.log, used.log
+    assert "setmaxnreg" not in used.log, used.log
+    return program, used

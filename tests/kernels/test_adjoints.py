@@ -1,0 +1,88 @@
+"""The three products of one convolution, by kernels of all families: <y, conv(x, w)> = <dgrad(y, w), x> = <wgrad(x, y), w>.
+
+Operands are small integers, whose sums float32 holds exactly. So the three numbers are the same, to the last bit, and a wrong
+order of taps, a lost pixel or a channel in the wrong place is none of rounding.
+"""
+
+import dataclasses
+import random
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_conv.kernels import mosaic, serve
+from pallas_conv.kernels.dense import plan as dense
+from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.wgrad import plan as wgrad
+from pallas_conv.spec import Product
+from tests.kernels import cases
+from tests.kernels.wgrad.proving import some_product
+
+pytestmark = pytest.mark.usefixtures("dropped_axes")
+
+
+def p(*args, **changes) -> Product:
+    """A weight gradient in float32."""
+    return cases.product("wgrad", *args, out_dtype="float32", **changes)
+
+
+PRODUCTS = {
+    "3x3": p(2, (24, 40), (7, 9), 3, 1, 1),
+    "strided, asymmetric": p(2, (16, 24), (9, 8), (3, 2), 2, ((0, 2), (1, 0))),
+    "transposed": p(2, (24, 16), (4, 5), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2),
+    "dilated, negative padding": p(1, (16, 16), (11, 9), 3, 1, ((-1, 2), (3, -2)), (2, 1)),
+    "groups": p(1, (32, 48), (7, 6), 3, 1, 1, groups=2),
+    "one dimension": p(2, (16, 24), (40,), 5, 1, 4, 2),
+    "three dimensions": p(1, (16, 16), (3, 4, 5), 2, (1, 2, 1), 1),
+    "models": p(1, (16, 16), (5, 6), 3, 1, 1, models=2),
+    "float16": dataclasses.replace(p(1, (16, 16), (7, 9), 3, 2, 1), compute_dtype="float16"),
+    "float32": dataclasses.replace(p(1, (16, 16), (7, 9), 3, 1, 1), compute_dtype="float32"),
+}
+QUICK = ("3x3", "transposed", "strided, asymmetric")
+
+
+def config(product: Product) -> Any:
+    """A small tile of the family that serves a product."""
+    box = {1: (1, 64), 2: (1, 8, 8), 3: (1, 1, 8, 8)}[product.spec.ndim]
+    if product.role == "wgrad":
+        return wgrad.Config(box, stages=2, transposed=not wgrad.Problem.of(product).walkable)
+    return dense.Config(box, 32, tile_k=16, stages=2)
+
+
+def pairings(product: Product, seed: int) -> list[float]:
+    """The sum of all y * conv(x, w), computed in three ways."""
+    rng = np.random.default_rng(seed)
+    products = {role: dataclasses.replace(product, role=role, outputs=()) for role in ("fprop", "dgrad", "wgrad")}
+    shapes = dict(zip("xw", products["fprop"].operand_shapes, strict=True)) | {"y": products["dgrad"].operand_shapes[0]}
+    arrays = {name: rng.integers(-2, 3, shape) for name, shape in shapes.items()}
+    found = []
+    for role, names, other in (("fprop", "xw", "y"), ("dgrad", "yw", "x"), ("wgrad", "xy", "w")):
+        kernel = serve.kernel(products[role], Gpu(4), config(products[role]))
+        operands = [jnp.asarray(arrays[name], product.compute_dtype) for name in names]
+        (out,) = mosaic.run_interpreted(lambda *a, kernel=kernel: kernel.run(*a, interpret=True), *operands)
+        assert out.dtype == jnp.float32
+        found.append(float(np.vdot(np.asarray(out, np.float64), arrays[other])))
+    return found
+
+
+def check(product: Product, seed: int) -> None:
+    forward, by_x, by_w = pairings(product, seed)
+    assert forward == by_x == by_w
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (n not in QUICK)) for n in PRODUCTS])
+def test_three_ways_to_one_number(name):
+    check(PRODUCTS[name], seed=0)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", range(16))
+def test_three_ways_to_one_number_of_random_products(seed):
+    rng = random.Random(f"adjoint {seed}")
+    products = (dataclasses.replace(some_product(rng), out_dtype="float32", models=None) for _ in range(1000))
+    of_all = lambda q: [serve.find(dataclasses.replace(q, role=role, outputs=())) for role in ("fprop", "dgrad")]
+    served = lambda q: not any(isinstance(found, tuple) for found in of_all(q))
+    small = lambda q: q.batch * np.prod(q.spec.in_spatial) * np.prod(q.spec.kernel_spatial) < 3000
+    check(next(q for q in products if small(q) and served(q)), seed)
