@@ -9,12 +9,12 @@ import pytest
 
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.gpu import HOPPER
+from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT
 from pallas_conv.kernels.wgrad.legal import illegal, most_accumulators
 from pallas_conv.kernels.wgrad.plan import BARRIER_BYTES, Config, Problem, tiling
 from pallas_conv.kernels.wgrad.search import boxes
 from pallas_conv.spec import Product
 from tests.kernels import aot, cases
-from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT
 from workloads.served import served
 
 pytestmark = pytest.mark.aot
