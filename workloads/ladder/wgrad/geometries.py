@@ -48,7 +48,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 4, 16), 16, taps_per_tile=3, dy_registers=True, stages=2, fold=True, row_outputs=2), num_sms=3),
         Case("dw, 3x3, four outputs of a row of few channels, halo, narrow x, parts",
              wgrad(1, (16, 16), (9, 32), 3, 1, 1),
-             Config((1, 8, 8), 16, taps_per_tile=3, halo=True, dy_registers=True, stages=2, split_k=2, row_outputs=4), num_sms=3),
+             Config((1, 8, 8), 16, taps_per_tile=3, halo=True, dy_registers=True, stages=2, split_k=2, row_outputs=4),
+             num_sms=3),
     )),
     Rung("wgrad: dilated", (
         Case("dw, dilated by 2 of whole tiles", wgrad(3, (64, 64), (10, 10), 2, 1, 0, 2),
@@ -145,7 +146,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), 32, taps_per_tile=2, n_warpgroups=2, dy_registers=True, stages=2), num_sms=3, extended=True),
         Case("db, x shared, pairs of outputs, strides as channels, parts",
              wgrad(2, (3, 48), (11, 19), 3, 2, 1, outputs=("dw", "db")),
-             Config((1, 4, 16), 16, taps_per_tile=3, dy_registers=True, stages=2, split_k=2, multicast="x", fold=True, row_outputs=2)),
+             Config((1, 4, 16), 16, taps_per_tile=3, dy_registers=True, stages=2, split_k=2, multicast="x", fold=True,
+                    row_outputs=2)),
     )),
     Rung("wgrad: one dimension", (
         Case("dw, 1-D, 1x1 of whole tiles", wgrad(3, (64, 64), (64,), 1), Config((1, 64), stages=2), num_sms=1, extended=True),
