@@ -92,7 +92,7 @@ def test_two_training_steps_through_interpreted_kernels(caplog):
 
 
 def test_strict_interpretation_needs_a_kernel_for_every_product():
-    """Of a depthwise layer none is written."""
+    """A depthwise layer has none."""
     model = Net(pc, jax.random.key(0), compute_dtype=jnp.bfloat16)
     x, target = jnp.ones((1, 4, 8, 8)), jnp.ones((1, 2, 8, 8))
     depthwise = pc.Conv2d(8, 8, 3, stride=2, padding=1, groups=8, key=jax.random.key(1), compute_dtype=jnp.bfloat16)

@@ -52,7 +52,9 @@ def kernels(moves: list[hlo.Move]) -> int:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "network", [*(NETWORKS[name] for name in ("resnet18", "unet", "unet3d", "dcgan")), resnet.RESNET50], ids=lambda n: n.name
+    "network",
+    [*(NETWORKS[name] for name in ("resnet18", "unet", "unet3d", "dcgan")), resnet.RESNET50],
+    ids=lambda n: n.name,
 )
 def test_a_training_step_is_of_kernels_alone_and_moves_less_than_stocks(network):
     """Weight gradients too: no convolution of XLA's library is left, and activations stay channels last."""
