@@ -3,6 +3,7 @@
 serve.py    a product's kernel: found, configured, run      family.py    what a family says of itself: read it before
 families.py the families there are                                       writing a kernel
 dense/      forward products and input gradients
+wgrad/      weight gradients
 
 choice.py   which candidate is taken                        tuned.py     which ones were found fastest on a device
 cost.py     clocks of what a kernel asks, modelled          chips.py     constants of chips; gpu.py: generations of GPUs

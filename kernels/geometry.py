@@ -150,7 +150,7 @@ class ConvAxis:
         )
 
     def folded(self) -> "ConvAxis":
-        """The dimension of the same sums once a stride is channels: tap a * stride + r - low becomes tap a of channel r.
+        """The dimension of the same sums once a stride is channels: tap a * stride + r + low becomes tap a of channel r.
 
         Neither x nor its taps may be dilated.
         """

@@ -79,7 +79,7 @@ def most_accumulators(cfg: Config) -> int:
 def illegal_box(problem: Problem, cfg: Config) -> str | None:
     """The reason against the pixels of a step, or None. problem: as the kernel computes it."""
     nd, box = len(problem.dims), cfg.step_pixels
-    if len(box) != nd + 1 or cfg.pixels % 64 or max(box) > 256:
+    if len(box) != nd + 1 or min(box) < 1 or cfg.pixels % 64 or max(box) > 256:
         return f"{cfg.step_pixels=} must be (images, *pixels) of a multiple of 64 pixels, at most 256 along each"
     if cfg.dy_registers and cfg.pixels not in (64, 128):
         return f"{cfg.step_pixels=} must be of 64 or 128 pixels: {cfg.dy_registers=} holds so many"

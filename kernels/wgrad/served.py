@@ -8,7 +8,7 @@ from .. import geometry
 from ..family import DTYPES, Size
 from . import work
 from .legal import MAX_ELEMENTS
-from .plan import Config, Problem, tiling
+from .plan import Config, M, Problem, tiling
 
 OUTPUTS = (("dw",), ("dw", "db"))
 MAX_KERNEL = 64
@@ -62,6 +62,7 @@ def _geometry_reasons(product: Product) -> list[str]:
 
 
 def _size_reasons(product: Product) -> list[str]:
+    spec = product.spec
     shapes = dict(
         zip(("x", "the cotangent", "w"), (*product.operand_shapes[:2], *product.result_shapes[:1]), strict=True)
     )
@@ -70,9 +71,11 @@ def _size_reasons(product: Product) -> list[str]:
     axes = geometry.axes(product)
     if idle := [i for i, axis in enumerate(axes) if len(axis.dim().order) < axis.kernel]:
         return [f"some taps never meet the input in spatial dimensions {idle}"]
-    problem, names = Problem.of(product), ("x", "the cotangent")
+    problem, names = Problem.of(product), ("x", "the cotangent", "w")
+    whole = lambda channels: -(-channels // M) * M
+    tiles = whole(problem.in_channels) * whole(problem.out_channels) * math.prod(spec.kernel_spatial)
     elements = problem.elements if problem.walkable else problem.transpose().elements[::-1]
-    sizes = zip(names, elements, strict=True)
+    sizes = zip(names, (*elements, problem.examples * problem.groups * tiles), strict=True)
     return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in sizes if count > MAX_ELEMENTS]
 
 

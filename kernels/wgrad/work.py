@@ -137,7 +137,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         weights_bytes=shared[2],
         held_bytes=under_way + clusters * cfg.cluster * result,
         before_bytes=_copied_bytes(raw.oriented(cfg), p, cfg),
-        after_bytes=math.prod(t.out_shape) * t.stored_itemsize + result_bytes(p),
+        after_bytes=math.prod(t.out_shape) * t.stored_itemsize + result_bytes(raw),
     )
 
 
@@ -150,7 +150,8 @@ def _array_bytes(p: Problem) -> tuple[int, int]:
 
 def _copied_bytes(before: Problem, p: Problem, cfg: Config) -> int:
     """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, folds and pieces."""
-    moved = cfg.fold and any(axis.stride > 1 for axis in before.axes[:-1])  # in a row they are channels as they lie
+    # In a row strides are channels as they lie, unless groups lie between.
+    moved = cfg.fold and (before.groups > 1 or any(axis.stride > 1 for axis in before.axes[:-1]))
     sizes = (nbytes // ITEMSIZE for nbytes in _array_bytes(before))
     copied = (
         (size, read)

@@ -179,6 +179,25 @@ def test_what_is_summed_in_passing_is_right(halve, monkeypatch, caplog):
         np.testing.assert_allclose(a, b, atol=2.0**-7 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("bias_dtype", ["float32", "complex64"])
+def test_a_wider_cotangent_keeps_its_bits(bias_dtype, monkeypatch, caplog):
+    """The sum over a float32 or complex cotangent is XLA's, whatever the weights are."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    x, conv = halved((images(), layer(None)))
+    b = (1 + jnp.arange(16.0)).astype(bias_dtype) * (1 if bias_dtype == "float32" else 1 + 0.5j)
+
+    def gradient(implementation):
+        loss = lambda b: jnp.sum(jnp.abs(pc.conv(x, conv.weight, b, padding=1, implementation=implementation)) ** 2)
+        with_weights = lambda w, b: jnp.sum(jnp.abs(pc.conv(x, w, b, padding=1, implementation=implementation)) ** 2)
+        return jax.grad(with_weights, (0, 1))(conv.weight, b), jax.grad(loss)(b)
+
+    promoting = jax.numpy_dtype_promotion("standard")
+    with promoting, caplog.at_level(logging.DEBUG, logger="pallas_conv"):
+        (_, got), alone = gradient(("interpret", "xla"))
+    assert "dwdb" not in caplog.text
+    np.testing.assert_allclose(got, alone, rtol=1e-6)
+
+
 def test_without_a_weight_gradient_there_is_nothing_to_fuse():
     """Frozen weights: the input gradient and that of the bias."""
 

@@ -39,6 +39,8 @@ def product(**changes):
         ({"kernel": (3, 0), "size": (9, 9)}, "w is empty"),
         ({"batch": 2**20, "channels": (3, 8), "size": (32, 32)}, "x has more than"),
         ({"batch": 2**16, "channels": (8, 64), "size": (26, 26)}, "the cotangent has more than"),
+        ({"channels": (2**16, 2**15), "kernel": 1}, "w has more than"),
+        ({"models": 4096, "channels": (256, 256)}, "w has more than"),
     ],
 )
 def test_each_reason(changes, words):
