@@ -200,8 +200,9 @@ def test_two_devices(mesh_type, transformed, runs):
             return jax.jit(f)(*place(*at))
 
     check(f, ours=placed)
-    assert len(runs) == 2 * (3 if transformed is grad else 1)  # on either device
-    assert all(shapes[0][0] == 1 for shapes in runs)  # half the batch each
+    blocks = 2 if mesh_type == "explicit" else 1  # XLA gathers for the interpreter's calls on an automatic mesh
+    assert len(runs) == blocks * (3 if transformed is grad else 1)
+    assert all(shapes[0][0] == 2 // blocks for shapes in runs)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -217,7 +218,7 @@ def test_shard_map(check_vma, runs):
 
 def test_strict_raises_for_the_product_without_a_kernel_with_every_reason(runs):
     """A weight gradient has none if its convolution is strided in one dimension and transposed in the other."""
-    both = lambda x, w, b: pc.lax.conv_general_dilated(x, w, (2, 1), "VALID", lhs_dilation=(1, 2))
+    both = lambda x, w, b: pc.lax.conv_general_dilated(x, w, (2, 1), ((1, 1), (1, 1)), lhs_dilation=(1, 2))
     with pc.implementation("interpret"):
         jax.jit(jax.grad(total(both)))(*BF16)  # the input gradient has a kernel
         assert len(runs) == 2
