@@ -46,9 +46,9 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), taps_per_tile=3, stages=2, row_outputs=2), num_sms=3, extended=True),
         Case("dw, 3x3 s2, pairs of outputs, strides as channels, ragged", wgrad(2, (3, 24), (11, 19), 3, 2, ((1, 1), (1, 1))),
              Config((1, 4, 16), 16, taps_per_tile=3, dy_registers=True, stages=2, fold=True, row_outputs=2), num_sms=3),
-        Case("dw, 3x3, four outputs of a row of few channels, halo, narrow x, parts",
-             wgrad(1, (16, 16), (9, 32), 3, 1, 1),
-             Config((1, 8, 8), 16, taps_per_tile=3, halo=True, dy_registers=True, stages=2, split_k=2, row_outputs=4), num_sms=3),
+        Case("dw, 3x3, four outputs of a row of few channels, halo, narrow x, parts", wgrad(1, (16, 16), (9, 32), 3, 1, 1),
+             Config((1, 8, 8), 16, taps_per_tile=3, halo=True, dy_registers=True, stages=2, split_k=2,
+                    row_outputs=4), num_sms=3),
     )),
     Rung("wgrad: dilated", (
         Case("dw, dilated by 2 of whole tiles", wgrad(3, (64, 64), (10, 10), 2, 1, 0, 2),
@@ -145,7 +145,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), 32, taps_per_tile=2, n_warpgroups=2, dy_registers=True, stages=2), num_sms=3, extended=True),
         Case("db, x shared, pairs of outputs, strides as channels, parts",
              wgrad(2, (3, 48), (11, 19), 3, 2, 1, outputs=("dw", "db")),
-             Config((1, 4, 16), 16, taps_per_tile=3, dy_registers=True, stages=2, split_k=2, multicast="x", fold=True, row_outputs=2)),
+             Config((1, 4, 16), 16, taps_per_tile=3, dy_registers=True, stages=2, split_k=2, multicast="x", fold=True,
+                    row_outputs=2)),
     )),
     Rung("wgrad: one dimension", (
         Case("dw, 1-D, 1x1 of whole tiles", wgrad(3, (64, 64), (64,), 1), Config((1, 64), stages=2), num_sms=1, extended=True),
@@ -167,6 +168,9 @@ RUNGS: tuple[Rung, ...] = (
              wgrad(2, (128, 64), (150,), 5, 1, 6, 3),
              Config((1, 128), 32, taps_per_tile=5, channel_loads=2, n_warpgroups=2, dy_registers=True, stages=2),
              extended=True),
+        Case("dw, 1-D s5 of one channel, strides as channels, pairs of outputs, float32 result",
+             wgrad(2, (1, 32), (198,), 10, 5, ((2, 5),), out_dtype="float32"),
+             Config((1, 64), 16, dy_registers=True, stages=2, fold=True, row_outputs=2), num_sms=3, extended=True),
     )),
     Rung("wgrad: three dimensions", (
         Case("dw, 3-D, 1x1 of whole tiles", wgrad(3, (64, 64), (2, 4, 8), 1),
