@@ -5,9 +5,9 @@ that it was to be compared with are timed without it. See `bench.runner`, which 
 and the rows of kind "run", "device" and "compile". Without a GPU, --dry-run takes the same steps on the CPU: interpreted
 kernels on tiny problems, stock layers at CPU sizes. The exit status is also 3 if no kernel was checked.
 
-First comes what cannot hang: the device, its peaks, stock's times of a few layers. Then probes, the ladder, simplest first,
-every code path that is wanted, small and medium problems, the suite's products that kernels serve, stock's times again, the
-rest.
+First comes what cannot hang: the device, its peaks, stock's times of a few layers. Then probes; of each family of kernels in
+turn the ladder, simplest first, and every code path that is wanted; small and medium problems, the suite's products that
+kernels serve, weight gradients last, stock's times again, the rest.
 
 Every row has a kind, a name, a status and t, seconds since the start. Statuses: "ok"; "wrong" (a result is); "error"
 (exception, traceback); "hung", "crashed" (exception, tail); "unsupported" (reasons); "skipped: why". Kinds:
@@ -39,6 +39,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pallas_conv.kernels import families
+from pallas_conv.kernels.family import Family
 from pallas_conv.target import resolve
 from workloads import cases, configured, ladder, paths
 
@@ -80,8 +82,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
         *speed.peaks(),
         *(speed.stock(case, d) for case, d in _samples(jobs, dry)),
         *(probing(probe, dry) for probe in _probes(dry)),
-        *(gate.configured_step("ladder", case, dry, rung=rung.feature) for rung, case in _rungs(options)),
-        *(gate.configured_step("path", case, dry) for case in paths.cases()[: 1 if dry else None]),
+        *_configured(options),
         *(gate.correctness(case, d, device, dry) for case, d in _problems(options)),
         *compared(first),  # which are held against float64 at their own size, too
         Step(
@@ -92,6 +93,16 @@ def steps(options: argparse.Namespace) -> list[Step]:
         ),
         *compared([job for job in jobs if job not in first]),
     ]
+
+
+def _configured(options: argparse.Namespace) -> list[Step]:
+    """Small products under configurations of their own: family by family the ladder, then the code paths."""
+    dry, found = options.dry_run, list[tuple[Family, Step]]()
+    for rung, case in _rungs(options):
+        found.append((case.kernel.family, gate.configured_step("ladder", case, dry, rung=rung.feature)))
+    for case in paths.cases()[: 1 if dry else None]:
+        found.append((case.kernel.family, gate.configured_step("path", case, dry)))
+    return [step for family in families.FAMILIES for of, step in found if of is family]
 
 
 def _jobs(options: argparse.Namespace) -> list[tuple[cases.Case, str]]:
@@ -114,7 +125,7 @@ def _probes(dry: bool) -> tuple[probes.Probe, ...]:
 
 
 def _rungs(options: argparse.Namespace) -> list[tuple[ladder.Rung, configured.Case]]:
-    wanted = options.rungs or ("^(one tile|two outputs)$" if options.dry_run else "")
+    wanted = options.rungs or ("^(wgrad: )?(one tile|two outputs)$" if options.dry_run else "")
     return [(rung, case) for rung in ladder.LADDER if re.search(wanted, rung.feature) for case in rung.cases]
 
 

@@ -8,7 +8,7 @@ Times are those of the model by which tiles are ranked (kernels/cost.py): on the
 plausible as well, as long as nothing is measured (kernels/chips.json). The floor is the larger of the useful multiply-adds at
 the tensor cores' peak and of every operand read and every result written once, on the nominal chip. A tile of
 2x128x64x32/4 is of two warpgroups, each of 128 pixels and 64 channels in steps of 32, and has its channels in four parts; of
-another family than the dense one it is the sizes in its configuration, in their order.
+another family than the dense one it is the sizes in its configuration that are not 1, in their order.
 """
 
 import argparse
@@ -70,10 +70,12 @@ def _of_dense(product: Product, cfg: Config) -> dict[str, Any]:
 
 
 def _of_any(cfg: Any, asked: cost.Work) -> dict[str, Any]:
-    """The sizes in a configuration, and the tiles of the busiest block."""
+    """The sizes in a configuration that are not 1, and the tiles of the busiest block."""
     sizes = (value for value in cfg.to_json().values() if not isinstance(value, bool))
-    numbers = [n for value in sizes for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
-    return {"tile": "x".join(map(str, numbers)), "waves": sum(count for count, _ in asked.rounds)}
+    numbers = [
+        n for value in sizes for n in (value if isinstance(value, list) else [value]) if isinstance(n, int) and n > 1
+    ]
+    return {"tile": "x".join(map(str, numbers)) or "1", "waves": sum(count for count, _ in asked.rounds)}
 
 
 def floor_us(size: Size, itemsize: int) -> float:

@@ -96,12 +96,12 @@ class PixelBoxes:
 
     @property
     def reach(self) -> list[int]:
-        """How far before the array a box may start, in strides."""
+        """Strides that a box may start before the array."""
         return [max(0, -min(o // d.in_stride for o in d.offset)) for d in self.dims]
 
     @property
     def lead(self) -> list[int]:
-        """How many strides of zeros are before the array.
+        """Strides of zeros before the array.
 
         On hardware a box reads zeros outside of it; the interpreter fills past the end only.
         """

@@ -335,7 +335,7 @@ class Equation:
         return dataclasses.replace(part, outputs=("dw", "db"))
 
     def after(self, names: Iterable[str], computed: Iterable[str]) -> "Equation":
-        """What is left of a backward pass of these operands, the cotangent multiplied by act', once some outputs are there."""
+        """The rest of a backward pass of these operands, the cotangent multiplied by act', once some outputs are there."""
         outs = tuple(out for out in self.outs if out[0] not in set(computed))
         return dataclasses.replace(self, op=self.op.linear(), names=tuple(names), outs=outs)
 

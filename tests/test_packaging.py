@@ -16,6 +16,7 @@ import pytest
 
 import pallas_conv
 from pallas_conv.kernels import families
+from pallas_conv.spec import OUTPUTS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -102,6 +103,19 @@ def test_kernels_import_little_of_the_package():
     assert {name for name in reached if not is_in(name, KERNELS)} == {f"pallas_conv.{name}" for name in below}
 
 
+def texts_naming(family: str, source: str) -> set[str]:
+    """The texts of a source that are a family's name, or begin as the names of its kernels do.
+
+    A family may have the name of a role of products: then texts speak of that, but for those by which a family is asked for.
+    """
+    tree = list(ast.walk(ast.parse(source)))
+    texts = {node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    calls = [node for node in tree if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("named")]
+    asked_for = {node.value for call in calls for node in call.args if isinstance(node, ast.Constant)}
+    begun = {text for text in texts if text.startswith((f"{family}_", f"pallas_conv_{family}_"))}
+    return begun | ({family} & (asked_for if family in OUTPUTS else texts))
+
+
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
 def test_nothing_outside_of_a_family_names_it_but_the_list_of_families(family):
     """Neither an import nor a text names a family outside of its folder, but for the list of families."""
@@ -110,10 +124,23 @@ def test_nothing_outside_of_a_family_names_it_but_the_list_of_families(family):
     for name, path in MODULES.items():
         if not is_in(name, room):
             importing |= {name for imported in own_imports(name) if is_in(imported, room)}
-            texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-            naming |= {name} if family.name in texts else set()
+            naming |= {name} if texts_naming(family.name, path.read_text()) else set()
     assert importing == {families.__name__}
     assert naming == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('"wgrad" in roles', set()),
+        ('families.named("wgrad")', {"wgrad"}),
+        ('f"pallas_conv_wgrad_{series}"', {"pallas_conv_wgrad_"}),
+        ('name == "dense"', {"dense"}),
+        ('"dense" and "a dense text"', {"dense"}),
+    ],
+)
+def test_texts_that_name_a_family_are_found(source, found):
+    assert texts_naming("wgrad", source) | texts_naming("dense", source) == found
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -170,7 +170,13 @@ def _at_once(
 
 
 def rival(plans: Sequence[Plan]) -> str:
-    """The name of what runs otherwise, by which times of a kernel are filed: "stock", and of several parts "stock+stock"."""
+    """The name of what runs otherwise, by which times of a kernel are filed: "stock", and of several parts "stock+stock".
+
+    Where a kernel serves the one part by itself, it is what runs without kernels: what is summed in passing is no reason to
+    leave them.
+    """
+    if len(plans) == 1 and plans[0].implementation == "mosaic":
+        return formulations.choose(plans[0].product, plans[0].target)[0]
     return "+".join(plan.formulation or plan.implementation for plan in plans)
 
 

@@ -21,7 +21,7 @@ def in_process(folder, *arguments):
     return runner.main(gpu.SCRIPT, words)
 
 
-GATE = ("--only=correctness", "--problems=small_odd_channels")
+GATE = ("--only=correctness", "--problems=small_(odd_channels|depthwise)")
 
 
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
@@ -31,9 +31,11 @@ def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(Kernel, "run", nearly)
     assert in_process(tmp_path, *GATE) == 1
     found = {r["name"]: r for r in rows_in(tmp_path) if r["kind"] == "correctness"}
-    assert found["small_odd_channels/f"]["status"] == found["small_odd_channels/d"]["status"] == "wrong"
-    assert found["small_odd_channels/f"]["facts"]["code_path"]  # which a record files as wrong
-    assert found["small_odd_channels/w"]["status"] == "unsupported"
+    for direction, family in (("f", "dense"), ("d", "dense"), ("w", "wgrad")):
+        row = found[f"small_odd_channels/{direction}"]
+        assert (row["status"], row["family"]) == ("wrong", family)
+        assert row["facts"]["code_path"]  # which a record files as wrong
+        assert found[f"small_depthwise/{direction}"]["status"] == "unsupported"
 
 
 def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
@@ -43,7 +45,7 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Kernel, "run", broken)
     assert in_process(tmp_path, *GATE) == 1
     found = [r for r in rows_in(tmp_path) if r["kind"] == "correctness"]
-    assert [r["status"] for r in found] == ["error", "error", "unsupported"]
+    assert [r["status"] for r in found] == ["error"] * 3 + ["unsupported"] * 3
     assert found[0]["exception"] == "RuntimeError: no such kernel"
     assert "broken" in found[0]["traceback"]
     assert "BAD  correctness small_odd_channels/f: error RuntimeError: no such kernel" in capsys.readouterr().out

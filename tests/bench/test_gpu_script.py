@@ -3,6 +3,7 @@
 What happens to a kernel that hangs or crashes is the runner's: see test_runner.py.
 """
 
+import itertools
 import json
 import os
 import pickle
@@ -15,8 +16,9 @@ import pytest
 from bench import gpu, products, runner
 from bench.runner import programs
 from compiled import aot
+from pallas_conv.kernels import families
 from tests.bench.gpu_rows import H100, ROOT, rows_in
-from workloads import ladder
+from workloads import ladder, paths
 
 ABSENT = ("tqdm", "inox", "platformdirs", "matplotlib", "optax")  # from the machine that has the GPU
 
@@ -90,9 +92,22 @@ def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot(monkeypatch)
     hazardous = [any(p.kernel for p in s.programs) for s in steps]
     assert not any(hazardous[: names.index(("probe", gpu.probes.probes()[0].name))])
     assert [s.name for s in steps if s.kind == "ladder"] == [str(case) for case in ladder.CASES]
-    assert names.index(("time", "resnet50_c2/d")) < names.index(("spread", "stock"))
+    in_turn = (
+        names.index(("time", "resnet50_c2/d")),
+        names.index(("time", "resnet50_c2/w")),
+        names.index(("spread", "stock")),
+    )
+    assert list(in_turn) == sorted(in_turn)
     assert names.index(("spread", "stock")) < names.index(("time", "convnext_s1/f"))  # which no kernel serves
     assert {f"{s.name}" for s in steps if s.kind == "stock"} == set(gpu.FIRST)
+
+
+def test_a_family_is_proven_on_its_ladder_and_its_paths_before_the_next(monkeypatch):
+    family = {str(case): case.kernel.family.name for case in (*ladder.CASES, *paths.cases())}
+    steps = [s for s in steps_on_hopper(monkeypatch) if s.kind in ("ladder", "path")]
+    turns = [turn for turn, _ in itertools.groupby((family[s.name], s.kind) for s in steps)]
+    assert turns == list(itertools.product([f.name for f in families.FAMILIES], ("ladder", "path")))
+    assert len(steps) == len(ladder.CASES) + len(paths.cases())
 
 
 def test_kernels_can_be_lowered_by_other_processes(monkeypatch):

@@ -14,6 +14,7 @@ import pallas_conv as pc
 from compiled import beside_stock
 from pallas_conv import formulations
 from pallas_conv.formulations import nvidia
+from pallas_conv.kernels import families
 from pallas_conv.target import resolve
 from workloads.cases import OPERANDS, suite
 
@@ -104,8 +105,8 @@ def test_every_rule_serves_a_layer_and_says_why(target):
 
 
 @pytest.mark.parametrize("name", ["nnunet_mid", "nnunet_up"])
-def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name):
-    """The rules above hold where `auto` takes no kernel."""
+def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name, monkeypatch):
+    """The rules above hold where `auto` takes no kernel. Here weight gradients, and these alone, have none."""
     layer, shapes = CASES[name].stock("fb", convert=pc.convert), CASES[name].shapes()
 
     def plans(implementation, device, dtype="bfloat16"):
@@ -113,6 +114,9 @@ def test_weight_gradients_of_volumes_are_channels_last_beside_kernels_only(name)
         with pc.implementation(implementation):
             return {p.product.role: p for p in pc.explain(layer, *args, device=device)}
 
+    assert plans(("mosaic", "auto"), "h100")["wgrad"].implementation == "mosaic"
+    others = tuple(family for family in families.FAMILIES if "wgrad" not in family.roles)
+    monkeypatch.setattr(families, "FAMILIES", others)
     beside = plans(("mosaic", "auto"), "h100")
     assert beside["dgrad"].implementation == "mosaic"
     assert (beside["wgrad"].formulation, beside["wgrad"].source) == (

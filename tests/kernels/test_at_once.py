@@ -16,7 +16,7 @@ from tests.kernels.products import product
 
 @pytest.fixture(autouse=True)
 def a_family_of_backward_passes(monkeypatch):
-    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, together.TOGETHER))
+    monkeypatch.setattr(families, "FAMILIES", (together.TOGETHER, *families.FAMILIES))
     interpret = execution._interpret
 
     def run(chosen, *operands):  # no Pallas is in this family's bodies
@@ -124,6 +124,33 @@ def test_auto_takes_it_against_the_programs_of_the_parts(monkeypatch):
     _, backward = pc.explain(step, images(), device="h100")
     assert (backward.product.role, backward.implementation) == ("bwd", "mosaic")
     assert ("bwd_dxdwdb", "stock+stock") in asked
+
+
+@pytest.mark.parametrize(("wrt", "beside"), [("all", ["dgrad"]), ("layer", [])])
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_takes_what_is_summed_in_passing_where_it_takes_the_kernel(wrt, beside, activation, fast, monkeypatch):
+    """A bias gradient beside the weight gradient is of the kernel that is held against what runs without kernels."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    asked = []
+
+    def faster(self, series, size, rival):
+        asked.append((series, rival))
+        return trust.Trust(fast, "made up")
+
+    monkeypatch.setattr(trust.Proofs, "faster", faster)
+    monkeypatch.setattr(trust.Proofs, "_not_right", lambda self, facts: None)
+    monkeypatch.setattr(
+        trust, "proofs", lambda family, target: trust.Proofs({"a path": {"linear": True}}, (), "made up")
+    )
+    conv = layer(activation, compute_dtype=jnp.bfloat16)
+    both = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
+    own = lambda x: eqx.filter(eqx.filter_grad(loss)(conv, x), eqx.is_array)
+    _, *backward, last = pc.explain(both if wrt == "all" else own, images(), device="h100")
+    assert [plan.product.role for plan in backward] == beside
+    assert (last.product.role, last.implementation) == ("wgrad", "mosaic" if fast else "xla")
+    assert last.product.outputs == (("dw", "db") if fast else ("dw",))
+    assert {rival for series, rival in asked} == {"stock"}
 
 
 def test_without_a_weight_gradient_there_is_nothing_to_fuse():

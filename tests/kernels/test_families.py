@@ -46,10 +46,12 @@ def test_a_family_that_is_pickled_or_copied_stays_the_same(family):
 def test_what_no_family_serves():
     with pytest.raises(KeyError):
         families.named("another")
-    no_kernel = product(role="wgrad")
-    assert families.serving(no_kernel) is None
-    with pytest.raises(ValueError, match="no kernel serves"):
-        families.size(no_kernel)
+    for role in ("fprop", "dgrad", "wgrad"):
+        no_kernel = product(role=role, groups=64)
+        assert families.serving(no_kernel) is None
+        with pytest.raises(ValueError, match="no kernel serves"):
+            families.size(no_kernel)
+    assert families.serving(product(role="bwd")) is None
 
 
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)

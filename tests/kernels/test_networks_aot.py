@@ -1,6 +1,7 @@
 """Whole training steps for an H100 that need not be there: what the kernels cost around themselves, beside stock equinox."""
 
 import math
+import re
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,6 @@ from workloads.models import NETWORKS, resnet
 
 pytestmark = [pytest.mark.aot, pytest.mark.extended]
 
-EXCEEDS = {"resnet50": 1}  # 16 moves to stock's 15: two of its stem's lie in one kernel
 IMAGES = 40  # no number of channels and no size of an image: a shape with it is an activation's
 
 
@@ -50,32 +50,23 @@ def kernels(moves: list[hlo.Move]) -> int:
     return len({move.kernel for move in moves})
 
 
-@pytest.mark.timeout(280)
-@pytest.mark.parametrize("network", [NETWORKS["resnet18"], resnet.RESNET50, NETWORKS["unet"]], ids=lambda n: n.name)
-def test_a_training_step_moves_no_more_than_stocks(network):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "network",
+    [*(NETWORKS[name] for name in ("resnet18", "unet", "unet3d", "dcgan")), resnet.RESNET50],
+    ids=lambda n: n.name,
+)
+def test_a_training_step_is_of_kernels_alone_and_moves_less_than_stocks(network):
+    """Weight gradients too: no convolution of XLA's library is left, and activations stay channels last."""
     stock = compiled(network, lambda model: model, "auto")
-    ours = compiled(network, pc.convert, ("mosaic", "xla"))
+    ours = compiled(network, pc.convert, "mosaic")
     program = hlo.read(ours.as_text())
-    # Of XLA's library, weight gradients alone.
-    assert not {call.kind for call in program.calls} & {"convForward", "convBackwardInput"}
-    assert ours.as_text().count("pallas_conv_dense_fprop_2d_bf16") > 10
-    assert ours.as_text().count("pallas_conv_dense_dgrad_2d_bf16") > 10
+    assert {call.kind for call in program.calls} <= {"matmul"}  # of layers that are no convolutions
+    for kernel in ("dense_fprop", "dense_dgrad", "wgrad"):
+        assert len(re.findall(rf"pallas_conv_{kernel}_.d_bf16", ours.as_text())) > 10
     moves, stocks = moves_of_activations(program), moves_of_activations(hlo.read(stock.as_text()))
-    assert 0 < len(moves) <= len(stocks) + EXCEEDS.get(network.name, 0)
+    assert 0 < len(moves) <= len(stocks)
     assert 0 < kernels(moves) <= kernels(stocks)
     copies = lambda moves: sum(move.opcode != "pad" for move in moves)
-    assert 0 < copies(moves) <= copies(stocks)
-    assert ours.memory_analysis().temp_size_in_bytes <= stock.memory_analysis().temp_size_in_bytes
-
-
-@pytest.mark.timeout(280)
-def test_a_training_step_on_volumes_stays_channels_last():
-    """Weight gradients too: as convolutions in two dimensions, for which XLA's library wants channels last."""
-    network = NETWORKS["unet3d"]
-    stock = compiled(network, lambda model: model, "auto")
-    ours = compiled(network, pc.convert, ("mosaic", "auto"))
-    assert ours.as_text().count("pallas_conv_dense_fprop_3d_bf16") > 10
-    assert ours.as_text().count("pallas_conv_dense_dgrad_3d_bf16") > 10
-    moves = moves_of_activations(hlo.read(ours.as_text()))
-    assert sum(move.opcode != "pad" for move in moves) <= 2
+    assert copies(moves) <= (2 if network.name == "unet3d" else copies(stocks))
     assert ours.memory_analysis().temp_size_in_bytes <= stock.memory_analysis().temp_size_in_bytes

@@ -1,6 +1,7 @@
 """Programs for two and four H100s: launches on every device, and what is sent between them."""
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -193,7 +194,7 @@ def test_a_strict_kernel_in_a_partially_manual_shard_map_is_refused(monkeypatch)
 # ---------------------------------------------------------------- the kernels themselves
 
 BF16 = ((8, 32, 12, 12), NX, jnp.bfloat16), ((48, 32, 3, 3), P(), jnp.bfloat16), ((48,), P(), jnp.bfloat16)
-PREFIX = "pallas_conv_dense_"
+PREFIX = "pallas_conv_"
 
 
 def served(x, w, b):
@@ -203,17 +204,37 @@ def served(x, w, b):
 @pytest.mark.parametrize("mesh_type", ["auto", pytest.param("explicit", marks=pytest.mark.extended)])
 def test_kernels_forward(mesh_type):
     compiled = compiled_on(mesh_of(2, mesh_type), served, *BF16)
-    assert programs.launches(compiled, PREFIX) == {"fprop_2d_bf16_s1_bias_silu": 1}
+    assert programs.launches(compiled, PREFIX) == {"dense_fprop_2d_bf16_s1_bias_silu": 1}
     ((_, (shape,)),) = programs.results(compiled, PREFIX)
     assert shape.startswith("bf16[4,")  # half the batch
     assert programs.collectives(compiled) == {}
 
 
-@pytest.mark.parametrize("mesh_type", [pytest.param("auto", marks=pytest.mark.extended), "explicit"])
-def test_kernels_in_a_training_step(mesh_type):
-    """Forward and input gradient by kernels; the weight gradient, which has none, by XLA. One sum over devices."""
-    compiled = compiled_on(mesh_of(2, mesh_type), of(served, (0, 1, 2)), *BF16)
-    expected = {"fprop_2d_bf16_s1_bias_silu_yz": 1, "dgrad_2d_bf16_s1_linear": 1}
-    assert programs.launches(compiled, PREFIX) == expected
-    assert "all-gather" not in programs.collectives(compiled)
-    assert programs.collectives(compiled)["all-reduce"] <= 2
+STEPS = {  # what a gradient is taken of -> the kernels beside the forward pass
+    "x w b": {"dense_dgrad_2d_bf16_s1_linear": 1, "wgrad_2d_bf16f32_s1_dwdb": 1},
+    "w b": {"wgrad_2d_bf16f32_s1_dwdb": 1},
+    "w": {"wgrad_2d_bf16f32_s1_linear": 1},
+    "x": {"dense_dgrad_2d_bf16_s1_linear": 1},
+}
+OFTEN = {("x w b", "explicit"), ("w b", "auto")}
+
+
+@pytest.mark.parametrize(
+    ("wrt", "mesh_type"),
+    [pytest.param(*at, marks=[] if at in OFTEN else pytest.mark.extended) for at in itertools.product(STEPS, AXES)],
+)
+def test_kernels_in_a_training_step(wrt, mesh_type):
+    """All products are kernels'. Devices send one sum of the gradients of weights and bias, in float32, and nothing else."""
+    argnums = tuple("xwb".index(name) for name in wrt.split())
+    compiled = compiled_on(mesh_of(2, mesh_type), of(served, argnums), *BF16)
+    assert programs.launches(compiled, PREFIX) == {"dense_fprop_2d_bf16_s1_bias_silu_yz": 1} | STEPS[wrt]
+    assert programs.collectives(compiled) == ({} if wrt == "x" else ONE)
+
+
+def test_kernels_of_per_example_gradients_send_nothing():
+    """Each device launches one kernel, with its own examples in it."""
+    one = lambda x, w, b: jax.grad(lambda w, b: total(served(x[None], w, b)), (0, 1))(w, b)
+    compiled = compiled_on(mesh_of(2, "auto"), lambda x, w, b: jax.vmap(lambda x: one(x, w, b))(x), *BF16)
+    launches = programs.launches(compiled, PREFIX)
+    assert launches == {"dense_fprop_2d_bf16_s1_bias_silu_yz": 1, "wgrad_2d_bf16_s1_models_dwdb": 1}
+    assert programs.collectives(compiled) == {}

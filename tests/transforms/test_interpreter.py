@@ -99,12 +99,24 @@ def grad(f, x, w, b):
     return jax.grad(total(f), (0, 1, 2))(x, w, b)
 
 
+def frozen(f, x, w, b):
+    return jax.grad(total(f))(x, w, b)
+
+
+def first_layer(f, x, w, b):
+    return jax.grad(total(f), (1, 2))(x, w, b)
+
+
 def checkpoint(f, x, w, b):
     return jax.grad(jax.checkpoint(total(f)), (0, 1, 2))(x, w, b)
 
 
 def per_example(f, x, w, b):
     return jax.vmap(lambda x: jax.grad(total(f), (0, 1, 2))(x[None], w, b))(x)
+
+
+def of_ensemble(f, x, w, b):
+    return jax.vmap(functools.partial(grad, f))(jnp.stack([x, 2 * x]), jnp.stack([w, 2 * w]), jnp.stack([b, b]))
 
 
 def hvp(f, x, w, b):
@@ -150,9 +162,9 @@ def test_eager(entry, runs):
     assert len(runs) == 1
 
 
-TRANSFORMED = {  # how many kernels run: forward and dgrad products; weight gradients are XLA's
+TRANSFORMED = {  # how many kernels run: of a weight gradient one, which sums the bias gradient, too
     chain: 2, independent: 4, scan: 2, grad_of_scan: 4, cond: 1, loop: 2, vmap_x: 1, vmap_w: 1,
-    ensemble: 1, grad: 2, checkpoint: 2,
+    ensemble: 1, grad: 3, frozen: 2, first_layer: 2, checkpoint: 3,
 }  # fmt: skip
 
 
@@ -165,7 +177,7 @@ def test_transformed(entry, transformed, runs):
 
 @pytest.mark.parametrize(
     ("transformed", "count"),
-    [(jvp, 2), (hvp, 3), (per_example, 2), pytest.param(grad, 2, marks=pytest.mark.extended)],
+    [(jvp, 2), (hvp, 3), (per_example, 3), (of_ensemble, 3), pytest.param(grad, 3, marks=pytest.mark.extended)],
 )
 def test_transformed_layer(transformed, count, runs):
     check(functools.partial(transformed, conv_layer))
@@ -188,7 +200,8 @@ def test_two_devices(mesh_type, transformed, runs):
             return jax.jit(f)(*place(*at))
 
     check(f, ours=placed)
-    assert runs
+    assert len(runs) == 2 * (3 if transformed is grad else 1)  # on either device
+    assert all(shapes[0][0] == 1 for shapes in runs)  # half the batch each
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -198,17 +211,19 @@ def test_shard_map(check_vma, runs):
     specs = {"mesh": mesh, "in_specs": (P("d"), P(), P()), "out_specs": P(), "check_vma": check_vma}
     sharded = jax.jit(jax.grad(jax.shard_map(summed, **specs), (0, 1, 2)))
     check(functools.partial(grad, conv_layer), ours=sharded)
-    assert len(runs) == 4  # forward and input gradient, on either device
+    assert len(runs) == 6  # forward, input and weight gradient, on either device
     assert all(shapes[0][0] == 1 for shapes in runs)  # half the batch each
 
 
-def test_strict_raises_for_the_weight_gradient_with_every_reason(runs):
+def test_strict_raises_for_the_product_without_a_kernel_with_every_reason(runs):
+    """Of a convolution that is strided in one dimension and transposed in the other, the weight gradient has none."""
+    both = lambda x, w, b: pc.lax.conv_general_dilated(x, w, (2, 1), "VALID", lhs_dilation=(1, 2))
     with pc.implementation("interpret"):
-        jax.jit(jax.grad(total(conv)))(*BF16)  # the input gradient has a kernel
-        assert runs
+        jax.jit(jax.grad(total(both)))(*BF16)  # the input gradient has a kernel
+        assert len(runs) == 2
         with pytest.raises(pc.UnsupportedError, match="cannot serve the wgrad product") as caught:
-            jax.grad(total(conv), 1)(*BF16)
-    assert caught.value.reasons == ("there is no weight-gradient kernel",)
+            jax.grad(total(both), 1)(*BF16)
+    assert caught.value.reasons == ("strides and input dilations leave several phases of x and of its cotangent",)
 
 
 def test_strict_lists_all_reasons():

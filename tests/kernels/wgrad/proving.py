@@ -37,7 +37,7 @@ def some_product(rng: random.Random) -> Product:
             out_dtype=pick((dtype, "float32")),
             outputs=pick((("dw",), ("dw", "db"))),
         )
-        if not served.reasons(p):
+        if not (served.reasons(p) or (dtype == "float32" and "db" in p.outputs)):  # see test_interpret.py
             return p
 
 

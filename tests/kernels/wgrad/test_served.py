@@ -110,7 +110,7 @@ PLAIN = {"2d", "bf16", "1x1wgs", "64pixels", "n64"}
         (Config(STEP, multicast="x"), {"channels": (64, 128)}, {"multicast_x"}),
         (Config(STEP, multicast="dy"), {"channels": (128, 64)}, {"multicast_dy"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_words_of_a_code_path(config, changes, more):
     assert words(config, **changes) == PLAIN | more
