@@ -125,12 +125,13 @@ class PixelBoxes:
         in_range: Any = True,
     ) -> tuple[Any, ...]:
         """Indices in the view of the box that a tap reads for the outputs from (image, *rows) on, at these distances."""
-        image, *rows = first
-        pixels, remainders = [], []
-        for row, move, d, lead in zip(rows, moves, self.dims, self.lead, strict=True):
+        quotients, remainders = [], []
+        for move, d, lead in zip(moves, self.dims, self.lead, strict=True):
             quotient = floor_div(move, d.in_stride, min(d.offset))
-            pixels.append(row + (quotient + lead))
+            quotients.append(quotient + lead)
             remainders.append(() if d.in_stride == 1 else (move - quotient * d.in_stride,))
+        image, *rows = first
+        pixels = [row + quotient for row, quotient in zip(rows, quotients, strict=True)]
         sizes = (self.images, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
         past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
         images, *window = box_at([image, *pixels], extents, sizes, past_end, in_range, self.one_image)

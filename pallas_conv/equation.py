@@ -328,16 +328,16 @@ class Equation:
     def in_passing(self, part: Product) -> Product | None:
         """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
 
-        That is the bias gradient beside the weight gradient: both read the cotangent, multiplied by act' if need be.
+        That is the bias gradient beside the weight gradient: both read the cotangent. Where act' multiplies it, XLA makes it
+        in float32, and sums it as it does.
         """
-        if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs):
+        if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs) or "a" in self.names:
             return None
         return dataclasses.replace(part, outputs=("dw", "db"))
 
-    def after(self, names: Iterable[str], computed: Iterable[str]) -> "Equation":
-        """The rest of a backward pass of these operands, the cotangent multiplied by act', once some outputs are there."""
-        outs = tuple(out for out in self.outs if out[0] not in set(computed))
-        return dataclasses.replace(self, op=self.op.linear(), names=tuple(names), outs=outs)
+    def without(self, computed: Iterable[str]) -> "Equation":
+        """The equation of the other outputs, once these are there."""
+        return dataclasses.replace(self, outs=tuple(out for out in self.outs if out[0] not in set(computed)))
 
 
 def _tangents(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -22,8 +22,8 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     problem = raw.under(cfg)
     if why := illegal_box(problem, cfg):
         return why
-    if problem.bias and (cfg.transposed or not cfg.dy_registers):
-        return f"a bias gradient takes {cfg.dy_registers=}, where its sums are made, and not {cfg.transposed=}"
+    if problem.bias and (cfg.transposed or not cfg.dy_registers or problem.terms > 1):
+        return f"a bias gradient takes {cfg.dy_registers=}, where its sums are made, 16 bits, and not {cfg.transposed=}"
     if cfg.tile_n not in ((16, 32, 64) if cfg.dy_registers else (64,)):
         return f"{cfg.tile_n=} must be 64, or with dy in registers 32 or 16: wgmma's operands have one swizzle"
     if cfg.multicast not in ("", "x", "dy"):

@@ -104,16 +104,8 @@ class Schedule:
         cut = lambda part: floor_div(total * part, self.cfg.split_k)
         return Walk(Span(cut(tile.part), cut(tile.part + 1)), first, extents)
 
-    def added_to_bias(self, walk: Walk, step: Array, total: Array) -> Array:
-        """The sums of dy in a step, or zeros where dy's first piece comes a second time."""
-        if self.problem.terms == 1:
-            return total
-        boxes = functools.reduce(lambda a, b: a * b, walk.extents[1:])
-        image = lax.div(step, jnp.maximum(boxes, 1)) * self.cfg.step_pixels[0]
-        return jnp.where(lax.div(image, jnp.int32(self.problem.batch)) == 1, jnp.zeros_like(total), total)
-
     def pixels(self, tile: Tile, walk: Walk, step: Array) -> tuple[Array, Array, list[Array]]:
-        """Where a step's box lies: its first image in x, its first image in dy, and its first row in every dimension.
+        """The place of a step's box: its first image in x, its first image in dy, and its first row in every dimension.
 
         An operand of two pieces has the images of its second one after those of the first (see `operands.pieces`). The terms
         of a product are (first, first), (second, first) and (first, second).

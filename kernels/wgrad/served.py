@@ -37,6 +37,10 @@ def _type_reasons(product: Product) -> list[str]:
         )
     if product.outputs not in OUTPUTS or product.activation is not None:
         found.append("weight and bias gradients are computed, without the derivative of an activation")
+    elif "db" in product.outputs and (product.compute_dtype == "float32" or product.out_dtype == "float32"):
+        found.append(
+            "a bias gradient is summed of cotangents of 16 bits, where weights have as many: wider ones would be rounded"
+        )
     elif "db" in product.outputs and max(product.spec.input_dilation) > 1:
         found.append("a bias gradient is computed beside the weight gradient of a convolution, not of a transposed one")
     return found

@@ -203,15 +203,14 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i, cta)
-            walk = schedule.walk(tile)
-            steps = walk.steps
+            steps = schedule.walk(tile).steps
 
             def accumulate(*accs: Any) -> tuple[list[Array], list[Array], Array]:
                 def per_step(step: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
                     slot, biases = carry
                     ring.wait(slot)
                     dys = self._multiply(accs, products, shared, slot, m)
-                    biases = [total + schedule.added_to_bias(walk, step, self._sum(dys)) for total in biases]
+                    biases = [total + self._sum(dys) for total in biases]
                     mgpu.when(step > steps.first)(lambda: ring.release(ring.preceding(slot)))
                     return ring.following(slot), biases
 

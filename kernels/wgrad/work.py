@@ -142,7 +142,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
 
 
 def _array_bytes(p: Problem) -> tuple[int, int]:
-    """Those of x, and those of dy."""
+    """Bytes of x, and of dy."""
     sheets = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
     x = sheets * p.in_channels * math.prod(d.in_size for d in p.dims)
     return x, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)

@@ -13,7 +13,7 @@ from jax import Array
 
 from .. import env, formulations
 from ..dispatch.plan import Plan, plans, rounds_once
-from ..equation import BILINEAR, Equation, Op, fold_axes, gradient_at_sum
+from ..equation import BILINEAR, Equation, Op, fold_axes
 from ..target import Target
 
 _log = logging.getLogger("pallas_conv")
@@ -33,10 +33,8 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     computed: dict[str, Array] = {}
     names = list(dict(equation.outs))
     if summing := next((p for p in chosen if "db" in p.product.outputs), None):
-        v |= {"ct": gradient_at_sum(equation.op, v)}
-        v.pop("a", None)
-        computed = _run_in_passing(equation.after(v, {"dx", "dr"}), summing, v)
-        equation = equation.after(v, computed)
+        computed = _run_in_passing(equation, summing, v)
+        equation = equation.without(computed)
     contract = functools.partial(_run_product, equation, {plan.product.role: plan for plan in chosen})
     computed |= zip(dict(equation.outs), equation.formula(v, contract), strict=True)
     return [computed[name] for name in names]
@@ -44,7 +42,7 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
 
 def _run_in_passing(equation: Equation, chosen: Plan, v: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs, by name, of a kernel that sums some of them in passing, see `Equation.in_passing`."""
-    part = dataclasses.replace(equation, names=chosen.product.operands)
+    part = dataclasses.replace(equation.without({"dx", "dr"}), names=chosen.product.operands)
     return dict(zip(dict(part.outs), _run_kernel(part, chosen, *(v[name] for name in part.names)), strict=True))
 
 

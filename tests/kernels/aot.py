@@ -1,4 +1,4 @@
-"""What ptxas made of a kernel of any family, compiled for an H100 that need not be there."""
+"""A kernel of any family, compiled for an H100 that need not be there, and what ptxas made of it."""
 
 import jax
 

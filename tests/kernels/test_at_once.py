@@ -1,5 +1,7 @@
 """An equation offers all of itself to one kernel, then its parts to several programs."""
 
+import logging
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,10 @@ def layer(activation="silu", **how):
 
 def images():
     return jax.random.normal(jax.random.key(1), (2, 16, 9, 7))
+
+
+def halved(tree):
+    return jax.tree.map(lambda a: a.astype(jnp.bfloat16) if eqx.is_array(a) else a, tree)
 
 
 def loss(layer, x):
@@ -143,14 +149,34 @@ def test_auto_takes_what_is_summed_in_passing_where_it_takes_the_kernel(wrt, bes
     monkeypatch.setattr(
         trust, "proofs", lambda family, target: trust.Proofs({"a path": {"linear": True}}, (), "made up")
     )
-    conv = layer(activation, compute_dtype=jnp.bfloat16)
+    conv = halved(layer(activation, compute_dtype=jnp.bfloat16))
     both = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
     own = lambda x: eqx.filter(eqx.filter_grad(loss)(conv, x), eqx.is_array)
     _, *backward, last = pc.explain(both if wrt == "all" else own, images(), device="h100")
     assert [plan.product.role for plan in backward] == beside
     assert (last.product.role, last.implementation) == ("wgrad", "mosaic" if fast else "xla")
-    assert last.product.outputs == (("dw", "db") if fast else ("dw",))
+    assert last.product.outputs == (("dw", "db") if fast and activation is None else ("dw",))
     assert {rival for series, rival in asked} == {"stock"}
+
+
+@pytest.mark.parametrize("halve", [True, False], ids=["16 bits", "32 bits"])
+def test_what_is_summed_in_passing_is_right(halve, monkeypatch, caplog):
+    """A bias gradient of float32 weights is XLA's: it keeps all bits of its cotangent."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    conv = layer(None, compute_dtype=jnp.bfloat16)
+    operands = halved((conv, images())) if halve else (conv, images())
+
+    def gradients(implementation):
+        with pc.implementation(implementation):
+            return jax.tree.leaves(eqx.filter_jit(eqx.filter_grad(lambda both: loss(*both)))(operands))
+
+    with caplog.at_level(logging.DEBUG, logger="pallas_conv"):
+        got = gradients("interpret")
+    assert ("wgrad_2d_bf16_s1_dwdb" in caplog.text) == halve
+    for a, b in zip(got, gradients("xla"), strict=True):
+        assert a.dtype == b.dtype
+        a, b = (np.asarray(t, np.float32) for t in (a, b))
+        np.testing.assert_allclose(a, b, atol=2.0**-7 * np.abs(b).max())
 
 
 def test_without_a_weight_gradient_there_is_nothing_to_fuse():

@@ -216,7 +216,7 @@ def test_shard_map(check_vma, runs):
 
 
 def test_strict_raises_for_the_product_without_a_kernel_with_every_reason(runs):
-    """Of a convolution that is strided in one dimension and transposed in the other, the weight gradient has none."""
+    """A weight gradient has none if its convolution is strided in one dimension and transposed in the other."""
     both = lambda x, w, b: pc.lax.conv_general_dilated(x, w, (2, 1), "VALID", lhs_dilation=(1, 2))
     with pc.implementation("interpret"):
         jax.jit(jax.grad(total(both)))(*BF16)  # the input gradient has a kernel

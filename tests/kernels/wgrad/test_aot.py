@@ -111,7 +111,7 @@ MOST = {
 @pytest.mark.extended
 @pytest.mark.parametrize("name", MOST)
 def test_the_most_sums_fit_in_registers(name):
-    """As many taps as are legal, at every width that is."""
+    """Tiles of as many taps as are legal, at every legal width."""
     product, tile = p(16, (256, 512), (64, 64), 5, 1, 2), MOST[name]
     with_bias = dataclasses.replace(product, outputs=("dw", "db"))
     for tile_n in (16, 32, 64) if tile.dy_registers else (64,):

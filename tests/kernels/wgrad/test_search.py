@@ -36,7 +36,7 @@ def test_candidates_of_the_suite(name):
 
 @pytest.mark.parametrize("case", [rung.cases[-1] for rung in ladder.LADDER], ids=str)
 def test_what_is_chosen_is_legal(case):
-    """Of small products, too: there are candidates for all that are served."""
+    """There are candidates for all products that are served, small ones too."""
     assert illegal(Problem.of(case.product), serve.choose(case.product)) is None
 
 

@@ -24,6 +24,8 @@ def product(**changes):
         ({"dtype": "float32", "out_dtype": "bfloat16"}, "result must be"),
         ({"outputs": ("dw", "db"), "input_dilation": 2}, "not of a transposed one"),
         ({"outputs": ("db",)}, "without the derivative"),
+        ({"outputs": ("dw", "db"), "dtype": "float32"}, "wider ones would be rounded"),
+        ({"outputs": ("dw", "db"), "out_dtype": "float32"}, "wider ones would be rounded"),
         ({"activation": "relu"}, "without the derivative"),
         ({"size": (9, 9, 9, 9)}, "1 to 3 spatial dimensions"),
         ({"groups": 8}, "16 channels"),
