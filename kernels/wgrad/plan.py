@@ -13,6 +13,7 @@ from .. import geometry
 M = 64  # rows of a wgmma: output channels of one warpgroup
 SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
 BARRIER_BYTES = 8
+REDUCTION_BYTES = 2048  # that Mosaic reserves in a kernel that sums along an axis, as for a bias gradient
 ITEMSIZE = 2  # of an operand in the kernel: bfloat16 or float16
 
 
@@ -331,10 +332,10 @@ class Tiling:
 
     @functools.cached_property
     def smem_bytes(self) -> int:
-        """Bytes of shared memory, barriers included."""
+        """Bytes of shared memory, those of barriers and reductions included."""
         buffers = (self.cfg.stages * nbytes for nbytes in (self.dy_bytes, self.x_bytes))
         whole = sum(-(-nbytes // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for nbytes in buffers)
-        return whole + 2 * self.cfg.stages * BARRIER_BYTES
+        return whole + 2 * self.cfg.stages * BARRIER_BYTES + REDUCTION_BYTES * self.problem.bias
 
 
 def _whole(tiles: int, in_pairs: bool) -> int:

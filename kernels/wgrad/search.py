@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..gpu import ANY_HOPPER, Gpu
 from .legal import illegal, illegal_box, illegal_mapping, most_accumulators
-from .plan import Config, M, Problem, Tiling, tiling
+from .plan import REDUCTION_BYTES, Config, M, Problem, Tiling, tiling
 from .work import most_workspace, steps_of_taps
 
 WARPGROUPS = (
@@ -82,7 +82,7 @@ def _large(p: Problem, tile: Config) -> Iterator[Config]:
     """The largest tiles of a kind: as many taps as there are registers for, or as many that all tiles have equally many."""
     t = Tiling(p, tile)
     places, one = math.prod(t.tap_loads), t.halo_taps * tile.tile_n // 2  # registers of a load's sums
-    most = most_accumulators(tile) * tile.n_warpgroups // one
+    most = most_accumulators(p, tile) * tile.n_warpgroups // one
     for loads in (1, 2, 4):
         if loads > -(-p.in_channels // tile.tile_n):
             break
@@ -97,7 +97,8 @@ def _divided(problem: Problem, tile: Config, gpu: Gpu) -> Iterator[Config]:
     if illegal(problem, tile, gpu):
         return
     t = tiling(problem, tile)
-    fitting = (gpu.generation.smem_limit(tile.ctas_per_sm) - BARRIERS) // (t.dy_bytes + t.x_bytes)
+    limit = gpu.generation.smem_limit(tile.ctas_per_sm) - BARRIERS - REDUCTION_BYTES * problem.bias
+    fitting = limit // (t.dy_bytes + t.x_bytes)
     if fitting < LEAST_STAGES:
         return
     deep, blocks = min(MOST_STAGES, fitting), gpu.num_sms * tile.ctas_per_sm // tile.cluster

@@ -48,6 +48,24 @@ SIDE_BY_SIDE = Case(
     Config((1, 8, 8), m_warpgroups=2, stages=2),
     num_sms=1,
 )
+BIAS = dataclasses.replace(
+    MUTANT,
+    name="mutant with a bias gradient",
+    product=dataclasses.replace(MUTANT.product, outputs=("dw", "db")),
+    config=dataclasses.replace(MUTANT.config, dy_registers=True),
+)
+SKIPPING = Case(
+    "mutant with a bias gradient of boxes that no tap meets",
+    cases.product("wgrad", 1, (8, 16), (8, 8), (2, 1), 1, ((17, 8), 0), outputs=("dw", "db")),
+    Config((1, 8, 8), 16, dy_registers=True, stages=2),
+    num_sms=2,
+)
+FOLDED = Case(
+    "mutant of strides and outputs as channels",
+    cases.product("wgrad", 1, (3, 16), (9, 15), 3, 2, 1),
+    Config((1, 8, 8), taps_per_tile=3, stages=2, fold=True, row_outputs=2),
+    num_sms=2,
+)
 
 
 def drop_a_box(monkeypatch: pytest.MonkeyPatch) -> None:

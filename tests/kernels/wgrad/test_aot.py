@@ -68,9 +68,11 @@ def large(seed: int) -> tuple[Product, Config]:
     """A layer of the suite, and a random tile of it with nearly as many sums as are legal: all features meet here."""
     rng = random.Random(f"compiled weight gradient {seed}")
     pick, product = rng.choice, SUITE[rng.choice(list(SUITE))]
-    problem = Problem.of(product)
+    with_bias = dataclasses.replace(product, outputs=("dw", "db"))
+    product = with_bias if not WEIGHT_GRADIENT.reasons(with_bias) and pick((True, False)) else product
+    problem, bias = Problem.of(product), "db" in product.outputs
     while True:
-        in_registers, (m, n) = pick((True, False)), pick(((1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 3)))
+        in_registers, (m, n) = bias or pick((True, False)), pick(((1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 3)))
         cfg = Config(
             step_pixels=pick(boxes(pick((64, 128)), product.spec.ndim)),
             tile_n=pick((16, 32, 64)) if in_registers else 64,
@@ -84,13 +86,15 @@ def large(seed: int) -> tuple[Product, Config]:
             split_k=pick((1, 1, 2, 7)),
             ctas_per_sm=pick((1, 1, 2)),
             multicast=pick(("", "x", "dy")),
-            transposed=pick((False, False, True)),
+            transposed=not bias and pick((False, False, True)),
+            fold=pick((False, False, True)),
+            row_outputs=pick((1, 1, 2, 4)),
         )
-        if not illegal(problem, cfg) and 4 * tiling(problem, cfg).accumulators >= 3 * most_accumulators(cfg):
+        if not illegal(problem, cfg) and 4 * tiling(problem, cfg).accumulators >= 3 * most_accumulators(problem, cfg):
             return product, cfg
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.extended) for n in range(2, 80))])
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.extended) for n in range(2, 120))])
 def test_large_tiles_fit_in_registers(seed):
     check(*large(seed))
 
@@ -108,10 +112,12 @@ MOST = {
 @pytest.mark.parametrize("name", MOST)
 def test_the_most_sums_fit_in_registers(name):
     """Tiles of as many taps as are legal, at every legal width."""
-    product, tile = p(16, (256, 512), (64, 64), 5, 1, 2), MOST[name]
-    for tile_n in (16, 32, 64) if tile.dy_registers else (64,):
-        fitting = (dataclasses.replace(tile, tile_n=tile_n, taps_per_tile=n) for n in range(24, 0, -1))
-        check(product, next(cfg for cfg in fitting if illegal(Problem.of(product), cfg) is None))
+    tile = MOST[name]
+    for outputs in (("dw",), ("dw", "db")) if tile.dy_registers else (("dw",),):
+        product = p(16, (256, 512), (64, 64), 5, 1, 2, outputs=outputs)
+        for tile_n in (16, 32, 64) if tile.dy_registers else (64,):
+            fitting = (dataclasses.replace(tile, tile_n=tile_n, taps_per_tile=n) for n in range(24, 0, -1))
+            check(product, next(cfg for cfg in fitting if illegal(Problem.of(product), cfg) is None))
 
 
 def test_shared_memory_is_used_to_its_limit():

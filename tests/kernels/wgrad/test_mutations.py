@@ -10,13 +10,25 @@ from pallas_conv.kernels.wgrad import sm90
 from pallas_conv.kernels.wgrad.schedule import Schedule
 from tests.kernels.mutating import nothing, release_before_multiplying, within
 from tests.kernels.proving import REFUSED, prove
-from tests.kernels.wgrad.mutants import FLIPPED, HALO, MUTANT, PARTS, PIECES, SHARED, SIDE_BY_SIDE, drop_a_box
+from tests.kernels.wgrad.mutants import (
+    BIAS,
+    FLIPPED,
+    FOLDED,
+    HALO,
+    MUTANT,
+    PARTS,
+    PIECES,
+    SHARED,
+    SIDE_BY_SIDE,
+    SKIPPING,
+    drop_a_box,
+)
 
 WRONG = pytest.raises(AssertionError, match="right=False")
 UNORDERED = pytest.raises(REFUSED, match=r"observed|RACE DETECTED")
 
 
-OTHERS = (HALO, PARTS, FLIPPED, SHARED, SIDE_BY_SIDE)
+OTHERS = (BIAS, FOLDED, HALO, PARTS, FLIPPED, SHARED, SIDE_BY_SIDE)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,38 @@ def test_pieces_of_16_bits_alone_are_wrong(monkeypatch):
     )
     with WRONG:
         prove(PIECES)
+
+
+def test_a_line_that_the_bias_gradient_leaves_out_is_wrong(monkeypatch):
+    total = sm90._Kernel._sum
+    monkeypatch.setattr(sm90._Kernel, "_sum", lambda self, dys: total(self, dys[:-1]))
+    with pytest.raises(AssertionError, match=r"output db: .*right=False"):
+        prove(BIAS)
+
+
+def test_boxes_that_no_tap_meets_are_in_the_bias_gradient(monkeypatch):
+    """The first tap tile walks them for it alone."""
+    walk = Schedule.walk
+    other = lambda self, tile: walk(self, tile._replace(tap_tile=jnp.maximum(tile.tap_tile, 1)))
+    monkeypatch.setattr(Schedule, "walk", other)
+    with WRONG:
+        prove(SKIPPING)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("folded", lambda change: lambda x, axes: jnp.roll(change(x, axes), 1, -1)),
+        ("unfolded", lambda change: lambda dw, axes: jnp.flip(change(dw, axes), 1)),
+        ("without_row_outputs", lambda change: lambda dw, last, count: change(jnp.roll(dw, 1, -2), last, count)),
+    ],
+    ids=["folded", "unfolded", "outputs"],
+)
+def test_channels_that_were_pixels_in_another_place_are_wrong(monkeypatch, name, broken):
+    module = sm90 if name == "folded" else wgrad_operands
+    monkeypatch.setattr(module, name, broken(getattr(module, name)))
+    with WRONG:
+        prove(FOLDED)
 
 
 def test_a_tile_of_another_place_shows(monkeypatch):

@@ -36,8 +36,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), 16, taps_per_tile=4, dy_registers=True, stages=2, fold=True), num_sms=3),
         Case("dw, 3x2 s3x2, strides as channels, asymmetric padding, halo, parts",
              wgrad(2, (5, 24), (14, 9), (3, 2), (3, 2), ((2, 1), (1, 2))),
-             Config((1, 8, 8), 32, taps_per_tile=2, halo=True, dy_registers=True, stages=2, split_k=2, fold=True), num_sms=3,
-             extended=True),
+             Config((1, 8, 8), 32, taps_per_tile=2, halo=True, dy_registers=True, stages=2, split_k=2, fold=True),
+             num_sms=3, extended=True),
     )),
     Rung("wgrad: outputs of a row as channels", (
         Case("dw, 1x1 with pairs of outputs", wgrad(3, (64, 32), (8, 16), 1),
@@ -71,8 +71,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), halo=True, stages=2, multicast="x", transposed=True), extended=True),
         Case("dw, x and dy exchanged, pairs of inputs as outputs",
              wgrad(2, (3, 24), (9, 12), 3, 1, 1),
-             Config((1, 8, 8), 32, taps_per_tile=3, dy_registers=True, stages=2, transposed=True, row_outputs=2), num_sms=3,
-             extended=True),
+             Config((1, 8, 8), 32, taps_per_tile=3, dy_registers=True, stages=2, transposed=True, row_outputs=2),
+             num_sms=3, extended=True),
     )),
     Rung("wgrad: transposed", (
         Case("dw, transposed k2 s2 of whole tiles", wgrad(3, (64, 64), (8, 8), 2, 1, 1, input_dilation=2),
@@ -169,6 +169,9 @@ RUNGS: tuple[Rung, ...] = (
              wgrad(2, (128, 64), (150,), 5, 1, 6, 3),
              Config((1, 128), 32, taps_per_tile=5, channel_loads=2, n_warpgroups=2, dy_registers=True, stages=2),
              extended=True),
+        Case("dw, 1-D s5 of one channel, strides as channels, pairs of outputs, float32 result",
+             wgrad(2, (1, 32), (198,), 10, 5, ((2, 5),), out_dtype="float32"),
+             Config((1, 64), 16, dy_registers=True, stages=2, fold=True, row_outputs=2), num_sms=3, extended=True),
     )),
     Rung("wgrad: three dimensions", (
         Case("dw, 3-D, 1x1 of whole tiles", wgrad(3, (64, 64), (2, 4, 8), 1),

@@ -55,8 +55,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), 16, taps_per_tile=3, halo=True, dy_registers=True, stages=2, split_k=2)),
         Case("dw, three loads of 32 channels, 128 pixels, 3x1",
              wgrad(2, (96, 64), (9, 20), (3, 1), 1, (1, 0)),
-             Config((1, 4, 32), 32, taps_per_tile=1, channel_loads=3, n_warpgroups=3, dy_registers=True, stages=2), num_sms=2,
-             extended=True),
+             Config((1, 4, 32), 32, taps_per_tile=1, channel_loads=3, n_warpgroups=3, dy_registers=True, stages=2),
+             num_sms=2, extended=True),
     )),
     Rung("wgrad: two blocks an SM", (
         Case("dw, two blocks an SM", wgrad(3, (64, 128), (8, 8), 1), Config((1, 8, 8), stages=2, ctas_per_sm=2), num_sms=1),
