@@ -24,9 +24,7 @@ def reasons(product: Product) -> tuple[str, ...]:
 
 def _type_reasons(product: Product) -> list[str]:
     found = []
-    if product.role == "wgrad":
-        found.append("there is no weight-gradient kernel")
-    elif product.role not in ROLES:
+    if product.role not in ROLES:
         found.append(f"there is no kernel for the product {product.role!r}")
     if product.compute_dtype not in DTYPES:
         found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")

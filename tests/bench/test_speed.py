@@ -75,8 +75,9 @@ def test_a_training_step_is_that_of_the_converted_layer(tmp_path, monkeypatch):
     (case,) = (c.on_cpu() for c in suite() if c.name == "dcgan_t_last")
     rows = compared(tmp_path, monkeypatch, lambda y: y, case, "fb")
     assert rows["ours"]["ms"] > 0
-    facts = [Facts.from_json(it) for it in rows["ours"]["several_facts"]["dense"]]
-    assert rows["ours"]["code_paths"] == sorted({it.code_path for it in facts}) != []
+    facts = [Facts.from_json(it) for of_family in rows["ours"]["several_facts"].values() for it in of_family]
+    assert rows["ours"]["code_paths"] == sorted({it.code_path for it in facts})
+    assert rows["ours"]["several_facts"].keys() == {"dense", "wgrad"}
     assert 0 <= rows["ours"]["difference"] < 0.1
     assert 0 <= rows["ours"]["gradient_difference"] < 0.1
 

@@ -16,6 +16,8 @@ import pytest
 from compiled import kernels
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.dense.search import boxes, candidates
+from pallas_conv.kernels.wgrad import plan as wgrad_plan
+from pallas_conv.kernels.wgrad import search as wgrad_search
 from tests.kernels import cases
 from workloads import ladder
 
@@ -77,11 +79,16 @@ def test_the_views_would_disagree_at_an_unaligned_start():
 
 def test_every_slot_of_a_chosen_configuration_starts_a_pattern():
     """Slots, taps and loads lie one after the other: each must start at a multiple of the swizzle's pattern of 8 rows."""
-    for case in ladder.CASES:
+    for case in ladder.dense.CASES:
         for cfg in [case.config, *itertools.islice(candidates(Problem.of(case.product)), 40)]:
             assert math.prod(tiling(Problem.of(case.product), cfg).load_pixels) % 8 == 0
             assert cfg.tile_n % 8 == 0
             assert cfg.tile_m % 8 == 0
+    for case in ladder.wgrad.CASES:
+        problem = wgrad_plan.Problem.of(case.product)
+        for cfg in [case.config, *itertools.islice(wgrad_search.candidates(problem), 40)]:
+            t = wgrad_plan.tiling(problem, cfg)
+            assert [it % 8 for it in (math.prod(t.load_pixels), t.halo_row, cfg.pixels, cfg.tile_n)] == [0, 0, 0, 0]
 
 
 @pytest.mark.aot

@@ -12,7 +12,7 @@ from tests.kernels.products import product
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"role": "wgrad"}, "weight-gradient"),
+        ({"role": "wgrad"}, "no kernel for the product 'wgrad'"),
         ({"role": "bwd"}, "no kernel for the product 'bwd'"),
         ({"dtype": "float64"}, "bfloat16, float16, float32"),
         ({"dtype": "float32", "precision": "highest"}, "TF32"),
@@ -42,7 +42,8 @@ def test_every_role_is_answered(role, size):
     found, other = (served.reasons(product(role=it, size=size)) for it in (role, "fprop"))
     assert set(other) <= set(found)
     assert len(found) == len(other) + (role not in served.ROLES)
-    assert families.reasons(product(role=role, size=size), (9, 0)) == found
+    if role != "wgrad":  # of which another family speaks
+        assert families.reasons(product(role=role, size=size), (9, 0)) == found
 
 
 @pytest.mark.parametrize("precision", [None, "default", "tensorfloat32"])

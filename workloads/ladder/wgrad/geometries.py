@@ -217,7 +217,7 @@ RUNGS: tuple[Rung, ...] = (
              wgrad(2, (16, 40), (9, 10), 3, 1, 1, dtype="float16", outputs=("dw", "db")),
              Config((1, 8, 8), 16, taps_per_tile=9, dy_registers=True, stages=2), num_sms=3, extended=True),
         Case("dw, f16, dy in registers, two blocks an SM, 128 pixels", wgrad(2, (64, 64), (7, 9), 3, 1, 1, dtype="float16"),
-             Config((1, 16, 8), taps_per_tile=2, dy_registers=True, stages=2, ctas_per_sm=2), num_sms=2, extended=True),
+             Config((1, 16, 8), 32, taps_per_tile=3, dy_registers=True, stages=2, ctas_per_sm=2), num_sms=2, extended=True),
         Case("dw, f16, float32 result of a transposed convolution, x shared",
              wgrad(2, (96, 40), (5, 9), 4, 1, 2, input_dilation=2, dtype="float16", out_dtype="float32"),
              Config((2, 8, 4), taps_per_tile=4, stages=2, multicast="x", transposed=True), extended=True),
