@@ -20,9 +20,13 @@ def best(family: Family, problem: Hashable, gpu: Gpu) -> Any:
     """The configuration whose worst regret is least over the chips that the device may be; on a measured device, the fastest.
 
     Where the model does not tell several apart, the fastest on the first chip is taken, and of equals the simplest.
+    Raises ValueError if there are no candidates.
     """
     first, *others = chips(gpu)
-    likely = _likely([(cfg, family.work(problem, cfg, gpu)) for cfg in family.candidates(problem, gpu)], first)
+    found = [(cfg, family.work(problem, cfg, gpu)) for cfg in family.candidates(problem, gpu)]
+    if not found:
+        raise ValueError(f"the {family.name} kernel has no legal configuration to choose from for {problem} on {gpu}")
+    likely = _likely(found, first)
     times = [[clocks(work, chip) for chip in (first, *others)] for _, work in likely]
     regrets = worst_regrets(times)
     most = CLOSE * min(regrets)

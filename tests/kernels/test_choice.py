@@ -7,6 +7,19 @@ from pallas_conv.kernels.gpu import ANY_HOPPER, Gpu
 from tests.kernels.products import PRODUCTS, counted, posed
 
 
+class WithoutCandidates:
+    name = "hypothetical"
+
+    def candidates(self, problem, gpu):
+        return iter(())
+
+
+def test_where_nothing_can_be_chosen_the_error_says_for_which_problem():
+    words = r"the hypothetical kernel has no legal configuration to choose from for a problem on Gpu\(num_sms=132"
+    with pytest.raises(ValueError, match=words):
+        choice.best(WithoutCandidates(), "a problem", ANY_HOPPER)
+
+
 def test_worst_regrets():
     times = [[1.0, 4.0], [2.0, 2.0], [1.5, 3.0]]
     assert choice.worst_regrets(times) == [2.0, 2.0, 1.5]
