@@ -10,7 +10,8 @@ Nothing outside its folder names it. It has
     keys        names under which hardware runs file what they proved (`code_path`, `epilogue`) and timed (`series`)
 
 Everything else is shared: the choice among candidates by the cost model or by tuned tiles, records, doctor, benchmarks, the
-emulator. Device code that families share lies beside this file: ring.py, views.py, store.py, epilogue.py, scalars.py.
+emulator. Device code that families share lies beside this file: ring.py, views.py, store.py, epilogue.py, scalars.py. Reasons
+and names that families have in common are at the end of this one.
 """
 
 import dataclasses
@@ -22,9 +23,11 @@ from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from .cost import Work
-from .gpu import Gpu
+from .gpu import MAX_ELEMENTS, Gpu
 
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
+MAX_KERNEL = 64  # taps a side
+LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
@@ -144,3 +147,47 @@ class Family(Protocol):
 def fused(product: Product) -> str:
     """The name of a product's epilogue. It names no activation if the product returns only z, which is taken before it."""
     return dataclasses.replace(product, activation=None).epilogue if product.outputs == ("z",) else product.epilogue
+
+
+def geometry_reasons(product: Product) -> list[str]:
+    """The reasons against a product's dimensions, groups and taps."""
+    spec, found = product.spec, []
+    if not 1 <= spec.ndim <= 3:
+        found.append(f"1 to 3 spatial dimensions are served, not {spec.ndim}")
+    channels = product.in_channels // spec.groups, product.out_channels // spec.groups
+    if spec.groups > 1 and min(channels) < LEAST_CHANNELS:
+        found.append(f"a group must have at least {LEAST_CHANNELS} channels on either side, not {channels}")
+    if any(k > MAX_KERNEL for k in spec.kernel_spatial):
+        found.append(f"the kernel must be at most {MAX_KERNEL} a side, not {spec.kernel_spatial}")
+    return found
+
+
+def empty_reasons(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """A reason for every array, by its name, that is empty."""
+    return [f"{name} is empty: its shape is {shape}" for name, shape in shapes.items() if not math.prod(shape)]
+
+
+def large_reasons(elements: Mapping[str, int]) -> list[str]:
+    """A reason for every array, by its name, that has more elements than a kernel can index."""
+    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in elements.items() if count > MAX_ELEMENTS]
+
+
+def series_of(product: Product, strides: str) -> str:
+    """A name for products of a rank, dtypes, strides, groups and models that are treated alike."""
+    dtype = DTYPES[product.compute_dtype]
+    if product.out_dtype != product.compute_dtype:
+        dtype += DTYPES[product.out_dtype]
+    several = ["grouped"] * (product.spec.groups > 1) + ["models"] * (product.models is not None)
+    return "_".join([f"{product.spec.ndim}d", dtype, strides, *several])
+
+
+def as_word(strides: Sequence[int]) -> str:
+    """The strides as one word: one number if they are the same in every dimension."""
+    return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
+
+
+def changed_fields(config: Any) -> str:
+    """A configuration, which is a dataclass, as text: its first field, and all that are not as by default."""
+    first, *rest = dataclasses.fields(config)
+    fields = [first, *(field for field in rest if field.default != getattr(config, field.name))]
+    return ", ".join(f"{field.name}={getattr(config, field.name)}" for field in fields)

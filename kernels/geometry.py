@@ -1,4 +1,4 @@
-"""Geometry of a convolution as phases and taps: pure Python, no JAX.
+"""Geometry of a convolution as phases and taps, and boxes of pixels: pure Python, no JAX.
 
 Every product of one spatial dimension is `out[o] += in[j] * w[t]` for all (o, t) with
 
@@ -89,7 +89,10 @@ class TapAxis:
     def outputs_met(
         self, low: Any, high: Any, clip: Callable[..., Any], floor_div: Callable[..., Any]
     ) -> tuple[Any, Any]:
-        """Outputs [first, last) of the one phase for which some tap between taps `low` and `high` reads any input.
+        """A range [first, last) that contains all outputs of the one phase for which a tap from `low` to `high` reads an input.
+
+        It begins at the first output for which tap `high` does not read before the input, and ends at the last one for which
+        tap `low` does not read past it. Between the two there may be outputs for which no tap reads any input.
 
         One formula for Python's numbers and traced ones, as `taps_met`.
         """
@@ -220,3 +223,12 @@ def dims(product: Product) -> tuple[TapAxis, ...]:
     if product.role not in ("fprop", "dgrad", "wgrad"):
         raise ValueError(f"{product.role=} must be 'fprop', 'dgrad' or 'wgrad'")
     return tuple((axis.transpose() if product.role == "dgrad" else axis).dim() for axis in axes(product))
+
+
+@functools.cache
+def boxes(pixels: int, nd: int) -> tuple[tuple[int, ...], ...]:
+    """All power-of-two boxes of so many pixels over (images, *pixels)."""
+    if nd == 0:
+        return ((pixels,),)
+    sizes = [1 << i for i in range(pixels.bit_length())]
+    return tuple((size, *rest) for size in sizes for rest in boxes(pixels // size, nd - 1))

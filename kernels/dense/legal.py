@@ -3,11 +3,9 @@
 import math
 
 from .. import geometry
-from ..gpu import ANY_HOPPER, Generation, Gpu
+from ..gpu import ANY_HOPPER, MAX_ELEMENTS, MOST_BARRIERS, Generation, Gpu
 from .plan import Config, Problem, pixels_as_read, tiling
 
-MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits
-MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
 LEAST_WIDTH = 16  # output channels of a tile: 32 bytes of them are the narrowest swizzle
 
 
@@ -86,7 +84,8 @@ def _illegal_halo(problem: Problem, cfg: Config, generation: Generation) -> str 
     if box[1 + halo_dim] * cfg.mma_warpgroups + d.box_of_tap(d.count[0] - 1)[1] > 256:
         return "a TMA box is at most 256 long"
     registers = _registers_of_halo(problem, d, cfg)
-    if d.count[0] > 8 and registers > (limit := generation.register_limit(cfg.ctas_per_sm)):
+    warpgroups = 3 if cfg.ctas_per_sm == 1 else 4  # of an SM: one block of two consumers, or two of one
+    if d.count[0] > 8 and registers > (limit := generation.register_limit(warpgroups)):
         return f"{registers=} of a halo of {d.count[0]} taps must be at most {limit}"
     return None
 

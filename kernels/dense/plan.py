@@ -9,9 +9,9 @@ from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from .. import geometry
+from ..family import changed_fields
+from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
 
-SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
-BARRIER_BYTES = 8  # two barriers a slot of the ring, one a staging buffer of a residual, one of resident weights
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 FORMER_NAMES = {  # of fields of Config, in rows of hardware runs that are kept as they were written
     "box": "tile_pixels", "bn": "tile_n", "bk": "tile_k", "taps": "taps_per_step", "unfold": "im2col", "fold": "col2im_dims",
@@ -78,9 +78,7 @@ class Config:
         return self.split_k, self.cluster, self.tile_pixels[0], *(-e for e in reversed(self.tile_pixels))
 
     def __str__(self) -> str:
-        tile_pixels, *rest = dataclasses.fields(self)
-        changed = [f"{f.name}={getattr(self, f.name)}" for f in rest if f.default != getattr(self, f.name)]
-        return ", ".join([f"{tile_pixels.name}={self.tile_pixels}", *changed])
+        return changed_fields(self)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -263,6 +261,7 @@ class Tiling:
         staged = cfg.mma_warpgroups * epi_stages * cfg.tile_m * cfg.epi_tile_n * self.problem.out_itemsize
         pixels = slots * self.pixel_loads * math.prod(self.load_pixels)
         buffers = pixels * row_bytes, (slots * self.weight_rows + self.resident_rows) * row_bytes, staged
+        # Two a slot of the ring, one a staging buffer of a residual, one of resident weights.
         barriers = BARRIER_BYTES * (2 * stages + cfg.mma_warpgroups * epi_stages * self.problem.residual + cfg.resident)
         return barriers, sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + barriers
 

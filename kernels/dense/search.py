@@ -1,23 +1,14 @@
 """The configurations of the dense kernel that may be a problem's fastest."""
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..geometry import boxes
 from ..gpu import ANY_HOPPER, Gpu
 from .legal import LEAST_WIDTH, illegal, illegal_col2im
 from .plan import Config, Problem, Tiling, tiling
-
-
-@functools.cache
-def boxes(pixels: int, nd: int) -> tuple[tuple[int, ...], ...]:
-    """All power-of-two boxes of so many pixels over (images, *pixels)."""
-    if nd == 0:
-        return ((pixels,),)
-    sizes = [1 << i for i in range(pixels.bit_length())]
-    return tuple((size, *rest) for size in sizes for rest in boxes(pixels // size, nd - 1))
 
 
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:

@@ -6,20 +6,17 @@ from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.spec import Product
 
 from .. import geometry
-from ..family import DTYPES, Size, fused
+from ..family import DTYPES, Size, as_word, empty_reasons, fused, geometry_reasons, large_reasons, series_of
 from . import work
-from .legal import MAX_ELEMENTS
 from .plan import ITEMSIZE, Config, Problem, tiling
 
 ROLES = ("fprop", "dgrad")
 OUTPUTS = (("y",), ("z",), ("y", "z"))
-MAX_KERNEL = 64
-LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
-    return (*_type_reasons(product), *_geometry_reasons(product), *_size_reasons(product))
+    return (*_type_reasons(product), *geometry_reasons(product), *_size_reasons(product))
 
 
 def _type_reasons(product: Product) -> list[str]:
@@ -43,18 +40,6 @@ def _type_reasons(product: Product) -> list[str]:
     return found
 
 
-def _geometry_reasons(product: Product) -> list[str]:
-    spec, found = product.spec, []
-    if not 1 <= spec.ndim <= 3:
-        found.append(f"1 to 3 spatial dimensions are served, not {spec.ndim}")
-    channels = product.in_channels // spec.groups, product.out_channels // spec.groups
-    if spec.groups > 1 and min(channels) < LEAST_CHANNELS:
-        found.append(f"a group must have at least {LEAST_CHANNELS} channels on either side, not {channels}")
-    if any(k > MAX_KERNEL for k in spec.kernel_spatial):
-        found.append(f"the kernel must be at most {MAX_KERNEL} a side, not {spec.kernel_spatial}")
-    return found
-
-
 def _size_reasons(product: Product) -> list[str]:
     spec = product.spec
     shapes = {
@@ -62,9 +47,8 @@ def _size_reasons(product: Product) -> list[str]:
         "w": (product.out_channels, product.in_channels // spec.groups, *spec.kernel_spatial),
         "y": (product.batch, product.out_channels, *spec.out_spatial),
     }
-    empty = [name for name, shape in shapes.items() if not math.prod(shape)]
-    if empty:
-        return [f"{name} is empty: its shape is {shapes[name]}" for name in empty]
+    if empty := empty_reasons(shapes):
+        return empty
     if product.role not in ROLES:
         return []
     dims = geometry.dims(product)
@@ -74,12 +58,12 @@ def _size_reasons(product: Product) -> list[str]:
     source, result = ("x", "y") if product.role == "fprop" else ("y", "x")
     whole = {name: -(-channels // 8) * 8 for name, channels in _channels(product).items()}  # 16 bytes, or 32
     sheets = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
-    most = {
+    elements = {
         source: sheets * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
         "w": sheets * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
         result: sheets * product.batch * whole[result] * math.prod(d.rows * d.out_stride for d in dims),
     }
-    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in most.items() if count > MAX_ELEMENTS]
+    return large_reasons(elements)
 
 
 def _channels(product: Product) -> dict[str, int]:
@@ -129,20 +113,11 @@ def series(product: Product) -> str:
 
     Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
     """
-    dtype = DTYPES[product.compute_dtype]
-    if product.out_dtype != product.compute_dtype:
-        dtype += DTYPES[product.out_dtype]
     dims = geometry.dims(product)
-    strides = "s" + _each([d.in_stride for d in dims])
+    strides = "s" + as_word([d.in_stride for d in dims])
     if any(d.out_stride > 1 for d in dims):
-        strides += "u" + _each([d.out_stride for d in dims])
-    several = ["grouped"] * (product.spec.groups > 1) + ["models"] * (product.models is not None)
-    return "_".join([product.role, f"{product.spec.ndim}d", dtype, strides, *several])
-
-
-def _each(strides: list[int]) -> str:
-    """The strides as one word: one number if they are the same in every dimension."""
-    return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
+        strides += "u" + as_word([d.out_stride for d in dims])
+    return f"{product.role}_{series_of(product, strides)}"
 
 
 def code_path(product: Product, config: Config) -> str:

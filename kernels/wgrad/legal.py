@@ -2,17 +2,13 @@
 
 import math
 
-from ..gpu import ANY_HOPPER, Gpu
+from ..gpu import ANY_HOPPER, MAX_ELEMENTS, MOST_BARRIERS, Generation, Gpu
 from .plan import Config, M, Problem, Tiling, tiling
 
-MAX_ELEMENTS = 2**31 - 1  # of an array, and steps times parts: indices are 32 bits
-MOST_BARRIERS = 32  # barriers of one kind that Mosaic takes
 MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
 SPARE = 30  # registers beside the sums, as ptxas was found to need them
 SPARE_WITH_DY = 62  # the same with dy in registers
-SPARE_WITH_BIAS = (
-    70  # and with a bias gradient, too, where products have 16 columns: there are many, with addresses each
-)
+SPARE_WITH_BIAS = 70  # and with a bias gradient, too, where products have 16 columns: many, with addresses each
 SPARE_BESIDE = 78  # and in steps of over 64 pixels, where two blocks share an SM: ptxas, which knows of one, takes more
 
 
@@ -51,7 +47,7 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return why
     if max(*problem.elements, math.prod(t.out_shape)) > MAX_ELEMENTS:
         return f"{problem.elements=} of x and dy, and {t.out_shape=}, must be at most {MAX_ELEMENTS}"
-    if t.accumulators > (most := most_accumulators(problem, cfg)):
+    if t.accumulators > (most := most_accumulators(problem, cfg, gpu.generation)):
         return f"{t.accumulators=} registers of sums must be at most {most}"
     if t.smem_bytes > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):
         return f"{t.smem_bytes=} must be at most {limit}"
@@ -74,9 +70,9 @@ def illegal_mapping(oriented: Problem, cfg: Config) -> str | None:
     return None
 
 
-def most_accumulators(problem: Problem, cfg: Config) -> int:
+def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> int:
     """The most registers of a thread that may hold sums: what its block leaves it, less what else it needs."""
-    registers = min(65536 // ((cfg.consumers + 1) * 128 * cfg.ctas_per_sm) // 8 * 8, 255)
+    registers = generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
     spare = SPARE_WITH_DY if cfg.dy_registers else SPARE
     if problem.bias and cfg.tile_n == 16:
         spare = SPARE_WITH_BIAS

@@ -9,10 +9,10 @@ from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from .. import geometry
+from ..family import changed_fields
+from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
 
 M = 64  # rows of a wgmma: output channels of one warpgroup
-SMEM_ALIGNMENT = 1024  # of every buffer, which Mosaic rounds up to it
-BARRIER_BYTES = 8
 REDUCTION_BYTES = 2048  # that Mosaic reserves in a kernel that sums along an axis, as for a bias gradient
 ITEMSIZE = 2  # of an operand in the kernel: bfloat16 or float16
 
@@ -21,7 +21,7 @@ ITEMSIZE = 2  # of an operand in the kernel: bfloat16 or float16
 class Config:
     """A way to tile the weight-gradient kernel.
 
-    step_pixels     (images, *pixels) of one step, whose products are summed: 64 or 128 pixels, or more
+    step_pixels     (images, *pixels) of one step, whose products are summed: a multiple of 64 pixels
     tile_n          input channels of one load of x, and the N of its wgmma: 64, or with dy in registers also 32 or 16
     taps_per_tile   taps of a tile whose pixels are loaded one by one, beside those of a halo
     channel_loads   loads of tile_n input channels of each of them
@@ -87,9 +87,7 @@ class Config:
         return self.fold, self.row_outputs, self.split_k, self.cluster, box[0], *(-e for e in reversed(box))
 
     def __str__(self) -> str:
-        first, *rest = dataclasses.fields(self)
-        changed = [f"{f.name}={getattr(self, f.name)}" for f in rest if f.default != getattr(self, f.name)]
-        return ", ".join([f"{first.name}={self.step_pixels}", *changed])
+        return changed_fields(self)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""

@@ -32,7 +32,12 @@ class Tile(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The steps of a tile: those of its part, among all boxes of an example's images times `extents` boxes from `first` on."""
+    """The boxes of pixels that a tile walks, one a step.
+
+    steps    those of the tile's part: numbers of boxes among all that its taps need, of which the last dimension varies fastest
+    first    the first box that is needed along every spatial dimension
+    extents  how many are: along (images, *pixels)
+    """
 
     steps: Span
     first: list[Array]
@@ -75,7 +80,7 @@ class Schedule:
         )
         return Tile(part, example, group, tap_tile, n_tile, m_tile)
 
-    def place(self, tile: Tile, u: int) -> Array:
+    def place(self, tile: Tile, u: Scalar) -> Array:
         """Number of the u-th place at which a tile loads x, among all of them. It may be past the last."""
         return tile.tap_tile * self.cfg.taps_per_tile + u
 

@@ -1,12 +1,12 @@
 """The configurations of the weight-gradient kernel that may be a problem's fastest."""
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Iterator
 
-from ..gpu import ANY_HOPPER, Gpu
+from ..geometry import boxes
+from ..gpu import ANY_HOPPER, Generation, Gpu
 from .legal import illegal, illegal_box, illegal_mapping, most_accumulators
 from .plan import REDUCTION_BYTES, Config, M, Problem, Tiling, tiling
 from .work import most_workspace, steps_of_taps
@@ -26,15 +26,6 @@ LEAST_STAGES, MOST_STAGES = 3, 8
 BARRIERS = 1024  # bytes of shared memory beside the slots, with what rounding takes
 
 
-@functools.cache
-def boxes(pixels: int, nd: int) -> tuple[tuple[int, ...], ...]:
-    """All power-of-two boxes of so many pixels over (images, *pixels)."""
-    if nd == 0:
-        return ((pixels,),)
-    sizes = [1 << i for i in range(pixels.bit_length())]
-    return tuple((size, *rest) for size in sizes for rest in boxes(pixels // size, nd - 1))
-
-
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Some hundred legal configurations, each with as many stages as fit, and with parts for one wave of blocks or several."""
     for transposed, fold, row_outputs in itertools.product((False, True), (False, True), (1, 2, 4)):
@@ -45,12 +36,12 @@ def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
         p = problem.under(plain)
         if (fold and p.in_channels > M) or (row_outputs > 1 and p.out_channels > M):
             continue  # there are enough channels without
-        for tile in _tiles(p):
+        for tile in _tiles(p, gpu.generation):
             mapped = dataclasses.replace(tile, transposed=transposed, fold=fold, row_outputs=row_outputs)
             yield from _divided(problem, mapped, gpu)
 
 
-def _tiles(p: Problem) -> Iterator[Config]:
+def _tiles(p: Problem, generation: Generation) -> Iterator[Config]:
     """Tiles of one part, and two stages."""
     narrow = next(n for n in (16, 32, 64) if p.in_channels <= n or n == 64)
     for pixels, halo in itertools.product((64, 128), (False, True)):
@@ -63,7 +54,7 @@ def _tiles(p: Problem) -> Iterator[Config]:
                 if dy_registers and pixels == M and m_wgs * n_wgs * ctas < 2:
                     continue  # nothing would multiply while dy is loaded
                 plain = Config(box, narrow, 1, 1, m_wgs, n_wgs, halo, dy_registers, 2, 1, ctas, multicast)
-                yield from _large(p, plain)
+                yield from _large(p, plain, generation)
 
 
 def _likely_boxes(p: Problem, pixels: int, halo: bool) -> list[tuple[int, ...]]:
@@ -78,11 +69,11 @@ def _likely_boxes(p: Problem, pixels: int, halo: bool) -> list[tuple[int, ...]]:
     return [box for *_, box in sorted(found)[:MOST_BOXES]]
 
 
-def _large(p: Problem, tile: Config) -> Iterator[Config]:
+def _large(p: Problem, tile: Config, generation: Generation) -> Iterator[Config]:
     """The largest tiles of a kind: as many taps as there are registers for, or as many that all tiles have equally many."""
     t = Tiling(p, tile)
     places, one = math.prod(t.tap_loads), t.halo_taps * tile.tile_n // 2  # registers of a load's sums
-    most = most_accumulators(p, tile) * tile.n_warpgroups // one
+    most = most_accumulators(p, tile, generation) * tile.n_warpgroups // one
     for loads in (1, 2, 4):
         if loads > -(-p.in_channels // tile.tile_n):
             break

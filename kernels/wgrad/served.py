@@ -5,14 +5,11 @@ import math
 from pallas_conv.spec import Product
 
 from .. import geometry
-from ..family import DTYPES, Size
+from ..family import DTYPES, Size, as_word, empty_reasons, geometry_reasons, large_reasons, series_of
 from . import work
-from .legal import MAX_ELEMENTS
 from .plan import Config, M, Problem, tiling
 
 OUTPUTS = (("dw",), ("dw", "db"))
-MAX_KERNEL = 64
-LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
 PRECISIONS = (None, "default", "tensorfloat32", "high")  # that three products of bfloat16 fulfil
 
 
@@ -47,36 +44,26 @@ def _type_reasons(product: Product) -> list[str]:
 
 
 def _geometry_reasons(product: Product) -> list[str]:
-    spec, found = product.spec, []
-    if not 1 <= spec.ndim <= 3:
-        found.append(f"1 to 3 spatial dimensions are served, not {spec.ndim}")
-    channels = product.in_channels // spec.groups, product.out_channels // spec.groups
-    if spec.groups > 1 and min(channels) < LEAST_CHANNELS:
-        found.append(f"a group must have at least {LEAST_CHANNELS} channels on either side, not {channels}")
-    if any(k > MAX_KERNEL for k in spec.kernel_spatial):
-        found.append(f"the kernel must be at most {MAX_KERNEL} a side, not {spec.kernel_spatial}")
-    problem = Problem.of(product)
+    found, problem = geometry_reasons(product), Problem.of(product)
     if not (problem.walkable or problem.transpose().walkable):
         found.append("strides and input dilations leave several phases of x and of its cotangent")
     return found
 
 
 def _size_reasons(product: Product) -> list[str]:
-    spec = product.spec
-    shapes = dict(
-        zip(("x", "the cotangent", "w"), (*product.operand_shapes[:2], *product.result_shapes[:1]), strict=True)
-    )
-    if empty := [name for name, shape in shapes.items() if not math.prod(shape)]:
-        return [f"{name} is empty: its shape is {shapes[name]}" for name in empty]
+    spec, names = product.spec, ("x", "the cotangent", "w")
+    shapes = (*product.operand_shapes[:2], *product.result_shapes[:1])
+    if empty := empty_reasons(dict(zip(names, shapes, strict=True))):
+        return empty
     axes = geometry.axes(product)
     if idle := [i for i, axis in enumerate(axes) if len(axis.dim().order) < axis.kernel]:
         return [f"some taps never meet the input in spatial dimensions {idle}"]
-    problem, names = Problem.of(product), ("x", "the cotangent", "w")
+    problem = Problem.of(product)
     whole = lambda channels: -(-channels // M) * M
     tiles = whole(problem.in_channels) * whole(problem.out_channels) * math.prod(spec.kernel_spatial)
     elements = problem.elements if problem.walkable else problem.transpose().elements[::-1]
-    sizes = zip(names, (*elements, problem.examples * problem.groups * tiles), strict=True)
-    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in sizes if count > MAX_ELEMENTS]
+    sizes = (*elements, problem.examples * problem.groups * tiles)
+    return large_reasons(dict(zip(names, sizes, strict=True)))
 
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
@@ -105,18 +92,9 @@ def series(product: Product) -> str:
 
     Strides are those of the pixels that are read (s), or of a transposed convolution's results (u, as in up-sampling).
     """
-    dtype = DTYPES[product.compute_dtype]
-    if product.out_dtype != product.compute_dtype:
-        dtype += DTYPES[product.out_dtype]
     up = max(product.spec.input_dilation) > 1
-    strides = ("u" if up else "s") + _each(product.spec.input_dilation if up else product.spec.strides)
-    several = ["grouped"] * (product.spec.groups > 1) + ["models"] * (product.models is not None)
-    return "_".join([f"{product.spec.ndim}d", dtype, strides, *several])
-
-
-def _each(strides: tuple[int, ...]) -> str:
-    """The strides as one word: one number if they are the same in every dimension."""
-    return "x".join(map(str, strides if len(set(strides)) > 1 else strides[:1]))
+    strides = ("u" if up else "s") + as_word(product.spec.input_dilation if up else product.spec.strides)
+    return series_of(product, strides)
 
 
 def code_path(product: Product, config: Config) -> str:

@@ -4,7 +4,7 @@ For a `geometry.TapAxis` of one phase per spatial dimension, channels last, and 
 
     dw[tap, g, k, c] = sum_{images n, rows q} dy[n, q, g, k] * x[n, q * in_stride + offset + tap * tap_stride, g, c]
 
-A tile is 64 or 128 output channels, some taps, and some input channels. All its sums stay in registers while one producer
+A tile is 64, 128 or 192 output channels, some taps, and some input channels. All its sums stay in registers while one producer
 warpgroup walks boxes of pixels: it loads dy once for all taps, and x once for each, or once for all taps along a dimension (a
 halo). The consumer warpgroups multiply, with pixels as the summed dimension, which lies outermost in shared memory: wgmma reads
 16-bit operands so, or dy comes through registers. What lies outside of an array reads as zero.
@@ -225,7 +225,7 @@ class _Kernel:
             rows = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
             for total, (load, halo_tap) in zip(sums, products, strict=True):
                 u, c = (f(load, jnp.int32(cfg.channel_loads)) for f in (lax.div, lax.rem))
-                place = tile.tap_tile * cfg.taps_per_tile + u
+                place = schedule.place(tile, u)
                 columns = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
                 dw[part, place, halo_tap, tile.group, rows, columns] = total.astype(dw.dtype)
             for ref, total in zip(db, biases, strict=True):

@@ -4,7 +4,7 @@ import jax
 
 from compiled import aot, kernels
 from pallas_conv.kernels import serve
-from pallas_conv.kernels.gpu import ANY_HOPPER, HOPPER
+from pallas_conv.kernels.gpu import ANY_HOPPER, HOPPER, WARPGROUP
 from pallas_conv.spec import Product
 
 
@@ -23,7 +23,8 @@ def compiled(product: Product, cfg, buffers: int, barriers: int) -> tuple[jax.st
     assert "cp.async.bulk.tensor" in used.ptx
     assert used.spills == 0, used.log
     warpgroups = kernel.family.work(kernel.family.problem(product), cfg, ANY_HOPPER).mma_warpgroups + 1
-    assert used.registers * 128 * warpgroups * cfg.ctas_per_sm <= 65536, used.log  # so many blocks are resident
+    resident = warpgroups * cfg.ctas_per_sm
+    assert used.registers * WARPGROUP * resident <= HOPPER.registers, used.log
     assert used.smem_bytes == buffers  # the budget is right
     assert buffers + barriers <= HOPPER.smem_limit(cfg.ctas_per_sm)
     assert "serializ" not in used.log, used.log

@@ -15,7 +15,8 @@ import pytest
 
 from compiled import kernels
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
-from pallas_conv.kernels.dense.search import boxes, candidates
+from pallas_conv.kernels.dense.search import candidates
+from pallas_conv.kernels.geometry import boxes
 from pallas_conv.kernels.wgrad import plan as wgrad_plan
 from pallas_conv.kernels.wgrad import search as wgrad_search
 from tests.kernels import cases

@@ -9,7 +9,7 @@ from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.kernels.dense import served, work
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
-from pallas_conv.kernels.dense.search import boxes
+from pallas_conv.kernels.geometry import boxes
 from pallas_conv.verify.reference import truncated_to_tf32
 from tests.kernels import cases, proving
 from tests.kernels.cases import Case

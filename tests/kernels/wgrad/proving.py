@@ -2,11 +2,11 @@
 
 import random
 
+from pallas_conv.kernels.geometry import boxes
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.wgrad import served, work
 from pallas_conv.kernels.wgrad.legal import illegal
 from pallas_conv.kernels.wgrad.plan import Config, M, Problem
-from pallas_conv.kernels.wgrad.search import boxes
 from pallas_conv.spec import Product
 from tests.kernels import cases
 from tests.kernels.cases import Case
