@@ -23,7 +23,10 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     if why := illegal_box(problem, cfg):
         return why
     if problem.bias and (cfg.transposed or not cfg.dy_registers or problem.terms > 1):
-        return f"a bias gradient takes {cfg.dy_registers=}, where its sums are made, 16 bits, and not {cfg.transposed=}"
+        return (
+            "a bias gradient is summed from dy in registers, of 16 bits and not transposed: "
+            f"{cfg.dy_registers=} must be True, {cfg.transposed=} must be False, and {problem.terms=} must be 1"
+        )
     if cfg.tile_n not in ((16, 32, 64) if cfg.dy_registers else (64,)):
         return f"{cfg.tile_n=} must be 64, or with dy in registers 32 or 16: wgmma's operands have one swizzle"
     if cfg.multicast not in ("", "x", "dy"):

@@ -78,12 +78,15 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
     for name, channels in ((x, p.in_channels), (dy, p.out_channels)):
         if channels % 8:
             found.append(f"{name} is padded from {channels} to {-(-channels // 8) * 8} channels")
-    if ragged := [i for i, d in enumerate(p.dims) if d.in_size % d.in_stride]:
+    folded = [config.fold and axis.in_size % axis.stride > 0 for axis in t.raw.oriented(config).axes]
+    if ragged := [i for i, d in enumerate(p.dims) if folded[i] or d.in_size % d.in_stride]:
         found.append(f"{x} is padded to whole strides in spatial dimensions {ragged}")
     if config.fold:
         found.append(f"the strides of {x} are made channels")
     if config.split_k > 1:
         found.append(f"XLA adds {config.split_k} partial sums, in float32 and always in the same order")
+    if config.row_outputs > 1:
+        found.append(f"XLA adds the sums of {config.row_outputs} neighbouring outputs of a row, in float32")
     return tuple(found)
 
 

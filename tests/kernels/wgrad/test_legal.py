@@ -22,8 +22,11 @@ VOLUME = {"size": (9, 9, 9)}
         ({"row_outputs": 2}, "a multiple of so many outputs"),
         ({"row_outputs": 2, "problem": {"size": (9, 10), "groups": 2}}, "takes one group"),
         ({"row_outputs": 2, "problem": {"size": (9, 12), "dilation": 2}}, "without dilations"),
-        ({"problem": {"outputs": ("dw", "db")}}, "cfg.dy_registers=False"),
-        ({"dy_registers": True, "transposed": True, "problem": {"outputs": ("dw", "db")}}, "not cfg.transposed=True"),
+        ({"problem": {"outputs": ("dw", "db")}}, "cfg.dy_registers=False must be True"),
+        (
+            {"dy_registers": True, "transposed": True, "problem": {"outputs": ("dw", "db")}},
+            "cfg.transposed=True must be False",
+        ),
         ({"step_pixels": (1, 64)}, "a multiple of 64 pixels"),
         ({"step_pixels": (1, 8, 12)}, "a multiple of 64 pixels"),
         ({"step_pixels": (512, 1, 1)}, "at most 256 along each"),

@@ -144,6 +144,16 @@ def test_notes_of_copies():
     assert "two bfloat16 each" in told
 
 
+def test_notes_of_strides_and_outputs_made_channels():
+    strided = product(channels=(8, 64), size=(9, 8), stride=2, padding=1)
+    told = served.notes(strided, Config(STEP, fold=True))
+    assert told == ("x is padded to whole strides in spatial dimensions [0]", "the strides of x are made channels")
+    *_, told = served.notes(product(size=(9, 14)), Config(STEP, row_outputs=4))
+    assert told == "XLA adds the sums of 4 neighbouring outputs of a row, in float32"
+    told = served.notes(product(size=(9, 15), stride=2, padding=1), Config(STEP, fold=True, row_outputs=4))
+    assert told[0] == "x is padded to whole strides in spatial dimensions [0, 1]"
+
+
 def test_the_size_is_of_sums_over_pixels():
     size = served.size(product(models=2, groups=2))
     weights = 2 * 2 * 32 * 32 * 9
