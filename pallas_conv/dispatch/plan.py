@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from .. import formulations
-from ..equation import Equation, wider
+from ..equation import Equation, Operand, wider
 from ..errors import UnsupportedError
 from ..kernels import families, serve
 from ..kernels.gpu import Gpu, generations
@@ -121,27 +121,29 @@ def plan(
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
 
 
-def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
+def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> list[Plan]:
     """The plans of an equation: one for a kernel that serves all of it, else one for each product.
+
+    operands: arrays, or what has their shapes and dtypes.
 
     A kernel may serve a product with what it sums in passing, see `Equation.in_passing`.
 
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
     op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
-    for product in equation.products(shapes):
+    for product in equation.products([t.shape for t in operands]):
         try:
             found.append(
                 plan(product, target, op.implementation, equation.no_kernels, op.channels_last, siblings=tuple(found))
             )
         except UnsupportedError as error:
             errors.append(error)
-    whole = equation.whole(shapes)
+    whole = equation.whole(operands)
     if whole and (chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels)):
         return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
-    in_passing = ((part, equation.in_passing(part.product)) for part in found)
+    in_passing = ((part, equation.in_passing(part.product, operands)) for part in found)
     return [
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
