@@ -211,7 +211,7 @@ def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:
     tile is chosen all the same, since the tile says whether it is this one.
     """
     if not (known := trust.proofs(kernel.family.name, target)):
-        return trust.Trust(False, trust.nothing_known(target))
+        return trust.Trust(False, trust.nothing_known(kernel.family.name, target))
     faster = known.faster(kernel.series, kernel.size, rival)
     if not faster.trusted and not known.any_wrong:
         return faster
