@@ -200,6 +200,21 @@ def test_a_wider_cotangent_keeps_its_bits(bias_dtype, monkeypatch, caplog):
     np.testing.assert_allclose(got, alone, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("wrt", "megabytes"), [("all", (5, 4)), ("layer", (4, 2))])
+def test_explain_states_the_bytes_of_the_derivative(wrt, megabytes, monkeypatch):
+    """XLA reads twice and writes, every kernel reads; or every kernel reads twice."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    conv, x = layer("relu", compute_dtype=jnp.bfloat16), jax.ShapeDtypeStruct((1, 16, 250, 125), "float32")  # 1 MB
+    both = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
+    own = lambda x: eqx.filter(eqx.filter_grad(loss)(conv, x), eqx.is_array)
+    with pc.implementation("mosaic"):
+        first, *others = pc.explain(both if wrt == "all" else own, x, device="h100").plans[1:]
+    (note,) = (it for it in first.notes if "derivative of relu" in it)
+    assert f"{megabytes[0]} MB" in note
+    assert f"{megabytes[1]} MB" in note
+    assert not any("derivative" in note for plan in others for note in plan.notes)
+
+
 def test_without_a_weight_gradient_there_is_nothing_to_fuse():
     """Frozen weights: the input gradient and that of the bias."""
 
