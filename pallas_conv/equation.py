@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -22,6 +23,7 @@ from .spec import OUTPUTS, ConvSpec, Product
 
 type Names = tuple[str, ...]
 type Outs = tuple[tuple[str, np.dtype], ...]
+type Operand = Any  # an array, or what has the shape and the dtype of one
 type Contract = Callable[[str, Array, Array, "Op", np.dtype], Array]
 
 BILINEAR: dict[str, tuple[tuple[str, str], str]] = {  # contraction -> (operands, output)
@@ -193,6 +195,12 @@ def product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: A
     )
 
 
+def operands_of(product: Product) -> list[jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of a product's operands, as a layer hands them over."""
+    dtypes = [product.out_dtype if name == "r" else product.compute_dtype for name in product.operands]
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
+
+
 # ---------------------------------------------------------------- equations
 
 
@@ -306,17 +314,20 @@ class Equation:
         roles = {"dx": "dgrad", "dw": "wgrad"}
         return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
 
-    def whole(self, shapes: Sequence[Sequence[int]]) -> Product | None:
+    def whole(self, operands: Sequence[Operand]) -> Product | None:
         """The equation as one product that a kernel may compute at once, if it has several parts.
 
         That is a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
         "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's.
+        So is a bias gradient that `_sums_more_bits`.
         """
         wanted = {name for name, _ in self.outs}
         if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted or len(wanted) < 2:
             return None
+        if "db" in wanted and self._sums_more_bits(operands):
+            return None
         role = "bwd" if "dx" in wanted else "wgrad"
-        part = self.products(shapes)[0]
+        part = self.products([t.shape for t in operands])[0]
         return dataclasses.replace(
             part,
             role=role,
@@ -325,15 +336,20 @@ class Equation:
             outputs=tuple(name for name in OUTPUTS[role] if name in wanted),
         )
 
-    def in_passing(self, part: Product) -> Product | None:
+    def in_passing(self, part: Product, operands: Sequence[Operand]) -> Product | None:
         """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
 
         That is the bias gradient beside the weight gradient: both read the cotangent. Where act' multiplies it, XLA makes it
-        in float32, and sums it as it does.
+        in float32, and sums it as it does; likewise where the sum `_sums_more_bits`.
         """
         if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs) or "a" in self.names:
             return None
-        return dataclasses.replace(part, outputs=("dw", "db"))
+        return None if self._sums_more_bits(operands) else dataclasses.replace(part, outputs=("dw", "db"))
+
+    def _sums_more_bits(self, operands: Sequence[Operand]) -> bool:
+        """Whether the cotangent, of which a bias gradient is the sum, has bits that its products with w and x lose."""
+        cotangent = dict(zip(self.names, operands, strict=True))["ct"]
+        return jnp.dtype(cotangent.dtype) != self.op.compute_dtype
 
     def without(self, computed: Iterable[str]) -> "Equation":
         """The equation of the other outputs, once these are there."""

@@ -10,7 +10,6 @@ from . import work
 from .plan import Config, M, Problem, tiling
 
 OUTPUTS = (("dw",), ("dw", "db"))
-PRECISIONS = (None, "default", "tensorfloat32", "high")  # that three products of bfloat16 fulfil
 
 
 def reasons(product: Product) -> tuple[str, ...]:
@@ -24,7 +23,7 @@ def _type_reasons(product: Product) -> list[str]:
     found = []
     if product.compute_dtype not in DTYPES:
         found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
-    if product.compute_dtype == "float32" and product.precision not in PRECISIONS:
+    if product.compute_dtype == "float32" and not product.may_use_tf32:
         found.append(
             f"float32 is multiplied as three bfloat16 products, which precision {product.precision!r} does not allow"
         )
@@ -34,9 +33,9 @@ def _type_reasons(product: Product) -> list[str]:
         )
     if product.outputs not in OUTPUTS or product.activation is not None:
         found.append("weight and bias gradients are computed, without the derivative of an activation")
-    elif "db" in product.outputs and (product.compute_dtype == "float32" or product.out_dtype == "float32"):
+    elif "db" in product.outputs and product.compute_dtype == "float32":
         found.append(
-            "a bias gradient is summed of cotangents of 16 bits, where weights have as many: wider ones would be rounded"
+            "a bias gradient is summed of cotangents of 16 bits: pieces of float32 have but two thirds of its bits"
         )
     elif "db" in product.outputs and max(product.spec.input_dilation) > 1:
         found.append("a bias gradient is computed beside the weight gradient of a convolution, not of a transposed one")

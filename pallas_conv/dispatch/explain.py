@@ -113,7 +113,7 @@ def explain(f: Callable[..., Any], *args: Any, device: Any = None, **kwargs: Any
             continue
         params = {name: eqn.params[name] for name in ("op", "names", "outs")}
         try:
-            found += plans(Equation(NAME_OF[eqn.primitive], **params), target, [v.aval.shape for v in eqn.invars])
+            found += plans(Equation(NAME_OF[eqn.primitive], **params), target, [v.aval for v in eqn.invars])
         except UnsupportedError as error:
             errors.append(error)
     if errors:

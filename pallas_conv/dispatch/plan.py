@@ -1,10 +1,11 @@
 """The implementation that serves a product, and why: one planning function for the lowering rules and for `explain`."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from .. import formulations
-from ..equation import Equation, wider
+from ..equation import Equation, Op, Operand, wider
 from ..errors import UnsupportedError
 from ..kernels import families, serve
 from ..kernels.gpu import Gpu, generations
@@ -24,6 +25,7 @@ class Plan:
     reasons         against every implementation that was preferred to it, and against the kernel if it is not taken
     formulation     the lax program, if one serves the product
     by_name         whether it is what "xla" promises: stock's program, divided over devices as XLA divides it
+    beside          remarks on what XLA does beside the equation's kernels
     """
 
     product: Product
@@ -34,6 +36,7 @@ class Plan:
     reasons: tuple[str, ...] = ()
     formulation: str | None = None
     by_name: bool = False
+    beside: tuple[str, ...] = ()
 
     @property
     def gathers(self) -> bool:
@@ -62,7 +65,7 @@ class Plan:
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user: copies that are made, results that are rounded."""
         if self.implementation != "xla":
-            return self.to_run.notes
+            return (*self.to_run.notes, *self.beside)
         if not rounds_once(self.product, self.target):
             return ()
         where = "with out_dtype, " if self.product.role == "fprop" else ""
@@ -121,31 +124,51 @@ def plan(
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
 
 
-def plans(equation: Equation, target: Target, shapes: Sequence[Sequence[int]]) -> list[Plan]:
+def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> list[Plan]:
     """The plans of an equation: one for a kernel that serves all of it, else one for each product.
+
+    operands: arrays, or what has their shapes and dtypes.
 
     A kernel may serve a product with what it sums in passing, see `Equation.in_passing`.
 
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
     op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
-    for product in equation.products(shapes):
+    for product in equation.products([t.shape for t in operands]):
         try:
             found.append(
                 plan(product, target, op.implementation, equation.no_kernels, op.channels_last, siblings=tuple(found))
             )
         except UnsupportedError as error:
             errors.append(error)
-    whole = equation.whole(shapes)
+    whole = equation.whole(operands)
     if whole and (chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels)):
         return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
-    in_passing = ((part, equation.in_passing(part.product)) for part in found)
-    return [
+    in_passing = ((part, equation.in_passing(part.product, operands)) for part in found)
+    together = [
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
     ]
+    if equation.primitive == "bwd" and "a" in equation.names:
+        ct = operands[equation.names.index("ct")]
+        remark = _derivative(op, math.prod(ct.shape) * op.compute_dtype.itemsize, len(together))
+        together[0] = dataclasses.replace(together[0], beside=(remark,))
+    return together
+
+
+def _derivative(op: Op, nbytes: int, products: int) -> str:
+    """A remark on where the cotangent, of so many bytes, is multiplied by the derivative of the activation.
+
+    XLA reads it and what the activation saved, and writes their product, which every kernel then reads. Kernels could do with
+    two reads each, but would move twice as much through shared memory, whose bandwidth bounds those of few channels already.
+    """
+    by_xla, in_loads = ((3 + products) * nbytes / 1e6, 2 * products * nbytes / 1e6)
+    return (
+        f"XLA multiplies the cotangent by the derivative of {op.activation}: {by_xla:.3g} MB of the two and of their product "
+        f"are moved in all, {in_loads:.3g} MB if kernels multiplied where they load"
+    )
 
 
 def _at_once(
@@ -209,7 +232,7 @@ def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:
     tile is chosen all the same, since the tile says whether it is this one.
     """
     if not (known := trust.proofs(kernel.family.name, target)):
-        return trust.Trust(False, trust.nothing_known(target))
+        return trust.Trust(False, trust.nothing_known(kernel.family.name, target))
     faster = known.faster(kernel.series, kernel.size, rival)
     if not faster.trusted and not known.any_wrong:
         return faster

@@ -130,11 +130,11 @@ def _margin(found: Record, family: str, target: Target) -> float:
     return MARGIN if (found.device_kind, found.choice) == todays and timed_by_this_jax else WIDER_MARGIN
 
 
-def nothing_known(target: Target) -> str:
-    """The reason why no kernel is taken where there is no record."""
-    _suggest_doctor(str(target.device_kind))
+def nothing_known(family: str, target: Target) -> str:
+    """The reason why no kernel of a family is taken where there is no record of it."""
+    _suggest_doctor(family, str(target.device_kind))
     return (
-        f"unproven on this device: no record of {target.device_kind} with JAX {jax.__version__} and these kernels; "
+        f"unproven on this device: no record of these {family} kernels on {target.device_kind} with JAX {jax.__version__}; "
         f"`python -m pallas_conv doctor` makes one"
     )
 
@@ -154,8 +154,9 @@ def _load(path: pathlib.Path, _mtime: int) -> Record | None:
 
 
 @functools.cache
-def _suggest_doctor(device_kind: str) -> None:
+def _suggest_doctor(family: str, device_kind: str) -> None:
     _log.info(
-        "pallas_conv: XLA serves convolutions on %s until kernels are proven there: run `python -m pallas_conv doctor` once",
+        "pallas_conv: XLA serves what %s kernels would on %s until proven there: run `python -m pallas_conv doctor` once",
+        family,
         device_kind,
     )

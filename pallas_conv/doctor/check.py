@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..dispatch import record
-from ..equation import Equation
+from ..equation import Equation, operands_of
 from ..lowering.execution import execute
 from ..spec import Product
 from ..target import Target
@@ -51,8 +51,7 @@ def lax_program(product: Product, target: Target) -> Program:
 
 
 def _compiled(f: Program, product: Product) -> jax.stages.Compiled:
-    structs = [jax.ShapeDtypeStruct(shape, product.compute_dtype) for shape in product.operand_shapes]
-    return jax.jit(f).lower(*structs).compile()
+    return jax.jit(f).lower(*operands_of(product)).compile()
 
 
 def examine(check: Check, ahead: Ahead, lax: Program, seed: int) -> Finding:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..dispatch import plan, trust
 from ..dispatch.record import Record, Timing
-from ..equation import Equation
+from ..equation import Equation, operands_of
 from ..kernels import families
 from ..kernels.family import Facts
 from ..kernels.serve import Kernel
@@ -141,7 +141,7 @@ NO_KERNELS = "the kernel is held against what runs without it"
 
 def lax_program(product: Product, target: Target) -> str:
     """The name of what `auto` takes where no kernel is trusted: a formulation, or those of all parts of the product."""
-    return plan.rival(plan.plans(Equation.of(product, ("auto",), NO_KERNELS), target, product.operand_shapes))
+    return plan.rival(plan.plans(Equation.of(product, ("auto",), NO_KERNELS), target, operands_of(product)))
 
 
 # ---------------------------------------------------------------- the order

@@ -25,9 +25,8 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
 
     Plans of whole arrays were made before, to place kernels on a mesh. The plans made here are of this device's block.
     """
-    shapes, v = [t.shape for t in args], dict(zip(equation.names, args, strict=True))
-    chosen = [_keeping_all_bits(plan, v) for plan in plans(equation, target, shapes)]
-    whole = equation.primitive in ("affine", *BILINEAR) or [p.product for p in chosen] == [equation.whole(shapes)]
+    chosen, v = plans(equation, target, args), dict(zip(equation.names, args, strict=True))
+    whole = equation.primitive in ("affine", *BILINEAR) or [p.product for p in chosen] == [equation.whole(args)]
     if whole and chosen[0].implementation != "xla":
         return _run_kernel(equation, chosen[0], *args)
     computed: dict[str, Array] = {}
@@ -38,16 +37,6 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     contract = functools.partial(_run_product, equation, {plan.product.role: plan for plan in chosen})
     computed |= zip(dict(equation.outs), equation.formula(v, contract), strict=True)
     return [computed[name] for name in names]
-
-
-def _keeping_all_bits(chosen: Plan, v: Mapping[str, Array]) -> Plan:
-    """The plan, or that of the weight gradient alone where the cotangent is not of the 16 bits that a kernel would sum."""
-    product, kernel = chosen.product, chosen.kernel
-    dtype = np.dtype(product.compute_dtype)
-    if product.role != "wgrad" or "db" not in product.outputs or dtype.itemsize > 2 or v["ct"].dtype == dtype:
-        return chosen
-    alone = dataclasses.replace(product, outputs=("dw",), activation=None)
-    return dataclasses.replace(chosen, product=alone, kernel=kernel and dataclasses.replace(kernel, product=alone))
 
 
 def _run_in_passing(equation: Equation, chosen: Plan, v: Mapping[str, Array]) -> dict[str, Array]:

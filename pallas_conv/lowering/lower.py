@@ -35,7 +35,7 @@ def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     if any(export.is_symbolic_dim(n) for a in ctx.avals_in for n in a.shape):
         reason = "kernels are for sizes that are numbers, not symbols"
         equation = dataclasses.replace(equation, no_kernels=reason)
-    chosen = plans(equation, target, [a.shape for a in ctx.avals_in])
+    chosen = plans(equation, target, ctx.avals_in)
     context, mesh = ctx.module_context.axis_context, ctx.avals_in[0].sharding.mesh
     local = _local(target)
     if not mesh.empty and mesh.explicit_axes:

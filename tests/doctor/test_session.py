@@ -12,7 +12,7 @@ import pytest
 from pallas_conv.dispatch import plan as planning
 from pallas_conv.dispatch import record, trust
 from pallas_conv.doctor import check, kept, plan, session
-from pallas_conv.equation import Equation
+from pallas_conv.equation import Equation, operands_of
 from pallas_conv.kernels import families
 from pallas_conv.lowering import execution
 from pallas_conv.target import resolve
@@ -343,7 +343,7 @@ def test_the_program_beside_a_kernel_is_what_auto_takes_without_it(monkeypatch, 
     monkeypatch.setattr(trust, "proofs", lambda family, target: trusting)
     assert chosen(product).implementation == "mosaic"
     equation = Equation.of(product, ("auto",), plan.NO_KERNELS)
-    (beside,) = execution.plans(equation, H100, product.operand_shapes)
+    (beside,) = execution.plans(equation, H100, operands_of(product))
     assert (beside.product, beside.implementation) == (product, "xla")
     assert beside.formulation == plan.lax_program(product, H100)
 

@@ -18,6 +18,12 @@ SHARED = Case(
     Config((1, 8, 8), 32, taps_per_tile=3, dy_registers=True, stages=2, multicast="x"),
     num_sms=2,
 )
+BIAS = Case(
+    "weight gradient, bias gradient, five steps",
+    product("wgrad", 1, (16, 48), (17, 10), (1, 3), out_dtype="float32", outputs=("dw", "db")),
+    Config((1, 8, 8), 32, taps_per_tile=3, dy_registers=True, stages=2),
+    num_sms=1,
+)
 
 # fmt: off
 DAMAGES = [
@@ -84,5 +90,15 @@ DAMAGES = [
            r"\1\3, \2"), WRONG),
     Damage("weight gradient: a wgmma that does not add to its sums", HALO,
            nth(r"setp\.ne\.b32 p, 1, 0;", "setp.ne.b32 p, 0, 0;", 1), WRONG),
+    # The bias gradient: sums over registers, lanes and steps.
+    Damage("bias gradient: a register that is not added", BIAS,
+           nth(r"add\.f32\s+(%r\d+), (%r\d+), %r\d+;(\s*shfl\.sync\.bfly)", r"mov.b32 \1, \2;\3"), WRONG),
+    Damage("bias gradient: sum over half of the lanes", BIAS,
+           nth(r"shfl\.sync\.bfly\.b32\s+(%r\d+), (%r\d+), 2, 31, -1;", r"mov.b32 \1, 0;"), rf"{WRONG}|stores an element again"),
+    Damage("bias gradient: sum the lanes' own pixels twice", BIAS,
+           nth(r"shfl\.sync\.bfly\.b32\s+(%r\d+), (%r\d+), 1, 31, -1;", r"mov.b32 \1, \2;"), rf"{WRONG}|stores an element again"),
+    Damage("bias gradient: in other rows", BIAS, nth(r"(st\.global\.b32\s+\[%rd\d+)\+32\]", r"\1+36]"),
+           rf"{WRONG}|stores an element again|bytes \d+\.\.\d+ of a buffer of"),
+    Damage("bias gradient: drop a store", BIAS, nth(r"st\.global\.b32\s+\[%rd\d+\+32\], %r\d+;", ""), WRONG),
 ]
 # fmt: on

@@ -161,7 +161,7 @@ def test_auto_takes_what_is_summed_in_passing_where_it_takes_the_kernel(wrt, bes
 
 @pytest.mark.parametrize("halve", [True, False], ids=["16 bits", "32 bits"])
 def test_what_is_summed_in_passing_is_right(halve, monkeypatch, caplog):
-    """A bias gradient of float32 weights is XLA's: it keeps all bits of its cotangent."""
+    """Cotangents have 16 bits whatever the weights have, and so has the sum all of theirs."""
     monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
     conv = layer(None, compute_dtype=jnp.bfloat16)
     operands = halved((conv, images())) if halve else (conv, images())
@@ -172,7 +172,7 @@ def test_what_is_summed_in_passing_is_right(halve, monkeypatch, caplog):
 
     with caplog.at_level(logging.DEBUG, logger="pallas_conv"):
         got = gradients("interpret")
-    assert ("wgrad_2d_bf16_s1_dwdb" in caplog.text) == halve
+    assert f"wgrad_2d_{'bf16' if halve else 'bf16f32'}_s1_dwdb" in caplog.text
     for a, b in zip(got, gradients("xla"), strict=True):
         assert a.dtype == b.dtype
         a, b = (np.asarray(t, np.float32) for t in (a, b))
@@ -194,8 +194,25 @@ def test_a_wider_cotangent_keeps_its_bits(bias_dtype, monkeypatch, caplog):
     promoting = jax.numpy_dtype_promotion("standard")
     with promoting, caplog.at_level(logging.DEBUG, logger="pallas_conv"):
         (_, got), alone = gradient(("interpret", "xla"))
+        planned = pc.explain(lambda: gradient(("mosaic", "xla"))[0], device="h100")
     assert "dwdb" not in caplog.text
+    assert {plan.product.outputs for plan in planned if plan.product.role == "wgrad"} == {("dw",)}
     np.testing.assert_allclose(got, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("wrt", "megabytes"), [("all", (5, 4)), ("layer", (4, 2))])
+def test_explain_states_the_bytes_of_the_derivative(wrt, megabytes, monkeypatch):
+    """XLA reads twice and writes, every kernel reads; or every kernel reads twice."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    conv, x = layer("relu", compute_dtype=jnp.bfloat16), jax.ShapeDtypeStruct((1, 16, 250, 125), "float32")  # 1 MB
+    both = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
+    own = lambda x: eqx.filter(eqx.filter_grad(loss)(conv, x), eqx.is_array)
+    with pc.implementation("mosaic"):
+        first, *others = pc.explain(both if wrt == "all" else own, x, device="h100").plans[1:]
+    (note,) = (it for it in first.notes if "derivative of relu" in it)
+    assert f"{megabytes[0]} MB" in note
+    assert f"{megabytes[1]} MB" in note
+    assert not any("derivative" in note for plan in others for note in plan.notes)
 
 
 def test_without_a_weight_gradient_there_is_nothing_to_fuse():

@@ -231,6 +231,14 @@ def test_kernels_in_a_training_step(wrt, mesh_type):
     assert programs.collectives(compiled) == ({} if wrt == "x" else ONE)
 
 
+def test_bias_gradients_in_passing_are_sent_with_those_of_weights():
+    """Each device's kernel sums its own images' cotangents, too."""
+    linear = lambda x, w, b: pc.conv(x, w, b, padding=1, implementation=("mosaic", "xla"))
+    compiled = compiled_on(mesh_of(2, "auto"), of(linear, (1, 2)), *BF16)
+    assert programs.launches(compiled, PREFIX) == {"dense_fprop_2d_bf16_s1_bias": 1, "wgrad_2d_bf16f32_s1_dwdb": 1}
+    assert programs.collectives(compiled) == ONE
+
+
 def test_kernels_of_per_example_gradients_send_nothing():
     """Each device launches one kernel, with its own examples in it."""
     one = lambda x, w, b: jax.grad(lambda w, b: total(served(x[None], w, b)), (0, 1))(w, b)

@@ -10,7 +10,7 @@ import pytest
 from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.dispatch.plan import plans, rival
 from pallas_conv.doctor.plan import NO_KERNELS, lax_program
-from pallas_conv.equation import Equation
+from pallas_conv.equation import Equation, operands_of
 from pallas_conv.kernels import families
 from pallas_conv.lowering.execution import execute
 from pallas_conv.target import resolve
@@ -145,13 +145,13 @@ def test_tf32_may_truncate_both_operands_but_not_a_gradient_of_biases():
 @EACH
 def test_a_product_is_an_equation_and_back(it):
     equation = Equation.of(it, ("xla",))
-    assert it in (equation.whole(it.operand_shapes), *equation.products(it.operand_shapes))
+    assert it in (equation.whole(operands_of(it)), *equation.products(it.operand_shapes))
 
 
 @EACH
 def test_what_runs_without_a_kernel_has_one_name(it):
     h100 = resolve("h100")
-    parts = plans(Equation.of(it, ("auto",), NO_KERNELS), h100, it.operand_shapes)
+    parts = plans(Equation.of(it, ("auto",), NO_KERNELS), h100, operands_of(it))
     assert lax_program(it, h100) == rival(parts) == "+".join(part.formulation for part in parts)
     assert len(parts) == (2 if it.role == "bwd" else 1)
 
