@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # read when the p
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.mosaic.gpu import core
 
 TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
 
@@ -82,12 +84,24 @@ def _dumping(
 ) -> tuple[jax.stages.Compiled, Callable[[str], list[str]]]:
     """compile_for, and a function from a suffix to the files that Mosaic wrote on the way."""
     with tempfile.TemporaryDirectory() as folder:
-        with _environment(MOSAIC_GPU_DUMP_TO=folder, **{f"MOSAIC_GPU_DUMP_{kind}": "1" for kind in kinds}):
+        dumps = {f"MOSAIC_GPU_DUMP_{kind}": "1" for kind in kinds}
+        with _environment(MOSAIC_GPU_DUMP_TO=folder, **dumps), _compiling_anew():
             compiled = compile_for(target, f, *args)
         found = {path.name: path.read_text() for path in sorted(pathlib.Path(folder).iterdir())}
     if not found:
-        raise RuntimeError("no Mosaic kernel was compiled: none is in the program, or it came out of a cache")
+        raise RuntimeError("no Mosaic kernel is in the program")
     return compiled, lambda suffix: [text for name, text in found.items() if name.endswith(suffix)]
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """JAX 0.12 compiles kernels of one hash once a process, and dumps nothing afterwards. So here each has another hash."""
+    usual = core.hashlib
+    core.hashlib = types.SimpleNamespace(sha256=lambda text: usual.sha256(text + os.urandom(16)))
+    try:
+        yield
+    finally:
+        core.hashlib = usual
 
 
 @contextlib.contextmanager

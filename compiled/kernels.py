@@ -17,7 +17,7 @@ def operands(product: Product) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(product.operand_shapes, dtypes, strict=True)]
 
 
-@functools.cache  # JAX 0.12 compiles a kernel once a process, and has nothing to say of it the second time
+@functools.cache
 def compiled(product: Product, config: Any) -> tuple[jax.stages.Compiled, aot.Resources]:
     """The kernel of a product under a configuration by itself, compiled for an H100."""
     return aot.resources("h100", serve.kernel(product, config=config).run, *operands(product))

@@ -23,10 +23,7 @@ class Captured:
 
 
 def capture(f: Callable[..., Any], specs: list[jax.ShapeDtypeStruct], target: str = "h100") -> Captured:
-    """Capture the one Mosaic kernel of f for arguments of these shapes, compiled for a target of compiled/targets.
-
-    JAX 0.12 compiles a kernel once a process: a second capture of it finds no dump.
-    """
+    """Capture the one Mosaic kernel of f for arguments of these shapes, compiled for a target of compiled/targets."""
     ptx, separator, host = aot.instructions(target, f, *specs).partition("; ModuleID")
     if not separator:
         raise RuntimeError("Mosaic's dump of the host's code does not begin as LLVM's modules do")
