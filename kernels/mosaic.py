@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import CostEstimate as CostEstimate
 from jax.experimental.pallas import ds as ds
+from jax.experimental.pallas import mosaic_gpu
 from jax.experimental.pallas import run_scoped as run_scoped
 from jax.experimental.pallas import when as when
 from jax.experimental.pallas.mosaic_gpu import (
@@ -63,6 +64,7 @@ __all__ = [
     "load",
     "run_interpreted",
     "run_scoped",
+    "store",
     "two_views",
     "wait_smem_to_gmem",
     "wgmma",
@@ -70,6 +72,8 @@ __all__ = [
     "when",
     "zero_rows",
 ]
+
+_store: Any = getattr(mosaic_gpu, "store", None)  # since JAX 0.12
 
 
 def kernel(body: Callable[..., None], *, cost: CostEstimate, interpret: bool, **kwargs: Any) -> Callable[..., Any]:
@@ -102,6 +106,17 @@ def zero_rows(rows: int, *, interpret: bool) -> jax.Array:
     """Zeros, float32, with the layout that sums of an accumulator's rows have: what a loop carries must begin with it."""
     zeros = jnp.zeros(rows, jnp.float32)
     return zeros if interpret else layout_cast(zeros, Layout.WGMMA.reduce(1))
+
+
+def store(ref: Any, where: tuple[Any, ...], value: jax.Array, *, interpret: bool) -> None:
+    """Write ref[where] in global memory from registers, as they hold sums of wgmma: four threads write neighbouring elements.
+
+    Of 16 bits these are 16 bytes, half a sector of memory, for which JAX 0.12 wants to be asked.
+    """
+    if _store is None or interpret:
+        ref[where] = value
+    else:
+        _store(ref.at[where], value, optimized=False)
 
 
 class RaceError(AssertionError):

@@ -227,7 +227,8 @@ class _Kernel:
                 u, c = (f(load, jnp.int32(cfg.channel_loads)) for f in (lax.div, lax.rem))
                 place = schedule.place(tile, u)
                 columns = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
-                dw[part, place, halo_tap, tile.group, rows, columns] = total.astype(dw.dtype)
+                where = part, place, halo_tap, tile.group, rows, columns
+                mgpu.store(dw, where, total.astype(dw.dtype), interpret=self.interpret)
             for ref, total in zip(db, biases, strict=True):
 
                 @mgpu.when((tile.tap_tile == 0) & (tile.n_tile == 0) & (n == 0))
