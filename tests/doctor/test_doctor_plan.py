@@ -155,7 +155,7 @@ def test_tiles_and_lax_programs_are_those_of_the_plan():
     assert plan.lax_program(up, H100) != plan.lax_program(PRODUCT, H100)
 
 
-takes_a_minute = pytest.mark.timeout(900)  # more where the cores are busy: a tile for each product that is wanted
+TAKES_A_MINUTE = pytest.mark.timeout(900)  # more where the cores are busy: a tile for each product that is wanted
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,8 @@ def shipped():
     return rows, plan.checks(rows, H100)
 
 
-@takes_a_minute
+@pytest.mark.extended
+@TAKES_A_MINUTE
 def test_one_run_covers_what_is_wanted(shipped):
     """Estimated: at least 95% of both in the minutes that a run takes by default, where nothing is known yet."""
     rows, checks = shipped
@@ -178,7 +179,8 @@ def test_one_run_covers_what_is_wanted(shipped):
     assert sum("|" in line for line in lines) - 1 == len(list(plan.in_time(plan.order(checks).needed, 480)))
 
 
-@takes_a_minute
+@pytest.mark.extended
+@TAKES_A_MINUTE
 def test_after_all_checks_auto_takes_everything_that_is_wanted(shipped):
     rows, checks = shipped
     known = plan.proofs(plan.order(checks).needed)

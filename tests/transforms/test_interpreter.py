@@ -177,7 +177,13 @@ def test_transformed(entry, transformed, runs):
 
 @pytest.mark.parametrize(
     ("transformed", "count"),
-    [(jvp, 2), (hvp, 3), (per_example, 3), (of_ensemble, 3), pytest.param(grad, 3, marks=pytest.mark.extended)],
+    [
+        (jvp, 2),
+        (hvp, 3),
+        (per_example, 3),
+        pytest.param(of_ensemble, 3, marks=pytest.mark.extended),
+        pytest.param(grad, 3, marks=pytest.mark.extended),
+    ],
 )
 def test_transformed_layer(transformed, count, runs):
     check(functools.partial(transformed, conv_layer))
