@@ -35,7 +35,7 @@ def prove_as_planned(case, count):
 
 
 # One case a rung here: the emulator, which is closer to the GPU, executes the others, and all of them ran on one.
-OFTEN = {next(case for case in rung.cases if not case.extended) for rung in ladder.LADDER}
+OFTEN = {case for rung in ladder.LADDER for case in [case for case in rung.cases if not case.extended][:1]}
 
 
 @pytest.mark.parametrize(
