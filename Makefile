@@ -27,10 +27,11 @@ lint: setup
 test: lint ## lint, type-check, and run the tests (CPU only, about 20 minutes on two cores)
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended"
 
+# All of it takes several hours: PART=3/8 runs the third of eight parts of the long matrices.
 test-all: test ## the long test matrices too, the GPU compile tests with CUDA 13, and the tests again with the newest JAX
-	$(PY) -m pytest -n 2 --dist worksteal -m extended
+	$(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
 	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
-	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot
+	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m "aot and not extended"
 	bash .ci/setup .venv-newest --upgrade ".[cuda12,flax,haiku,inox,test,bench,demo]"
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
 

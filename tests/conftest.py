@@ -14,6 +14,28 @@ os.environ["PALLAS_CONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="pallas_conv_tests
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", type=_part, help="run every Nth test, from the Kth on: K/N, such as 1/8")
+
+
+def _part(text):
+    try:
+        k, n = map(int, text.split("/"))
+    except ValueError:
+        k, n = 0, 0
+    if not 1 <= k <= n:
+        raise pytest.UsageError(f"--part must be K/N with 1 <= K <= N, such as 1/8, not {text}")
+    return k, n
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if part := config.getoption("--part"):
+        k, n = part
+        config.hook.pytest_deselected(items=[it for i, it in enumerate(items) if i % n != k - 1])
+        items[:] = items[k - 1 :: n]
+
+
 @pytest.fixture(autouse=True)
 def nothing_shipped(request, monkeypatch, tmp_path_factory):
     """The rules about records are tested where there are none: what ships changes with every hardware run.
