@@ -17,7 +17,13 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # read when the p
 
 import jax
 from jax.experimental import topologies
-from jax.experimental.mosaic.gpu import core
+
+# It hashes kernels, see _compiling_anew.
+_mosaic: Any
+try:
+    from jax.experimental.mosaic.gpu import core as _mosaic
+except ImportError:
+    _mosaic = None
 
 TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
 
@@ -88,20 +94,27 @@ def _dumping(
         with _environment(MOSAIC_GPU_DUMP_TO=folder, **dumps), _compiling_anew():
             compiled = compile_for(target, f, *args)
         found = {path.name: path.read_text() for path in sorted(pathlib.Path(folder).iterdir())}
-    if not found:
-        raise RuntimeError("no Mosaic kernel is in the program")
-    return compiled, lambda suffix: [text for name, text in found.items() if name.endswith(suffix)]
+    dumped = lambda suffix: [text for name, text in found.items() if name.endswith(suffix)]
+    lowered, read = len(dumped(".resources.txt")), len(dumped(".ptx"))
+    if not lowered:
+        raise RuntimeError("no Mosaic kernel was lowered for the program")
+    if read != lowered:
+        raise RuntimeError(f"JAX dumped {read} of {lowered} kernels: it had compiled the others before")
+    return compiled, dumped
 
 
 @contextlib.contextmanager
 def _compiling_anew() -> Iterator[None]:
     """JAX 0.12 compiles kernels of one hash once a process, and dumps nothing afterwards. So here each has another hash."""
-    usual = core.hashlib
-    core.hashlib = types.SimpleNamespace(sha256=lambda text: usual.sha256(text + os.urandom(16)))
+    usual = getattr(_mosaic, "hashlib", None)
+    if usual is None:  # what was not compiled before can still be read
+        yield
+        return
+    _mosaic.hashlib = types.SimpleNamespace(sha256=lambda text: usual.sha256(text + os.urandom(16)))
     try:
         yield
     finally:
-        core.hashlib = usual
+        _mosaic.hashlib = usual
 
 
 @contextlib.contextmanager

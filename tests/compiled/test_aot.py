@@ -1,6 +1,8 @@
 """What is read of a kernel is what was compiled, however often it was before."""
 
 import dataclasses
+import os
+import pathlib
 
 import pytest
 
@@ -14,17 +16,45 @@ pytestmark = pytest.mark.aot
 PRODUCT, CONFIG = product("fprop", 1, (16, 16), (9, 8), 3, 1, 1), Config((1, 8, 8), 16, tile_k=16, stages=2)
 
 
-def read(config):
-    run = serve.kernel(PRODUCT, config=config).run
-    return aot.instructions("h100", run, *kernels.operands(PRODUCT))
+def kernel(config=CONFIG):
+    return serve.kernel(PRODUCT, config=config).run
+
+
+def read(f):
+    return aot.instructions("h100", f, *kernels.operands(PRODUCT))
 
 
 def test_a_kernel_that_was_compiled_before_is_read_again():
-    aot.compile_for("h100", serve.kernel(PRODUCT, config=CONFIG).run, *kernels.operands(PRODUCT))
-    first, again = read(CONFIG), read(CONFIG)
+    aot.compile_for("h100", kernel(), *kernels.operands(PRODUCT))
+    first, again = read(kernel()), read(kernel())
     assert "wgmma.mma_async" in first
     assert first == again
-    assert read(dataclasses.replace(CONFIG, stages=3)) != first
+    assert read(kernel(dataclasses.replace(CONFIG, stages=3))) != first
+
+
+def test_a_function_that_was_compiled_before_is_read_again():
+    f = kernel()
+    assert read(f) == read(f)
+
+
+def test_every_kernel_of_a_program_is_read():
+    f = kernel()
+    _, once = aot.resources("h100", f, *kernels.operands(PRODUCT))
+    _, twice = aot.resources("h100", lambda x, w: [f(x, w), f(2 * x, w)], *kernels.operands(PRODUCT))
+    assert (once.kernels, twice.kernels) == (1, 2)
+    assert (twice.registers, twice.smem_bytes) == (once.registers, once.smem_bytes)
+
+
+def test_a_kernel_of_which_nothing_is_dumped_says_so(monkeypatch):
+    lowered = lambda *_: pathlib.Path(os.environ["MOSAIC_GPU_DUMP_TO"], "kernel_0.resources.txt").touch()
+    monkeypatch.setattr(aot, "compile_for", lowered)
+    with pytest.raises(RuntimeError, match="dumped 0 of 1 kernels"):
+        read(kernel())
+
+
+def test_a_jax_that_hashes_elsewhere_still_has_new_kernels_read(monkeypatch):
+    monkeypatch.setattr(aot, "_mosaic", None)
+    assert "wgmma.mma_async" in read(kernel(dataclasses.replace(CONFIG, stages=4)))
 
 
 def test_a_program_without_a_kernel_says_so():
