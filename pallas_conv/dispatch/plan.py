@@ -151,10 +151,11 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
     ]
-    if equation.primitive == "bwd" and "a" in equation.names:
+    kernels = [i for i, it in enumerate(together) if it.implementation != "xla"]
+    if kernels and equation.primitive == "bwd" and "a" in equation.names:
         ct = operands[equation.names.index("ct")]
         remark = _derivative(op, math.prod(ct.shape) * op.compute_dtype.itemsize, len(together))
-        together[0] = dataclasses.replace(together[0], beside=(remark,))
+        together[kernels[0]] = dataclasses.replace(together[kernels[0]], beside=(remark,))
     return together
 
 
