@@ -1,4 +1,4 @@
-"""What is read of a kernel is what was compiled, however often it was before."""
+"""Texts of kernels are those of what was compiled, however often it was before."""
 
 import dataclasses
 import os

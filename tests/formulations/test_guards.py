@@ -69,8 +69,8 @@ EXCEEDS = {"nnunet_mid": 1.25}  # as a layer in a network: both gradients hold a
 
 
 LAYERS = [
-    pytest.param(dataclasses.replace(case, dtype="float32"), id=case.name)
-    for case in suite()
+    pytest.param(dataclasses.replace(case, dtype="float32"), id=case.name, marks=[pytest.mark.extended] * (i % 2))
+    for i, case in enumerate(suite())
     if not case.per_example and not case.name.endswith(("_f32", "_f16"))
 ]
 

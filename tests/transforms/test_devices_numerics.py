@@ -135,9 +135,11 @@ def matrix():
                 if setting.groups > 1 and name not in GROUPED:
                     continue
                 for mesh in case.only.split():
-                    often = setting in DEFAULT and (
-                        "gradient" in name or (setting == DEFAULT[0] and mesh == "explicit")
+                    explicit, automatic = (
+                        (setting, mesh) == (DEFAULT[0], "explicit"),
+                        (setting, mesh) == (DEFAULT[1], "auto"),
                     )
+                    often = explicit or (automatic and "gradient" in name)
                     marks = [] if often else pytest.mark.extended
                     yield pytest.param(
                         setting, name, mesh, id=f"{setting}-{name}-{mesh}".replace(" ", "_"), marks=marks
