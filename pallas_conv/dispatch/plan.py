@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
 
 from .. import formulations
 from ..equation import Equation, Op, Operand, wider
@@ -151,24 +153,25 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
     ]
-    kernels = [i for i, it in enumerate(together) if it.implementation != "xla"]
-    if kernels and equation.primitive == "bwd" and "a" in equation.names:
-        ct = operands[equation.names.index("ct")]
-        remark = _derivative(op, math.prod(ct.shape) * op.compute_dtype.itemsize, len(together))
-        together[kernels[0]] = dataclasses.replace(together[kernels[0]], beside=(remark,))
+    by_kernels = all(it.implementation != "xla" for it in together)
+    if by_kernels and equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
+        remark = _derivative(op, dict(zip(equation.names, operands, strict=True)), len(together))
+        together[0] = dataclasses.replace(together[0], beside=(remark,))
     return together
 
 
-def _derivative(op: Op, nbytes: int, products: int) -> str:
-    """A remark on where the cotangent, of so many bytes, is multiplied by the derivative of the activation.
+def _derivative(op: Op, v: Mapping[str, Operand], kernels: int) -> str:
+    """A remark on where the cotangent is multiplied by the derivative of the activation, if kernels compute all products.
 
-    XLA reads it and what the activation saved, and writes their product, which every kernel then reads. Kernels could do with
-    two reads each, but would move twice as much through shared memory, whose bandwidth bounds those of few channels already.
+    XLA reads it and what the activation saved, and writes their product in the compute dtype, which every kernel then reads.
+    Kernels could read both instead, with twice the loads of a cotangent into shared memory. A sum for biases is not counted.
     """
-    by_xla, in_loads = ((3 + products) * nbytes / 1e6, 2 * products * nbytes / 1e6)
+    size = math.prod(v["ct"].shape)
+    both = size * (jnp.dtype(v["ct"].dtype).itemsize + jnp.dtype(v["a"].dtype).itemsize)
+    by_xla, in_loads = both + (1 + kernels) * size * op.compute_dtype.itemsize, kernels * both
     return (
-        f"XLA multiplies the cotangent by the derivative of {op.activation}: {by_xla:.3g} MB of the two and of their product "
-        f"are moved in all, {in_loads:.3g} MB if kernels multiplied where they load"
+        f"XLA multiplies the cotangent by the derivative of {op.activation}, which moves {by_xla / 1e6:.3g} MB up to the "
+        f"kernels; multiplied where kernels load it, {in_loads / 1e6:.3g} MB would move"
     )
 
 

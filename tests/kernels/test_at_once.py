@@ -215,6 +215,30 @@ def test_explain_states_the_bytes_of_the_derivative(wrt, megabytes, monkeypatch)
     assert not any("derivative" in note for plan in others for note in plan.notes)
 
 
+@pytest.mark.parametrize(("out_dtype", "megabytes"), [(None, (5, 4)), ("float32", (7, 8))])
+def test_the_bytes_of_the_derivative_are_those_of_each_array(out_dtype, megabytes, monkeypatch):
+    """A float32 cotangent, and what is saved beside it, have twice the bytes of their product in bfloat16."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    how = {"padding": 1, "activation": "relu", "compute_dtype": jnp.bfloat16, "out_dtype": out_dtype}
+    total = lambda x, w, b, **more: jnp.sum(pc.conv(x, w, b, **how, **more).astype(jnp.float32) ** 2)
+    shapes = (1, 16, 250, 125), (16, 16, 3, 3), (16,)
+    operands = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+    with pc.implementation("mosaic"):
+        (note,) = derivative_notes(jax.grad(total, (0, 1, 2)), *operands)
+        residual = jax.ShapeDtypeStruct(shapes[0], out_dtype or "bfloat16")
+        added = lambda x, w, b, r: total(x, w, b, residual=r)
+        assert not derivative_notes(
+            jax.grad(added, (0, 1, 2, 3)), *operands, residual
+        )  # the product is wanted by itself
+    assert all(f" {it} MB" in note for it in megabytes)
+    with pc.implementation("xla"):
+        assert not derivative_notes(jax.grad(total, (0, 1, 2)), *operands)
+
+
+def derivative_notes(f, *operands):
+    return [note for plan in pc.explain(f, *operands, device="h100") for note in plan.notes if "derivative" in note]
+
+
 def test_without_a_weight_gradient_there_is_nothing_to_fuse():
     """Frozen weights: the input gradient and that of the bias."""
 

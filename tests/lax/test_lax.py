@@ -35,7 +35,7 @@ def permuted(lhs, rhs, out):
 
 
 def orders(letters):
-    """All orders of them, every fifth of which puts each letter in each place often enough for a quick test."""
+    """All orders of them, every fifth in a quick test."""
     every = map("".join, itertools.permutations(letters))
     return [pytest.param(order, marks=[pytest.mark.extended] * (i % 5 > 0)) for i, order in enumerate(every)]
 
