@@ -25,7 +25,7 @@ def _type_reasons(product: Product) -> list[str]:
         found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
     if product.compute_dtype == "float32" and not product.may_use_tf32:
         found.append(
-            f"float32 is multiplied as three bfloat16 products, which precision {product.precision!r} does not allow"
+            f"float32 is multiplied as three bfloat16 products where TF32 is allowed, not with precision {product.precision!r}"
         )
     if product.out_dtype not in (product.compute_dtype, "float32"):
         found.append(
@@ -34,9 +34,7 @@ def _type_reasons(product: Product) -> list[str]:
     if product.outputs not in OUTPUTS or product.activation is not None:
         found.append("weight and bias gradients are computed, without the derivative of an activation")
     elif "db" in product.outputs and product.compute_dtype == "float32":
-        found.append(
-            "a bias gradient is summed of cotangents of 16 bits: pieces of float32 have but two thirds of its bits"
-        )
+        found.append("a bias gradient is summed of cotangents of 16 bits: two of them hold 16 of a float32's 24")
     elif "db" in product.outputs and max(product.spec.input_dilation) > 1:
         found.append("a bias gradient is computed beside the weight gradient of a convolution, not of a transposed one")
     return found

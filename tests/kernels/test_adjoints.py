@@ -40,7 +40,7 @@ PRODUCTS = {
     "float16": dataclasses.replace(p(1, (16, 16), (7, 9), 3, 2, 1), compute_dtype="float16"),
     "float32": dataclasses.replace(p(1, (16, 16), (7, 9), 3, 1, 1), compute_dtype="float32"),
 }
-QUICK = ("transposed",)
+QUICK = ("transposed", "strided, asymmetric")
 
 
 def config(product: Product) -> Any:
