@@ -1,5 +1,5 @@
 # Everything a contributor runs. `make test` and `make demo` work from a fresh clone: they set up .venv themselves.
-.PHONY: setup lint test test-all emulate demo bench networks gpu lock clean
+.PHONY: setup lint test test-all test-long test-cuda13 test-newest emulate demo bench networks gpu lock clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -10,7 +10,7 @@ export NPROC ?= 16
 export JAX_PLATFORMS ?= $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg /dev/kfd),,cpu)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.stamp ## find or install Python >= 3.12, install the locked packages into .venv
 $(VENV)/.stamp: pyproject.toml requirements.lock .ci/setup
@@ -24,14 +24,20 @@ lint: setup
 	$(PY) -m bench.renew --list
 
 # LLVM would take half of the time to optimise programs that run once; `make test-all` runs them optimised, too.
-test: lint ## lint, type-check, and run the tests (CPU only, about 20 minutes on two cores)
+test: lint ## lint, type-check, and run the tests (CPU only, about 22 minutes on two cores)
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended"
 
-# All of it takes several hours: PART=3/8 runs the third of eight parts of the long matrices.
-test-all: test ## the long test matrices too, the GPU compile tests with CUDA 13, and the tests again with the newest JAX
+test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13 and test-newest, which take hours together
+
+# PART=3/8 runs the third of eight parts of the long matrices, here and with CUDA 13.
+test-long: setup ## the long test matrices
 	$(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
+
+test-cuda13: setup ## the GPU compile tests with CUDA 13
 	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
-	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m "aot and not extended"
+	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot $(PART:%=--part %)
+
+test-newest: setup ## the tests of `make test` with the newest JAX
 	bash .ci/setup .venv-newest --upgrade ".[cuda12,flax,haiku,inox,test,bench,demo]"
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
 

@@ -9,7 +9,8 @@ tests of the interpreter run that on any machine.
 import hashlib
 import re
 
-from compiled import aot, kernels
+from compiled import aot
+from pallas_conv.equation import operands_of
 from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.kernels.serve import Kernel
 
@@ -25,7 +26,7 @@ def digest(kernel: Kernel) -> str:
 
 def text(kernel: Kernel) -> str:
     """PTX and host code, before names and debug lines are left out."""
-    return aot.instructions(TARGETS[kernel.gpu.generation], kernel.run, *kernels.operands(kernel.product))
+    return aot.instructions(TARGETS[kernel.gpu.generation], kernel.run, *operands_of(kernel.product))
 
 
 def of_text(text: str) -> str:

@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # read when the p
 import jax
 from jax.experimental import topologies
 
-# It hashes kernels, see _compiling_anew.
+# The private module in which JAX hashes kernels, see _compiling_anew.
 _mosaic: Any
 try:
     from jax.experimental.mosaic.gpu import core as _mosaic
@@ -99,7 +99,7 @@ def _dumping(
     if not lowered:
         raise RuntimeError("no Mosaic kernel was lowered for the program")
     if read != lowered:
-        raise RuntimeError(f"JAX dumped {read} of {lowered} kernels: it had compiled the others before")
+        raise RuntimeError(f"JAX dumped {read} of {lowered} kernels; of one that it holds compiled it dumps nothing")
     return compiled, dumped
 
 

@@ -109,9 +109,10 @@ def zero_rows(rows: int, *, interpret: bool) -> jax.Array:
 
 
 def store(ref: Any, where: tuple[Any, ...], value: jax.Array, *, interpret: bool) -> None:
-    """Write ref[where] in global memory from registers, as they hold sums of wgmma: four threads write neighbouring elements.
+    """Write sums of wgmma to ref[where] in global memory, each thread those that it holds.
 
-    Of 16 bits these are 16 bytes, half a sector of memory, for which JAX 0.12 wants to be asked.
+    Four threads hold neighbours. Of 16-bit numbers these are 16 bytes, half a sector of memory: JAX 0.12 refuses to store so
+    little at once unless told that the store need not be optimized. The next column's store fills the sector.
     """
     if _store is None or interpret:
         ref[where] = value

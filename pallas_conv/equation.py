@@ -319,12 +319,12 @@ class Equation:
 
         That is a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
         "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's.
-        So is a bias gradient that `_sums_more_bits`.
+        So is a bias gradient if `_sums_other_numbers` holds.
         """
         wanted = {name for name, _ in self.outs}
         if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted or len(wanted) < 2:
             return None
-        if "db" in wanted and self._sums_more_bits(operands):
+        if "db" in wanted and self._sums_other_numbers(operands):
             return None
         role = "bwd" if "dx" in wanted else "wgrad"
         part = self.products([t.shape for t in operands])[0]
@@ -340,14 +340,14 @@ class Equation:
         """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
 
         That is the bias gradient beside the weight gradient: both read the cotangent. Where act' multiplies it, XLA makes it
-        in float32, and sums it as it does; likewise where the sum `_sums_more_bits`.
+        in float32, and sums it as it does; likewise if `_sums_other_numbers` holds.
         """
         if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs) or "a" in self.names:
             return None
-        return None if self._sums_more_bits(operands) else dataclasses.replace(part, outputs=("dw", "db"))
+        return None if self._sums_other_numbers(operands) else dataclasses.replace(part, outputs=("dw", "db"))
 
-    def _sums_more_bits(self, operands: Sequence[Operand]) -> bool:
-        """Whether the cotangent, of which a bias gradient is the sum, has bits that its products with w and x lose."""
+    def _sums_other_numbers(self, operands: Sequence[Operand]) -> bool:
+        """Whether a bias gradient, the sum of the cotangent, is of other numbers than a kernel reads: those are rounded."""
         cotangent = dict(zip(self.names, operands, strict=True))["ct"]
         return jnp.dtype(cotangent.dtype) != self.op.compute_dtype
 

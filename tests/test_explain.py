@@ -120,6 +120,21 @@ def test_all_products_that_lack_a_kernel_are_listed_at_once(monkeypatch):
     assert "no wgrad today" in str(error.value)
 
 
+@pytest.mark.parametrize("device", ["cpu", "h100"])
+def test_sizes_that_are_symbols_are_explained_as_they_are_lowered(device):
+    """A kernel is for sizes that are numbers."""
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 16, 8, 8"), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((16, 16, 3, 3), jnp.bfloat16)
+    for f in (lambda x, w: pc.conv(x, w, padding=1), lambda x, w: jax.grad(lambda w: loss_of(x, w))(w)):
+        found = pc.explain(f, x, w, device=device)
+        assert {plan.implementation for plan in found} == {"xla"}
+        assert any("not symbols" in reason for plan in found for reason in plan.reasons)
+
+
+def loss_of(x, w):
+    return jnp.sum(pc.conv(x, w, padding=1).astype(jnp.float32))
+
+
 def test_rounding_on_a_gpu_is_noted():
     layer = pc.Conv2d(8, 8, 3, compute_dtype=jnp.bfloat16, key=jax.random.key(0))
     step = eqx.filter_grad(loss)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
+from jax import export
 
 from .. import formulations
 from ..equation import Equation, Op, Operand, wider
@@ -135,6 +136,8 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
 
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
+    if any(export.is_symbolic_dim(n) for t in operands for n in t.shape):
+        equation = dataclasses.replace(equation, no_kernels="kernels are for sizes that are numbers, not symbols")
     op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
     for product in equation.products([t.shape for t in operands]):
         try:

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import jax
-from jax import Array, export
+from jax import Array
 from jax.interpreters import mlir
 
 from .. import compat
@@ -32,9 +32,6 @@ def lower(primitive: str, platform: str | None, ctx: Any, *args: Any, **params: 
 
 def distribute(equation: Equation, target: Target, ctx: Any) -> Any:
     """The program of an equation on the devices of this lowering."""
-    if any(export.is_symbolic_dim(n) for a in ctx.avals_in for n in a.shape):
-        reason = "kernels are for sizes that are numbers, not symbols"
-        equation = dataclasses.replace(equation, no_kernels=reason)
     chosen = plans(equation, target, ctx.avals_in)
     context, mesh = ctx.module_context.axis_context, ctx.avals_in[0].sharding.mesh
     local = _local(target)

@@ -12,7 +12,7 @@ import workloads.paths
 from bench import gate, kernels, one, paths, products, record, speed, wanted
 from bench.correctness import SMALL
 from bench.tune.differing import candidates, differences
-from compiled.kernels import operands
+from pallas_conv import equation
 from pallas_conv.doctor import check, plan
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.gpu import ANY_HOPPER, Gpu
@@ -64,7 +64,7 @@ def test_one_launch_of_it_is_to_be_had():
 
 
 def test_its_operands_are_named():
-    assert [a.shape for a in operands(PRODUCT)] == list(PRODUCT.operand_shapes)
+    assert [a.shape for a in equation.operands_of(PRODUCT)] == list(PRODUCT.operand_shapes)
     assert [a.dtype for a in products.operands_of(PRODUCT)] == [jnp.dtype(PRODUCT.compute_dtype)] * 2
 
 

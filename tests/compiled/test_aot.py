@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from compiled import aot, kernels
+from compiled import aot
+from pallas_conv.equation import operands_of
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense.plan import Config
 from tests.kernels.cases import product
@@ -21,11 +22,11 @@ def kernel(config=CONFIG):
 
 
 def read(f):
-    return aot.instructions("h100", f, *kernels.operands(PRODUCT))
+    return aot.instructions("h100", f, *operands_of(PRODUCT))
 
 
 def test_a_kernel_that_was_compiled_before_is_read_again():
-    aot.compile_for("h100", kernel(), *kernels.operands(PRODUCT))
+    aot.compile_for("h100", kernel(), *operands_of(PRODUCT))
     first, again = read(kernel()), read(kernel())
     assert "wgmma.mma_async" in first
     assert first == again
@@ -39,8 +40,8 @@ def test_a_function_that_was_compiled_before_is_read_again():
 
 def test_every_kernel_of_a_program_is_read():
     f = kernel()
-    _, once = aot.resources("h100", f, *kernels.operands(PRODUCT))
-    _, twice = aot.resources("h100", lambda x, w: [f(x, w), f(2 * x, w)], *kernels.operands(PRODUCT))
+    _, once = aot.resources("h100", f, *operands_of(PRODUCT))
+    _, twice = aot.resources("h100", lambda x, w: [f(x, w), f(2 * x, w)], *operands_of(PRODUCT))
     assert (once.kernels, twice.kernels) == (1, 2)
     assert (twice.registers, twice.smem_bytes) == (once.registers, once.smem_bytes)
 
@@ -59,4 +60,4 @@ def test_a_jax_that_hashes_elsewhere_still_has_new_kernels_read(monkeypatch):
 
 def test_a_program_without_a_kernel_says_so():
     with pytest.raises(RuntimeError, match="no Mosaic kernel"):
-        aot.instructions("h100", lambda x: x + 1, kernels.operands(PRODUCT)[0])
+        aot.instructions("h100", lambda x: x + 1, operands_of(PRODUCT)[0])

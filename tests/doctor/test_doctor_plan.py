@@ -181,6 +181,17 @@ def test_one_run_covers_what_is_wanted(shipped):
 
 @pytest.mark.extended
 @TAKES_A_MINUTE
+def test_five_minutes_cover_what_is_wanted_of_dense_kernels(shipped):
+    """Estimated: at least 95% of both in at most 400 s."""
+    rows, checks = ([it for it in found if it.product.role != "wgrad"] for found in shipped)
+    *_, last = text.planned(rows, checks, H100, minutes=5)
+    a, b, c, d, seconds = (int(word) for word in last.replace(",", "").split() if word.isdigit())
+    assert min(a / b, c / d) >= 0.95
+    assert seconds <= 400
+
+
+@pytest.mark.extended
+@TAKES_A_MINUTE
 def test_after_all_checks_auto_takes_everything_that_is_wanted(shipped):
     rows, checks = shipped
     known = plan.proofs(plan.order(checks).needed)

@@ -161,7 +161,7 @@ def test_auto_takes_what_is_summed_in_passing_where_it_takes_the_kernel(wrt, bes
 
 @pytest.mark.parametrize("halve", [True, False], ids=["16 bits", "32 bits"])
 def test_what_is_summed_in_passing_is_right(halve, monkeypatch, caplog):
-    """Cotangents have 16 bits whatever the weights have, and so has the sum all of theirs."""
+    """Whether weights have 16 bits or 32, the cotangent has 16: a kernel sums it without rounding it."""
     monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
     conv = layer(None, compute_dtype=jnp.bfloat16)
     operands = halved((conv, images())) if halve else (conv, images())
@@ -177,6 +177,19 @@ def test_what_is_summed_in_passing_is_right(halve, monkeypatch, caplog):
         assert a.dtype == b.dtype
         a, b = (np.asarray(t, np.float32) for t in (a, b))
         np.testing.assert_allclose(a, b, atol=2.0**-7 * np.abs(b).max())
+
+
+def test_a_bias_gradient_of_float32_weights_is_the_sum_of_all_bits(monkeypatch, caplog):
+    """In passing, of a known cotangent: float32 goes from the kernel's sums to the user."""
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    x, w, b = images(), layer(None).weight, jnp.zeros(16)
+    ct = jax.random.normal(jax.random.key(2), x.shape, jnp.bfloat16)
+    y = lambda w, b: pc.conv(x, w, b, padding=1, compute_dtype=jnp.bfloat16, implementation=("interpret", "xla"))
+    with caplog.at_level(logging.DEBUG, logger="pallas_conv"):
+        _, db = jax.jit(lambda w, b: jax.vjp(y, w, b)[1](ct))(w, b)
+    assert "wgrad_2d_bf16f32_s1_dwdb" in caplog.text
+    assert db.dtype == jnp.float32
+    np.testing.assert_allclose(db, ct.astype(jnp.float32).sum((0, 2, 3)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias_dtype", ["float32", "complex64"])
