@@ -135,13 +135,17 @@ def test_the_times_of_the_h100s_record_are_of_todays_tiles_or_of_tiles_as_fast()
 @pytest.mark.shipped
 @pytest.mark.extended
 def test_how_many_kernels_auto_takes():
-    known, taken = wanted(), []
-    for name in ("h200", "h100"):
-        for group in (known.suite, known.networks):
-            plans = [plan(it.product, resolve(name), ("auto",)) for it in group]
-            taken.append(sum(p.implementation == "mosaic" for p in plans))
-    suite, networks = len(known.suite), len(known.networks)
+    groups = wanted().suite, wanted().networks
+    taken = []
+    for target in map(resolve, ("h200", "h100")):
+        for group in groups:
+            plans = [plan(it.product, target, ("auto",)) for it in group]
+            by_kernels = [p.product.role for p in plans if p.implementation == "mosaic"]
+            assert "wgrad" not in by_kernels
+            taken.append(len(by_kernels))
+    suite, networks = (sum(it.product.role != "wgrad" for it in group) for group in groups)
     assert (
-        f"`auto` takes kernels for {taken[0]} of the suite's {suite} products that a kernel serves and for {taken[1]} of "
-        f"{networks} in eight networks on the H200, for {taken[2]} and {taken[3]} on the H100."
+        f"of the forward products and input gradients that a kernel serves, `auto` takes kernels for {taken[0]} of the suite's "
+        f"{suite} and for {taken[1]} of {networks} in eight networks on the H200, for {taken[2]} and {taken[3]} on the H100. "
+        f"For everything else, all weight gradients among it, a `lax` program runs"
     ) in SAID
