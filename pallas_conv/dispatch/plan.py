@@ -156,7 +156,7 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
     ]
-    by_kernels = all(it.implementation != "xla" for it in together)
+    by_kernels = bool(together) and all(it.implementation != "xla" for it in together)
     if by_kernels and equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
         remark = _derivative(op, dict(zip(equation.names, operands, strict=True)), len(together))
         together[0] = dataclasses.replace(together[0], beside=(remark,))
