@@ -125,7 +125,7 @@ def _probes(dry: bool) -> tuple[probes.Probe, ...]:
 
 
 def _rungs(options: argparse.Namespace) -> list[tuple[ladder.Rung, configured.Case]]:
-    wanted = options.rungs or ("^(wgrad: )?(one tile|two outputs)$" if options.dry_run else "")
+    wanted = options.rungs or (r"^(\w+: )?(one tile|two outputs)$" if options.dry_run else "")
     return [(rung, case) for rung in ladder.LADDER if re.search(wanted, rung.feature) for case in rung.cases]
 
 

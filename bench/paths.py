@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from pallas_conv import strict
-from pallas_conv.kernels import serve
+from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.geometry import TapAxis
@@ -63,7 +63,7 @@ def smallest(kernel: Kernel) -> Case:
     gpu = Gpu(max(1, WORKERS * asked.cluster // asked.ctas_per_sm))
 
     def stands_for_it(small: Product) -> bool:
-        if family.reasons(small) or family.illegal(problem := family.problem(small), config, gpu):
+        if families.serving(small) is not family or family.illegal(problem := family.problem(small), config, gpu):
             return False
         several = sum(count for count, _ in family.work(problem, config, gpu).rounds) > 1
         return several and proves(dataclasses.replace(kernel, product=small, given=config)) == proves(kernel)
@@ -78,12 +78,21 @@ def _smaller(product: Product) -> Iterator[Product]:
     spec = product.spec
     for extra in (1, 0):
         yield from _changed(product, "batch", product.batch, 1, extra)
+        yield from _with_fewer_groups(product, extra)
         yield from _changed(product, "in_channels", product.in_channels, spec.groups, extra)
         yield from _changed(product, "out_channels", product.out_channels, spec.groups, extra)
         for i, n in enumerate(spec.in_spatial):
             if (small := n // 2 + extra) < n:
                 sizes = (*spec.in_spatial[:i], small, *spec.in_spatial[i + 1 :])
                 yield dataclasses.replace(product, spec=dataclasses.replace(spec, in_spatial=sizes))
+
+
+def _with_fewer_groups(product: Product, extra: int) -> Iterator[Product]:
+    groups = product.spec.groups
+    if 0 < (fewer := groups // 2 + extra) < groups:
+        c, o = (n // groups * fewer for n in (product.in_channels, product.out_channels))
+        spec = dataclasses.replace(product.spec, groups=fewer)
+        yield dataclasses.replace(product, spec=spec, in_channels=c, out_channels=o)
 
 
 def _changed(product: Product, field: str, size: int, unit: int, extra: int) -> Iterator[Product]:

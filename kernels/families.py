@@ -6,11 +6,12 @@ from types import ModuleType
 from pallas_conv.spec import Product
 
 from .dense import DENSE
+from .depthwise import DEPTHWISE
 from .family import Family, Size
 from .gpu import GENERATIONS, generations
 from .wgrad import WEIGHT_GRADIENT
 
-FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT)
+FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT, DEPTHWISE)
 
 
 def named(name: str) -> Family:
@@ -21,8 +22,9 @@ def named(name: str) -> Family:
 def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple[str, ...]:
     """The first family that serves a product on a GPU of this compute capability; else every reason against."""
     device = _device_reasons(capability)
-    against: list[str] = []
-    for family in [f for f in FAMILIES if product.role in f.roles] or FAMILIES:
+    computing = [family for family in FAMILIES if product.role in family.roles] or FAMILIES
+    against = list[str]()
+    for family in [family for family in computing if family.is_for(product)] or computing:
         missing = [] if device or capability in family.bodies else [f"no {family.name} kernel is written for this GPU"]
         found = [*missing, *family.reasons(product)]
         if not (device or found):

@@ -20,14 +20,16 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from pallas_conv import strict
+from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.spec import Product
 
 from .cost import Work
 from .gpu import MAX_ELEMENTS, Gpu
 
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
+EPILOGUE_OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64  # taps a side
-LEAST_CHANNELS = 16  # of a group: fewer leave most of a tensor core's tile empty
+LEAST_CHANNELS = 16  # of a group in a matrix product: fewer leave most of a tensor core's tile empty
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
@@ -113,6 +115,9 @@ class Family(Protocol):
     config: type[Any]
     samples: tuple[Product, ...]
 
+    def is_for(self, product: Product, /) -> bool:
+        """Whether a product's groups are of the size that the family is for. Users read the reasons of families that are."""
+
     def reasons(self, product: Product, /) -> Sequence[str]:
         """Every reason why the family does not serve a product, whatever the GPU; empty if it does."""
 
@@ -149,17 +154,52 @@ def fused(product: Product) -> str:
     return dataclasses.replace(product, activation=None).epilogue if product.outputs == ("z",) else product.epilogue
 
 
+def dtype_reasons(product: Product) -> list[str]:
+    """The reasons against a product's dtypes."""
+    found = []
+    if product.compute_dtype not in DTYPES:
+        found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
+    if product.out_dtype not in (product.compute_dtype, "float32"):
+        found.append(
+            f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
+        )
+    return found
+
+
+def epilogue_reasons(product: Product) -> list[str]:
+    """The reasons against what a product does with its sums, where forward products have bias, residual and activation."""
+    found = []
+    if product.activation not in (None, *ACTIVATIONS):
+        found.append(f"the activation {product.activation!r} is not fused")
+    if product.role == "fprop" and product.outputs not in EPILOGUE_OUTPUTS:
+        found.append(f"the outputs {product.outputs} are not written: ('y',), ('z',) and ('y', 'z') are")
+    if product.role != "fprop" and product.epilogue != "linear":
+        found.append("only a forward product has a fused epilogue")
+    return found
+
+
 def geometry_reasons(product: Product) -> list[str]:
-    """The reasons against a product's dimensions, groups and taps."""
+    """The reasons against a product's dimensions and taps."""
     spec, found = product.spec, []
     if not 1 <= spec.ndim <= 3:
         found.append(f"1 to 3 spatial dimensions are served, not {spec.ndim}")
-    channels = product.in_channels // spec.groups, product.out_channels // spec.groups
-    if spec.groups > 1 and min(channels) < LEAST_CHANNELS:
-        found.append(f"a group must have at least {LEAST_CHANNELS} channels on either side, not {channels}")
     if any(k > MAX_KERNEL for k in spec.kernel_spatial):
         found.append(f"the kernel must be at most {MAX_KERNEL} a side, not {spec.kernel_spatial}")
     return found
+
+
+def group_reasons(product: Product, *, or_one: bool) -> list[str]:
+    """The reasons against groups that are too small to be matrix products. or_one: some family takes groups of one channel."""
+    channels = channels_of_a_group(product)
+    if product.spec.groups == 1 or min(channels) >= LEAST_CHANNELS:
+        return []
+    least = f"at least {LEAST_CHANNELS} channels on either side{', or one' if or_one else ''}"
+    return [f"a group must have {least}, not {channels}"]
+
+
+def channels_of_a_group(product: Product) -> tuple[int, int]:
+    """Channels (in, out) of a group."""
+    return product.in_channels // product.spec.groups, product.out_channels // product.spec.groups
 
 
 def empty_reasons(shapes: Mapping[str, Sequence[int]]) -> list[str]:
@@ -173,11 +213,14 @@ def large_reasons(elements: Mapping[str, int]) -> list[str]:
 
 
 def series_of(product: Product, strides: str) -> str:
-    """A name for products of a rank, dtypes, strides, groups and models that are treated alike."""
+    """A name for products of a rank, dtypes, strides, groups and models that are treated alike.
+
+    It does not name groups of one channel, which no kernel has beside others.
+    """
     dtype = DTYPES[product.compute_dtype]
     if product.out_dtype != product.compute_dtype:
         dtype += DTYPES[product.out_dtype]
-    several = ["grouped"] * (product.spec.groups > 1) + ["models"] * (product.models is not None)
+    several = ["grouped"] * (1 < product.spec.groups < product.in_channels) + ["models"] * (product.models is not None)
     return "_".join([f"{product.spec.ndim}d", dtype, strides, *several])
 
 

@@ -30,6 +30,7 @@ from jax.experimental.pallas.mosaic_gpu import (
     OOBFillMode,
     RefUnion,
     SwizzleTransform,
+    Tiling,
     TilingTransform,
     barrier_arrive,
     barrier_wait,
@@ -61,10 +62,13 @@ __all__ = [
     "copy_smem_to_gmem",
     "ds",
     "kernel",
+    "layout_cast",
     "load",
     "run_interpreted",
     "run_scoped",
     "store",
+    "swizzled",
+    "tiled_layout",
     "two_views",
     "wait_smem_to_gmem",
     "wgmma",
@@ -102,19 +106,42 @@ def two_views(leading: tuple[int, ...], box: tuple[int, ...], columns: int, dtyp
     return RefUnion(plain(transforms=(swizzle,)), matrix)
 
 
+def swizzled(shape: tuple[int, ...], dtype: Any, *, interpret: bool) -> Any:
+    """Shared memory [..., columns] of 32, 64 or 128 bytes of columns, swizzled against bank conflicts between rows.
+
+    The interpreter has no swizzle.
+    """
+    if interpret:
+        return SMEM(shape, dtype)
+    swizzle: Any = SwizzleTransform(shape[-1] * dtype.itemsize)  # type: ignore[abstract]
+    return SMEM(shape, dtype, transforms=(swizzle,))
+
+
+def tiled_layout(tile: tuple[int, int], of_warp: tuple[int, int], lanes: tuple[int, ...], together: int) -> Any:
+    """The layout of a `tile` of rows and columns in registers: split into the warps' parts, then into those of lanes.
+
+    together: neighbours in a row that a lane has in one register. lanes: the dimensions of a warp's part that the lanes divide,
+    counted from the last, which are (rows, columns / together, together).
+    """
+    return Layout.TILED(Tiling((tile, of_warp, (together,))), (-5,), lanes, -1)
+
+
 def zero_rows(rows: int, *, interpret: bool) -> jax.Array:
     """Zeros, float32, with the layout that sums of an accumulator's rows have: what a loop carries must begin with it."""
     zeros = jnp.zeros(rows, jnp.float32)
     return zeros if interpret else layout_cast(zeros, Layout.WGMMA.reduce(1))
 
 
-def store(ref: Any, where: tuple[Any, ...], value: jax.Array, *, interpret: bool) -> None:
-    """Write sums of wgmma to ref[where] in global memory, each thread those that it holds.
+def store(
+    ref: Any, where: tuple[Any, ...], value: jax.Array, *, interpret: bool, in_shared_memory: bool = False
+) -> None:
+    """Write sums of products to ref[where], each thread those that it holds.
 
-    Four threads hold neighbours. Of 16-bit numbers these are 16 bytes, half a sector of memory: JAX 0.12 refuses to store so
-    little at once unless told that the store need not be optimized. The next column's store fills the sector.
+    JAX 0.12 refuses two kinds of stores unless told that they need not be optimized. Four threads hold neighbours: of 16-bit
+    numbers that go to global memory these are 16 bytes, half a sector, which the next column's store fills. And 32-bit numbers
+    that go to shared memory meet in banks, as far as its swizzle does not keep them apart.
     """
-    if _store is None or interpret:
+    if _store is None or interpret or (in_shared_memory and value.dtype.itemsize == 2):
         ref[where] = value
     else:
         _store(ref.at[where], value, optimized=False)

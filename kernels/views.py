@@ -136,3 +136,40 @@ class PixelBoxes:
         past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
         images, *window = box_at([image, *pixels], extents, sizes, past_end, in_range, self.one_image)
         return (images, *interleave(window, remainders))
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultBoxes:
+    """Results [N, *out, G, K] whose outputs of a phase lie every out_stride-th: boxes of a phase have a dimension for it.
+
+    images  N
+    groups  G, of all parts if several are summed side by side
+    """
+
+    images: int
+    dims: tuple[TapAxis, ...]
+    groups: int
+    channels: int
+    dtype: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in global memory: [N, *(rows, out_stride), G, K], whole phases, and K in whole 16 bytes."""
+        rows = split_strides([d.rows * d.out_stride for d in self.dims], [d.out_stride for d in self.dims])
+        return (self.images, *rows, self.groups, self.channels + unaligned(self.channels, self.dtype))
+
+    def whole(self, r: Array) -> Array:
+        """[N, *out, G, K] -> shape."""
+        space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
+        return pad(r, [(0, 0), *space, (0, 0), (0, self.shape[-1] - self.channels)]).reshape(self.shape)
+
+    def window(self, pixels: Sequence[Any], phase: Sequence[Any], group: Any) -> tuple[Any, ...]:
+        """Indices of a box, (images, *rows) of a phase, but for channels."""
+        images, *rows = pixels
+        remainders = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, phase, strict=True)]
+        return (images, *interleave(rows, remainders), group)
+
+    def result(self, out: Array) -> Array:
+        """shape -> [N, *out, G, K]."""
+        out = out.reshape(self.images, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
+        return out[(slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.channels))]

@@ -40,6 +40,7 @@ class Dense:
         _sample("dgrad", stride=2),
     )
 
+    is_for = staticmethod(served.is_for)
     reasons = staticmethod(served.reasons)
     problem = staticmethod(Problem.of)
     illegal = staticmethod(legal.illegal)

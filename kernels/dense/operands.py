@@ -12,7 +12,7 @@ from pallas_conv.spec import Product
 
 from ..geometry import TapAxis
 from ..layouts import channels_last
-from ..views import PixelBoxes, pad, reordered, split_strides, unaligned
+from ..views import PixelBoxes, ResultBoxes, pad, reordered, unaligned
 from .plan import Config, Problem
 
 
@@ -69,22 +69,8 @@ class Views:
             w = reordered(w, i, d.order)
         return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, unaligned(self.problem.in_channels, self.dtype))])
 
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        """The shape of an output in global memory: [N, *(rows, out_stride), split_k G, K], K in whole 16 bytes."""
+    @functools.cached_property
+    def results(self) -> ResultBoxes:
+        """The outputs, [N, *out, split_k G, K]."""
         p = self.problem
-        rows = split_strides([d.rows * d.out_stride for d in self.dims], [d.out_stride for d in self.dims])
-        channels = p.out_channels + unaligned(p.out_channels, self.out_dtype)
-        return (p.batch, *rows, self.cfg.split_k * p.groups, channels)
-
-    def residual(self, r: Array) -> Array:
-        """[N, *out, G, K] -> out_shape."""
-        space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
-        more = self.out_shape[-1] - self.problem.out_channels
-        return pad(r, [(0, 0), *space, (0, 0), (0, more)]).reshape(self.out_shape)
-
-    def result(self, out: Array) -> Array:
-        """out_shape -> [N, *out, split_k G, K]."""
-        out = out.reshape(self.problem.batch, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
-        sizes = [slice(d.out_size) for d in self.dims]
-        return out[(slice(None), *sizes, slice(None), slice(self.problem.out_channels))]
+        return ResultBoxes(p.batch, self.dims, self.cfg.split_k * p.groups, p.out_channels, self.out_dtype)

@@ -2,41 +2,44 @@
 
 import math
 
-from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.spec import Product
 
 from .. import geometry
-from ..family import DTYPES, Size, as_word, empty_reasons, fused, geometry_reasons, large_reasons, series_of
+from ..family import (
+    DTYPES,
+    Size,
+    as_word,
+    dtype_reasons,
+    empty_reasons,
+    epilogue_reasons,
+    fused,
+    geometry_reasons,
+    group_reasons,
+    large_reasons,
+    series_of,
+)
 from . import work
 from .plan import ITEMSIZE, Config, Problem, tiling
 
 ROLES = ("fprop", "dgrad")
-OUTPUTS = (("y",), ("z",), ("y", "z"))
+
+
+def is_for(product: Product) -> bool:
+    """Whether groups are large enough to be matrix products."""
+    return not group_reasons(product, or_one=True)
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
-    return (*_type_reasons(product), *geometry_reasons(product), *_size_reasons(product))
+    found = [*_type_reasons(product), *epilogue_reasons(product), *geometry_reasons(product)]
+    return (*found, *group_reasons(product, or_one=True), *_size_reasons(product))
 
 
 def _type_reasons(product: Product) -> list[str]:
-    found = []
-    if product.role not in ROLES:
-        found.append(f"there is no kernel for the product {product.role!r}")
-    if product.compute_dtype not in DTYPES:
-        found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
+    found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
+    found += dtype_reasons(product)
     if product.compute_dtype == "float32" and not product.may_use_tf32:
         found.append(f"float32 is multiplied as TF32, which precision {product.precision!r} does not allow")
-    if product.out_dtype not in (product.compute_dtype, "float32"):
-        found.append(
-            f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
-        )
-    if product.activation not in (None, *ACTIVATIONS):
-        found.append(f"the activation {product.activation!r} is not fused")
-    if product.role == "fprop" and product.outputs not in OUTPUTS:
-        found.append(f"the outputs {product.outputs} are not written: ('y',), ('z',) and ('y', 'z') are")
-    if product.role != "fprop" and product.epilogue != "linear":
-        found.append("only a forward product has a fused epilogue")
     return found
 
 

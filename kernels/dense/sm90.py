@@ -46,7 +46,7 @@ from ..layouts import channels_first
 from ..ring import Ring
 from ..scalars import Scalar, Span, next_step, ravel, select, unravel
 from ..store import Buffers, Destination, Staging, TileStore
-from ..views import box_at, interleave, lines, pad
+from ..views import box_at, lines, pad
 from .legal import illegal
 from .operands import Views, channels_last_operands
 from .plan import Config, Problem, tiling
@@ -78,9 +78,9 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     if bias is not None and not cfg.finished_by_xla:
         given["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)])
     if residual is not None and not cfg.finished_by_xla:
-        given["residual"] = views.residual(residual)
+        given["residual"] = views.results.whole(residual)
 
-    out_type = [jax.ShapeDtypeStruct(views.out_shape, stored)] * kernel.staging.outputs
+    out_type = [jax.ShapeDtypeStruct(views.results.shape, stored)] * kernel.staging.outputs
     size = lambda a: math.prod(a.shape) * a.dtype.itemsize
     cost = mgpu.CostEstimate(
         flops=2 * useful_macs(raw), transcendentals=0, bytes_accessed=sum(map(size, [*given.values(), *out_type]))
@@ -99,7 +99,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
         cost=cost,
         interpret=interpret,
     )(*given.values())
-    outs = [views.result(out) for out in outs]
+    outs = [views.results.result(out) for out in outs]
     if cfg.finished_by_xla:
         outs = finished(outs[0], raw.dims, cfg, bias, residual, epilogue, product.out_dtype)
     return [channels_first(out, product.models) for out in outs]
@@ -345,9 +345,9 @@ class _Kernel:
         sizes = (problem.batch, *(d.rows for d in problem.dims))
         past_end = tuple(n * extent for n, extent in zip(tiling.m_grid, tiling.cta_pixels, strict=True))
         images, *rows = box_at(first, self.cfg.tile_pixels, sizes, past_end, one_image=self.views.pixels.one_image)
-        phase = [(p,) if d.out_stride > 1 else () for d, p in zip(problem.dims, tile.phase, strict=True)]
         # The group is one of the output; the bias is fused if there is one part.
-        window = (images, *interleave(rows, phase), tile.k_part * problem.groups + tile.group)
+        group = tile.k_part * problem.groups + tile.group
+        window = self.views.results.window([images, *rows], tile.phase, group)
         return Destination(gmem.bias, gmem.residual, gmem.outs, window, tile.n_tile)
 
     def _resident_at(self, tile: Tile, at: list[Array]) -> list[tuple[Array, Array]]:

@@ -38,6 +38,7 @@ class WeightGradient:
         _sample(models=3),
     )
 
+    is_for = staticmethod(served.is_for)
     reasons = staticmethod(served.reasons)
     problem = staticmethod(Problem.of)
     illegal = staticmethod(legal.illegal)

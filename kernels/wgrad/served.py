@@ -5,11 +5,26 @@ import math
 from pallas_conv.spec import Product
 
 from .. import geometry
-from ..family import DTYPES, Size, as_word, empty_reasons, geometry_reasons, large_reasons, series_of
+from ..family import (
+    DTYPES,
+    Size,
+    as_word,
+    dtype_reasons,
+    empty_reasons,
+    geometry_reasons,
+    group_reasons,
+    large_reasons,
+    series_of,
+)
 from . import work
 from .plan import Config, M, Problem, tiling
 
 OUTPUTS = (("dw",), ("dw", "db"))
+
+
+def is_for(product: Product) -> bool:
+    """Whether groups are large enough to be matrix products."""
+    return not group_reasons(product, or_one=False)
 
 
 def reasons(product: Product) -> tuple[str, ...]:
@@ -20,16 +35,10 @@ def reasons(product: Product) -> tuple[str, ...]:
 
 
 def _type_reasons(product: Product) -> list[str]:
-    found = []
-    if product.compute_dtype not in DTYPES:
-        found.append(f"operands must be {', '.join(DTYPES)}, not {product.compute_dtype}")
+    found = dtype_reasons(product)
     if product.compute_dtype == "float32" and not product.may_use_tf32:
         found.append(
             f"float32 is multiplied as three bfloat16 products where TF32 is allowed, not with precision {product.precision!r}"
-        )
-    if product.out_dtype not in (product.compute_dtype, "float32"):
-        found.append(
-            f"the result must be {product.compute_dtype} like the operands, or float32, not {product.out_dtype}"
         )
     if product.outputs not in OUTPUTS or product.activation is not None:
         found.append("weight and bias gradients are computed, without the derivative of an activation")
@@ -41,7 +50,7 @@ def _type_reasons(product: Product) -> list[str]:
 
 
 def _geometry_reasons(product: Product) -> list[str]:
-    found, problem = geometry_reasons(product), Problem.of(product)
+    found, problem = [*geometry_reasons(product), *group_reasons(product, or_one=False)], Problem.of(product)
     if not (problem.walkable or problem.transpose().walkable):
         found.append("strides and input dilations leave several phases of x and of its cotangent")
     return found

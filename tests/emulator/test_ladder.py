@@ -2,11 +2,13 @@
 
 import pytest
 
+from pallas_conv.kernels.depthwise import DEPTHWISE
 from tests.emulator import cases
 from tests.emulator.faults import Fault
 from tests.emulator.timing import MODES
 from tests.kernels.cases import executed
 from tests.kernels.dense.proving import generated
+from tests.kernels.depthwise.proving import generated as generated_depthwise
 from tests.kernels.wgrad.proving import generated as generated_weight_gradient
 
 pytestmark = pytest.mark.aot
@@ -18,7 +20,9 @@ EXTENDED = [case for case in cases.EVERY if case not in QUICK]
 def prove(case: cases.Case, timing: tuple[str, int] = ("random", 0)) -> None:
     outcome = cases.run(case, timing=timing, key=case)
     assert outcome.right, outcome.worst
-    assert (outcome.ran["wgmma"] > 0) == (executed(case) > 0)
+    on_tensor_cores = outcome.ran["wgmma"] + outcome.ran["mma"] > 0
+    by_lanes = case.kernel.family is DEPTHWISE and case.product.compute_dtype == "float32"
+    assert on_tensor_cores == (executed(case) > 0 and not by_lanes)
 
 
 def test_every_rung_has_a_case():
@@ -39,7 +43,9 @@ def test_right_whatever_the_timing(case, mode):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("generate", [generated, generated_weight_gradient], ids=["dense", "wgrad"])
+@pytest.mark.parametrize(
+    "generate", [generated, generated_weight_gradient, generated_depthwise], ids=["dense", "wgrad", "depthwise"]
+)
 def test_generated(seed, generate):
     prove(generate(seed))
 

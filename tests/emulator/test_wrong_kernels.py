@@ -7,19 +7,21 @@ import pytest
 from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.dense import operands as dense_operands
 from pallas_conv.kernels.dense import sm90
+from pallas_conv.kernels.depthwise import sm90 as depthwise
 from pallas_conv.kernels.store import TileStore
 from pallas_conv.kernels.wgrad import sm90 as wgrad
-from tests.emulator import damages, wgrad_damages
+from tests.emulator import damages, depthwise_damages, wgrad_damages
 from tests.emulator.cases import run
 from tests.emulator.damages import PLAIN, WRONG, every, matches, said
 from tests.emulator.faults import Unsupported
 from tests.kernels.dense.mutants import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, drop_a_tap
+from tests.kernels.depthwise import mutants as depthwise_mutants
 from tests.kernels.mutating import nothing, release_before_multiplying, within
 from tests.kernels.wgrad import mutants
 
 pytestmark = pytest.mark.aot
 
-DAMAGES = [*damages.DAMAGES, *wgrad_damages.DAMAGES]
+DAMAGES = [*damages.DAMAGES, *wgrad_damages.DAMAGES, *depthwise_damages.DAMAGES]
 PLACE = re.compile(r"block \d+ warp \d+ at \w+\.py:\d+, `[^`]+`: ")
 
 
@@ -99,6 +101,12 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
         (wgrad._Kernel, "_produce", "barrier_wait", mutants.HALO, "more arrivals in a phase|still reads"),
         (wgrad._Kernel, "_multiply", "wgmma_wait", mutants.MUTANT, "a race: overwrites what a wgmma|still reads"),
         (wgrad._Kernel, "_multiply", "wgmma_wait", mutants.REGISTERS, "a race: overwrites what a wgmma|registers of A"),
+        (depthwise._Kernel, "_consume", "commit_smem", depthwise_mutants.MUTANT, "without fence.proxy.async|a race"),
+        (depthwise._Kernel, "_sum", "wait_smem_to_gmem", depthwise_mutants.MUTANT, "still reads"),
+        *(
+            (depthwise._Kernel, "_sum", "barrier_wait", case, "nobody has written|a race: reads what TMA|still writing")
+            for case in (depthwise_mutants.MUTANT, depthwise_mutants.RESIDUAL)
+        ),
     ],
 )
 def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, case, says):
@@ -106,9 +114,19 @@ def test_what_is_said_of_a_kernel_without(monkeypatch, part, method, dropped, ca
     assert matches(says, heard := said(case)), heard
 
 
-def test_a_dropped_tap_is_wrong(monkeypatch):
-    drop_a_tap(monkeypatch)
-    assert said(MUTANT).startswith(WRONG)
+def test_a_chunk_released_before_it_is_summed(monkeypatch):
+    depthwise_mutants.release_before_summing(monkeypatch)
+    assert matches("a race: overwrites what|still reads", heard := said(depthwise_mutants.MUTANT)), heard
+
+
+@pytest.mark.parametrize(
+    ("drop", "case"),
+    [(drop_a_tap, MUTANT), (depthwise_mutants.drop_a_tap, depthwise_mutants.MUTANT)],
+    ids=["dense", "depthwise"],
+)
+def test_a_dropped_tap_is_wrong(monkeypatch, drop, case):
+    drop(monkeypatch)
+    assert said(case).startswith(WRONG)
 
 
 def test_a_dropped_box_of_pixels_is_wrong(monkeypatch):

@@ -8,10 +8,12 @@ from pallas_conv.kernels.gpu import ANY_HOPPER, HOPPER, WARPGROUP
 from pallas_conv.spec import Product
 
 
-def compiled(product: Product, cfg, buffers: int, barriers: int) -> tuple[jax.stages.Compiled, aot.Resources]:
+def compiled(
+    product: Product, cfg, buffers: int, barriers: int, multiplies: str = "wgmma.mma_async"
+) -> tuple[jax.stages.Compiled, aot.Resources]:
     """The product's kernel, once everything that all families have in common has been checked.
 
-    buffers, barriers: bytes of shared memory that the plan counts.
+    buffers, barriers: bytes of shared memory that the plan counts. multiplies: the instruction that does.
     """
     program, used = kernels.compiled(product, cfg)
     kernel = serve.kernel(product)
@@ -19,7 +21,7 @@ def compiled(product: Product, cfg, buffers: int, barriers: int) -> tuple[jax.st
     assert kernel.name in program.as_text()
     assert kernel.name in used.ptx or kernel.name in used.log
     assert "cudnn" not in program.as_text()
-    assert "wgmma.mma_async" in used.ptx
+    assert multiplies in used.ptx
     assert "cp.async.bulk.tensor" in used.ptx
     assert used.spills == 0, used.log
     warpgroups = kernel.family.work(kernel.family.problem(product), cfg, ANY_HOPPER).mma_warpgroups + 1

@@ -25,6 +25,9 @@ class Together:
     config: type[Any] = toy.Config
     samples = ()
 
+    def is_for(self, product: Product, /) -> bool:
+        return True
+
     def reasons(self, product: Product, /) -> list[str]:
         return [] if len(product.outputs) > 1 else ["one gradient by itself is not served"]
 

@@ -77,6 +77,9 @@ class Toy:
     config: type[Any] = Config
     samples: tuple[Product, ...] = (_sample(bias=True, activation="relu"),)
 
+    def is_for(self, product: Product, /) -> bool:
+        return True
+
     def reasons(self, product: Product, /) -> list[str]:
         spec, found = product.spec, []
         plain = dataclasses.replace(spec, in_spatial=(1,) * spec.ndim) == ConvSpec(

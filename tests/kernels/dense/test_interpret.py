@@ -14,7 +14,7 @@ import pytest
 
 from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.kernels import serve
-from pallas_conv.kernels.dense import served, work
+from pallas_conv.kernels.dense import DENSE, served, work
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.verify.reference import reference, rounded_to_tf32
@@ -139,7 +139,7 @@ def in_seconds(case: Case) -> Case:
 
 @pytest.mark.extended
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("case", paths.cases(), ids=str)
+@pytest.mark.parametrize("case", paths.cases_of(DENSE), ids=str)
 def test_what_is_chosen_for_wanted_products(case, count):
     prove_as_planned(in_seconds(case), count)
 

@@ -3,6 +3,7 @@
 What is multiplied and loaded is counted on the way, and held against the plan and against the definition.
 """
 
+import collections
 import dataclasses
 import functools
 
@@ -13,13 +14,14 @@ import pytest
 
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.kernels.wgrad import served, work
+from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT, served, work
 from pallas_conv.kernels.wgrad.plan import Config, Problem
 from pallas_conv.verify.reference import reference
 from tests.kernels import cases
 from tests.kernels.cases import Case
 from tests.kernels.proving import prove, run
-from tests.kernels.wgrad.proving import generated
+from tests.kernels.wgrad.proving import generated, in_seconds
+from workloads import paths
 from workloads.ladder import wgrad as ladder
 
 pytestmark = pytest.mark.usefixtures("dropped_axes")
@@ -29,6 +31,17 @@ pytestmark = pytest.mark.usefixtures("dropped_axes")
     "case", [pytest.param(case, marks=[pytest.mark.extended] * case.extended) for case in ladder.CASES], ids=str
 )
 def test_right_and_executed_as_planned(case, count):
+    prove_as_planned(case, count)
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("case", filter(in_seconds, paths.cases_of(WEIGHT_GRADIENT)), ids=str)
+def test_what_is_chosen_for_wanted_products(case, count):
+    prove_as_planned(case, count)
+
+
+def prove_as_planned(case: Case, count: collections.Counter) -> None:
     """Both at once, since interpretation takes seconds."""
     assert served.reasons(case.product) == ()
     prove(case)

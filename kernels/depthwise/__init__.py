@@ -1,0 +1,57 @@
+"""The depthwise family: forward products and input gradients of groups of one channel, as sums of shifted pixels.
+
+served.py    products it serves, and their names      schedule.py   which strip comes next
+plan.py      problems, configurations, tilings         sm90.py       the kernel, for Hopper
+legal.py     which configurations the kernel takes     fragments.py  what multiplies pixels by taps
+search.py    the candidates                            operands.py   operands and results as the kernel has them
+work.py      what a tiling costs, counted
+"""
+
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from pallas_conv.spec import ConvSpec, Product
+
+from . import legal, search, served, work
+from .plan import Config, Problem
+
+
+def _sample(role: str, stride: int = 1, dtype: str = "bfloat16", **fused: object) -> Product:
+    """A 3x3 convolution, padded to keep its size but for strides. No tile divides it evenly."""
+    spec = ConvSpec((stride,) * 2, ((1, 1),) * 2, (1, 1), (1, 1), 24, (10, 7), (3, 3))
+    return Product(role, spec, 2, 24, 24, dtype, dtype, **fused)  # type: ignore[arg-type]
+
+
+class Depthwise:
+    """See `family.Family`."""
+
+    name = "depthwise"
+    roles = frozenset(served.ROLES)
+    bodies: Mapping[tuple[int, ...], str] = types.MappingProxyType({(9, 0): ".depthwise.sm90"})
+    config: type[Any] = Config
+    samples: tuple[Product, ...] = (
+        _sample("fprop", bias=True, activation="silu"),
+        _sample("fprop", stride=2, bias=True, residual=True, activation="relu", outputs=("y", "z")),
+        _sample("dgrad"),
+        _sample("dgrad", stride=2),
+        _sample("fprop", dtype="float32"),
+    )
+
+    is_for = staticmethod(served.is_for)
+    reasons = staticmethod(served.reasons)
+    problem = staticmethod(Problem.of)
+    illegal = staticmethod(legal.illegal)
+    candidates = staticmethod(search.candidates)
+    work = staticmethod(work.count)
+    size = staticmethod(served.size)
+    series = staticmethod(served.series)
+    code_path = staticmethod(served.code_path)
+    epilogue = staticmethod(served.epilogue)
+    notes = staticmethod(served.notes)
+
+    def __reduce__(self) -> str:
+        return "DEPTHWISE"
+
+
+DEPTHWISE = Depthwise()

@@ -1,0 +1,60 @@
+"""The rules that make a configuration of the depthwise kernel legal for a problem, each with the reason it gives otherwise."""
+
+import itertools
+
+from ..gpu import ANY_HOPPER, MOST_BARRIERS, Gpu
+from .plan import PIXELS, Config, Problem, Tiling, moves_of, tiling
+
+MOST_FRAGMENTS = 8  # of an input row, in registers at once
+MOST_BOX = 256  # elements along a dimension of a TMA copy
+MOST_PRODUCTS = 2048  # of a fragment and a tap, in a tile: its code is one long line, which takes long to compile
+
+
+def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
+    """The reason why the kernel does not take a configuration, or None."""
+    tile, stride = cfg.tile_pixels, problem.dims[1].in_stride
+    if len(tile) != 3 or min(tile) < 1 or tile[2] % PIXELS:
+        return f"{cfg.tile_pixels=} must be (planes, rows, columns), and columns a multiple of {PIXELS}"
+    if min(cfg.chunk_rows, cfg.strip_tiles, cfg.channel_warpgroups, cfg.column_warpgroups) < 1:
+        return "chunk_rows, strip_tiles and warpgroups must be at least 1"
+    if cfg.ctas_per_sm not in (1, 2):
+        return f"{cfg.ctas_per_sm=} must be 1 or 2"
+    if tile[1] * stride % cfg.chunk_rows:
+        return f"{cfg.chunk_rows=} must divide the {tile[1] * stride} input rows by which tiles are apart"
+    t = tiling(problem, cfg)
+    if max(box := (*t.load_pixels, t.pixel_elements, *tile)) > MOST_BOX:
+        return f"{box=} must be at most {MOST_BOX} long: a TMA copy"
+    if not t.tile_chunks <= cfg.stages <= MOST_BARRIERS:
+        return f"{cfg.stages=} must be {t.tile_chunks}, which a tile reads, to {MOST_BARRIERS}"
+    if (products := t.tile_products) > MOST_PRODUCTS:
+        return f"{products=} of a tile must be at most {MOST_PRODUCTS}"
+    limit = gpu.generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
+    if (needed := registers(t)) > limit:
+        return f"{needed=} registers must be at most {limit}"
+    if (smem_bytes := t.smem_bytes) > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):
+        return f"{smem_bytes=} must be at most {limit}"
+    return None
+
+
+def registers(t: Tiling) -> int:
+    """Registers of a thread that weights, unfinished sums, fragments and all else need, as ptxas was found to have it.
+
+    ptxas keeps to what a block alone on an SM may have. Of another block there it knows nothing, and takes more than it needs.
+    """
+    problem, cfg = t.problem, t.cfg
+    fragments = (2 if problem.itemsize == 2 else 4) * min(MOST_FRAGMENTS, len(columns(problem)))
+    others = 30 * cfg.ctas_per_sm + 16 * (problem.itemsize == 4) + 12 * (problem.residual or problem.outputs > 1)
+    return problem.taps + 4 * unfinished(t) + fragments + others
+
+
+def columns(problem: Problem) -> set[int]:
+    """Distances along a row at which some phase has a tap."""
+    d = problem.dims[2]
+    return set(itertools.chain.from_iterable(moves_of(d, p) for p in range(d.out_stride)))
+
+
+def unfinished(t: Tiling) -> int:
+    """Fragments of sums in registers at once: of all phases, and of the output rows that an input row is added to."""
+    rows = t.problem.dims[1]
+    most = min(t.cfg.tile_pixels[1], t.reaches[1].length // rows.in_stride + 1)
+    return len(t.problem.phases) * most

@@ -1,0 +1,106 @@
+"""The depthwise kernel's operands and results: channels last, and as a kernel's TMA sees them in global memory."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pallas_conv.spec import Product
+
+from .. import layouts
+from .. import mosaic as mgpu
+from ..geometry import TapAxis
+from ..views import PixelBoxes, ResultBoxes, pad, reordered
+from .plan import Problem, Tiling
+
+
+def channels_last_operands(
+    product: Product, operands: Sequence[Array]
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """x [N, *in, C], w [*kernel, C], bias [C] and residual [N, *out, C], which may be None. C: channels of all models."""
+    if product.models is None:
+        operands = tuple(t[None] for t in operands)
+    source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
+    bias = operands[2].astype(jnp.float32).reshape(-1) if product.bias else None
+    residual = _channels_last(operands[-1].astype(product.out_dtype)) if product.residual else None
+    w = jnp.moveaxis(w.reshape(-1, *w.shape[3:]), 0, -1)
+    return _channels_last(source), w, bias, residual
+
+
+def _channels_last(a: Array) -> Array:
+    """(models, N, C, *spatial) -> [N, *spatial, models * C]."""
+    a = layouts.channels_last(a, groups=1)
+    return a.reshape(*a.shape[:-2], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Operands and results in global memory."""
+
+    tiling: Tiling
+    out_dtype: Any
+    interpret: bool
+
+    @property
+    def problem(self) -> Problem:
+        return self.tiling.problem
+
+    @property
+    def dims(self) -> tuple[TapAxis, ...]:
+        return self.problem.dims
+
+    @functools.cached_property
+    def pixels(self) -> PixelBoxes:
+        """The pixels, [N, planes, rows, columns, G, C / G], in boxes of every plane and row, and of every stride-th column."""
+        planes, rows, columns = self.dims
+        whole = (dataclasses.replace(d, in_stride=1) for d in (planes, rows))
+        return PixelBoxes(self.problem.batch, (*whole, columns), one_image=True, interpret=self.interpret)
+
+    @functools.cached_property
+    def results(self) -> ResultBoxes:
+        """The outputs, [N, planes, rows, columns, 1, C]."""
+        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.out_dtype)
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether thread blocks divide the channels, so that each has a group of the pixels' own.
+
+        Then TMA fills the skew with zeros. Else it is filled with the next channels, which nobody reads.
+        """
+        return self.problem.channels % self.tiling.cfg.channels == 0
+
+    def input(self, x: Array) -> Array:
+        """[N, *in, C] as `pixels` has it."""
+        groups = self.tiling.channel_blocks if self.whole_blocks else 1
+        return self.pixels.view(x.reshape(self.problem.batch, *(d.in_size for d in self.dims), groups, -1))
+
+    def channels(self, first: Array) -> tuple[Any, ...]:
+        """Indices in the input of a thread block's channels, and of the skew."""
+        block, width = self.tiling.cfg.channels, self.tiling.pixel_elements
+        if self.whole_blocks:
+            return lax.div(first, jnp.int32(block)), mgpu.ds(jnp.int32(0), width)
+        return 0, mgpu.ds(first, width)
+
+    def residual(self, r: Array) -> Array:
+        """[N, *out, C] as `results` has it."""
+        return self.results.whole(r.reshape(self.problem.batch, *(d.out_size for d in self.dims), 1, -1))
+
+    def weights(self, w: Array) -> Array:
+        """[*kernel, C] -> [taps, C], in the order of phases and offsets, with as many channels as thread blocks have."""
+        for i, d in enumerate(self.dims[3 - self.problem.ndim :]):
+            w = reordered(w, i, d.order)
+        return self.per_channel(w.reshape(-1, w.shape[-1]))
+
+    def per_channel(self, a: Array) -> Array:
+        """[..., C] with as many channels as thread blocks have."""
+        missing = self.tiling.grid[-1] * self.tiling.cfg.channels - self.problem.channels
+        return pad(a, [(0, 0)] * (a.ndim - 1) + [(0, missing)])
+
+    def channels_first(self, out: Array, models: int | None) -> Array:
+        """An output as `results` has it -> (models, N, C, *out), without the first axis if models is None."""
+        problem, out = self.problem, self.results.result(out)
+        space = [d.out_size for d in self.dims[3 - problem.ndim :]]
+        return layouts.channels_first(out.reshape(problem.batch, *space, models or 1, -1), models)

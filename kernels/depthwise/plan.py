@@ -1,0 +1,321 @@
+"""The depthwise kernel's problems (`Problem`), configurations (`Config`), and the numbers that follow from both (`Tiling`)."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+from pallas_conv import strict
+from pallas_conv.spec import Product
+
+from .. import geometry
+from ..family import changed_fields
+from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
+
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at once, four a thread
+LANES = 8  # channels of a warp where tensor cores multiply
+COPY_BYTES = 128  # of which every TMA copy is a multiple
+SKEW = 16  # bytes after each pixel of 16-bit numbers in shared memory: so eight pixels lie in different banks
+ONE = geometry.TapAxis(1, 1, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A way to tile the depthwise kernel.
+
+    tile_pixels          (planes, rows, columns) of a consumer's tile, of outputs of one phase; columns in sixteens
+    chunk_rows           input rows that a slot of the ring holds; they divide those by which a tile moves on
+    strip_tiles          tiles that a block takes one below the other, so that they share input rows
+    channel_warpgroups   consumer warpgroups side by side over channels, 32 each
+    column_warpgroups    consumer warpgroups side by side over columns
+    stages               slots of the ring between the producer and the consumers
+    ctas_per_sm          thread blocks on an SM
+    """
+
+    tile_pixels: tuple[int, int, int]
+    chunk_rows: int = 1
+    strip_tiles: int = 1
+    channel_warpgroups: int = 1
+    column_warpgroups: int = 1
+    stages: int = 4
+    ctas_per_sm: int = 1
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that multiply."""
+        return self.channel_warpgroups * self.column_warpgroups
+
+    @property
+    def channels(self) -> int:
+        """Channels of a thread block."""
+        return self.channel_warpgroups * CHANNELS
+
+    @property
+    def columns(self) -> int:
+        """Columns of a thread block's tile."""
+        return self.column_warpgroups * self.tile_pixels[2]
+
+    @property
+    def fragments(self) -> int:
+        """Fragments side by side in a row of a consumer's tile."""
+        return self.tile_pixels[2] // PIXELS
+
+    @property
+    def complexity(self) -> tuple[float, ...]:
+        """A sort key, lower for simpler configurations: one plane, few consumers, blocks alone, short strips, few slots."""
+        return self.tile_pixels[0], self.consumers, self.ctas_per_sm, self.strip_tiles, self.stages
+
+    def __str__(self) -> str:
+        return changed_fields(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object."""
+        return strict.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "config") -> "Config":
+        """The inverse of `to_json`. Raises ValueError, which names the field below `where`, for anything else."""
+        return strict.parse(cls, data, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A computation of the depthwise kernel: [N, *in, C] x [*kernel, C] -> [N, *out, C], once per output.
+
+    batch     N
+    channels  C, of all models
+    dims      the dimensions as taps: always (planes, rows, columns), of which a convolution of fewer has the last ones
+    ndim      how many it has
+    residual  whether there is one more operand, shaped like an output
+    """
+
+    batch: int
+    channels: int
+    dims: tuple[geometry.TapAxis, ...]
+    ndim: int
+    itemsize: int = 2
+    out_itemsize: int = 2
+    outputs: int = 1
+    residual: bool = False
+
+    @classmethod
+    def of(cls, product: Product) -> "Problem":
+        """The problem of a product. Several models are so many more channels."""
+        dims = geometry.dims(product)
+        itemsizes = ITEMSIZE[product.compute_dtype], ITEMSIZE[product.out_dtype]
+        return cls(
+            product.batch,
+            (product.models or 1) * product.in_channels,
+            (*[ONE] * (3 - len(dims)), *dims),
+            len(dims),
+            *itemsizes,
+            len(product.outputs),
+            product.residual,
+        )
+
+    @property
+    def taps(self) -> int:
+        """Number of weights of a channel."""
+        return math.prod(len(d.order) for d in self.dims)
+
+    @property
+    def phases(self) -> tuple[tuple[int, int, int], ...]:
+        """The phases of the output, one index a dimension."""
+        planes, rows, columns = (range(d.out_stride) for d in self.dims)
+        return tuple(itertools.product(planes, rows, columns))
+
+
+class Reach(NamedTuple):
+    """The inputs that taps of a dimension read, of all phases: `low` to `low + length`, relative to q * in_stride."""
+
+    low: int
+    length: int
+
+
+def reach(d: geometry.TapAxis) -> Reach:
+    """The reach of a dimension."""
+    moves = [move for p in range(d.out_stride) for move in moves_of(d, p)]
+    return Reach(min(moves), max(moves) - min(moves))
+
+
+def moves_of(d: geometry.TapAxis, p: int) -> list[int]:
+    """Distances from q * in_stride to what the taps of a phase read."""
+    return [d.offset[p] + i * d.tap_stride for i in range(d.count[p])]
+
+
+class Term(NamedTuple):
+    """A tap of a column: how far from q * in_stride it reads, and its place among all taps."""
+
+    move: int
+    tap: int
+
+
+type RowTerms = dict[tuple[int, int], dict[tuple[int, int], list[Term]]]
+
+
+@functools.lru_cache(maxsize=256)
+def row_terms(problem: Problem, rows: int) -> RowTerms:
+    """(plane, row) of every input row of a tile -> (phase, output row) of every sum that it is added to -> its taps.
+
+    rows: output rows of the tile. The plane is relative to the first that an output plane reads, of as many as a tile has.
+    """
+    planes, lines, columns = problem.dims
+    (first_plane, more_planes), (first_line, more_lines) = reach(planes), reach(lines)
+    at = list(itertools.product(range(more_planes + 1), range((rows - 1) * lines.in_stride + more_lines + 1)))
+    found: RowTerms = {where: {} for where in at}
+    for (phase, p), out in itertools.product(enumerate(problem.phases), range(rows)):
+        first = [d.first[n] for d, n in zip(problem.dims, p, strict=True)]
+        reads = enumerate(moves_of(planes, p[0])), enumerate(moves_of(lines, p[1]))
+        for (i, plane), (j, line) in itertools.product(*reads):
+            row_of_taps = ((first[0] + i) * len(lines.order) + first[1] + j) * len(columns.order) + first[2]
+            terms = [Term(move, row_of_taps + k) for k, move in enumerate(moves_of(columns, p[2]))]
+            if terms:
+                found[plane - first_plane, out * lines.in_stride + line - first_line][phase, out] = terms
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """A problem tiled by a configuration: the numbers that the budget, the model and the kernel share."""
+
+    problem: Problem
+    cfg: Config
+
+    @functools.cached_property
+    def reaches(self) -> tuple[Reach, ...]:
+        """The reaches of all dimensions."""
+        return tuple(map(reach, self.problem.dims))
+
+    @functools.cached_property
+    def residues(self) -> tuple[int, ...]:
+        """Remainders modulo the stride of the columns that taps read: a box each."""
+        d = self.problem.dims[2]
+        return tuple(sorted({move % d.in_stride for p in range(d.out_stride) for move in moves_of(d, p)}))
+
+    @functools.cached_property
+    def first_column(self) -> int:
+        """The quotient by the stride of the first column that a tap reads, relative to the tile's first."""
+        d = self.problem.dims[2]
+        return min(move // d.in_stride for p in range(d.out_stride) for move in moves_of(d, p))
+
+    @functools.cached_property
+    def pixel_elements(self) -> int:
+        """Elements of shared memory from a pixel to the next: the block's channels, and a few against bank conflicts."""
+        return self.cfg.channels + (SKEW // self.problem.itemsize if self.problem.itemsize == 2 else 0)
+
+    @functools.cached_property
+    def load_pixels(self) -> tuple[int, int, int]:
+        """(planes, rows, columns) of one load. Its bytes are whole multiples of what a TMA copy takes."""
+        planes, (d, _, w) = self.cfg.tile_pixels[0], self.problem.dims
+        quotients = [move // w.in_stride for p in range(w.out_stride) for move in moves_of(w, p)]
+        planes = (planes - 1) * d.in_stride + self.reaches[0].length + 1
+        columns = self.cfg.columns + max(quotients) - min(quotients)
+        column_bytes = planes * self.cfg.chunk_rows * self.pixel_elements * self.problem.itemsize
+        step = COPY_BYTES // math.gcd(COPY_BYTES, column_bytes)
+        return planes, self.cfg.chunk_rows, -(-columns // step) * step
+
+    @property
+    def advance(self) -> int:
+        """Chunks by which the next tile of a strip begins later."""
+        return self.cfg.tile_pixels[1] * self.problem.dims[1].in_stride // self.cfg.chunk_rows
+
+    @functools.cached_property
+    def tile_rows(self) -> int:
+        """Input rows that a tile reads, from its first to its last."""
+        return (self.cfg.tile_pixels[1] - 1) * self.problem.dims[1].in_stride + self.reaches[1].length + 1
+
+    @functools.cached_property
+    def tile_chunks(self) -> int:
+        """Chunks that a tile reads. Those after the first `advance` are the next tile's, too."""
+        return max(self.advance, -(-self.tile_rows // self.cfg.chunk_rows))
+
+    @functools.cached_property
+    def grid(self) -> tuple[int, int, int, int, int]:
+        """Numbers of strips along (images, planes, rows, columns, channels)."""
+        planes, rows, _ = self.cfg.tile_pixels
+        extents = planes, rows * self.cfg.strip_tiles, self.cfg.columns
+        space = [-(-d.rows // extent) for d, extent in zip(self.problem.dims, extents, strict=True)]
+        return self.problem.batch, space[0], space[1], space[2], -(-self.problem.channels // self.cfg.channels)
+
+    @property
+    def strips(self) -> int:
+        """Number of strips of all thread blocks."""
+        return math.prod(self.grid)
+
+    @property
+    def channel_blocks(self) -> int:
+        """Blocks of channels, each of which a thread block has for all its strips."""
+        return self.grid[-1]
+
+    def workers(self, num_sms: int) -> int:
+        """Number of persistent thread blocks: as many for each block of channels, and together as the chip holds.
+
+        Where a chip holds less than there are blocks of channels, a thread block for each, one after the other.
+        """
+        of_each = max(1, num_sms * self.cfg.ctas_per_sm // self.channel_blocks)
+        return self.channel_blocks * min(of_each, self.strips // self.channel_blocks)
+
+    @property
+    def row_tiles(self) -> int:
+        """Number of tiles that the rows of an image are divided into."""
+        return -(-self.problem.dims[1].rows // self.cfg.tile_pixels[1])
+
+    @property
+    def row_terms(self) -> "RowTerms":
+        """The taps with which each input row of a tile is added to sums."""
+        return row_terms(self.problem, self.cfg.tile_pixels[1])
+
+    @functools.cached_property
+    def tile_products(self) -> int:
+        """Products of a fragment and a tap, of a consumer's tile."""
+        of_rows = sum(len(terms) for into in self.row_terms.values() for terms in into.values())
+        return of_rows * self.cfg.tile_pixels[0] * self.cfg.fragments
+
+    @functools.cached_property
+    def tile_fragments(self) -> int:
+        """Fragments of pixels that a consumer loads for a tile."""
+        moves = ({term.move for terms in into.values() for term in terms} for into in self.row_terms.values())
+        return sum(map(len, moves)) * self.cfg.tile_pixels[0] * self.cfg.fragments
+
+    def finished_by(self, row: int) -> list[tuple[int, int]]:
+        """(phase, output row) of the sums that an input row of a tile is the last of, or would be if they had taps."""
+        found, rows, low = [], self.problem.dims[1], self.reaches[1].low
+        for phase, p in enumerate(self.problem.phases):
+            last = max(moves_of(rows, p[1]), default=low) - low
+            found += [(phase, out) for out in range(self.cfg.tile_pixels[1]) if out * rows.in_stride + last == row]
+        return found
+
+    @functools.cached_property
+    def staged_pixels(self) -> int:
+        """Pixels of a consumer's tile in shared memory on their way out, of all phases, for each output."""
+        return len(self.problem.phases) * math.prod(self.cfg.tile_pixels)
+
+    @functools.cached_property
+    def slot_bytes(self) -> int:
+        """Bytes of a slot of the ring."""
+        return len(self.residues) * math.prod(self.load_pixels) * self.pixel_elements * self.problem.itemsize
+
+    @functools.cached_property
+    def staged_bytes(self) -> int:
+        """Bytes of the tiles of all consumers on their way out."""
+        per_output = self.cfg.consumers * self.staged_pixels * CHANNELS * self.problem.out_itemsize
+        return self.problem.outputs * per_output
+
+    @property
+    def barrier_bytes(self) -> int:
+        """Bytes of all barriers: two a slot, one a consumer of a residual."""
+        return BARRIER_BYTES * (2 * self.cfg.stages + self.problem.residual * self.cfg.consumers)
+
+    @property
+    def smem_bytes(self) -> int:
+        """Bytes of shared memory, barriers included."""
+        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes
+        return sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + self.barrier_bytes
+
+
+@functools.lru_cache(maxsize=64)
+def tiling(problem: Problem, cfg: Config) -> Tiling:
+    """The tiling of a problem, cached with the numbers that were computed of it."""
+    return Tiling(problem, cfg)

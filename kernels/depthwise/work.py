@@ -1,0 +1,144 @@
+"""Counts of what a tiling costs: multiply-adds, bytes, fragments. But for `TENSOR_MACS`, nothing here is a model."""
+
+import math
+
+from .. import geometry
+from ..cost import Work
+from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
+from .plan import CHANNELS, PIXELS, Config, Problem, Tiling, tiling
+
+# By the itemsize of operands: multiply-adds that tensor cores do by wgmma in the time of one of these. In 16 bits it is one of
+# eight of an mma.sync, most of them with zeros, at five eighths of wgmma's rate. In float32 it is one of the other pipeline's,
+# which is eight times slower than TF32.
+TENSOR_MACS = {2: 8 * 8 / 5, 4: 8.0}
+
+
+def useful_macs(problem: Problem) -> int:
+    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
+    taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
+    return problem.batch * problem.channels * math.prod(taps)
+
+
+def result_bytes(problem: Problem) -> int:
+    """Bytes of all outputs, and of the residual, which is shaped like one."""
+    elements = problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
+    return elements * problem.out_itemsize * (problem.outputs + problem.residual)
+
+
+def pixel_bytes(problem: Problem) -> int:
+    """Bytes of all pixels that lie where some tap reads, or between."""
+    space = (max(0, min(d.in_size, last) - max(0, first)) for d in problem.dims for first, last in [_read(d)])
+    return problem.batch * problem.channels * math.prod(space) * problem.itemsize
+
+
+def _read(d: geometry.TapAxis) -> tuple[int, int]:
+    """The range [first, last) of inputs from the first to the last that a tap reads."""
+    starts = [
+        (p, offset, offset + (n - 1) * d.tap_stride)
+        for p, (n, offset) in enumerate(zip(d.count, d.offset, strict=True))
+        if n
+    ]
+    outputs = lambda p: -(-(d.out_size - p) // d.out_stride)
+    return min(low for _, low, _ in starts), max((outputs(p) - 1) * d.in_stride + high for p, _, high in starts) + 1
+
+
+def weight_bytes(problem: Problem) -> int:
+    """Bytes of all weights."""
+    return problem.channels * problem.taps * problem.itemsize
+
+
+def least_bytes(problem: Problem) -> int:
+    """The least traffic with global memory, in bytes: every operand read once, every result written once."""
+    return pixel_bytes(problem) + weight_bytes(problem) + result_bytes(problem)
+
+
+def tiles(t: Tiling) -> int:
+    """Number of tiles of all thread blocks."""
+    images, planes, _, columns, channels = t.grid
+    return images * planes * t.row_tiles * columns * channels
+
+
+def chunks(t: Tiling) -> int:
+    """Number of chunks that all thread blocks load: each strip those that its last tile reaches beyond its own, too."""
+    return tiles(t) * t.advance + t.strips * (t.tile_chunks - t.advance)
+
+
+def executed_macs(problem: Problem, cfg: Config) -> int:
+    """The multiply-adds of fragments and taps that the kernel issues, ragged tiles whole, padding included."""
+    t = tiling(problem, cfg)
+    return tiles(t) * cfg.consumers * t.tile_products * PIXELS * CHANNELS
+
+
+def loaded_bytes(problem: Problem, cfg: Config) -> int:
+    """Bytes that the kernel loads into shared memory."""
+    t = tiling(problem, cfg)
+    residual = tiles(t) * cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize if problem.residual else 0
+    return chunks(t) * t.slot_bytes + residual
+
+
+def copied_bytes(t: Tiling) -> tuple[int, int]:
+    """Bytes that XLA moves (before, after) the kernel, for whole 16 bytes of channels, whole strides, whole phases."""
+    problem = t.problem
+    space = (math.prod(sizes) for sizes in zip(*((d.in_size, d.out_size) for d in problem.dims), strict=True))
+    given, wanted = (problem.batch * problem.channels * n for n in space)
+    read, stored = read_elements(problem), stored_elements(problem)
+    before = (given + read) * problem.itemsize if given != read else 0
+    if stored == wanted:
+        return before, 0
+    result = (stored + wanted) * problem.out_itemsize
+    return before + result * problem.residual, result * problem.outputs
+
+
+def stored_elements(problem: Problem) -> int:
+    """Number of elements of an output as the kernel stores it: whole 16 bytes of channels, whole phases."""
+    unit = 16 // problem.out_itemsize
+    channels = -(-problem.channels // unit) * unit
+    return problem.batch * channels * math.prod(d.rows * d.out_stride for d in problem.dims)
+
+
+def read_elements(problem: Problem) -> int:
+    """Number of elements of the pixels as the kernel reads them: whole 16 bytes of channels, whole strides of columns."""
+    unit = 16 // problem.itemsize
+    channels = -(-problem.channels // unit) * unit
+    planes, rows, columns = problem.dims
+    return problem.batch * channels * planes.in_size * rows.in_size * columns.in_rows * columns.in_stride
+
+
+def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
+    """The work of a problem under one of its configurations. A step is a tile, with what its block loads for it on average."""
+    t = tiling(problem, cfg)
+    workers, before_after = t.workers(gpu.num_sms), copied_bytes(t)
+    on_an_sm = 2 if workers > gpu.num_sms else 1
+    strips = -(-t.strips // workers)
+    loaded = chunks(t) / tiles(t)  # chunks: a strip's first tile loads more
+    result = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
+    return Work(
+        itemsize=problem.itemsize,
+        mma_warpgroups=cfg.consumers,
+        cluster=1,
+        stages=2 + (cfg.stages - t.tile_chunks) // t.advance,
+        epi_stages=1,
+        over_images=False,
+        sms=min(gpu.num_sms, workers),
+        ctas_per_sm=on_an_sm,
+        rounds=((strips * min(cfg.strip_tiles, t.row_tiles), 1),),
+        all_steps=tiles(t),
+        macs=int(t.tile_products * PIXELS * CHANNELS * TENSOR_MACS[problem.itemsize]),
+        operand_bytes=t.tile_fragments * PIXELS * CHANNELS * problem.itemsize,
+        pixel_bytes=int(loaded * t.slot_bytes),
+        weight_bytes=0,
+        rows=loaded * len(t.residues) * math.prod(t.load_pixels),
+        copies=math.ceil(loaded) * len(t.residues),
+        taps=1,
+        pixel_readers=1,
+        kept_bytes=problem.taps * cfg.channels * (4 if problem.itemsize == 4 else 8 * problem.itemsize),
+        chunks=1,
+        elements=t.staged_pixels * CHANNELS / WARPGROUP * problem.outputs,
+        stored_bytes=result * (problem.outputs + problem.residual),
+        ahead=0 if problem.residual else None,
+        input_bytes=pixel_bytes(problem),
+        weights_bytes=weight_bytes(problem),
+        held_bytes=workers * (t.tile_chunks * t.slot_bytes + result) + weight_bytes(problem),
+        before_bytes=before_after[0],
+        after_bytes=before_after[1],
+    )

@@ -1,0 +1,72 @@
+"""Cases whose depthwise kernel is broken on purpose, and ways to break it, for the interpreter and the emulator."""
+
+import pytest
+
+from pallas_conv.kernels.depthwise import plan, sm90
+from pallas_conv.kernels.depthwise.plan import Config
+from pallas_conv.kernels.ring import Ring
+from tests.kernels.cases import Case
+from tests.kernels.depthwise.proving import depthwise
+
+MUTANT = Case(
+    "depthwise mutant",
+    depthwise("fprop", 3, 40, (7, 17), 3, 1, 1),
+    Config((1, 2, 16), 1, 2, channel_warpgroups=2, stages=5),
+    num_sms=2,
+)
+FLIPPED = Case(
+    "flipped depthwise mutant",
+    depthwise("dgrad", 1, 8, (5, 9), (2, 3), 1, 1),
+    Config((1, 2, 16), 2, 3),
+    num_sms=2,
+)
+PHASES = Case(
+    "depthwise mutant of phases",
+    depthwise("dgrad", 1, 8, (5, 17), 3, 2, 1),
+    Config((1, 1, 16), 1, 3),
+    num_sms=2,
+)
+RESIDUAL = Case(
+    "depthwise mutant with a residual",
+    depthwise("fprop", 2, 8, (5, 17), 3, 1, 1, bias=True, residual=True),
+    Config((1, 1, 16), 1, 3),
+    num_sms=1,
+)
+CHANNELS = Case(
+    "depthwise mutant of three blocks of channels",
+    depthwise("fprop", 2, 72, (1, 16), (1, 2), 1, 0, bias=True),
+    Config((1, 1, 16), stages=2),
+    num_sms=2,
+)
+PLANES = Case(
+    "depthwise mutant of two planes a tile",
+    depthwise("fprop", 1, 8, (4, 2, 17), (2, 1, 1)),
+    Config((2, 1, 16), stages=3),
+    num_sms=1,
+)
+ADDS = Case(
+    "depthwise mutant in float32",
+    depthwise("fprop", 2, 40, (3, 17), 3, 1, 1, dtype="float32"),
+    Config((1, 1, 16), 1, 2, column_warpgroups=2),
+    num_sms=2,
+)
+
+
+def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one of every row of them."""
+    terms = plan.row_terms
+    fewer = lambda found: {at: {key: some[:-1] for key, some in into.items()} for at, into in found.items()}
+    monkeypatch.setattr(plan, "row_terms", lambda *args: fewer(terms(*args)))
+
+
+def release_before_summing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer hands the first slot of a tile back before it reads it, and not again afterwards."""
+    release, summed, early = Ring.release, sm90._Kernel._sum, []
+
+    def too_early(self, shared, first, *rest):
+        release(shared.ring, first)
+        early.append(True)
+        summed(self, shared, first, *rest)
+
+    monkeypatch.setattr(sm90._Kernel, "_sum", too_early)
+    monkeypatch.setattr(Ring, "release", lambda self, slot: early.pop() if early else release(self, slot))

@@ -1,0 +1,97 @@
+"""The depthwise kernel at full size, compiled for an H100 that need not be there: what ptxas made of it."""
+
+import random
+
+import pytest
+
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.depthwise import DEPTHWISE, legal
+from pallas_conv.kernels.depthwise.plan import CHANNELS, Config, Problem, tiling
+from pallas_conv.kernels.gpu import HOPPER
+from pallas_conv.spec import Product
+from tests.kernels import aot
+from tests.kernels.depthwise.proving import depthwise, some_config, some_product
+from workloads.served import served
+
+pytestmark = pytest.mark.aot
+
+SUITE = served(DEPTHWISE)
+FUSED = {"bias": True, "residual": True, "activation": "gelu", "outputs": ("y", "z")}
+LAYERS = {  # of kinds that the suite does not have
+    "float32_everything_fused": depthwise("fprop", 32, 96, (56, 56), 5, 1, 2, dtype="float32", **FUSED),
+    "7x7_everything_fused": depthwise("fprop", 32, 96, (56, 56), 7, 1, 3, **FUSED),
+    "transposed": depthwise("fprop", 32, 64, (56, 56), 4, 1, 2, input_dilation=2, **FUSED),
+    "float32_result": depthwise("fprop", 32, 128, (56, 56), 5, 1, 2, out_dtype="float32", **FUSED),
+    "volume_s2": depthwise("dgrad", 4, 64, (16, 56, 56), 3, 2, 1),
+    "64_taps": depthwise("fprop", 8, 512, (1024,), 64, 1, 32, **FUSED),
+    "11x11": depthwise("fprop", 32, 64, (28, 28), 11, 1, 5, **FUSED),
+    "dilated": depthwise("fprop", 8, 64, (64, 64), 3, 1, 6, 6, bias=True),
+    "models": depthwise("fprop", 8, 24, (28, 28), 3, 1, 1, models=4, bias=True),
+}
+
+
+def check(product: Product, cfg: Config) -> None:
+    t = tiling(Problem.of(product), cfg)
+    multiplies = "fma.rn.f32" if product.compute_dtype == "float32" else "mma.sync.aligned.m16n8k"
+    _, used = aot.compiled(product, cfg, t.smem_bytes - t.barrier_bytes, t.barrier_bytes, multiplies)
+    assert "ldmatrix" in used.ptx
+
+
+IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "mamba_k4/f"}
+
+
+def test_every_depthwise_layer_of_the_suite_but_those_of_many_taps_has_a_kernel():
+    layers = {name.split("/")[0] for name in SUITE}
+    assert {
+        "convnext_s1",
+        "convnext_s3",
+        "effnet_dw3",
+        "effnet_dw5_s2",
+        "mamba_k4",
+        "conformer_k31",
+        "x3d_dw",
+    } <= layers
+    assert "replknet_31" not in layers
+    assert set(SUITE) >= IN_CI
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (n not in IN_CI)) for n in SUITE])
+def test_the_chosen_configuration(name):
+    check(SUITE[name], serve.choose(SUITE[name]))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.extended] * (i > 0)) for i, n in enumerate(LAYERS)]
+)
+def test_the_chosen_configuration_of_other_kinds(name):
+    check(LAYERS[name], serve.choose(LAYERS[name]))
+
+
+def large(seed: int) -> tuple[Product, Config]:
+    """A random product, and a random tile of it that needs nearly as many registers as are legal, if it needs any."""
+    rng = random.Random(f"compiled depthwise {seed}")
+    while True:
+        product = some_product(rng)
+        problem = Problem.of(product)
+        for _ in range(20):
+            cfg = some_config(rng, product)
+            if illegal := legal.illegal(problem, cfg):
+                assert illegal
+                continue
+            t = tiling(problem, cfg)
+            limit = HOPPER.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
+            if 2 * legal.registers(t) >= limit:
+                return product, cfg
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.extended) for n in range(1, 60))])
+def test_large_tiles_fit_in_registers(seed):
+    check(*large(seed))
+
+
+def test_shared_memory_is_used_to_its_limit():
+    """A ring that fills what a block may have."""
+    product, cfg = SUITE["mamba_k4/f"], Config((1, 1, 64), channel_warpgroups=2, stages=21)
+    assert tiling(Problem.of(product), cfg).smem_bytes > HOPPER.smem_limit(1) - 8 * 1024
+    assert cfg.channels == 2 * CHANNELS
+    check(product, cfg)

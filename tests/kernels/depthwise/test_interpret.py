@@ -1,0 +1,148 @@
+"""The depthwise kernel in Mosaic's interpreter, with race detection, against float64.
+
+What is multiplied and loaded is counted on the way, and held against the plan and against the definition.
+"""
+
+import collections
+import functools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_conv.activations import ACTIVATIONS
+from pallas_conv.kernels import serve
+from pallas_conv.kernels.depthwise import DEPTHWISE, fragments, served, work
+from pallas_conv.kernels.depthwise.plan import CHANNELS, PIXELS, Config, Problem
+from pallas_conv.kernels.gpu import Gpu
+from tests.kernels import cases
+from tests.kernels.cases import Case
+from tests.kernels.depthwise.proving import depthwise, generated
+from tests.kernels.proving import prove, run
+from workloads import paths
+from workloads.ladder import depthwise as ladder
+
+pytestmark = pytest.mark.usefixtures("dropped_axes")
+
+
+@pytest.fixture
+def counted(count, monkeypatch) -> collections.Counter:
+    """`count`, with the multiply-adds of fragments."""
+    one_at_a_time = threading.Lock()
+
+    def now(products):
+        with one_at_a_time:  # the interpreter calls from several threads
+            count["macs"] += products * PIXELS * CHANNELS
+
+    for engine in (fragments.TensorCores, fragments.MultiplyAdds):
+
+        def multiply(self, acc, xs, ws, *, multiply=engine.multiply):
+            jax.debug.callback(functools.partial(now, len(xs)))
+            return multiply(self, acc, xs, ws)
+
+        monkeypatch.setattr(engine, "multiply", multiply)
+    return count
+
+
+def prove_as_planned(case: Case, counted: collections.Counter) -> None:
+    """Both at once, since interpretation takes seconds."""
+    assert served.reasons(case.product) == ()
+    prove(case)
+    problem, cfg = Problem.of(case.product), case.config
+    assert cases.useful(case.product) <= counted["macs"] == work.executed_macs(problem, cfg)
+    assert counted["bytes"] == work.loaded_bytes(problem, cfg)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.extended] * case.extended) for case in ladder.CASES], ids=str
+)
+def test_right_and_executed_as_planned(case, counted):
+    prove_as_planned(case, counted)
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("case", paths.cases_of(DEPTHWISE), ids=str)
+def test_what_is_chosen_for_wanted_products(case, counted):
+    prove_as_planned(case, counted)
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.extended) for n in range(2, 60))])
+def test_generated(seed, counted):
+    prove_as_planned(generated(seed), counted)
+
+
+WHOLE = {
+    "3x3": (depthwise("fprop", 2, 32, (10, 34), 3), Config((1, 4, 32), 2, 2)),
+    "dx of 2x2 s2": (depthwise("dgrad", 2, 32, (8, 64), 2, 2), Config((1, 2, 16), 2, 2)),
+    "1-D, dilation 4": (depthwise("fprop", 2, 64, (72,), 3, 1, 0, 4), Config((1, 1, 32), channel_warpgroups=2)),
+    "3-D 3x1x2": (depthwise("fprop", 1, 32, (4, 2, 33), (3, 1, 2)), Config((2, 2, 16))),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (i > 1)) for i, n in enumerate(WHOLE)])
+def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, counted):
+    """No padding, whole tiles: exactly the multiply-adds of the definition, whatever the strides."""
+    product, cfg = WHOLE[name]
+    case = Case(f"whole depthwise {name}", product, cfg)
+    run(case, case.operands())
+    assert counted["macs"] == cases.useful(product)
+
+
+@pytest.mark.parametrize(
+    "activation", [a if a == "gelu_tanh" else pytest.param(a, marks=pytest.mark.extended) for a in ACTIVATIONS]
+)
+def test_activation(activation):
+    product = depthwise("fprop", 1, 32, (1, 16), 1, bias=True, activation=activation, outputs=("y", "z"))
+    prove(Case(f"depthwise activation {activation}", product, Config((1, 1, 16), stages=2), num_sms=1))
+
+
+def test_the_chosen_configuration_runs():
+    product = depthwise("fprop", 2, 40, (9, 20), 3, 1, 1, bias=True, activation="relu")
+    prove(Case("chosen depthwise", product, serve.choose(product, Gpu(4))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pixels_that_are_not_finite(dtype):
+    """NaN and infinity stay in the windows that see them. In 16 bits, all channels of a warp have NaN there."""
+    product = depthwise("fprop", 1, 40, (6, 19), 3, 1, 1, dtype=dtype)
+    case = Case(f"not finite {dtype}", product, Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2)
+    pixels, w = case.operands()
+    flat = np.asarray(pixels).copy()
+    flat[0, 9, 2, 3], flat[0, 33, 4, 10] = np.nan, np.inf
+    (got,) = (np.asarray(a).astype(np.float32) for a in run(case, [jnp.asarray(flat), w]))
+    (want,) = (np.asarray(a).astype(np.float32) for a in cases.baseline(product, jnp.asarray(flat), w))
+    lanes = 1 if dtype == "float32" else fragments.LANES
+    reached = ~np.isfinite(want).reshape(1, -1, lanes, *want.shape[2:]).all(2)
+    assert reached.sum() == 2 * 9
+    np.testing.assert_array_equal(~np.isfinite(got), np.repeat(reached, lanes, 1))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_on_diagonals_are_those_of_the_definition(dtype):
+    """The interpreter multiplies by whole matrices, too: what is beside the diagonal must be zero, whatever the weights."""
+    w = jnp.asarray([[np.inf] * 16, [1.0] * 16], dtype)
+    matrices = fragments.TensorCores(True).weights_operand(w)
+    assert matrices.shape == (2, 16, fragments.LANES)
+    for channel in range(16):
+        assert matrices[0, channel, channel % 8] == np.inf
+        assert (np.delete(np.asarray(matrices[:, channel]), channel % 8, 1) == 0).all()
+
+
+p = functools.partial(depthwise, "fprop")
+
+
+@pytest.mark.parametrize(
+    ("product", "config"),
+    [
+        (p(1, 8, (1, 5), (3, 1), 1, (1, 0)), Config((1, 1, 16), stages=3)),
+        (p(1, 8, (1,), 3, 1, 1), Config((1, 1, 16), stages=2)),
+        (p(1, 8, (1, 1, 2), (2, 2, 1), 1, (1, 1, 0)), Config((2, 1, 16), stages=3)),
+    ],
+    ids=["one row", "one pixel", "one plane"],
+)
+def test_a_tap_beside_the_only_row_reads_zero(product, config):
+    """Mosaic drops an axis of one row, index and all: there the other taps would read the row itself."""
+    prove(Case(f"dropped axis {product.spec.ndim}", product, config, num_sms=1))

@@ -1,0 +1,156 @@
+"""Can the proofs of the depthwise kernel fail? Break it in ways that are easily come by, and see each one found."""
+
+import jax.numpy as jnp
+import pytest
+
+from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.depthwise import fragments, sm90
+from pallas_conv.kernels.depthwise import operands as depthwise_operands
+from pallas_conv.kernels.depthwise.plan import Tiling
+from pallas_conv.kernels.depthwise.schedule import Schedule
+from tests.kernels.depthwise.mutants import (
+    ADDS,
+    CHANNELS,
+    FLIPPED,
+    MUTANT,
+    PHASES,
+    PLANES,
+    RESIDUAL,
+    drop_a_tap,
+    release_before_summing,
+)
+from tests.kernels.mutating import nothing, within
+from tests.kernels.proving import REFUSED, prove
+
+WRONG = pytest.raises(AssertionError, match="right=False")
+UNORDERED = pytest.raises(REFUSED, match=r"observed|in all phases|RACE DETECTED")
+EITHER = pytest.raises((AssertionError, mosaic.RaceError), match=r"right=False|RACE DETECTED")
+
+
+OTHERS = (FLIPPED, PHASES, PLANES, RESIDUAL, CHANNELS, ADDS)
+
+
+@pytest.mark.parametrize(
+    "case", [MUTANT, *(pytest.param(case, marks=pytest.mark.extended) for case in OTHERS)], ids=str
+)
+def test_unbroken(case):
+    prove(case)
+
+
+@pytest.mark.parametrize(
+    ("method", "dropped", "case"),
+    [
+        ("_sum", "barrier_wait", MUTANT),
+        pytest.param("_consume", "barrier_wait", MUTANT, marks=pytest.mark.extended),
+        pytest.param("_produce", "barrier_wait", MUTANT, marks=pytest.mark.extended),
+        pytest.param("_consume", "commit_smem", MUTANT, marks=pytest.mark.extended),
+        ("_sum", "barrier_wait", RESIDUAL),
+        ("_sum", "wait_smem_to_gmem", MUTANT),
+        pytest.param("_load_residual", "wait_smem_to_gmem", RESIDUAL, marks=pytest.mark.extended),
+    ],
+)
+def test_a_kernel_without(monkeypatch, method, dropped, case):
+    within(monkeypatch, sm90._Kernel, method, **{dropped: nothing})
+    with UNORDERED:
+        prove(case)
+
+
+def test_a_slot_released_before_it_is_read(monkeypatch):
+    release_before_summing(monkeypatch)
+    with UNORDERED:
+        prove(MUTANT)
+
+
+def test_a_dropped_tap_is_wrong(monkeypatch):
+    drop_a_tap(monkeypatch)
+    with WRONG:
+        prove(MUTANT)
+
+
+def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
+    monkeypatch.setattr(depthwise_operands, "reordered", lambda w, axis, order: w)
+    with WRONG:
+        prove(FLIPPED)
+
+
+@pytest.mark.parametrize(("engine", "case"), [(fragments.TensorCores, MUTANT), (fragments.MultiplyAdds, ADDS)])
+def test_the_weights_of_other_taps_are_wrong(monkeypatch, engine, case):
+    multiply = engine.multiply
+    monkeypatch.setattr(engine, "multiply", lambda self, acc, xs, ws: multiply(self, acc, xs, ws[::-1]))
+    with WRONG:
+        prove(case)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("part", ["weights", "bias"])
+def test_the_weights_and_the_bias_of_other_channels_are_wrong(monkeypatch, part):
+    load = sm90._Kernel._weights
+
+    def first(self, gmem, strip, me):
+        (weights, bias), (others, another) = (
+            load(self, gmem, at, me) for at in (strip, strip._replace(channel=strip.channel * 0))
+        )
+        return (weights, another) if part == "bias" else (others, bias)
+
+    monkeypatch.setattr(sm90._Kernel, "_weights", first)
+    with WRONG:
+        prove(CHANNELS)
+
+
+@pytest.mark.extended
+def test_a_row_that_is_stored_before_its_last_tap_is_wrong(monkeypatch):
+    finished = Tiling.finished_by
+    monkeypatch.setattr(Tiling, "finished_by", lambda self, row: finished(self, row + 1))
+    with WRONG:
+        prove(MUTANT)
+
+
+@pytest.mark.extended
+def test_a_phase_in_the_place_of_another_shows(monkeypatch):
+    window = sm90._Kernel._window
+    monkeypatch.setattr(sm90._Kernel, "_window", lambda self, strip, tile, phase, me: window(self, strip, tile, 0, me))
+    with EITHER:
+        prove(PHASES)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("field", "case"),
+    [("image", MUTANT), ("plane", PLANES), ("row", MUTANT), ("column", MUTANT), ("channel", CHANNELS)],
+)
+def test_a_strip_in_the_place_of_another_shows(monkeypatch, field, case):
+    strip = Schedule.strip
+    first = lambda found: found._replace(**{field: getattr(found, field) * 0})
+    monkeypatch.setattr(Schedule, "strip", lambda *at: first(strip(*at)))
+    with EITHER:
+        prove(case)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(("part", "case"), [("channel", MUTANT), ("column", ADDS)])
+def test_what_another_consumer_sums_shows(monkeypatch, part, case):
+    consume = sm90._Kernel._consume
+    first = lambda me: me._replace(**{part: getattr(me, part) * 0})
+    monkeypatch.setattr(sm90._Kernel, "_consume", lambda self, g, shared, w, me: consume(self, g, shared, w, first(me)))
+    with EITHER:
+        prove(case)
+
+
+@pytest.mark.extended
+def test_a_strip_that_nobody_computes_shows(monkeypatch):
+    strips_of = Schedule.strips_of
+    monkeypatch.setattr(
+        Schedule, "strips_of", lambda self, worker: strips_of(self, worker) - jnp.where(worker == 0, 1, 0)
+    )
+    with WRONG:
+        prove(MUTANT)
+
+
+@pytest.mark.extended
+def test_a_tile_that_nobody_computes_shows(monkeypatch):
+    strip = Schedule.strip
+    monkeypatch.setattr(
+        Schedule, "strip", lambda *at: (found := strip(*at))._replace(tiles=jnp.maximum(found.tiles - 1, 1))
+    )
+    with WRONG:
+        prove(MUTANT)

@@ -1,0 +1,161 @@
+"""Products that the depthwise kernel serves, reasons against the others, and the names of things."""
+
+import pytest
+
+from pallas_conv.kernels import families, serve
+from pallas_conv.kernels.depthwise import DEPTHWISE, served
+from pallas_conv.kernels.depthwise.plan import Config
+from pallas_conv.kernels.gpu import ANY_HOPPER
+from tests.kernels import cases
+from tests.kernels.depthwise.proving import depthwise
+
+TILE = (1, 2, 16)
+
+
+def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **changes):
+    return depthwise(role, batch, channels, size, kernel, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"role": "wgrad"}, "no kernel for the product 'wgrad'"),
+        ({"dtype": "float64"}, "bfloat16, float16, float32"),
+        ({"out_dtype": "float16"}, "result must be"),
+        ({"dtype": "float32", "out_dtype": "bfloat16"}, "result must be"),
+        ({"activation": "mish"}, "not fused"),
+        ({"size": (9, 9, 9, 9), "kernel": 2}, "1 to 3 spatial dimensions"),
+        ({"kernel": (65, 1), "size": (70, 70)}, "64 a side"),
+        ({"kernel": 12, "size": (20, 20)}, "at most 128 weights, not 144"),
+        ({"kernel": 1, "input_dilation": 2, "stride": 2, "padding": 1}, "no tap ever meets"),
+        ({"batch": 0}, "x is empty"),
+        ({"size": (2, 9)}, "y is empty"),
+        ({"kernel": (3, 0)}, "w is empty"),
+        ({"batch": 2**20, "size": (64, 64), "channels": 8}, "x has more than"),
+        ({"size": (600,), "kernel": 2, "dilation": 300}, "at most 256 long"),
+        (
+            {"size": (400, 9), "kernel": (2, 1), "dilation": (300, 1)},
+            "no tile fits on an SM; of the smallest one, cfg.stages",
+        ),
+        ({"channels": 12, "models": 3}, "models of 12 channels would share"),
+    ],
+)
+def test_each_reason(changes, words):
+    found = served.reasons(product(**changes))
+    assert any(words in reason for reason in found), found
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [(64, 128, 64), (64, 64, 32), (64, 32, 32), (64, 64, 1)],
+    ids=["multiplier", "pairs", "two in one", "dense"],
+)
+def test_groups_of_other_channels_are_refused_for_that_alone(channels):
+    c, o, groups = channels
+    found = served.reasons(cases.product("fprop", 2, (c, o), (9, 9, 9, 9), 3, groups=groups, dtype="float64"))
+    assert len(found) == 1
+    assert "must have one channel on either side" in found[0] or "on either side, or one, not" in found[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"role": "dgrad"},
+        {"role": "dgrad", "stride": 2, "padding": 1},
+        {"dtype": "float32", "precision": "highest"},
+        {"dtype": "float16"},
+        {"out_dtype": "float32"},
+        {"channels": 3},
+        {"channels": 12, "models": 3, "dtype": "float32"},
+        {"channels": 128, "size": (20, 20), "kernel": 11},
+        {"channels": 128, "size": (400,), "kernel": 64, "bias": True},
+        {"size": (60, 9), "kernel": (3, 1), "dilation": (20, 1)},
+        {"models": 3},
+        {"input_dilation": 2},
+        {"kernel": 11, "padding": 5},
+        {"size": (4000,), "kernel": 64},
+        {"size": (9, 9, 9), "kernel": 5},
+        {"bias": True, "residual": True, "activation": "gelu", "outputs": ("y", "z")},
+    ],
+    ids=str,
+)
+def test_served(changes):
+    p = product(**changes)
+    assert served.reasons(p) == ()
+    assert families.serving(p) is DEPTHWISE
+    assert serve.choose(p) in DEPTHWISE.candidates(DEPTHWISE.problem(p), ANY_HOPPER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "depthwise_fprop_2d_bf16_s1_linear"),
+        ({"bias": True, "activation": "silu"}, "depthwise_fprop_2d_bf16_s1_bias_silu"),
+        ({"stride": 2}, "depthwise_fprop_2d_bf16_s2_linear"),
+        ({"role": "dgrad", "stride": (1, 2)}, "depthwise_dgrad_2d_bf16_s1u1x2_linear"),
+        ({"out_dtype": "float32"}, "depthwise_fprop_2d_bf16f32_s1_linear"),
+        ({"size": (9,), "dtype": "float32", "models": 2}, "depthwise_fprop_1d_f32_s1_models_linear"),
+    ],
+)
+def test_names(changes, name):
+    assert serve.kernel(product(**changes)).variant == name
+    assert serve.kernel(product(**changes)).name == f"pallas_conv_{name}"
+
+
+def words(config: Config, **changes) -> set[str]:
+    return set(served.code_path(product(**changes), config).split())
+
+
+PLAIN = {"2d", "bf16", "1x1wgs", "rows", "shared", "n2B"}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "more"),
+    [
+        (Config(TILE, strip_tiles=2), {}, set()),
+        (Config(TILE, strip_tiles=2), {"padding": 1}, {"padded"}),
+        (Config(TILE, strip_tiles=2), {"stride": (1, 2)}, {"strided"}),
+        (Config(TILE, strip_tiles=2), {"role": "dgrad", "stride": 2, "kernel": 4}, {"phased", "padded"}),
+        (Config(TILE, strip_tiles=2), {"input_dilation": 4, "padding": 1, "kernel": 5}, {"phased"}),
+        (Config(TILE, strip_tiles=2), {"kernel": (3, 9)}, {"batches"}),
+        (Config((1, 2, 32), strip_tiles=2), {}, {"fragments"}),
+        (Config(TILE, 2, strip_tiles=2), {}, {"chunks"}),
+        (Config(TILE, strip_tiles=2), {"residual": True}, {"residual"}),
+        (Config(TILE, strip_tiles=2), {"outputs": ("y", "z")}, {"outputs"}),
+    ],
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
+)
+def test_words_of_a_code_path(config, changes, more):
+    assert words(config, **changes) == PLAIN | more
+
+
+def test_other_words_of_a_code_path():
+    found = words(Config((2, 1, 16), channel_warpgroups=2), size=(9, 9, 9), dtype="float32")
+    assert found == {"3d", "f32", "2x1wgs", "planes", "n4B"}
+    found = words(Config(TILE, strip_tiles=2), input_dilation=3, kernel=2, padding=1)
+    assert {"phased", "idle"} <= found
+
+
+def test_the_epilogue():
+    assert served.epilogue(product(), Config(TILE)) == "bf16 linear"
+    assert served.epilogue(product(out_dtype="float32", bias=True, activation="relu"), Config(TILE)) == "f32 bias_relu"
+
+
+def test_notes_of_copies():
+    assert served.notes(product(), Config(TILE)) == ()
+    told = served.notes(product(channels=20, size=(9, 21), stride=2, residual=True), Config(TILE))
+    wanted = (
+        "x is padded from 20 to 24",
+        "whole strides in its last",
+        "y (and the residual likewise) is sliced from 24 to 20",
+    )
+    assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 3
+    (told,) = served.notes(product("dgrad", size=(9, 20), stride=2, padding=1), Config(TILE))
+    assert told == "the input gradient is sliced from whole output phases in spatial dimensions [0]"
+
+
+def test_the_size():
+    size = served.size(product(models=2))
+    assert size.macs == 2 * 2 * 64 * 7 * 18 * 9
+    assert (size.summed, size.produced, size.taps) == (1, 1, 9)
+    assert size.nbytes == 2 * (2 * 2 * 64 * (9 * 20 + 7 * 18) + 2 * 64 * 9)
