@@ -42,9 +42,11 @@ def registers(t: Tiling) -> int:
     ptxas keeps to what a block alone on an SM may have. Of another block there it knows nothing, and takes more than it needs.
     """
     problem, cfg = t.problem, t.cfg
-    fragments = (2 if problem.itemsize == 2 else 4) * min(MOST_FRAGMENTS, len(columns(problem)))
-    others = 30 * cfg.ctas_per_sm + 16 * (problem.itemsize == 4) + 12 * (problem.residual or problem.outputs > 1)
-    return problem.taps + 4 * unfinished(t) + fragments + others
+    fragment, float32 = (2, 0) if problem.itemsize == 2 else (4, 16)
+    fragments = fragment * min(MOST_FRAGMENTS, len(columns(problem)))
+    others = 30 if cfg.ctas_per_sm == 1 else 60 if problem.ndim == 3 else 36
+    fused = 12 * (problem.residual or problem.outputs > 1)
+    return problem.taps + 4 * unfinished(t) + fragments + others + float32 + fused
 
 
 def columns(problem: Problem) -> set[int]:

@@ -54,13 +54,15 @@ def rows(wanted: Wanted) -> list[Row]:
 def _name(use: Use) -> str:
     """A name like the suite's: "resnet50/f 64x56x56-256 k1x1", "wavenet/f 128x16384-256 k2 d8" where dilated.
 
+    A stride is in it where channels, which are the same on either side of a depthwise layer, do not tell it from another.
     Readers of measurements tell these products apart by their names, so no two have the same one.
     """
     product, spec = use.product, use.product.spec
     joined = lambda sizes: "x".join(map(str, sizes))
     name = f"{use.network}/{product.role[0]} {joined((product.in_channels, *spec.in_spatial))}-{product.out_channels}"
     dilation = f" d{joined(spec.kernel_dilation)}" if max(spec.kernel_dilation) > 1 else ""
-    return f"{name} k{joined(spec.kernel_spatial)}{dilation}"
+    stride = f" s{joined(spec.strides)}" if spec.groups > 1 and max(spec.strides) > 1 else ""
+    return f"{name} k{joined(spec.kernel_spatial)}{stride}{dilation}"
 
 
 @dataclasses.dataclass(frozen=True)

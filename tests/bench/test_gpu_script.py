@@ -27,7 +27,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     missing = tmp_path_factory.mktemp("missing")
     for name in ABSENT:
         (missing / f"{name}.py").write_text("raise ImportError('not installed there')")
-    few = ("--minutes=4", "--cases=dcgan_t_last", "--problems=small_(odd|depthwise)", "--rungs=^one tile$")
+    few = ("--minutes=4", "--cases=dcgan_t_last", "--problems=small_(odd|groups)", "--rungs=^one tile$")
     command = [
         sys.executable,
         "-m",
@@ -61,7 +61,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
             "deterministic",
         } <= checked.keys()
     assert by["ladder", "one_tile_of_two_steps", None]["rung"] == "one tile"
-    assert by["correctness", "small_depthwise/f", None]["reasons"]
+    assert by["correctness", "small_groups_of_4/f", None]["reasons"]
     for direction in ("f", "d", "w", "fb"):
         timed = by["time", f"dcgan_t_last/{direction}", "stock"]
         assert timed["status"] == "ok"
@@ -98,7 +98,7 @@ def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot(monkeypatch)
         names.index(("spread", "stock")),
     )
     assert list(in_turn) == sorted(in_turn)
-    assert names.index(("spread", "stock")) < names.index(("time", "convnext_s1/f"))  # which no kernel serves
+    assert names.index(("spread", "stock")) < names.index(("time", "resnext_g32/f"))  # which no kernel serves
     assert {f"{s.name}" for s in steps if s.kind == "stock"} == set(gpu.FIRST)
 
 

@@ -111,7 +111,7 @@ def test_doctor_holds_it_against_what_auto_runs_otherwise():
 
 
 def test_candidates_of_a_family_differ_in_fields_of_its_configurations(monkeypatch):
-    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, toy.TOY))
+    monkeypatch.setattr(families, "FAMILIES", (toy.TOY, *families.FAMILIES))
     (product,) = toy.TOY.samples
     found = candidates(product, ANY_HOPPER)
     assert {it.config.chunks for it in found} == {1, 2}
@@ -120,7 +120,7 @@ def test_candidates_of_a_family_differ_in_fields_of_its_configurations(monkeypat
 
 
 def test_a_case_of_its_code_path_is_small_and_takes_several_tiles(monkeypatch, tmp_path):
-    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, toy.TOY))
+    monkeypatch.setattr(families, "FAMILIES", (toy.TOY, *families.FAMILIES))
     large = dataclasses.replace(toy.TOY.samples[0], batch=64)
     kernel = serve.kernel(large, config=toy.Config(2))
     (case,) = paths.representatives([kernel, kernel])

@@ -9,6 +9,7 @@ from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.kernels.dense import served, work
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
+from pallas_conv.kernels.family import EPILOGUE_OUTPUTS
 from pallas_conv.kernels.geometry import boxes
 from pallas_conv.verify.reference import truncated_to_tf32
 from tests.kernels import cases, proving
@@ -44,7 +45,7 @@ def generated(seed: int) -> Case:
         dtype = pick(("bfloat16", "bfloat16", "float16", "float32"))
         epilogue = {}
         if role == "fprop":
-            outputs = pick(served.OUTPUTS)
+            outputs = pick(EPILOGUE_OUTPUTS)
             epilogue = {"bias": pick((True, False)), "residual": pick((True, False, False))}
             epilogue |= {"activation": pick((None, *ACTIVATIONS)), "outputs": outputs}
         p = cases.product(

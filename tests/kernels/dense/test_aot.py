@@ -12,7 +12,8 @@ from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
-from pallas_conv.kernels.dense.served import OUTPUTS, notes, reasons
+from pallas_conv.kernels.dense.served import notes, reasons
+from pallas_conv.kernels.family import EPILOGUE_OUTPUTS
 from pallas_conv.spec import Product
 from tests.kernels import aot, cases
 from workloads.served import products, served
@@ -162,7 +163,7 @@ def generated(seed: int) -> Product:
         epilogue: dict[str, Any] = {}
         if role == "fprop":
             epilogue = {"bias": rng.random() < 0.7, "residual": rng.random() < 0.3}
-            epilogue |= {"activation": rng.choice((None, *ACTIVATIONS)), "outputs": rng.choice(OUTPUTS)}
+            epilogue |= {"activation": rng.choice((None, *ACTIVATIONS)), "outputs": rng.choice(EPILOGUE_OUTPUTS)}
         side = rng.choice(((64, 4096), (4, 64), (4, 24))[nd - 1])
         product = p(
             role,
@@ -211,7 +212,7 @@ def test_the_largest_tiles_with_everything_fused_fit_in_registers(out_dtype, til
 @pytest.mark.extended
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("outputs", EPILOGUE_OUTPUTS)
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("tile", largest(residual=False))
 def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, residual, tile):

@@ -36,7 +36,7 @@ def test_right_and_executed_as_planned(case, count):
 
 @pytest.mark.extended
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("case", filter(in_seconds, paths.cases_of(WEIGHT_GRADIENT)), ids=str)
+@pytest.mark.parametrize("case", list(filter(in_seconds, paths.cases_of(WEIGHT_GRADIENT))), ids=str)
 def test_what_is_chosen_for_wanted_products(case, count):
     prove_as_planned(case, count)
 
