@@ -10,9 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.experimental.mosaic.gpu import utils
-from jax.experimental.pallas.mosaic_gpu import ShapeDtypeStruct, inline_mgpu
+from jax.experimental.pallas.mosaic_gpu import ShapeDtypeStruct, broadcasted_iota, inline_mgpu, layout_cast
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import llvm, vector
 
@@ -40,6 +40,13 @@ def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tu
 
     result: Array = multiplied(acc, list(lefts), list(rights))
     return result
+
+
+def diagonals(v: Array, layout: Any) -> Array:
+    """[rows] -> [rows, 8], in this layout: of every eight rows a matrix with them on its diagonal, and zeros beside it."""
+    shape = (*v.shape, 8)
+    row, column = (broadcasted_iota(jnp.int32, shape, axis, layout=layout) for axis in (0, 1))
+    return jnp.where(lax.rem(row, jnp.int32(8)) == column, layout_cast(lax.broadcast_in_dim(v, shape, (0,)), layout), 0)
 
 
 def _word(register: Any) -> Any:

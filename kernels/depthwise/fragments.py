@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .. import mosaic as mgpu
-from ..mma import mma
+from ..mma import diagonals, mma
 from .plan import CHANNELS, LANES, PIXELS
 
 
@@ -32,9 +32,6 @@ class Engine(Protocol):
     """A way to multiply fragments. `layout`: which thread holds which element of one."""
 
     layout: Any
-
-    def weights_operand(self, w: Array) -> Array:
-        """[taps, C] as it lies in global memory."""
 
     def weights(self, ref: Any, tap: int, channels: Any) -> Array:
         """Load the weights of a tap for 32 channels."""
@@ -54,14 +51,10 @@ class TensorCores:
     def __init__(self, interpret: bool):
         self.interpret = interpret
 
-    def weights_operand(self, w: Array) -> Array:
-        """[taps, C] -> [taps, C, 8]: row c of a diagonal matrix has w at c % 8."""
-        row, column = (lax.broadcasted_iota(jnp.int32, (*w.shape, LANES), axis) for axis in (1, 2))
-        return jnp.where(row % LANES == column, w[:, :, None], 0)
-
     def weights(self, ref: Any, tap: int, channels: Any) -> Array:
-        loaded: Array = mgpu.load(ref.at[tap, channels], layout=self.matrices, optimized=False)
-        return loaded
+        return diagonals(
+            mgpu.load(ref.at[tap, channels], layout=self.matrices.reduce(1), optimized=False), self.matrices
+        )
 
     def multiply(self, acc: Array, xs: Sequence[Array], ws: Sequence[Array]) -> Array:
         if self.interpret:
@@ -81,9 +74,6 @@ class MultiplyAdds:
 
     # Lane l of warp w has channel l of pixels 4 w to 4 w + 3.
     layout = mgpu.tiled_layout((PIXELS, CHANNELS), (PIXELS // 4, CHANNELS), (-2,), 1)
-
-    def weights_operand(self, w: Array) -> Array:
-        return w
 
     def weights(self, ref: Any, tap: int, channels: Any) -> Array:
         return per_channel(self, ref.at[tap, channels])

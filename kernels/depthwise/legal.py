@@ -1,9 +1,7 @@
 """The rules that make a configuration of the depthwise kernel legal for a problem, each with the reason it gives otherwise."""
 
-import itertools
-
 from ..gpu import ANY_HOPPER, MOST_BARRIERS, Gpu
-from .plan import PIXELS, Config, Problem, Tiling, moves_of, tiling
+from .plan import PIXELS, Config, Problem, Tiling, tiling
 
 MOST_FRAGMENTS = 8  # of an input row, in registers at once
 MOST_BOX = 256  # elements along a dimension of a TMA copy
@@ -43,16 +41,10 @@ def registers(t: Tiling) -> int:
     """
     problem, cfg = t.problem, t.cfg
     fragment, float32 = (2, 0) if problem.itemsize == 2 else (4, 16)
-    fragments = fragment * min(MOST_FRAGMENTS, len(columns(problem)))
+    fragments = fragment * min(MOST_FRAGMENTS, len(problem.column_moves))
     others = 30 if cfg.ctas_per_sm == 1 else 60 if problem.ndim == 3 else 36
     fused = 12 * (problem.residual or problem.outputs > 1)
     return problem.taps + 4 * unfinished(t) + fragments + others + float32 + fused
-
-
-def columns(problem: Problem) -> set[int]:
-    """Distances along a row at which some phase has a tap."""
-    d = problem.dims[2]
-    return set(itertools.chain.from_iterable(moves_of(d, p) for p in range(d.out_stride)))
 
 
 def unfinished(t: Tiling) -> int:

@@ -120,6 +120,12 @@ class Problem:
         """Number of weights of a channel."""
         return math.prod(len(d.order) for d in self.dims)
 
+    @functools.cached_property
+    def column_moves(self) -> tuple[int, ...]:
+        """Distances along a row at which some phase has a tap."""
+        columns = self.dims[2]
+        return tuple(sorted({move for p in range(columns.out_stride) for move in moves_of(columns, p)}))
+
     @property
     def phases(self) -> tuple[tuple[int, int, int], ...]:
         """The phases of the output, one index a dimension."""
@@ -191,27 +197,24 @@ class Tiling:
     @functools.cached_property
     def residues(self) -> tuple[int, ...]:
         """Remainders modulo the stride of the columns that taps read: a box each."""
-        d = self.problem.dims[2]
-        return tuple(sorted({move % d.in_stride for p in range(d.out_stride) for move in moves_of(d, p)}))
+        return tuple(sorted({move % self.problem.dims[2].in_stride for move in self.problem.column_moves}))
 
     @functools.cached_property
     def first_column(self) -> int:
         """The quotient by the stride of the first column that a tap reads, relative to the tile's first."""
-        d = self.problem.dims[2]
-        return min(move // d.in_stride for p in range(d.out_stride) for move in moves_of(d, p))
+        return self.problem.column_moves[0] // self.problem.dims[2].in_stride
 
     @functools.cached_property
     def pixel_elements(self) -> int:
         """Elements of shared memory from a pixel to the next: the block's channels, and a few against bank conflicts."""
-        return self.cfg.channels + (SKEW // self.problem.itemsize if self.problem.itemsize == 2 else 0)
+        return self.cfg.channels + (SKEW // 2 if self.problem.itemsize == 2 else 0)
 
     @functools.cached_property
     def load_pixels(self) -> tuple[int, int, int]:
         """(planes, rows, columns) of one load. Its bytes are whole multiples of what a TMA copy takes."""
-        planes, (d, _, w) = self.cfg.tile_pixels[0], self.problem.dims
-        quotients = [move // w.in_stride for p in range(w.out_stride) for move in moves_of(w, p)]
-        planes = (planes - 1) * d.in_stride + self.reaches[0].length + 1
-        columns = self.cfg.columns + max(quotients) - min(quotients)
+        depth, _, width = self.problem.dims
+        planes = (self.cfg.tile_pixels[0] - 1) * depth.in_stride + self.reaches[0].length + 1
+        columns = self.cfg.columns + self.problem.column_moves[-1] // width.in_stride - self.first_column
         column_bytes = planes * self.cfg.chunk_rows * self.pixel_elements * self.problem.itemsize
         step = COPY_BYTES // math.gcd(COPY_BYTES, column_bytes)
         return planes, self.cfg.chunk_rows, -(-columns // step) * step

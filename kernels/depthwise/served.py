@@ -111,7 +111,7 @@ def code_path(product: Product, config: Config) -> str:
         "planes": config.tile_pixels[0] > 1,
         "rows": config.tile_pixels[1] > 1,
         "fragments": config.fragments > 1,
-        "batches": len(legal.columns(problem)) > legal.MOST_FRAGMENTS,
+        "batches": len(problem.column_moves) > legal.MOST_FRAGMENTS,
         "chunks": config.chunk_rows > 1,
         # Tiles of a strip read chunks of the one before.
         "shared": t.tile_chunks > t.advance and config.strip_tiles > 1,

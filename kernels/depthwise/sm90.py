@@ -62,7 +62,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     schedule = Schedule(tiling(problem, cfg), gpu.num_sms)
     views = Views(schedule.tiling, jnp.dtype(product.out_dtype), interpret)
     kernel = _Kernel(schedule, views, epilogue, x.dtype)
-    given = {"x": views.input(x), "w": kernel.engine.weights_operand(views.weights(w))}
+    given = {"x": views.input(x), "w": views.weights(w)}
     if bias is not None:
         given["bias"] = views.per_channel(bias)
     if residual is not None:

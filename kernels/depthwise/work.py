@@ -131,7 +131,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         copies=math.ceil(loaded) * len(t.residues),
         taps=1,
         pixel_readers=1,
-        kept_bytes=problem.taps * cfg.channels * (4 if problem.itemsize == 4 else 8 * problem.itemsize),
+        kept_bytes=problem.taps * cfg.channels * problem.itemsize,
         chunks=1,
         elements=t.staged_pixels * CHANNELS / WARPGROUP * problem.outputs,
         stored_bytes=result * (problem.outputs + problem.residual),

@@ -120,15 +120,16 @@ def test_pixels_that_are_not_finite(dtype):
     np.testing.assert_array_equal(~np.isfinite(got), np.repeat(reached, lanes, 1))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_weights_on_diagonals_are_those_of_the_definition(dtype):
-    """The interpreter multiplies by whole matrices, too: what is beside the diagonal must be zero, whatever the weights."""
-    w = jnp.asarray([[np.inf] * 16, [1.0] * 16], dtype)
-    matrices = fragments.TensorCores(True).weights_operand(w)
-    assert matrices.shape == (2, 16, fragments.LANES)
-    for channel in range(16):
-        assert matrices[0, channel, channel % 8] == np.inf
-        assert (np.delete(np.asarray(matrices[:, channel]), channel % 8, 1) == 0).all()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_an_infinite_weight_stays_in_its_channel(dtype):
+    """Beside the diagonals of the tensor cores' matrices are zeros, whatever the weights."""
+    product = depthwise("fprop", 1, 16, (1, 18), (1, 3), dtype=dtype)
+    case = Case(f"infinite weight {dtype}", product, Config((1, 1, 16), stages=2), num_sms=1)
+    pixels, w = case.operands()
+    (got,) = run(case, [pixels, w.at[9, 0, 0, 1].set(jnp.inf)])
+    assert (~np.isfinite(np.asarray(got).astype(np.float32))).all((0, 2, 3)).tolist() == [c == 9 for c in range(16)]
+    (usual,) = run(case, [pixels, w])
+    np.testing.assert_array_equal(np.delete(got, 9, 1), np.delete(usual, 9, 1))
 
 
 p = functools.partial(depthwise, "fprop")

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 
 from pallas_conv.kernels.depthwise import work
-from pallas_conv.kernels.depthwise.legal import MOST_FRAGMENTS, columns
+from pallas_conv.kernels.depthwise.legal import MOST_FRAGMENTS
 from pallas_conv.kernels.depthwise.plan import Config, Problem, Tiling, tiling
 
 from ...configured import Case
@@ -76,7 +76,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: residual": lambda w: w.case.product.residual,
     "depthwise: wider result": lambda w: w.problem.out_itemsize > w.problem.itemsize,
     "depthwise: input gradient": lambda w: w.case.product.role == "dgrad",
-    "depthwise: many taps a row": lambda w: len(columns(w.problem)) > MOST_FRAGMENTS,
+    "depthwise: many taps a row": lambda w: len(w.problem.column_moves) > MOST_FRAGMENTS,
     "depthwise: strided": lambda w: any(d.in_stride > 1 for d in w.problem.dims),
     "depthwise: phases": lambda w: len(w.problem.phases) > 1,
     "depthwise: phases without taps": lambda w: any(0 in d.count for d in w.problem.dims),
