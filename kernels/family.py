@@ -116,7 +116,7 @@ class Family(Protocol):
     samples: tuple[Product, ...]
 
     def is_for(self, product: Product, /) -> bool:
-        """Whether a product's groups are of the size that the family is for. Users read the reasons of families that are."""
+        """Whether the family is for groups of this product's size. Where one is, users read no other family's reasons."""
 
     def reasons(self, product: Product, /) -> Sequence[str]:
         """Every reason why the family does not serve a product, whatever the GPU; empty if it does."""
@@ -215,7 +215,7 @@ def large_reasons(elements: Mapping[str, int]) -> list[str]:
 def series_of(product: Product, strides: str) -> str:
     """A name for products of a rank, dtypes, strides, groups and models that are treated alike.
 
-    It does not name groups of one channel, which no kernel has beside others.
+    Groups of one channel are not named: a kernel that takes them takes no others.
     """
     dtype = DTYPES[product.compute_dtype]
     if product.out_dtype != product.compute_dtype:

@@ -43,7 +43,7 @@ def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tu
 
 
 def diagonals(v: Array, layout: Any) -> Array:
-    """[rows] -> [rows, 8], in this layout: of every eight rows a matrix with them on its diagonal, and zeros beside it."""
+    """[rows] -> [rows, 8], in this layout: an 8x8 matrix of every eight numbers, on its diagonal, with zeros beside them."""
     shape = (*v.shape, 8)
     row, column = (broadcasted_iota(jnp.int32, shape, axis, layout=layout) for axis in (0, 1))
     return jnp.where(lax.rem(row, jnp.int32(8)) == column, layout_cast(lax.broadcast_in_dim(v, shape, (0,)), layout), 0)

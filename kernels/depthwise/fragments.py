@@ -45,7 +45,7 @@ class TensorCores:
 
     # Lane 4 g + t of a warp has pixels g and g + 8 of the warp's channels 2 t and 2 t + 1.
     layout = mgpu.Layout.MMA_ACC(jnp.bfloat16, m_warps=1)
-    # Lane 4 g + t of a warp has what the warp's channels 2 t and 2 t + 1 give to its channel g.
+    # Lane 4 g + t of a warp has, of the warp's matrix, the weights from channels 2 t and 2 t + 1 to channel g.
     matrices = mgpu.tiled_layout((CHANNELS, LANES), (LANES, LANES), (-3, -2), 2)
 
     def __init__(self, interpret: bool):

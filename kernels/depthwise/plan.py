@@ -152,7 +152,7 @@ def moves_of(d: geometry.TapAxis, p: int) -> list[int]:
 
 
 class Term(NamedTuple):
-    """A tap of a column: how far from q * in_stride it reads, and its place among all taps."""
+    """A tap: the distance along a row from q * in_stride to what it reads, and its place among all taps."""
 
     move: int
     tap: int
@@ -165,7 +165,7 @@ type RowTerms = dict[tuple[int, int], dict[tuple[int, int], list[Term]]]
 def row_terms(problem: Problem, rows: int) -> RowTerms:
     """(plane, row) of every input row of a tile -> (phase, output row) of every sum that it is added to -> its taps.
 
-    rows: output rows of the tile. The plane is relative to the first that an output plane reads, of as many as a tile has.
+    rows: output rows of the tile. A plane counts from the first that an output plane reads: all have the same.
     """
     planes, lines, columns = problem.dims
     (first_plane, more_planes), (first_line, more_lines) = reach(planes), reach(lines)
@@ -292,7 +292,7 @@ class Tiling:
 
     @functools.cached_property
     def staged_pixels(self) -> int:
-        """Pixels of a consumer's tile in shared memory on their way out, of all phases, for each output."""
+        """Pixels of a consumer's results in shared memory, of all phases, for each output."""
         return len(self.problem.phases) * math.prod(self.cfg.tile_pixels)
 
     @functools.cached_property
@@ -302,7 +302,7 @@ class Tiling:
 
     @functools.cached_property
     def staged_bytes(self) -> int:
-        """Bytes of the tiles of all consumers on their way out."""
+        """Bytes of shared memory for the results of all consumers, which TMA stores from there."""
         per_output = self.cfg.consumers * self.staged_pixels * CHANNELS * self.problem.out_itemsize
         return self.problem.outputs * per_output
 

@@ -7,9 +7,9 @@ from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
 from .plan import CHANNELS, PIXELS, Config, Problem, Tiling, tiling
 
-# By the itemsize of operands: multiply-adds that tensor cores do by wgmma in the time of one of these. In 16 bits it is one of
-# eight of an mma.sync, most of them with zeros, at five eighths of wgmma's rate. In float32 it is one of the other pipeline's,
-# which is eight times slower than TF32.
+# What a multiply-add costs, in multiply-adds of wgmma, which the cost model counts in; by the itemsize of operands. In 16 bits,
+# mma.sync does eight for each, since seven of eight weights are zeros, and runs at five eighths of wgmma's rate. In float32, an
+# SM does 128 a clock, and 1024 of wgmma's in TF32.
 TENSOR_MACS = {2: 8 * 8 / 5, 4: 8.0}
 
 
