@@ -1,6 +1,6 @@
-"""The instruction `mma.sync`, for warps that have no operand in common: the other part of the seam to Mosaic GPU.
+"""Arithmetic on registers that Mosaic GPU has in another form, or not: the other part of the seam to it.
 
-Mosaic's own `mma` divides one matrix product among the warps, of which each has all of a left operand's columns. Here each warp
+Its own `mma` divides one matrix product among the warps, of which each has all of a left operand's columns. Here each warp
 multiplies 16 rows and 8 columns of its own by a matrix of its own.
 """
 
@@ -11,12 +11,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.experimental.mosaic.gpu import utils
-from jax.experimental.pallas.mosaic_gpu import ShapeDtypeStruct, broadcasted_iota, inline_mgpu, layout_cast
+from jax.experimental.mosaic.gpu import FragmentedArray, utils
+from jax.experimental.pallas.mosaic_gpu import (
+    Layout,
+    RefType,
+    ShapeDtypeStruct,
+    Tiling,
+    broadcasted_iota,
+    inline_mgpu,
+    layout_cast,
+)
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import llvm, vector
+from jaxlib.mlir.dialects import arith, llvm, vector
 
 KINDS = {"bfloat16": "bf16", "float16": "f16"}
+# [4, 32], a number for each thread: lane l of warp w has that of row w and column l.
+ONE_A_LANE = Layout.TILED(Tiling(((4, 32), (1,))), (-3,), (-2,), -1)
 
 
 def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tuple[Any, Any, Any]) -> Array:
@@ -42,11 +52,78 @@ def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tu
     return result
 
 
+def mma_transposed(acc: Array, lefts: Sequence[Array], right: Array, layouts: tuple[Any, Any]) -> Array:
+    """acc + [left0, left1]^T @ right, for every warp: float32 [16, 8] + 16-bit [16, 8 and 8]^T @ [16, 8].
+
+    Operands are given transposed, [channels, 16]. With one left, zeros take the place of the other.
+    layouts: of acc, and of operands.
+    """
+    of_acc, of_operand = layouts
+    kind, shape = KINDS[jnp.dtype(right.dtype).name], ShapeDtypeStruct(acc.shape, jnp.float32, layout=of_acc)
+
+    @inline_mgpu(arg_types=(of_acc, [of_operand] * len(lefts), of_operand), return_type=shape)
+    def multiplied(_: Any, acc: Any, lefts: list[Any], right: Any) -> Any:
+        sums = [_element(pair, i) for pair in acc.registers.flat for i in range(2)]
+        nothing = utils.c(0, ir.IntegerType.get_signless(32))
+        rows = [[_word(register) for register in left.registers.flat] for left in lefts]
+        upper, lower = rows if len(rows) == 2 else (*rows, [nothing] * len(rows[0]))
+        a = [word for words in zip(upper, lower, strict=True) for word in words]
+        return _like(acc, _instruction(sums, a, [_word(register) for register in right.registers.flat], kind))
+
+    result: Array = multiplied(acc, list(lefts), right)
+    return result
+
+
+def multiply_add_rows(acc: Array, x: Array, y: Array, layout: Any) -> Array:
+    """acc [4, 32] + the sums of x * y over the rows that each of four warps has, as fused multiply-adds, one by one.
+
+    acc has the layout `ONE_A_LANE`, x and y [rows, 32] have this one, in which a lane has one column.
+    """
+    shape = ShapeDtypeStruct(acc.shape, jnp.float32, layout=ONE_A_LANE)
+
+    @inline_mgpu(arg_types=(ONE_A_LANE, layout, layout), return_type=shape)
+    def added(_: Any, acc: Any, x: Any, y: Any) -> Any:
+        total = acc.registers.item()
+        for a, b in zip(x.registers.flat, y.registers.flat, strict=True):
+            total = llvm.intr_fma(a, b, total)
+        return _fragment([total], acc.shape, acc.layout)
+
+    result: Array = added(acc, x, y)
+    return result
+
+
+def windows(ref: Any, starts: Sequence[int], layout: Any) -> list[Array]:
+    """Load ref[start : start + 16] for each of these starts, ref being shared memory [rows, 32]. No number is loaded twice.
+
+    layout: that in which lane l of warp w has column l of rows 4 w to 4 w + 3.
+    """
+    shape = ShapeDtypeStruct((16, 32), ref.dtype, layout=layout)
+
+    @inline_mgpu(arg_types=(RefType(),), return_type=[shape] * len(starts))
+    def loaded(_: Any, ref: Any) -> list[Any]:
+        index, four, lanes = ir.IndexType.get(), utils.c(4, ir.IndexType.get()), utils.c(32, ir.IndexType.get())
+        thread = arith.index_cast(index, utils.thread_idx())
+        row = arith.muli(arith.remui(arith.divui(thread, lanes), four), four)
+        column, one = arith.remui(thread, lanes), ir.VectorType.get((1,), ir.MemRefType(ref.type).element_type)
+        wanted = sorted({start + i for start in starts for i in range(4)})
+        at = {i: vector.load(one, ref, [arith.addi(row, utils.c(i, index)), column]) for i in wanted}
+        return [_fragment([at[start + i] for i in range(4)], (16, 32), layout.to_mgpu()) for start in starts]
+
+    results: list[Array] = loaded(ref)
+    return results
+
+
 def diagonals(v: Array, layout: Any) -> Array:
     """[rows] -> [rows, 8], in this layout: an 8x8 matrix of every eight numbers, on its diagonal, with zeros beside them."""
     shape = (*v.shape, 8)
     row, column = (broadcasted_iota(jnp.int32, shape, axis, layout=layout) for axis in (0, 1))
     return jnp.where(lax.rem(row, jnp.int32(8)) == column, layout_cast(lax.broadcast_in_dim(v, shape, (0,)), layout), 0)
+
+
+def diagonal(a: Array, first: int, layout: Any) -> Array:
+    """[rows, columns] -> [columns]: of each 8x8 matrix in the rows from `first` on, its diagonal. Of this layout."""
+    row, column = (broadcasted_iota(jnp.int32, a.shape, axis, layout=layout) for axis in (0, 1))
+    return jnp.sum(jnp.where(row == lax.rem(column, jnp.int32(8)) + first, a, jnp.float32(0)), axis=0)
 
 
 def _word(register: Any) -> Any:
@@ -60,10 +137,15 @@ def _element(pair: Any, i: int) -> Any:
 def _like(fragment: Any, elements: list[Any]) -> Any:
     """The fragment with these elements in its registers, two in each."""
     pairs = ir.VectorType.get((2,), elements[0].type)
-    registers = np.empty(len(elements) // 2, dtype=object)
-    registers[:] = [vector.from_elements(pairs, list(pair)) for pair in itertools.batched(elements, 2)]
-    shaped = registers.reshape(fragment.registers.shape)
-    return type(fragment)(_registers=shaped, _layout=fragment.layout, _is_signed=None)
+    registers = [vector.from_elements(pairs, list(pair)) for pair in itertools.batched(elements, 2)]
+    return _fragment(registers, fragment.shape, fragment.layout)
+
+
+def _fragment(registers: list[Any], shape: tuple[int, ...], layout: Any) -> Any:
+    """The array with these registers."""
+    found = np.empty(len(registers), dtype=object)
+    found[:] = registers
+    return FragmentedArray(_registers=found.reshape(layout.registers_shape(shape)), _layout=layout, _is_signed=None)
 
 
 def _instruction(sums: list[Any], a: list[Any], b: list[Any], kind: str) -> list[Any]:

@@ -24,7 +24,7 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{box=} must be at most {MOST_BOX} long: a TMA copy"
     if not t.tile_chunks <= cfg.stages <= MOST_BARRIERS:
         return f"{cfg.stages=} must be {t.tile_chunks}, which a tile reads, to {MOST_BARRIERS}"
-    if (products := t.tile_products) > MOST_PRODUCTS:
+    if (products := t.unrolled_products) > MOST_PRODUCTS:
         return f"{products=} of a tile must be at most {MOST_PRODUCTS}"
     limit = gpu.generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
     if (needed := registers(t)) > limit:
@@ -35,20 +35,38 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
 
 
 def registers(t: Tiling) -> int:
-    """Registers of a thread that weights, unfinished sums, fragments and all else need, as ptxas was found to have it.
+    """Registers of a thread that weights, sums, fragments and all else need, as ptxas was found to have it.
 
     ptxas keeps to what a block alone on an SM may have. Of another block there it knows nothing, and takes more than it needs.
     """
+    return _of_weight_sums(t) if t.problem.weight_sums else _of_pixel_sums(t)
+
+
+def _of_pixel_sums(t: Tiling) -> int:
     problem, cfg = t.problem, t.cfg
-    fragment, float32 = (2, 0) if problem.itemsize == 2 else (4, 16)
+    fragment, float32 = (2, 0) if problem.on_tensor_cores else (4, 16)
     fragments = fragment * min(MOST_FRAGMENTS, len(problem.column_moves))
     others = 30 if cfg.ctas_per_sm == 1 else 60 if problem.ndim == 3 else 36
     fused = 12 * (problem.residual or problem.outputs > 1)
     return problem.taps + 4 * unfinished(t) + fragments + others + float32 + fused
 
 
+def _of_weight_sums(t: Tiling) -> int:
+    """Where nothing stops it, ptxas loads the pixels of tensor cores long before they are multiplied."""
+    problem, moves = t.problem, len(t.problem.column_moves)
+    pixels = moves if len(problem.phases) > 1 else min(2, moves)
+    fragments = unfinished(t) + pixels
+    if problem.on_tensor_cores:
+        needed = 4 * (problem.accumulators(2) + problem.bias) + 2 * fragments + 34
+        return needed if t.cfg.ctas_per_sm == 1 else needed + 2 * max(0, t.place_fragments - 16)
+    return problem.accumulators(1) + problem.bias + 4 * fragments + 56
+
+
 def unfinished(t: Tiling) -> int:
-    """Fragments of sums in registers at once: of all phases, and of the output rows that an input row is added to."""
+    """Fragments of outputs in registers at once: of all phases, and of the output rows that an input row is joined to.
+
+    Of sums over taps they are the sums, of sums over pixels the cotangent.
+    """
     rows = t.problem.dims[1]
     most = min(t.cfg.tile_pixels[1], t.reaches[1].length // rows.in_stride + 1)
     return len(t.problem.phases) * most

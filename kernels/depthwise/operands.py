@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,17 +17,23 @@ from ..views import PixelBoxes, ResultBoxes, pad, reordered
 from .plan import Problem, Tiling
 
 
-def channels_last_operands(
-    product: Product, operands: Sequence[Array]
-) -> tuple[Array, Array, Array | None, Array | None]:
-    """x [N, *in, C], w [*kernel, C], bias [C] and residual [N, *out, C], which may be None. C: channels of all models."""
+def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
+    """By their names x [N, *in, C], w [*kernel, C], ct and residual [N, *out, C], bias [C]. C: channels of all models.
+
+    x: what is read with the taps' distances, in an input gradient the cotangent.
+    """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
-    source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
-    bias = operands[2].astype(jnp.float32).reshape(-1) if product.bias else None
-    residual = _channels_last(operands[-1].astype(product.out_dtype)) if product.residual else None
-    w = jnp.moveaxis(w.reshape(-1, *w.shape[3:]), 0, -1)
-    return _channels_last(source), w, bias, residual
+    source, other = (operand.astype(product.compute_dtype) for operand in operands[:2])
+    found = {"x": _channels_last(source)}
+    if product.role == "wgrad":
+        return found | {"ct": _channels_last(other)}
+    found["w"] = jnp.moveaxis(other.reshape(-1, *other.shape[3:]), 0, -1)
+    if product.bias:
+        found["bias"] = operands[2].astype(jnp.float32).reshape(-1)
+    if product.residual:
+        found["residual"] = _channels_last(operands[-1].astype(product.out_dtype))
+    return found
 
 
 def _channels_last(a: Array) -> Array:
@@ -38,10 +44,10 @@ def _channels_last(a: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Operands and results in global memory."""
+    """Operands and results in global memory. dtype: that of what is shaped like an output, results or the cotangent."""
 
     tiling: Tiling
-    out_dtype: Any
+    dtype: Any
     interpret: bool
 
     @property
@@ -60,9 +66,15 @@ class Views:
         return PixelBoxes(self.problem.batch, (*whole, columns), one_image=True, interpret=self.interpret)
 
     @functools.cached_property
+    def cotangents(self) -> ResultBoxes:
+        """The cotangent of a weight gradient, [N, planes, rows, columns, G, C / G]: like an output, with groups like x."""
+        channels = self.problem.channels // self.groups
+        return ResultBoxes(self.problem.batch, self.dims, self.groups, channels, self.dtype)
+
+    @functools.cached_property
     def results(self) -> ResultBoxes:
         """The outputs, [N, planes, rows, columns, 1, C]."""
-        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.out_dtype)
+        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.dtype)
 
     @property
     def whole_blocks(self) -> bool:
@@ -72,10 +84,30 @@ class Views:
         """
         return self.problem.channels % self.tiling.cfg.channels == 0
 
+    @property
+    def groups(self) -> int:
+        """The groups of pixels' channels."""
+        return self.tiling.channel_blocks if self.whole_blocks else 1
+
+    def operands(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """The operands in global memory, by their names."""
+        views = {
+            "x": self.input,
+            "w": self.weights,
+            "ct": self.cotangent,
+            "bias": self.per_channel,
+            "residual": self.residual,
+        }
+        return {name: views[name](a) for name, a in given.items()}
+
     def input(self, x: Array) -> Array:
         """[N, *in, C] as `pixels` has it."""
-        groups = self.tiling.channel_blocks if self.whole_blocks else 1
-        return self.pixels.view(x.reshape(self.problem.batch, *(d.in_size for d in self.dims), groups, -1))
+        return self.pixels.view(x.reshape(self.problem.batch, *(d.in_size for d in self.dims), self.groups, -1))
+
+    def cotangent(self, ct: Array) -> Array:
+        """[N, *out, C] as `cotangents` has it."""
+        out = (d.out_size for d in self.dims)
+        return self.cotangents.whole(ct.reshape(self.problem.batch, *out, self.groups, -1))
 
     def channels(self, first: Array) -> tuple[Any, ...]:
         """Indices in the input of a thread block's channels, and of the skew."""
@@ -104,3 +136,24 @@ class Views:
         problem, out = self.problem, self.results.result(out)
         space = [d.out_size for d in self.dims[3 - problem.ndim :]]
         return layouts.channels_first(out.reshape(problem.batch, *space, models or 1, -1), models)
+
+    def gradients(self, sums: Array, product: Product) -> list[Array]:
+        """Partial sums [parts, taps and bias, C] -> (C, 1, *kernel) and perhaps (C,), with the models first, if any."""
+        problem, models = self.problem, product.models or 1
+        sums = _added(sums)[:, : problem.channels]
+        dims = self.dims[3 - problem.ndim :]
+        dw = sums[: problem.taps].reshape(*(len(d.order) for d in dims), models, -1)
+        for i, d in enumerate(dims):
+            dw = reordered(dw, i, tuple(sorted(range(len(d.order)), key=d.order.__getitem__)))
+        dw = jnp.moveaxis(dw, (-2, -1), (0, 1))[:, :, None].astype(product.out_dtype)
+        found = [dw, *([sums[problem.taps].reshape(models, -1)] if problem.bias else [])]
+        return found if product.models is not None else [a[0] for a in found]
+
+
+def _added(sums: Array) -> Array:
+    """The sum over the first axis, of one half and the other, again and again: always in this order, and in few steps."""
+    while (parts := len(sums)) > 1:
+        sums = pad(sums, [(0, parts % 2)] + [(0, 0)] * (sums.ndim - 1))
+        half = len(sums) // 2
+        sums = sums[:half] + sums[half:]
+    return sums[0]

@@ -16,7 +16,12 @@ from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at once, four a thread
 LANES = 8  # channels of a warp where tensor cores multiply
+WARPS = 4  # of a warpgroup
 COPY_BYTES = 128  # of which every TMA copy is a multiple
+COTANGENT_STAGES = 2  # tiles of the cotangent in shared memory: one that is multiplied, and the next
+REDUCTION_BYTES = (
+    2048  # that Mosaic reserves in a kernel that sums along an axis, as the one of weights' gradients ends
+)
 SKEW = 16  # bytes after each pixel of 16-bit numbers in shared memory: so eight pixels lie in different banks
 ONE = geometry.TapAxis(1, 1, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
 
@@ -82,13 +87,18 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A computation of the depthwise kernel: [N, *in, C] x [*kernel, C] -> [N, *out, C], once per output.
+    """A computation of a depthwise kernel: [N, *in, C] x [*kernel, C] -> [N, *out, C], once per output.
 
-    batch     N
-    channels  C, of all models
-    dims      the dimensions as taps: always (planes, rows, columns), of which a convolution of fewer has the last ones
-    ndim      how many it has
-    residual  whether there is one more operand, shaped like an output
+    Or of the weight gradient: [N, *in, C] x [N, *out, C] -> [*kernel, C], and with a bias [C].
+
+    batch        N
+    channels     C, of all models
+    dims         the dimensions as taps: always (planes, rows, columns), of which a convolution of fewer has the last ones
+    ndim         how many it has
+    outputs      how many there are, of a size each; none beside a weight gradient
+    residual     whether there is one more operand, shaped like an output
+    weight_sums  whether it is the weight gradient: then sums are over pixels, and the cotangent is an operand
+    bias         whether the sums of the cotangent are wanted, too
     """
 
     batch: int
@@ -99,26 +109,45 @@ class Problem:
     out_itemsize: int = 2
     outputs: int = 1
     residual: bool = False
+    weight_sums: bool = False
+    bias: bool = False
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
         """The problem of a product. Several models are so many more channels."""
-        dims = geometry.dims(product)
-        itemsizes = ITEMSIZE[product.compute_dtype], ITEMSIZE[product.out_dtype]
+        dims, weight_sums = geometry.dims(product), product.role == "wgrad"
         return cls(
-            product.batch,
-            (product.models or 1) * product.in_channels,
-            (*[ONE] * (3 - len(dims)), *dims),
-            len(dims),
-            *itemsizes,
-            len(product.outputs),
-            product.residual,
+            batch=product.batch,
+            channels=(product.models or 1) * product.in_channels,
+            dims=(*[ONE] * (3 - len(dims)), *dims),
+            ndim=len(dims),
+            itemsize=ITEMSIZE[product.compute_dtype],
+            out_itemsize=ITEMSIZE[product.out_dtype],
+            outputs=0 if weight_sums else len(product.outputs),
+            residual=product.residual,
+            weight_sums=weight_sums,
+            bias="db" in product.outputs,
         )
 
     @property
     def taps(self) -> int:
         """Number of weights of a channel."""
         return math.prod(len(d.order) for d in self.dims)
+
+    @property
+    def operand_results(self) -> int:
+        """Operands that are shaped like an output: the residual, or the cotangent of a weight gradient."""
+        return self.residual + self.weight_sums
+
+    def accumulators(self, together: int) -> int:
+        """Sums over pixels of a weight gradient, if so many neighbouring taps of a row in a phase make one of them."""
+        planes, rows, columns = self.dims
+        return len(planes.order) * len(rows.order) * sum(-(-count // together) for count in columns.count)
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        """Whether tensor cores multiply, see fragments.py."""
+        return self.itemsize == 2
 
     @functools.cached_property
     def column_moves(self) -> tuple[int, ...]:
@@ -234,6 +263,11 @@ class Tiling:
         """Chunks that a tile reads. Those after the first `advance` are the next tile's, too."""
         return max(self.advance, -(-self.tile_rows // self.cfg.chunk_rows))
 
+    @property
+    def shared_chunks(self) -> int:
+        """Chunks that a tile of a strip and the next have in common."""
+        return self.tile_chunks - self.advance
+
     @functools.cached_property
     def grid(self) -> tuple[int, int, int, int, int]:
         """Numbers of strips along (images, planes, rows, columns, channels)."""
@@ -260,6 +294,11 @@ class Tiling:
         of_each = max(1, num_sms * self.cfg.ctas_per_sm // self.channel_blocks)
         return self.channel_blocks * min(of_each, self.strips // self.channel_blocks)
 
+    def parts(self, num_sms: int) -> int:
+        """Partial sums of a weight, which XLA adds: one for each consumer that has its channel, or for each of its warps."""
+        consumers = self.workers(num_sms) // self.channel_blocks * self.cfg.column_warpgroups
+        return consumers * (1 if self.problem.on_tensor_cores else WARPS)
+
     @property
     def row_tiles(self) -> int:
         """Number of tiles that the rows of an image are divided into."""
@@ -273,14 +312,29 @@ class Tiling:
     @functools.cached_property
     def tile_products(self) -> int:
         """Products of a fragment and a tap, of a consumer's tile."""
-        of_rows = sum(len(terms) for into in self.row_terms.values() for terms in into.values())
-        return of_rows * self.cfg.tile_pixels[0] * self.cfg.fragments
+        return self._place_products * self.cfg.tile_pixels[0] * self.cfg.fragments
+
+    @property
+    def unrolled_products(self) -> int:
+        """Those of them that are code: a weight gradient's kernel has a loop over the places of a row, and over planes."""
+        return self._place_products if self.problem.weight_sums else self.tile_products
+
+    @functools.cached_property
+    def _place_products(self) -> int:
+        """Products of a fragment and a tap, of 16 columns of a plane. A bias gradient is one tap more."""
+        taps = sum(len(terms) for into in self.row_terms.values() for terms in into.values())
+        return taps + self.problem.bias * len(self.problem.phases) * self.cfg.tile_pixels[1]
 
     @functools.cached_property
     def tile_fragments(self) -> int:
         """Fragments of pixels that a consumer loads for a tile."""
+        return self.place_fragments * self.cfg.tile_pixels[0] * self.cfg.fragments
+
+    @functools.cached_property
+    def place_fragments(self) -> int:
+        """Those of them of 16 columns of a plane."""
         moves = ({term.move for terms in into.values() for term in terms} for into in self.row_terms.values())
-        return sum(map(len, moves)) * self.cfg.tile_pixels[0] * self.cfg.fragments
+        return sum(map(len, moves))
 
     def finished_by(self, row: int) -> list[tuple[int, int]]:
         """(phase, output row) of the sums that an input row of a tile is the last of, or would be if they had taps."""
@@ -307,15 +361,29 @@ class Tiling:
         return self.problem.outputs * per_output
 
     @property
+    def cotangent_pixels(self) -> tuple[int, int, int, int]:
+        """(phases, planes, rows, columns) of the cotangent in a block's tile."""
+        planes, rows, _ = self.cfg.tile_pixels
+        return len(self.problem.phases), planes, rows, self.cfg.columns
+
+    @functools.cached_property
+    def cotangent_bytes(self) -> int:
+        """Bytes of the cotangent in a block's tile, as shared memory has it; 0 if no cotangent is read."""
+        return self.problem.weight_sums * math.prod(self.cotangent_pixels) * self.pixel_elements * self.problem.itemsize
+
+    @property
     def barrier_bytes(self) -> int:
         """Bytes of all barriers: two a slot, one a consumer of a residual."""
-        return BARRIER_BYTES * (2 * self.cfg.stages + self.problem.residual * self.cfg.consumers)
+        slots = self.cfg.stages + COTANGENT_STAGES * self.problem.weight_sums
+        return BARRIER_BYTES * (2 * slots + self.problem.residual * self.cfg.consumers)
 
     @property
     def smem_bytes(self) -> int:
         """Bytes of shared memory, barriers included."""
-        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes
-        return sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers) + self.barrier_bytes
+        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, COTANGENT_STAGES * self.cotangent_bytes
+        reduces = self.problem.weight_sums and self.problem.on_tensor_cores
+        whole = sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers)
+        return whole + self.barrier_bytes + REDUCTION_BYTES * reduces
 
 
 @functools.lru_cache(maxsize=64)

@@ -44,7 +44,7 @@ def _candidates(problem: Problem, gpu: Gpu, line_bytes: int, consumers: int, ahe
     ):
         if (a - 1) * CHANNELS >= problem.channels or (b - 1) * places >= wide:
             continue  # a consumer would have nothing to do
-        if a * CHANNELS < min(problem.channels, line_bytes // problem.itemsize) or a * b * ctas < consumers:
+        if a * CHANNELS < _least_channels(problem, line_bytes) or a * b * ctas < consumers:
             continue
         tiles = -(-lines // row)
         for chunk, strip in itertools.product(
@@ -53,6 +53,19 @@ def _candidates(problem: Problem, gpu: Gpu, line_bytes: int, consumers: int, ahe
             cfg = Config((plane, row, places * PIXELS), chunk, strip, a, b, MOST_BARRIERS, ctas)
             if (deep := _as_deep_as_fits(problem, cfg, gpu, ahead)) and not illegal(problem, deep, gpu):
                 yield deep
+
+
+def _least_channels(problem: Problem, line_bytes: int) -> int:
+    """The fewest channels of a block that reads such lines.
+
+    A weight gradient's registers may not allow more than two consumers. Of 96 channels, blocks of 64 would leave a quarter of
+    their consumers idle: there half a line is enough, which other blocks read the rest of.
+    """
+    line = line_bytes // problem.itemsize
+    idle = lambda block: -problem.channels % block
+    if problem.weight_sums and line > CHANNELS and idle(CHANNELS) < idle(line):
+        return CHANNELS
+    return min(problem.channels, line)
 
 
 def least(problem: Problem) -> Config:

@@ -22,8 +22,14 @@ from ..family import (
 from . import legal, search, work
 from .plan import LANES, Config, Problem, tiling
 
-ROLES = ("fprop", "dgrad")
-MOST_TAPS = 128  # whose weights fit in registers
+ROLES = ("fprop", "dgrad", "wgrad")
+GRADIENTS = (("dw",), ("dw", "db"))
+NAMES = {  # of operands and the result, for users to read
+    "fprop": ("x", "w", "y"),
+    "dgrad": ("the cotangent", "w", "the input gradient"),
+    "wgrad": ("x", "the cotangent", "the weight gradient"),
+}
+MOST_TAPS = 128  # whose weights, or gradients, fit in registers
 
 
 def is_for(product: Product) -> bool:
@@ -37,23 +43,34 @@ def reasons(product: Product) -> tuple[str, ...]:
         few = group_reasons(product, or_one=True)
         return tuple(few or [f"a group must have one channel on either side, not {channels_of_a_group(product)}"])
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
-    found += [*dtype_reasons(product), *epilogue_reasons(product), *geometry_reasons(product)]
+    fusion = _gradient_reasons(product) if product.role == "wgrad" else epilogue_reasons(product)
+    found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
     if (taps := math.prod(product.spec.kernel_spatial)) > MOST_TAPS:
         found.append(f"a channel must have at most {MOST_TAPS} weights, not {taps}: they stay in registers")
     return tuple(found or _size_reasons(product))
 
 
+def _gradient_reasons(product: Product) -> list[str]:
+    if product.outputs in GRADIENTS and product.activation is None:
+        return []
+    return ["weight and bias gradients are computed, without the derivative of an activation"]
+
+
 def _size_reasons(product: Product) -> list[str]:
-    names = {"fprop": ("x", "w", "y"), "dgrad": ("the cotangent", "w", "dx")}[product.role]
+    names = NAMES[product.role]
     shapes = (*product.operand_shapes[:2], product.result_shapes[0])
     if empty := empty_reasons(dict(zip(names, shapes, strict=True))):
         return empty
-    if idle := [i for i, d in enumerate(geometry.dims(product)) if not d.order]:
-        return [f"no tap ever meets the input in spatial dimensions {idle}"]
+    weight_sums = product.role == "wgrad"
+    wanted = product.spec.kernel_spatial if weight_sums else (1,) * product.spec.ndim
+    if idle := [i for i, (d, n) in enumerate(zip(geometry.dims(product), wanted, strict=True)) if len(d.order) < n]:
+        which = "some taps never meet" if weight_sums else "no tap ever meets"
+        return [f"{which} the input in spatial dimensions {idle}"]
     problem = Problem.of(product)
-    if large := large_reasons({names[0]: work.read_elements(problem), names[2]: work.stored_elements(problem)}):
+    shaped_like_y = names[1 if weight_sums else 2]
+    if large := large_reasons({names[0]: work.read_elements(problem), shaped_like_y: work.stored_elements(problem)}):
         return large
-    if product.models is not None and problem.itemsize == 2 and product.in_channels % LANES:
+    if not weight_sums and product.models is not None and problem.itemsize == 2 and product.in_channels % LANES:
         return [
             f"models of {product.in_channels} channels would share tensor cores' matrices of {LANES}, and their NaNs"
         ]
@@ -64,19 +81,24 @@ def _size_reasons(product: Product) -> list[str]:
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
     """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
-    source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
-    problem, dims, found = Problem.of(product), geometry.dims(product), []
-    unit = 16 // problem.itemsize
-    if problem.channels % unit:
-        whole = -(-problem.channels // unit) * unit
-        found.append(f"{source} is padded from {problem.channels} to {whole} channels: TMA strides are 16 bytes")
+    problem, dims, found = Problem.of(product), geometry.dims(product), list[str]()
+    source, other, result = NAMES[product.role]
+    whole = lambda itemsize: -(-problem.channels // (16 // itemsize)) * (16 // itemsize)
+    if problem.channels < (read := whole(problem.itemsize)):
+        found.append(f"{source} is padded from {problem.channels} to {read} channels: TMA strides are 16 bytes")
     if dims[-1].in_size % dims[-1].in_stride:
         found.append(f"{source} is padded to whole strides in its last dimension")
-    unit = 16 // problem.out_itemsize
+    ragged = [i for i, d in enumerate(dims) if d.out_size % d.out_stride]
+    if problem.weight_sums:
+        if problem.channels < read:
+            found.append(f"{other} is padded likewise")
+        if ragged:
+            found.append(f"{other} is padded to whole output phases in spatial dimensions {ragged}")
+        return (*found, "XLA adds partial sums of all thread blocks, in float32 and always in the same order")
     result += " (and the residual likewise)" if product.residual else ""
-    if problem.channels % unit:
-        found.append(f"{result} is sliced from {-(-problem.channels // unit) * unit} to {problem.channels} channels")
-    if ragged := [i for i, d in enumerate(dims) if d.out_size % d.out_stride]:
+    if problem.channels < (stored := whole(problem.out_itemsize)):
+        found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
+    if ragged:
         found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
     return tuple(found)
 
@@ -115,21 +137,27 @@ def code_path(product: Product, config: Config) -> str:
         "chunks": config.chunk_rows > 1,
         # Tiles of a strip read chunks of the one before.
         "shared": t.tile_chunks > t.advance and config.strip_tiles > 1,
-        f"n{problem.out_itemsize}B": True,
+        f"n{problem.out_itemsize}B": not problem.weight_sums,
         "outputs": problem.outputs > 1,
         "residual": problem.residual,
+        "weights": problem.weight_sums,
+        # Some accumulator has one tap.
+        "odd": problem.weight_sums and any(count % 2 for count in dims[2].count),
+        "bias": problem.bias,
     }
     return " ".join(word for word, holds in words.items() if holds)
 
 
 def epilogue(product: Product, config: Config) -> str:
-    """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu"."""
-    return f"{DTYPES[product.out_dtype]} {fused(product)}"
+    """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu". Sums over pixels are stored as they are."""
+    return "f32 linear" if product.role == "wgrad" else f"{DTYPES[product.out_dtype]} {fused(product)}"
 
 
 def size(product: Product) -> Size:
     """The size of a product, see `Size`."""
     problem = Problem.of(product)
     macs = work.useful_macs(problem)
+    if problem.weight_sums:
+        return Size(macs, work.least_bytes(problem), macs / (problem.channels * problem.taps), 1, problem.taps)
     elements = problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
     return Size(macs, work.least_bytes(problem), 1, 1, macs / elements)

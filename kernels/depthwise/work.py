@@ -19,10 +19,15 @@ def useful_macs(problem: Problem) -> int:
     return problem.batch * problem.channels * math.prod(taps)
 
 
+def result_itemsize(problem: Problem) -> int:
+    """Bytes of an element of what is shaped like an output: outputs and residual, or the cotangent of a weight gradient."""
+    return problem.itemsize if problem.weight_sums else problem.out_itemsize
+
+
 def result_bytes(problem: Problem) -> int:
-    """Bytes of all outputs, and of the residual, which is shaped like one."""
+    """Bytes of all outputs, and of the residual or the cotangent, which is shaped like one."""
     elements = problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
-    return elements * problem.out_itemsize * (problem.outputs + problem.residual)
+    return elements * result_itemsize(problem) * (problem.outputs + problem.operand_results)
 
 
 def pixel_bytes(problem: Problem) -> int:
@@ -43,8 +48,8 @@ def _read(d: geometry.TapAxis) -> tuple[int, int]:
 
 
 def weight_bytes(problem: Problem) -> int:
-    """Bytes of all weights."""
-    return problem.channels * problem.taps * problem.itemsize
+    """Bytes of all weights, or of their gradients."""
+    return problem.channels * problem.taps * (problem.out_itemsize if problem.weight_sums else problem.itemsize)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -72,26 +77,31 @@ def executed_macs(problem: Problem, cfg: Config) -> int:
 def loaded_bytes(problem: Problem, cfg: Config) -> int:
     """Bytes that the kernel loads into shared memory."""
     t = tiling(problem, cfg)
-    residual = tiles(t) * cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize if problem.residual else 0
-    return chunks(t) * t.slot_bytes + residual
+    residual = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize if problem.residual else 0
+    return chunks(t) * t.slot_bytes + tiles(t) * (residual + t.cotangent_bytes)
 
 
-def copied_bytes(t: Tiling) -> tuple[int, int]:
+def partial_bytes(t: Tiling, gpu: Gpu) -> int:
+    """Bytes of the partial sums of a weight gradient, of all consumers."""
+    sums = (t.problem.taps + t.problem.bias) * t.problem.weight_sums
+    return t.parts(gpu.num_sms) * sums * t.channel_blocks * t.cfg.channels * 4
+
+
+def copied_bytes(problem: Problem) -> tuple[int, int]:
     """Bytes that XLA moves (before, after) the kernel, for whole 16 bytes of channels, whole strides, whole phases."""
-    problem = t.problem
     space = (math.prod(sizes) for sizes in zip(*((d.in_size, d.out_size) for d in problem.dims), strict=True))
     given, wanted = (problem.batch * problem.channels * n for n in space)
     read, stored = read_elements(problem), stored_elements(problem)
     before = (given + read) * problem.itemsize if given != read else 0
     if stored == wanted:
         return before, 0
-    result = (stored + wanted) * problem.out_itemsize
-    return before + result * problem.residual, result * problem.outputs
+    result = (stored + wanted) * result_itemsize(problem)
+    return before + result * problem.operand_results, result * problem.outputs
 
 
 def stored_elements(problem: Problem) -> int:
     """Number of elements of an output as the kernel stores it: whole 16 bytes of channels, whole phases."""
-    unit = 16 // problem.out_itemsize
+    unit = 16 // result_itemsize(problem)
     channels = -(-problem.channels // unit) * unit
     return problem.batch * channels * math.prod(d.rows * d.out_stride for d in problem.dims)
 
@@ -107,11 +117,12 @@ def read_elements(problem: Problem) -> int:
 def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     """The work of a problem under one of its configurations. A step is a tile, with what its block loads for it on average."""
     t = tiling(problem, cfg)
-    workers, before_after = t.workers(gpu.num_sms), copied_bytes(t)
+    workers, (before, after) = t.workers(gpu.num_sms), copied_bytes(problem)
     on_an_sm = 2 if workers > gpu.num_sms else 1
     strips = -(-t.strips // workers)
     loaded = chunks(t) / tiles(t)  # chunks: a strip's first tile loads more
-    result = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
+    result = 0 if problem.weight_sums else cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
+    fragments = t.tile_fragments + t.staged_pixels // PIXELS * problem.weight_sums
     return Work(
         itemsize=problem.itemsize,
         mma_warpgroups=cfg.consumers,
@@ -124,21 +135,21 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         rounds=((strips * min(cfg.strip_tiles, t.row_tiles), 1),),
         all_steps=tiles(t),
         macs=int(t.tile_products * PIXELS * CHANNELS * TENSOR_MACS[problem.itemsize]),
-        operand_bytes=t.tile_fragments * PIXELS * CHANNELS * problem.itemsize,
-        pixel_bytes=int(loaded * t.slot_bytes),
+        operand_bytes=fragments * PIXELS * CHANNELS * problem.itemsize,
+        pixel_bytes=int(loaded * t.slot_bytes) + t.cotangent_bytes,
         weight_bytes=0,
-        rows=loaded * len(t.residues) * math.prod(t.load_pixels),
-        copies=math.ceil(loaded) * len(t.residues),
+        rows=loaded * len(t.residues) * math.prod(t.load_pixels) + math.prod(t.cotangent_pixels) * problem.weight_sums,
+        copies=math.ceil(loaded) * len(t.residues) + len(problem.phases) * problem.weight_sums,
         taps=1,
         pixel_readers=1,
-        kept_bytes=problem.taps * cfg.channels * problem.itemsize,
+        kept_bytes=0 if problem.weight_sums else problem.taps * cfg.channels * problem.itemsize,
         chunks=1,
         elements=t.staged_pixels * CHANNELS / WARPGROUP * problem.outputs,
         stored_bytes=result * (problem.outputs + problem.residual),
         ahead=0 if problem.residual else None,
-        input_bytes=pixel_bytes(problem),
+        input_bytes=pixel_bytes(problem) + result_bytes(problem) * problem.weight_sums,
         weights_bytes=weight_bytes(problem),
-        held_bytes=workers * (t.tile_chunks * t.slot_bytes + result) + weight_bytes(problem),
-        before_bytes=before_after[0],
-        after_bytes=before_after[1],
+        held_bytes=workers * (t.tile_chunks * t.slot_bytes + t.cotangent_bytes + result) + weight_bytes(problem),
+        before_bytes=before,
+        after_bytes=after + 2 * partial_bytes(t, gpu),
     )

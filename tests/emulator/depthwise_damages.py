@@ -1,6 +1,6 @@
 """Depthwise kernels that are wrong in one place of their PTX, and what the emulator says of each: see damages.py."""
 
-from tests.kernels.depthwise.mutants import ADDS, MUTANT, PHASES, RESIDUAL
+from tests.kernels.depthwise.mutants import ADDS, MUTANT, PHASES, RESIDUAL, WEIGHT_ADDS, WEIGHTS
 
 from .damages import WAIT, WRONG, Damage, consumers, every, expects, nth
 
@@ -46,5 +46,24 @@ DAMAGES = [
            f"{WRONG}|stores elements at .* again"),
     Damage("depthwise: drop every wait of the consumers for the residual", RESIDUAL, consumers(WAIT, 3),
            "shared memory that nobody has written|a race: reads what TMA|still writing"),
+    # The weight gradient.
+    Damage("depthwise dw: drop .trans of every ldmatrix", WEIGHTS, every(r"(ldmatrix\S+)\.trans", r"\1"), WRONG),
+    Damage("depthwise dw: drop .trans of one ldmatrix", WEIGHTS, nth(r"(ldmatrix\S+)\.trans", r"\1"), WRONG),
+    Damage("depthwise dw: swap the registers of an ldmatrix", WEIGHTS,
+           nth(r"(ldmatrix\S+ \{)(%r\d+), (%r\d+)", r"\1\3, \2"), WRONG),
+    Damage("depthwise dw: swap the pixels of two taps", WEIGHTS,
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)", r"\1\3, \2, \5, \4", 1), WRONG),
+    Damage("depthwise dw: the pixels of a tap where none is wanted", WEIGHTS,
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)", r"\1\3, \2, \5, \4", 2), WRONG),
+    Damage("depthwise dw: the cotangent of other pixels", WEIGHTS,
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{[^}]*\}, \{)(%r\d+), (%r\d+)", r"\1\3, \2", 1), WRONG),
+    Damage("depthwise dw: a sum that is not carried on", WEIGHTS,
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{[^}]*\}, \{(%r\d+), %r\d+\}, )\{[^}]*\}", r"\1{\2, \2, \2, \2}", 1), WRONG),
+    Damage("depthwise dw in float32: a multiply-add that does not add", WEIGHT_ADDS,
+           nth(r"(fma\.rn\.f32\s+%r\d+, (%r\d+), %r\d+, )%r\d+", r"\1\2", -1), WRONG),
+    Damage("depthwise dw: drop the consumers' first wait for a cotangent", WEIGHTS, consumers(WAIT, 2),
+           "shared memory that nobody has written|a race: reads what TMA|still writing"),
+    Damage("depthwise dw: a tap's sums stored in the place of another's", WEIGHTS,
+           nth(r"(st\.v2\.b32\s+\[%rd\d+)\+256\]", r"\1]"), f"{WRONG}|stores elements at .* again|has not waited"),
 ]
 # fmt: on

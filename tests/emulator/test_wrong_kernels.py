@@ -7,7 +7,8 @@ import pytest
 from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.dense import operands as dense_operands
 from pallas_conv.kernels.dense import sm90
-from pallas_conv.kernels.depthwise import sm90 as depthwise
+from pallas_conv.kernels.depthwise.pixel_sums import PixelSums
+from pallas_conv.kernels.depthwise.weight_sums import WeightSums
 from pallas_conv.kernels.store import TileStore
 from pallas_conv.kernels.wgrad import sm90 as wgrad
 from tests.emulator import damages, depthwise_damages, wgrad_damages
@@ -101,10 +102,17 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
         (wgrad._Kernel, "_produce", "barrier_wait", mutants.HALO, "more arrivals in a phase|still reads"),
         (wgrad._Kernel, "_multiply", "wgmma_wait", mutants.MUTANT, "a race: overwrites what a wgmma|still reads"),
         (wgrad._Kernel, "_multiply", "wgmma_wait", mutants.REGISTERS, "a race: overwrites what a wgmma|registers of A"),
-        (depthwise._Kernel, "_consume", "commit_smem", depthwise_mutants.MUTANT, "without fence.proxy.async|a race"),
-        (depthwise._Kernel, "_sum", "wait_smem_to_gmem", depthwise_mutants.MUTANT, "still reads"),
+        (PixelSums, "consume", "commit_smem", depthwise_mutants.MUTANT, "without fence.proxy.async|a race"),
+        (
+            WeightSums,
+            "_add_tile",
+            "barrier_wait",
+            depthwise_mutants.WEIGHTS,
+            "nobody has written|a race: reads what TMA|still writing",
+        ),
+        (PixelSums, "_sum", "wait_smem_to_gmem", depthwise_mutants.MUTANT, "still reads"),
         *(
-            (depthwise._Kernel, "_sum", "barrier_wait", case, "nobody has written|a race: reads what TMA|still writing")
+            (PixelSums, "_sum", "barrier_wait", case, "nobody has written|a race: reads what TMA|still writing")
             for case in (depthwise_mutants.MUTANT, depthwise_mutants.RESIDUAL)
         ),
     ],

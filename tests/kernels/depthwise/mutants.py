@@ -2,7 +2,8 @@
 
 import pytest
 
-from pallas_conv.kernels.depthwise import plan, sm90
+from pallas_conv.kernels.depthwise import plan
+from pallas_conv.kernels.depthwise.pixel_sums import PixelSums
 from pallas_conv.kernels.depthwise.plan import Config
 from pallas_conv.kernels.ring import Ring
 from tests.kernels.cases import Case
@@ -50,6 +51,30 @@ ADDS = Case(
     Config((1, 1, 16), 1, 2, column_warpgroups=2),
     num_sms=2,
 )
+WEIGHTS = Case(
+    "depthwise mutant of a weight gradient",
+    depthwise("wgrad", 3, 40, (7, 17), 3, 1, 1, outputs=("dw", "db")),
+    Config((1, 2, 16), 1, 2, channel_warpgroups=2, stages=6),
+    num_sms=2,
+)
+WEIGHTS_OF_PHASES = Case(
+    "depthwise mutant of a transposed convolution's weight gradient",
+    depthwise("wgrad", 2, 24, (4, 17), 4, 1, 1, input_dilation=2, outputs=("dw", "db")),
+    Config((1, 2, 16), 1, 2, stages=6),
+    num_sms=2,
+)
+WEIGHTS_OF_COLUMNS = Case(
+    "depthwise mutant of a weight gradient by two consumers of columns",
+    depthwise("wgrad", 2, 24, (4, 5), (3, 2), 1, ((5, 1), (1, 20)), outputs=("dw", "db")),
+    Config((1, 2, 16), 1, 3, column_warpgroups=2, stages=6),
+    num_sms=2,
+)
+WEIGHT_ADDS = Case(
+    "depthwise mutant of a weight gradient in float32",
+    depthwise("wgrad", 2, 40, (3, 35), 3, 1, 1, dtype="float32"),
+    Config((1, 1, 32), 1, 2, column_warpgroups=2),
+    num_sms=2,
+)
 
 
 def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +86,12 @@ def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def release_before_summing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer hands the first slot of a tile back before it reads it, and not again afterwards."""
-    release, summed, early = Ring.release, sm90._Kernel._sum, []
+    release, summed, early = Ring.release, PixelSums._sum, []
 
-    def too_early(self, shared, first, *rest):
+    def too_early(self, shared, staging, first, *rest):
         release(shared.ring, first)
         early.append(True)
-        summed(self, shared, first, *rest)
+        summed(self, shared, staging, first, *rest)
 
-    monkeypatch.setattr(sm90._Kernel, "_sum", too_early)
+    monkeypatch.setattr(PixelSums, "_sum", too_early)
     monkeypatch.setattr(Ring, "release", lambda self, slot: early.pop() if early else release(self, slot))

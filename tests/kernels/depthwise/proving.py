@@ -21,7 +21,11 @@ def depthwise(role: str, batch: int, channels: int, *args, **kwargs) -> Product:
 def some_product(rng: random.Random) -> Product:
     """A random product that is served."""
     while True:
-        pick, nd, role = rng.choice, rng.choice((1, 2, 2, 2, 3)), rng.choice(("fprop", "fprop", "dgrad"))
+        pick, nd, role = (
+            rng.choice,
+            rng.choice((1, 2, 2, 2, 3)),
+            rng.choice(("fprop", "fprop", "dgrad", "wgrad", "wgrad")),
+        )
         each = lambda lo, hi, nd=nd: tuple(rng.randint(lo, hi) for _ in range(nd))
         pair = lambda lo, hi: (rng.randint(lo, hi), rng.randint(lo, hi))
         dtype, fused = pick(("bfloat16", "bfloat16", "float16", "float32")), {}
@@ -32,6 +36,8 @@ def some_product(rng: random.Random) -> Product:
                 "activation": pick((None, "relu", "silu", "gelu")),
                 "outputs": pick((("y",), ("z",), ("y", "z"))),
             }
+        if role == "wgrad":
+            fused = {"outputs": pick((("dw",), ("dw", "db")))}
         p = depthwise(
             role,
             rng.randint(1, 3),

@@ -32,12 +32,14 @@ LAYERS = {  # of kinds that the suite does not have
 
 def check(product: Product, cfg: Config) -> None:
     t = tiling(Problem.of(product), cfg)
-    multiplies = "fma.rn.f32" if product.compute_dtype == "float32" else "mma.sync.aligned.m16n8k"
+    multiplies, loads = "mma.sync.aligned.m16n8k", "ldmatrix"
+    if product.compute_dtype == "float32":
+        multiplies, loads = "fma.rn.f32", "ld.shared"
     _, used = aot.compiled(product, cfg, t.smem_bytes - t.barrier_bytes, t.barrier_bytes, multiplies)
-    assert "ldmatrix" in used.ptx
+    assert loads in used.ptx
 
 
-IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "mamba_k4/f"}
+IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "convnext_s1/w", "mamba_k4_f32/w"}
 
 
 def test_every_depthwise_layer_of_the_suite_but_those_of_many_taps_has_a_kernel():

@@ -5,6 +5,7 @@ What is multiplied and loaded is counted on the way, and held against the plan a
 
 import collections
 import functools
+import itertools
 import threading
 
 import jax
@@ -26,6 +27,8 @@ from workloads.ladder import depthwise as ladder
 
 pytestmark = pytest.mark.usefixtures("dropped_axes")
 
+ENGINES = (fragments.TensorCores, fragments.MultiplyAdds)
+
 
 @pytest.fixture
 def counted(count, monkeypatch) -> collections.Counter:
@@ -36,13 +39,15 @@ def counted(count, monkeypatch) -> collections.Counter:
         with one_at_a_time:  # the interpreter calls from several threads
             count["macs"] += products * PIXELS * CHANNELS
 
-    for engine in (fragments.TensorCores, fragments.MultiplyAdds):
-
-        def multiply(self, acc, xs, ws, *, multiply=engine.multiply):
+    def counting(multiply):
+        def counted(self, acc, xs, others):
             jax.debug.callback(functools.partial(now, len(xs)))
-            return multiply(self, acc, xs, ws)
+            return multiply(self, acc, xs, others)
 
-        monkeypatch.setattr(engine, "multiply", multiply)
+        return counted
+
+    for engine, name in itertools.product(ENGINES, ("multiply", "sum_pixels")):
+        monkeypatch.setattr(engine, name, counting(getattr(engine, name)))
     return count
 
 
@@ -79,6 +84,7 @@ WHOLE = {
     "dx of 2x2 s2": (depthwise("dgrad", 2, 32, (8, 64), 2, 2), Config((1, 2, 16), 2, 2)),
     "1-D, dilation 4": (depthwise("fprop", 2, 64, (72,), 3, 1, 0, 4), Config((1, 1, 32), channel_warpgroups=2)),
     "3-D 3x1x2": (depthwise("fprop", 1, 32, (4, 2, 33), (3, 1, 2)), Config((2, 2, 16))),
+    "dw of 3x3 s2": (depthwise("wgrad", 2, 32, (9, 65), 3, 2), Config((1, 2, 32), 2, 2)),
 }
 
 

@@ -4,10 +4,13 @@ import jax.numpy as jnp
 import pytest
 
 from pallas_conv.kernels import mosaic
-from pallas_conv.kernels.depthwise import fragments, sm90
+from pallas_conv.kernels.depthwise import fragments
 from pallas_conv.kernels.depthwise import operands as depthwise_operands
-from pallas_conv.kernels.depthwise.plan import Tiling
+from pallas_conv.kernels.depthwise.pixel_sums import PixelSums, _Weights
+from pallas_conv.kernels.depthwise.plan import COTANGENT_STAGES, Tiling
 from pallas_conv.kernels.depthwise.schedule import Schedule
+from pallas_conv.kernels.depthwise.weight_sums import WeightSums
+from pallas_conv.kernels.ring import Ring
 from tests.kernels.depthwise.mutants import (
     ADDS,
     CHANNELS,
@@ -16,6 +19,10 @@ from tests.kernels.depthwise.mutants import (
     PHASES,
     PLANES,
     RESIDUAL,
+    WEIGHT_ADDS,
+    WEIGHTS,
+    WEIGHTS_OF_COLUMNS,
+    WEIGHTS_OF_PHASES,
     drop_a_tap,
     release_before_summing,
 )
@@ -27,7 +34,18 @@ UNORDERED = pytest.raises(REFUSED, match=r"observed|in all phases|RACE DETECTED"
 EITHER = pytest.raises((AssertionError, mosaic.RaceError), match=r"right=False|RACE DETECTED")
 
 
-OTHERS = (FLIPPED, PHASES, PLANES, RESIDUAL, CHANNELS, ADDS)
+OTHERS = (
+    FLIPPED,
+    PHASES,
+    PLANES,
+    RESIDUAL,
+    CHANNELS,
+    ADDS,
+    WEIGHTS,
+    WEIGHTS_OF_PHASES,
+    WEIGHTS_OF_COLUMNS,
+    WEIGHT_ADDS,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,16 +59,16 @@ def test_unbroken(case):
     ("method", "dropped", "case"),
     [
         ("_sum", "barrier_wait", MUTANT),
-        pytest.param("_consume", "barrier_wait", MUTANT, marks=pytest.mark.extended),
-        pytest.param("_produce", "barrier_wait", MUTANT, marks=pytest.mark.extended),
-        pytest.param("_consume", "commit_smem", MUTANT, marks=pytest.mark.extended),
+        pytest.param("consume", "barrier_wait", MUTANT, marks=pytest.mark.extended),
+        pytest.param("produce", "barrier_wait", MUTANT, marks=pytest.mark.extended),
+        pytest.param("consume", "commit_smem", MUTANT, marks=pytest.mark.extended),
         ("_sum", "barrier_wait", RESIDUAL),
         ("_sum", "wait_smem_to_gmem", MUTANT),
         pytest.param("_load_residual", "wait_smem_to_gmem", RESIDUAL, marks=pytest.mark.extended),
     ],
 )
 def test_a_kernel_without(monkeypatch, method, dropped, case):
-    within(monkeypatch, sm90._Kernel, method, **{dropped: nothing})
+    within(monkeypatch, PixelSums, method, **{dropped: nothing})
     with UNORDERED:
         prove(case)
 
@@ -61,10 +79,11 @@ def test_a_slot_released_before_it_is_read(monkeypatch):
         prove(MUTANT)
 
 
-def test_a_dropped_tap_is_wrong(monkeypatch):
+@pytest.mark.parametrize("case", [MUTANT, pytest.param(WEIGHTS, marks=pytest.mark.extended)], ids=str)
+def test_a_dropped_tap_is_wrong(monkeypatch, case):
     drop_a_tap(monkeypatch)
     with WRONG:
-        prove(MUTANT)
+        prove(case)
 
 
 def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
@@ -84,15 +103,15 @@ def test_the_weights_of_other_taps_are_wrong(monkeypatch, engine, case):
 @pytest.mark.extended
 @pytest.mark.parametrize("part", ["weights", "bias"])
 def test_the_weights_and_the_bias_of_other_channels_are_wrong(monkeypatch, part):
-    load = sm90._Kernel._weights
+    load = PixelSums._weights
 
     def first(self, gmem, strip, me):
         (weights, bias), (others, another) = (
             load(self, gmem, at, me) for at in (strip, strip._replace(channel=strip.channel * 0))
         )
-        return (weights, another) if part == "bias" else (others, bias)
+        return _Weights(weights, another) if part == "bias" else _Weights(others, bias)
 
-    monkeypatch.setattr(sm90._Kernel, "_weights", first)
+    monkeypatch.setattr(PixelSums, "_weights", first)
     with WRONG:
         prove(CHANNELS)
 
@@ -107,8 +126,8 @@ def test_a_row_that_is_stored_before_its_last_tap_is_wrong(monkeypatch):
 
 @pytest.mark.extended
 def test_a_phase_in_the_place_of_another_shows(monkeypatch):
-    window = sm90._Kernel._window
-    monkeypatch.setattr(sm90._Kernel, "_window", lambda self, strip, tile, phase, me: window(self, strip, tile, 0, me))
+    window = PixelSums._window
+    monkeypatch.setattr(PixelSums, "_window", lambda self, strip, tile, phase, me: window(self, strip, tile, 0, me))
     with EITHER:
         prove(PHASES)
 
@@ -129,9 +148,9 @@ def test_a_strip_in_the_place_of_another_shows(monkeypatch, field, case):
 @pytest.mark.extended
 @pytest.mark.parametrize(("part", "case"), [("channel", MUTANT), ("column", ADDS)])
 def test_what_another_consumer_sums_shows(monkeypatch, part, case):
-    consume = sm90._Kernel._consume
+    consume = PixelSums.consume
     first = lambda me: me._replace(**{part: getattr(me, part) * 0})
-    monkeypatch.setattr(sm90._Kernel, "_consume", lambda self, g, shared, w, me: consume(self, g, shared, w, first(me)))
+    monkeypatch.setattr(PixelSums, "consume", lambda self, g, shared, w, me: consume(self, g, shared, w, first(me)))
     with EITHER:
         prove(case)
 
@@ -154,3 +173,73 @@ def test_a_tile_that_nobody_computes_shows(monkeypatch):
     )
     with WRONG:
         prove(MUTANT)
+
+
+# The weight gradient.
+
+
+@pytest.mark.parametrize(
+    ("method", "dropped"),
+    [
+        ("_add_tile", "barrier_wait"),
+        pytest.param("consume", "barrier_wait", marks=pytest.mark.extended),
+        pytest.param("produce", "barrier_wait", marks=pytest.mark.extended),
+        pytest.param("consume", "commit_smem", marks=pytest.mark.extended),
+    ],
+)
+def test_a_weight_gradient_without(monkeypatch, method, dropped):
+    within(monkeypatch, WeightSums, method, **{dropped: nothing})
+    with UNORDERED:
+        prove(WEIGHTS)
+
+
+def test_a_cotangent_that_is_not_waited_for(monkeypatch):
+    wait = Ring.wait
+    monkeypatch.setattr(Ring, "wait", lambda self, slot: None if self.stages == COTANGENT_STAGES else wait(self, slot))
+    with UNORDERED:
+        prove(WEIGHTS)
+
+
+@pytest.mark.extended
+def test_a_cotangent_that_is_overwritten_while_it_is_read(monkeypatch):
+    acquire = Ring.acquire
+    monkeypatch.setattr(
+        Ring, "acquire", lambda self, slot: None if self.stages == COTANGENT_STAGES else acquire(self, slot)
+    )
+    with UNORDERED:
+        prove(WEIGHTS)
+
+
+def test_the_gradient_of_another_tap_is_wrong(monkeypatch):
+    of_tap = fragments.TensorCores.of_tap
+    monkeypatch.setattr(fragments.TensorCores, "of_tap", lambda self, acc, i: of_tap(self, acc, 1 - i))
+    with WRONG:
+        prove(WEIGHTS)
+
+
+@pytest.mark.extended
+def test_gradients_in_the_order_of_the_offsets_instead_of_the_kernel(monkeypatch):
+    monkeypatch.setattr(depthwise_operands, "reordered", lambda w, axis, order: w)
+    with WRONG:
+        prove(WEIGHTS_OF_PHASES)
+
+
+@pytest.mark.extended
+def test_the_cotangent_of_another_phase_is_wrong(monkeypatch):
+    window = depthwise_operands.ResultBoxes.window
+    first = lambda phase: [0 for _ in phase]
+    monkeypatch.setattr(
+        depthwise_operands.ResultBoxes, "window", lambda self, at, phase, group: window(self, at, first(phase), group)
+    )
+    with WRONG:
+        prove(WEIGHTS_OF_PHASES)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("case", [WEIGHTS_OF_COLUMNS, WEIGHT_ADDS], ids=str)
+def test_parts_that_overwrite_each_other_show(monkeypatch, case):
+    store = WeightSums._store
+    first = lambda me: me._replace(number=me.number * 0)
+    monkeypatch.setattr(WeightSums, "_store", lambda self, gmem, sums, w, me: store(self, gmem, sums, w, first(me)))
+    with EITHER:
+        prove(case)

@@ -19,7 +19,12 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"role": "wgrad"}, "no kernel for the product 'wgrad'"),
+        ({"role": "bwd"}, "no kernel for the product 'bwd'"),
+        ({"role": "wgrad", "outputs": ("dw", "db"), "activation": "relu"}, "without the derivative of an activation"),
+        ({"role": "wgrad", "kernel": 2, "input_dilation": 2, "stride": 2, "padding": 1}, "some taps never meet"),
+        ({"role": "wgrad", "size": (2, 9)}, "the cotangent is empty"),
+        ({"role": "wgrad", "batch": 2**20, "size": (64, 64), "channels": 8}, "x has more than"),
+        ({"role": "wgrad", "kernel": 11, "padding": 5}, "no tile fits on an SM; of the smallest one, needed="),
         ({"dtype": "float64"}, "bfloat16, float16, float32"),
         ({"out_dtype": "float16"}, "result must be"),
         ({"dtype": "float32", "out_dtype": "bfloat16"}, "result must be"),
@@ -62,6 +67,11 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
     [
         {"role": "dgrad"},
         {"role": "dgrad", "stride": 2, "padding": 1},
+        {"role": "wgrad"},
+        {"role": "wgrad", "outputs": ("dw", "db"), "dtype": "float32", "precision": "highest"},
+        {"role": "wgrad", "outputs": ("dw", "db"), "kernel": 7, "padding": 3, "out_dtype": "float32"},
+        {"role": "wgrad", "outputs": ("dw", "db"), "input_dilation": 2, "channels": 12, "models": 3},
+        {"role": "wgrad", "size": (4000,), "kernel": 64},
         {"dtype": "float32", "precision": "highest"},
         {"dtype": "float16"},
         {"out_dtype": "float32"},
@@ -94,6 +104,8 @@ def test_served(changes):
         ({"stride": 2}, "depthwise_fprop_2d_bf16_s2_linear"),
         ({"role": "dgrad", "stride": (1, 2)}, "depthwise_dgrad_2d_bf16_s1u1x2_linear"),
         ({"out_dtype": "float32"}, "depthwise_fprop_2d_bf16f32_s1_linear"),
+        ({"role": "wgrad", "stride": 2}, "depthwise_wgrad_2d_bf16_s2_linear"),
+        ({"role": "wgrad", "outputs": ("dw", "db")}, "depthwise_wgrad_2d_bf16_s1_dwdb"),
         ({"size": (9,), "dtype": "float32", "models": 2}, "depthwise_fprop_1d_f32_s1_models_linear"),
     ],
 )
@@ -134,11 +146,15 @@ def test_other_words_of_a_code_path():
     assert found == {"3d", "f32", "2x1wgs", "planes", "n4B"}
     found = words(Config(TILE, strip_tiles=2), input_dilation=3, kernel=2, padding=1)
     assert {"phased", "idle"} <= found
+    found = words(Config(TILE, strip_tiles=2), role="wgrad", kernel=2, outputs=("dw", "db"))
+    assert found == PLAIN - {"n2B"} | {"weights", "bias"}
+    assert words(Config(TILE), role="wgrad", dtype="float32") == {"2d", "f32", "1x1wgs", "rows", "weights", "odd"}
 
 
 def test_the_epilogue():
     assert served.epilogue(product(), Config(TILE)) == "bf16 linear"
     assert served.epilogue(product(out_dtype="float32", bias=True, activation="relu"), Config(TILE)) == "f32 bias_relu"
+    assert served.epilogue(product("wgrad", outputs=("dw", "db")), Config(TILE)) == "f32 linear"
 
 
 def test_notes_of_copies():
@@ -152,6 +168,20 @@ def test_notes_of_copies():
     assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 3
     (told,) = served.notes(product("dgrad", size=(9, 20), stride=2, padding=1), Config(TILE))
     assert told == "the input gradient is sliced from whole output phases in spatial dimensions [0]"
+
+
+def test_notes_of_a_weight_gradient():
+    told = served.notes(product("wgrad", channels=20, size=(9, 21), input_dilation=2, padding=1), Config(TILE))
+    wanted = ("x is padded from 20 to 24", "the cotangent is padded likewise", "whole output phases", "partial sums")
+    assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 4
+    assert len(served.notes(product("wgrad"), Config(TILE))) == 1
+
+
+def test_the_size_of_a_weight_gradient():
+    size = served.size(product("wgrad", out_dtype="float32"))
+    assert size.macs == 2 * 64 * 7 * 18 * 9
+    assert (size.summed, size.produced, size.taps) == (2 * 7 * 18, 1, 9)
+    assert size.nbytes == 2 * 2 * 64 * (9 * 20 + 7 * 18) + 4 * 64 * 9
 
 
 def test_the_size():

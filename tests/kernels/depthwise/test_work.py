@@ -13,7 +13,7 @@ from pallas_conv.kernels.depthwise import work
 from pallas_conv.kernels.depthwise.plan import CHANNELS, PIXELS, Config, Problem, row_terms, tiling
 from pallas_conv.kernels.depthwise.schedule import Schedule, Strip
 from pallas_conv.kernels.depthwise.search import candidates
-from pallas_conv.kernels.gpu import ANY_HOPPER, H100_SMS
+from pallas_conv.kernels.gpu import ANY_HOPPER, H100_SMS, Gpu
 from tests.kernels.depthwise.proving import depthwise, generated
 from tests.kernels.geometries import pairs
 from workloads.ladder import depthwise as ladder
@@ -26,6 +26,8 @@ PRODUCTS = {
     "5x5 s2": p(64, 240, (28, 28), 5, 2, 2),
     "gradient of 3x3 s2": depthwise("dgrad", 64, 96, (56, 56), 3, 2, 1),
     "volume": p(8, 64, (16, 28, 28), 3, 1, 1),
+    "weight gradient of 7x7": depthwise("wgrad", 64, 96, (56, 56), 7, 1, 3, outputs=("dw", "db")),
+    "weight gradient of a line in float32": depthwise("wgrad", 8, 256, (4096,), 4, 1, ((3, 0),), dtype="float32"),
     "causal line in float32": p(8, 256, (4096,), 4, 1, ((3, 0),), dtype="float32"),
 }
 
@@ -116,13 +118,23 @@ def test_bytes_of_operands_and_results():
 
 
 def test_copies_around_the_kernel():
-    assert work.copied_bytes(tiling(Problem.of(p(2, 64, (9, 20), 3)), Config((1, 2, 16)))) == (0, 0)
-    t = tiling(Problem.of(p(2, 20, (9, 20), 3)), Config((1, 2, 16)))
-    assert work.copied_bytes(t) == (2 * 180 * (20 + 24) * 2, 2 * 7 * 18 * (20 + 24) * 2)
-    residual = tiling(Problem.of(p(2, 20, (9, 20), 3, residual=True)), Config((1, 2, 16)))
-    assert work.copied_bytes(residual)[0] == 2 * 180 * (20 + 24) * 2 + 2 * 7 * 18 * (20 + 24) * 2
-    ragged = tiling(Problem.of(depthwise("dgrad", 2, 64, (9, 20), 3, 2, 1)), Config((1, 2, 16)))
-    assert work.copied_bytes(ragged) == (0, 2 * 64 * 20 * (9 + 10) * 2)
+    copied = lambda product: work.copied_bytes(Problem.of(product))
+    x, y = 2 * 180 * (20 + 24) * 2, 2 * 7 * 18 * (20 + 24) * 2
+    assert copied(p(2, 64, (9, 20), 3)) == (0, 0)
+    assert copied(p(2, 20, (9, 20), 3)) == (x, y)
+    assert copied(p(2, 20, (9, 20), 3, residual=True)) == (x + y, y)
+    assert copied(depthwise("wgrad", 2, 20, (9, 20), 3, out_dtype="float32")) == (x + y, 0)
+    assert copied(depthwise("dgrad", 2, 64, (9, 20), 3, 2, 1)) == (0, 2 * 64 * 20 * (9 + 10) * 2)
+
+
+def test_bytes_of_a_weight_gradient():
+    problem = Problem.of(depthwise("wgrad", 2, 64, (9, 20), 3, out_dtype="float32", outputs=("dw", "db")))
+    assert work.least_bytes(problem) == 2 * 64 * (9 * 20 + 7 * 18) * 2 + 64 * 9 * 4
+    t = tiling(problem, Config((1, 2, 16), 1, 2, column_warpgroups=2))
+    assert (t.strips, t.channel_blocks) == (2 * 2 * 2, 2)
+    assert (t.parts(4), t.parts(132)) == (2 * 2, 2 * 4)
+    assert work.partial_bytes(t, Gpu(4)) == 4 * 10 * 64 * 4
+    assert work.count(problem, t.cfg, Gpu(4)).after_bytes == 2 * 4 * 10 * 64 * 4
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

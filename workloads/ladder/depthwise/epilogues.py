@@ -1,10 +1,10 @@
-"""Rungs of what follows the sums of a depthwise convolution; and its input gradient."""
+"""Rungs of what follows the sums of a depthwise convolution."""
 
 from pallas_conv.kernels.depthwise.plan import Config
 
 from ...configured import Case
 from ..rung import Rung
-from .products import dgrad, fprop
+from .products import fprop
 
 # fmt: off
 RUNGS: tuple[Rung, ...] = (
@@ -39,12 +39,5 @@ RUNGS: tuple[Rung, ...] = (
              fprop(2, 40, (5, 19), 3, 1, 1, bias=True, residual=True, activation="silu", outputs=("y", "z"),
                    out_dtype="float32"),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
-    )),
-    Rung("depthwise: input gradient", (
-        Case("depthwise dx, 1x1", dgrad(1, 32, (1, 16), 1), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
-        Case("depthwise dx, 3x3, cropped", dgrad(2, 24, (9, 21), 3, 1, ((-2, 1), (1, -3))),
-             Config((1, 4, 16), 4, 3, stages=4), num_sms=2, extended=True),
-        Case("depthwise dx, 5x3, asymmetric padding", dgrad(3, 40, (9, 21), (5, 3), 1, ((1, 3), (2, 0))),
-             Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2),
     )),
 )

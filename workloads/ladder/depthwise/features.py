@@ -76,6 +76,8 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: residual": lambda w: w.case.product.residual,
     "depthwise: wider result": lambda w: w.problem.out_itemsize > w.problem.itemsize,
     "depthwise: input gradient": lambda w: w.case.product.role == "dgrad",
+    "depthwise: weight gradient": lambda w: w.problem.weight_sums,
+    "depthwise: bias gradient": lambda w: w.problem.bias,
     "depthwise: many taps a row": lambda w: len(w.problem.column_moves) > MOST_FRAGMENTS,
     "depthwise: strided": lambda w: any(d.in_stride > 1 for d in w.problem.dims),
     "depthwise: phases": lambda w: len(w.problem.phases) > 1,

@@ -4,7 +4,7 @@ from pallas_conv.kernels.depthwise.plan import Config
 
 from ...configured import Case
 from ..rung import Rung
-from .products import dgrad, fprop
+from .products import dgrad, fprop, wgrad
 
 # fmt: off
 RUNGS: tuple[Rung, ...] = (
@@ -15,6 +15,8 @@ RUNGS: tuple[Rung, ...] = (
              extended=True),
         Case("depthwise, 3x19", fprop(2, 40, (5, 23), (3, 19), 1, (1, 9), bias=True),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
+        Case("depthwise dw, 3x11, bias", wgrad(2, 24, (5, 37), (3, 11), 1, (1, 5), outputs=("dw", "db")),
+             Config((1, 2, 32), 2, 3, stages=5), num_sms=2, extended=True),
     )),
     Rung("depthwise: strided", (
         Case("depthwise, 1x1 s2", fprop(1, 32, (1, 32), 1, (1, 2)), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
@@ -25,11 +27,18 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise, 5x4 s2x3, asymmetric padding, residual",
              fprop(3, 24, (11, 40), (5, 4), (2, 3), ((2, 1), (0, 3)), residual=True),
              Config((1, 2, 16), 4, 2, stages=3), num_sms=2, extended=True),
+        Case("depthwise dw, 3x3 s2, odd sizes", wgrad(2, 40, (9, 37), 3, 2, 1),
+             Config((1, 2, 16), 2, 2, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
         Case("depthwise, 3x3 s2, odd sizes", fprop(2, 40, (9, 37), 3, 2, 1, bias=True),
              Config((1, 2, 16), 2, 2, channel_warpgroups=2, stages=5), num_sms=2),
+        Case("depthwise dw, 5x4 s2x3, rows in vain, asymmetric padding, bias",
+             wgrad(3, 24, (11, 40), (5, 4), (2, 3), ((2, 1), (0, 3)), outputs=("dw", "db")),
+             Config((1, 2, 16), 4, 2, column_warpgroups=2, stages=3), num_sms=2, extended=True),
     )),
     Rung("depthwise: phases", (
         Case("depthwise dx, 2x2 s2", dgrad(1, 32, (2, 32), 2, 2), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
+        Case("depthwise dw, transposed k3 s3x2", wgrad(2, 24, (4, 17), 3, 1, 2, input_dilation=(3, 2)),
+             Config((1, 1, 32), 1, 2, stages=4), num_sms=2, extended=True),
         Case("depthwise, transposed k3 s3x2, residual",
              fprop(2, 24, (4, 17), 3, 1, 2, input_dilation=(3, 2), bias=True, residual=True),
              Config((1, 1, 16), 1, 2, stages=4), num_sms=2, extended=True),
@@ -42,22 +51,32 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise, transposed k4 s2, bias, silu, both outputs",
              fprop(2, 40, (5, 19), 4, 1, 2, input_dilation=2, bias=True, activation="silu", outputs=("y", "z")),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
+        Case("depthwise dw, transposed k4 s2, bias",
+             wgrad(2, 40, (5, 19), 4, 1, 2, input_dilation=2, outputs=("dw", "db")),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=6), num_sms=2, extended=True),
     )),
     Rung("depthwise: phases without taps", (
         Case("depthwise dx, 1x1 s2", dgrad(1, 32, (2, 32), 1, 2), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
         Case("depthwise, transposed k2 s3, bias", fprop(2, 24, (4, 17), 2, 1, 1, input_dilation=3, bias=True),
              Config((1, 2, 16), 2, 2, stages=4), num_sms=2),
+        Case("depthwise dw, transposed k2 s3, bias",
+             wgrad(2, 24, (4, 17), 2, 1, 1, input_dilation=3, outputs=("dw", "db")),
+             Config((1, 2, 16), 2, 2, stages=4), num_sms=2, extended=True),
     )),
     Rung("depthwise: dilated", (
         Case("depthwise, 1x3 dilated by 2", fprop(1, 32, (1, 20), (1, 3), 1, 0, 2), Config((1, 1, 16), stages=2), num_sms=1,
              extended=True),
         Case("depthwise, 3x3 dilated by 4", fprop(2, 24, (11, 19), 3, 1, 4, 4, bias=True),
              Config((1, 2, 16), 2, 6, stages=6), num_sms=2),
+        Case("depthwise dw, 3x3 dilated by 2 and 3, s2", wgrad(2, 24, (13, 37), 3, 2, (2, 3), (2, 3)),
+             Config((1, 2, 16), 2, 3, stages=6), num_sms=2, extended=True),
         Case("depthwise dx, 3x3 dilated by 2 and 3, s2", dgrad(2, 24, (13, 37), 3, 2, (2, 3), (2, 3)),
              Config((1, 2, 16), 2, 3, stages=5), num_sms=2, extended=True),
     )),
     Rung("depthwise: channels of no whole 16 bytes", (
         Case("depthwise, 20 channels", fprop(1, 20, (1, 16), 1), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
+        Case("depthwise dw, 3x3, 37 channels, bias", wgrad(2, 37, (5, 19), 3, 1, 1, outputs=("dw", "db")),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
         Case("depthwise, 3x3, 37 channels, residual, both outputs",
              fprop(2, 37, (5, 19), 3, 1, 1, bias=True, residual=True, activation="relu", outputs=("y", "z")),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
@@ -70,6 +89,9 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise, 3x3, three models of 24 channels, bias, residual",
              fprop(2, 24, (5, 19), 3, 1, 1, models=3, bias=True, residual=True),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2),
+        Case("depthwise dw, 3x3, three models of 20 channels, bias",
+             wgrad(2, 20, (5, 19), 3, 1, 1, models=3, outputs=("dw", "db")),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
     )),
     Rung("depthwise: one dimension", (
         Case("depthwise, 1-D, one tap", fprop(1, 32, (16,), 1), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
@@ -79,10 +101,14 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 1, 32), column_warpgroups=2, stages=2), num_sms=1, extended=True),
         Case("depthwise, 1-D, two taps, dilated by 100", fprop(2, 24, (150,), 2, 1, ((100, 0),), 100),
              Config((1, 1, 64), stages=2), num_sms=2, extended=True),
+        Case("depthwise dw, 1-D, 31 taps", wgrad(2, 24, (50,), 31, 1, 15),
+             Config((1, 1, 32), column_warpgroups=2, stages=2), num_sms=1, extended=True),
         Case("depthwise dx, 1-D, 64 taps, s2", dgrad(2, 16, (70,), 64, 2, 31), Config((1, 1, 32), stages=2), num_sms=2,
              extended=True),
         Case("depthwise, 1-D, causal, silu", fprop(3, 72, (70,), 4, 1, ((3, 0),), bias=True, activation="silu"),
              Config((1, 1, 32), channel_warpgroups=2, stages=3), num_sms=2),
+        Case("depthwise dw, 1-D, causal, bias", wgrad(3, 72, (70,), 4, 1, ((3, 0),), outputs=("dw", "db")),
+             Config((1, 1, 32), channel_warpgroups=2, stages=3), num_sms=2, extended=True),
     )),
     Rung("depthwise: three dimensions", (
         Case("depthwise, 3-D, one tap", fprop(1, 32, (2, 1, 16), 1), Config((1, 1, 16), stages=2), num_sms=1, extended=True),
@@ -97,6 +123,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 1, 16), 2, 3), num_sms=2, extended=True),
         Case("depthwise, 3-D, 3x3x3, bias", fprop(2, 24, (3, 5, 19), 3, 1, 1, bias=True),
              Config((1, 2, 16), 2, 3), num_sms=2),
+        Case("depthwise dw, 3-D, 3x3x3 s2, bias", wgrad(1, 24, (5, 6, 35), 3, 2, 1, outputs=("dw", "db")),
+             Config((1, 1, 16), 1, 3, stages=5), num_sms=2, extended=True),
     )),
     Rung("depthwise: several planes a tile", (
         Case("depthwise, 3-D, tiles of two planes", fprop(1, 32, (2, 1, 16), 1), Config((2, 1, 16), stages=2), num_sms=1,
@@ -107,6 +135,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((2, 2, 16), 1, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
         Case("depthwise dx, 3-D, 3x2x3 s2x1x2, tiles of two planes",
              dgrad(1, 24, (7, 5, 35), (3, 2, 3), (2, 1, 2), (1, 0, 1)), Config((2, 2, 16), 1, 3, stages=5), num_sms=2),
+        Case("depthwise dw, 3-D, 3x3x3, tiles of two planes, bias", wgrad(2, 40, (5, 5, 35), 3, 1, 1, outputs=("dw", "db")),
+             Config((2, 2, 32), 1, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
     )),
     Rung("depthwise: float32", (
         Case("depthwise, float32, one tile", fprop(1, 32, (1, 16), 1, dtype="float32"), Config((1, 1, 16), stages=2),
@@ -120,6 +150,12 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise, float32, 5x3, bias, gelu, residual",
              fprop(2, 38, (9, 21), (5, 3), 1, (2, 1), dtype="float32", bias=True, residual=True, activation="gelu"),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2),
+        Case("depthwise dw, float32, 5x3, bias",
+             wgrad(2, 38, (9, 37), (5, 3), 1, (2, 1), dtype="float32", outputs=("dw", "db")),
+             Config((1, 2, 32), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
+        Case("depthwise dw, float32, transposed k4 s2, two models, bias",
+             wgrad(2, 24, (5, 19), 4, 1, 2, input_dilation=2, dtype="float32", models=2, outputs=("dw", "db")),
+             Config((1, 2, 16), 1, 2, column_warpgroups=2, stages=6), num_sms=2, extended=True),
     )),
     Rung("depthwise: float16", (
         Case("depthwise, float16, one tile", fprop(1, 32, (1, 16), 1, dtype="float16"), Config((1, 1, 16), stages=2),
@@ -129,5 +165,8 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise, float16, 3x3 s2, bias, silu",
              fprop(2, 40, (9, 35), 3, 2, 1, dtype="float16", bias=True, activation="silu"),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2),
+        Case("depthwise dw, float16, 5x5, float32 result, bias",
+             wgrad(2, 24, (9, 21), 5, 1, 2, dtype="float16", out_dtype="float32", outputs=("dw", "db")),
+             Config((1, 2, 16), 2, 3, stages=6), num_sms=2, extended=True),
     )),
 )

@@ -15,3 +15,8 @@ def fprop(batch: int, channels: int, *args: Any, **kwargs: Any) -> Product:
 def dgrad(batch: int, channels: int, *args: Any, **kwargs: Any) -> Product:
     """An input gradient."""
     return product("dgrad", batch, (channels, channels), *args, groups=channels, **kwargs)
+
+
+def wgrad(batch: int, channels: int, *args: Any, **kwargs: Any) -> Product:
+    """A weight gradient."""
+    return product("wgrad", batch, (channels, channels), *args, groups=channels, **kwargs)
