@@ -1,10 +1,12 @@
-"""The depthwise family: forward products and input gradients of groups of one channel, as sums of shifted pixels.
+"""The depthwise family: all products of groups of one channel, as sums of shifted pixels, or over them.
 
-served.py    products it serves, and their names      schedule.py   which strip comes next
-plan.py      problems, configurations, tilings         sm90.py       the kernel, for Hopper
-legal.py     which configurations the kernel takes     fragments.py  what multiplies pixels by taps
-search.py    the candidates                            operands.py   operands and results as the kernel has them
-work.py      what a tiling costs, counted
+served.py      products it serves, and their names     schedule.py     which strip comes next
+plan.py        problems, configurations, tilings        strips.py       how a thread block walks down a strip
+legal.py       which configurations a kernel takes      pixel_sums.py   forward products and input gradients
+search.py      the candidates                           weight_sums.py  weight and bias gradients
+work.py        what a tiling costs, counted             fragments.py    what multiplies pixels
+operands.py    operands and results as a kernel has them
+sm90.py        the kernels for Hopper: launched
 """
 
 import types
@@ -36,6 +38,8 @@ class Depthwise:
         _sample("dgrad"),
         _sample("dgrad", stride=2),
         _sample("fprop", dtype="float32"),
+        _sample("wgrad", outputs=("dw", "db")),
+        _sample("wgrad", stride=2, dtype="float32"),
     )
 
     is_for = staticmethod(served.is_for)

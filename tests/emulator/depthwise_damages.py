@@ -64,6 +64,6 @@ DAMAGES = [
     Damage("depthwise dw: drop the consumers' first wait for a cotangent", WEIGHTS, consumers(WAIT, 2),
            "shared memory that nobody has written|a race: reads what TMA|still writing"),
     Damage("depthwise dw: a tap's sums stored in the place of another's", WEIGHTS,
-           nth(r"(st\.v2\.b32\s+\[%rd\d+)\+256\]", r"\1]"), f"{WRONG}|stores elements at .* again|has not waited"),
+           nth(r"(st\.v2\.b32\s+\[%rd\d+)\+256\]", r"\1]"), f"{WRONG}|stores an element again"),
 ]
 # fmt: on
