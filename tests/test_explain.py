@@ -158,6 +158,7 @@ SAMPLE = {  # name -> (layer, input without batch): every family
     "strided": (lambda **how: pc.Conv2d(32, 16, 3, stride=2, padding=1, **how), (32, 15, 15)),
     "transposed": (lambda **how: pc.ConvTranspose2d(16, 8, 2, stride=2, **how), (16, 8, 8)),
     "grouped": (lambda **how: pc.Conv2d(16, 16, 3, groups=4, **how), (16, 12, 12)),
+    "depthwise": (lambda **how: pc.Conv2d(16, 16, 3, stride=2, padding=1, groups=16, **how), (16, 13, 13)),
     "causal": (lambda **how: pc.Conv1d(8, 8, 2, dilation=4, padding=((4, 0),), **how), (8, 40)),
     "volume": (lambda **how: pc.Conv3d(4, 8, 3, padding="SAME", **how), (4, 6, 6, 6)),
     "cropped": (lambda **how: pc.Conv2d(8, 8, 2, padding=((-1, 1), (0, 2)), **how), (8, 9, 9)),
@@ -194,7 +195,7 @@ ROLES = ("fprop", "dgrad", "wgrad")
 def found_in(text):
     """Kernels launched, and scopes of lax programs, in an optimised program."""
     launches = [line for line in text.splitlines() if 'custom_call_target="mosaic_gpu' in line]
-    kernels = {re.search(r"/(pallas_conv_(?:dense_[a-z]+|wgrad)_\dd_\w+)/", line)[1] for line in launches}
+    kernels = {re.search(r"/(pallas_conv_(?:(?:dense|depthwise)_[a-z]+|wgrad)_\dd_\w+)/", line)[1] for line in launches}
     return kernels | set(re.findall(r"pallas_conv_(?:fprop|dgrad|wgrad)_(?!\dd_)[a-z0-9_]+", text))
 
 
@@ -207,8 +208,14 @@ def test_the_cpu_program_holds_what_explain_printed(name):
 
 
 @pytest.mark.aot
-@pytest.mark.parametrize("gpu", ["h100", "a100"])
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        pytest.param(name, gpu, marks=[pytest.mark.extended] * (gpu == "a100" and i % 3 > 0))
+        for i, name in enumerate(SAMPLE)
+        for gpu in ("h100", "a100")
+    ],
+)
 def test_the_gpu_program_holds_what_explain_printed(name, gpu):
     from compiled import aot
 
@@ -218,7 +225,7 @@ def test_the_gpu_program_holds_what_explain_printed(name, gpu):
     assert found_in(text) == {p.scope for p in plans}
     if gpu == "a100":
         assert all(p.implementation == "xla" for p in plans)
-    if name in ("conv2d", "strided", "transposed") and gpu == "h100":
+    if name in ("conv2d", "strided", "transposed", "depthwise") and gpu == "h100":
         assert [(p.product.role, p.implementation) for p in plans] == [(role, "mosaic") for role in ROLES]
 
 

@@ -118,7 +118,7 @@ def test_causal_transposed(stride, dilation):
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.extended) for n in range(6, 12))])
 def test_transpose_weight_gives_the_linear_transpose(seed, layout):
     """<y, conv(x, w)> == <conv_transpose(y, transposed w), x>, where the shapes come back, by output_padding."""
     rng = random.Random(zlib.crc32(f"transpose {seed}".encode()))
@@ -222,7 +222,7 @@ def test_precision(given):
 # ---------------------------------------------------------------- gradients
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("activation", [None, pytest.param("relu", marks=pytest.mark.extended), "gelu"])
 @pytest.mark.parametrize("name", ["same", "pairs", "valid", "circular"])
 @pytest.mark.parametrize("f", [pc.conv, pc.conv_transpose])
 def test_gradients_against_float64(f, name, activation):

@@ -202,7 +202,7 @@ def _inputs(problem: Problem, role: str, kind: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", ["normal", pytest.param("dynamic range", marks=pytest.mark.extended)])
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
-    "layer", [pytest.param(n, marks=[pytest.mark.extended] * n.startswith("depthwise_")) for n in LAYERS]
+    "layer", [pytest.param(n, marks=[pytest.mark.extended] * n.startswith(("depthwise_", "dense_"))) for n in LAYERS]
 )
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_errors_are_at_most_twice_stocks(layer, role, kind, dtype):

@@ -58,7 +58,7 @@ def gradients(implementation, conv, wrt):
     return jax.tree.leaves(eqx.filter(eqx.filter_jit(of)(conv, images()), eqx.is_array))
 
 
-@pytest.mark.parametrize("activation", [None, "silu", "relu"])
+@pytest.mark.parametrize("activation", [None, pytest.param("silu", marks=pytest.mark.extended), "relu"])
 @pytest.mark.parametrize(("wrt", "outputs"), [("all", ("dx", "dw", "db")), ("layer", ("dw", "db"))])
 def test_one_kernel_computes_all_gradients_that_are_wanted(activation, wrt, outputs):
     want = gradients("xla", layer(activation), wrt)

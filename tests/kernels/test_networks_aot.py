@@ -50,19 +50,24 @@ def kernels(moves: list[hlo.Move]) -> int:
     return len({move.kernel for move in moves})
 
 
+DENSE = ("dense_fprop", "dense_dgrad", "wgrad")
+DEPTHWISE = ("depthwise_fprop", "depthwise_dgrad", "depthwise_wgrad")
+STEPS = {  # network -> its kernels, each of which is launched more than ten times
+    **{name: DENSE for name in ("resnet18", "unet", "unet3d", "dcgan", "resnet50")},
+    **{name: (*DENSE, *DEPTHWISE) for name in ("convnext", "efficientnet")},
+    "mamba": DEPTHWISE,
+}
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "network",
-    [*(NETWORKS[name] for name in ("resnet18", "unet", "unet3d", "dcgan")), resnet.RESNET50],
-    ids=lambda n: n.name,
-)
+@pytest.mark.parametrize("network", [(NETWORKS | {"resnet50": resnet.RESNET50})[name] for name in STEPS], ids=STEPS)
 def test_a_training_step_is_of_kernels_alone_and_moves_less_than_stocks(network):
     """Weight gradients too: no convolution of XLA's library is left, and activations stay channels last."""
     stock = compiled(network, lambda model: model, "auto")
     ours = compiled(network, pc.convert, "mosaic")
     program = hlo.read(ours.as_text())
     assert {call.kind for call in program.calls} <= {"matmul"}  # of layers that are no convolutions
-    for kernel in ("dense_fprop", "dense_dgrad", "wgrad"):
+    for kernel in STEPS[network.name]:
         assert len(re.findall(rf"pallas_conv_{kernel}_.d_bf16", ours.as_text())) > 10
     moves, stocks = moves_of_activations(program), moves_of_activations(hlo.read(stock.as_text()))
     assert 0 < len(moves) <= len(stocks)

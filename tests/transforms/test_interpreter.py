@@ -194,7 +194,7 @@ MESHES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
 @pytest.mark.parametrize("transformed", [pytest.param(apply, marks=pytest.mark.extended), grad])
-@pytest.mark.parametrize("mesh_type", MESHES)
+@pytest.mark.parametrize("mesh_type", ["auto", pytest.param("explicit", marks=pytest.mark.extended)])
 def test_two_devices(mesh_type, transformed, runs):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(MESHES[mesh_type],))
     f = functools.partial(transformed, conv_layer)
@@ -211,7 +211,7 @@ def test_two_devices(mesh_type, transformed, runs):
     assert all(shapes[0][0] == 2 // blocks for shapes in runs)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.extended)])
 def test_shard_map(check_vma, runs):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     summed = lambda *at: lax.psum(total(conv_layer)(*at), "d")

@@ -72,11 +72,12 @@ def moved_activations(product, text):
     return [shape for shape in (tuple(map(int, s.split(","))) for s in shapes) if not of_weights(shape)]
 
 
+ALIKE = ("grouped", "models", "many_small_volumes", "odd_buffers_of_volumes", "residual_relu", "residual_volume")
 LIKE_THE_SUITES = ("resnet_c3_s2", "projection_1x1_s2", "aspp_d12", "dcgan_t1_input_gradient", "wavenet", "volume_s2")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.extended] * (n in LIKE_THE_SUITES)) for n in LAYERS]
+    "name", [pytest.param(n, marks=[pytest.mark.extended] * (n in (*ALIKE, *LIKE_THE_SUITES))) for n in LAYERS]
 )
 def test_the_chosen_configuration(name):
     assert reasons(LAYERS[name]) == ()

@@ -23,6 +23,7 @@ from tests.kernels.cases import Case
 from tests.kernels.dense.proving import as_multiplied, generated, prove, run
 from workloads import paths
 from workloads.ladder import dense as ladder
+from workloads.ladder.rung import covering
 
 pytestmark = pytest.mark.usefixtures("dropped_axes")
 
@@ -34,8 +35,8 @@ def prove_as_planned(case, count):
     assert count["bytes"] == work.loaded_bytes(problem, cfg, case.num_sms)
 
 
-# One case a rung here: the emulator, which is closer to the GPU, executes the others, and all of them ran on one.
-OFTEN = {case for rung in ladder.LADDER for case in [case for case in rung.cases if not case.extended][:1]}
+# Few cases of all features here: the emulator, which is closer to the GPU, executes one a rung, and all of them ran on one.
+OFTEN = covering(ladder.LADDER, ladder.features)
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,8 @@ from tests.kernels.proving import REFUSED
     "case",
     [
         MUTANT,
-        TRANSPOSED,
-        FLIPPED,
         ADDING,
-        KEEPING,
-        *(pytest.param(c, marks=pytest.mark.extended) for c in (AHEAD, NEXT)),
+        *(pytest.param(c, marks=pytest.mark.extended) for c in (TRANSPOSED, FLIPPED, KEEPING, AHEAD, NEXT)),
     ],
     ids=str,
 )
@@ -139,12 +136,14 @@ def test_a_residual_loaded_over_what_is_still_being_stored_is_a_race(monkeypatch
         prove(ADDING)
 
 
+@pytest.mark.extended
 def test_a_residual_asked_for_ahead_over_what_is_still_being_stored_is_a_race(monkeypatch):
     within(monkeypatch, TileStore, "prefetch_residual", wait_smem_to_gmem=nothing)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
         prove(AHEAD)
 
 
+@pytest.mark.extended
 def test_a_residual_loaded_for_a_later_chunk_over_what_is_still_being_stored_is_a_race(monkeypatch):
     within(monkeypatch, TileStore, "_residual", wait_smem_to_gmem=nothing)
     with pytest.raises(mosaic.RaceError, match="RACE DETECTED"):
@@ -165,6 +164,7 @@ def test_a_dropped_tap_is_wrong(monkeypatch):
         prove(MUTANT)
 
 
+@pytest.mark.extended
 def test_a_dropped_channel_step_of_a_part_is_wrong(monkeypatch):
     parts = dataclasses.replace(MUTANT, config=dataclasses.replace(MUTANT.config, tile_k=16, split_k=2))
     prove(parts)
