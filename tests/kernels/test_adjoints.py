@@ -14,10 +14,13 @@ import pytest
 
 from pallas_conv.kernels import mosaic, serve
 from pallas_conv.kernels.dense import plan as dense
+from pallas_conv.kernels.depthwise import DEPTHWISE
+from pallas_conv.kernels.depthwise import search as depthwise
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.wgrad import plan as wgrad
 from pallas_conv.spec import Product
 from tests.kernels import cases
+from tests.kernels.depthwise.proving import some_product as some_depthwise_product
 from tests.kernels.wgrad.proving import some_product
 
 pytestmark = pytest.mark.usefixtures("dropped_axes")
@@ -39,12 +42,20 @@ PRODUCTS = {
     "models": p(1, (16, 16), (5, 6), 3, 1, 1, models=2),
     "float16": dataclasses.replace(p(1, (16, 16), (7, 9), 3, 2, 1), compute_dtype="float16"),
     "float32": dataclasses.replace(p(1, (16, 16), (7, 9), 3, 1, 1), compute_dtype="float32"),
+    "depthwise, strided, asymmetric": p(2, (24, 24), (9, 20), (3, 2), 2, ((0, 2), (1, 0)), groups=24),
+    "depthwise, transposed": p(2, (40, 40), (4, 9), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2, groups=40),
+    "depthwise, one dimension, dilated": p(2, (24, 24), (40,), 5, 1, 4, 2, groups=24),
+    "depthwise, three dimensions": p(1, (16, 16), (3, 4, 5), 2, (1, 2, 1), 1, groups=16),
+    "depthwise, models": p(1, (16, 16), (5, 6), 3, 1, 1, groups=16, models=2),
+    "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
-QUICK = ("transposed", "strided, asymmetric")
+QUICK = ("transposed", "depthwise, strided, asymmetric")
 
 
 def config(product: Product) -> Any:
     """A small tile of the family that serves a product."""
+    if DEPTHWISE.is_for(product):
+        return depthwise.least(DEPTHWISE.problem(product))
     box = {1: (1, 64), 2: (1, 8, 8), 3: (1, 1, 8, 8)}[product.spec.ndim]
     if product.role == "wgrad":
         return wgrad.Config(box, stages=2, transposed=not wgrad.Problem.of(product).walkable)
@@ -79,9 +90,11 @@ def test_three_ways_to_one_number(name):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("seed", range(16))
-def test_three_ways_to_one_number_of_random_products(seed):
+@pytest.mark.parametrize("draw", [some_product, some_depthwise_product], ids=["wgrad", "depthwise"])
+def test_three_ways_to_one_number_of_random_products(draw, seed):
     rng = random.Random(f"adjoint {seed}")
-    products = (dataclasses.replace(some_product(rng), out_dtype="float32", models=None) for _ in range(1000))
+    drawn = (q for q in map(draw, [rng] * 3000) if q.role == "wgrad")
+    products = (dataclasses.replace(q, out_dtype="float32", outputs=(), models=None) for q in drawn)
     of_all = lambda q: [serve.find(dataclasses.replace(q, role=role, outputs=())) for role in ("fprop", "dgrad")]
     served = lambda q: not any(isinstance(found, tuple) for found in of_all(q))
     small = lambda q: q.batch * np.prod(q.spec.in_spatial) * np.prod(q.spec.kernel_spatial) < 3000
