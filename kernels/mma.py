@@ -1,4 +1,4 @@
-"""Arithmetic on registers that Mosaic GPU has in another form, or not: the other part of the seam to it.
+"""Instructions of warps that Mosaic GPU has no names for: the other part of the seam to it.
 
 Its own `mma` divides one matrix product among the warps, of which each has all of a left operand's columns. Here each warp
 multiplies 16 rows and 8 columns of its own by a matrix of its own.

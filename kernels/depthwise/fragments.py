@@ -32,9 +32,8 @@ from .. import mosaic as mgpu
 from ..mma import ONE_A_LANE, diagonal, diagonals, mma, mma_transposed, multiply_add_rows, windows
 from .plan import CHANNELS, LANES, PIXELS
 
-type Line = Callable[
-    [int, int], Any
-]  # a line of pixels in shared memory: (first pixel, how many) -> a part of 32 channels
+# A line of pixels in shared memory: given the first pixel and how many, that part of it, of 32 channels.
+type Line = Callable[[int, int], Any]
 
 
 class Engine(Protocol):

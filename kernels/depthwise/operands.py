@@ -18,9 +18,9 @@ from .plan import Problem, Tiling
 
 
 def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
-    """By their names x [N, *in, C], w [*kernel, C], ct and residual [N, *out, C], bias [C]. C: channels of all models.
+    """The operands by name: x [N, *in, C], w [*kernel, C], ct and residual [N, *out, C], bias [C]. C: channels of all models.
 
-    x: what is read with the taps' distances, in an input gradient the cotangent.
+    "x" is what taps read, so the cotangent of an input gradient is "x", that of a weight gradient "ct".
     """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
@@ -44,7 +44,7 @@ def _channels_last(a: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Operands and results in global memory. dtype: that of what is shaped like an output, results or the cotangent."""
+    """Operands and results in global memory. dtype: of results, or of a weight gradient's cotangent."""
 
     tiling: Tiling
     dtype: Any
@@ -66,15 +66,13 @@ class Views:
         return PixelBoxes(self.problem.batch, (*whole, columns), one_image=True, interpret=self.interpret)
 
     @functools.cached_property
-    def cotangents(self) -> ResultBoxes:
-        """The cotangent of a weight gradient, [N, planes, rows, columns, G, C / G]: like an output, with groups like x."""
-        channels = self.problem.channels // self.groups
-        return ResultBoxes(self.problem.batch, self.dims, self.groups, channels, self.dtype)
+    def outputs(self) -> ResultBoxes:
+        """What is shaped like an output, [N, planes, rows, columns, G, C / G]: results and the residual, or the cotangent.
 
-    @functools.cached_property
-    def results(self) -> ResultBoxes:
-        """The outputs, [N, planes, rows, columns, 1, C]."""
-        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.dtype)
+        The cotangent's channels are grouped as the pixels' are, and G is 1 for the others.
+        """
+        groups = self.groups if self.problem.weight_sums else 1
+        return ResultBoxes(self.problem.batch, self.dims, groups, self.problem.channels // groups, self.dtype)
 
     @property
     def whole_blocks(self) -> bool:
@@ -94,9 +92,9 @@ class Views:
         views = {
             "x": self.input,
             "w": self.weights,
-            "ct": self.cotangent,
+            "ct": self.shaped_like_output,
             "bias": self.per_channel,
-            "residual": self.residual,
+            "residual": self.shaped_like_output,
         }
         return {name: views[name](a) for name, a in given.items()}
 
@@ -104,21 +102,18 @@ class Views:
         """[N, *in, C] as `pixels` has it."""
         return self.pixels.view(x.reshape(self.problem.batch, *(d.in_size for d in self.dims), self.groups, -1))
 
-    def cotangent(self, ct: Array) -> Array:
-        """[N, *out, C] as `cotangents` has it."""
-        out = (d.out_size for d in self.dims)
-        return self.cotangents.whole(ct.reshape(self.problem.batch, *out, self.groups, -1))
+    def shaped_like_output(self, a: Array) -> Array:
+        """[N, *out, C], the residual or the cotangent, as `outputs` has it."""
+        return self.outputs.whole(
+            a.reshape(self.problem.batch, *(d.out_size for d in self.dims), self.outputs.groups, -1)
+        )
 
     def channels(self, first: Array) -> tuple[Any, ...]:
-        """Indices in the input of a thread block's channels, and of the skew."""
+        """Indices of a thread block's channels, and of the skew, in the input and in the cotangent."""
         block, width = self.tiling.cfg.channels, self.tiling.pixel_elements
         if self.whole_blocks:
             return lax.div(first, jnp.int32(block)), mgpu.ds(jnp.int32(0), width)
         return 0, mgpu.ds(first, width)
-
-    def residual(self, r: Array) -> Array:
-        """[N, *out, C] as `results` has it."""
-        return self.results.whole(r.reshape(self.problem.batch, *(d.out_size for d in self.dims), 1, -1))
 
     def weights(self, w: Array) -> Array:
         """[*kernel, C] -> [taps, C], in the order of phases and offsets, with as many channels as thread blocks have."""
@@ -133,7 +128,7 @@ class Views:
 
     def channels_first(self, out: Array, models: int | None) -> Array:
         """An output as `results` has it -> (models, N, C, *out), without the first axis if models is None."""
-        problem, out = self.problem, self.results.result(out)
+        problem, out = self.problem, self.outputs.result(out)
         space = [d.out_size for d in self.dims[3 - problem.ndim :]]
         return layouts.channels_first(out.reshape(problem.batch, *space, models or 1, -1), models)
 

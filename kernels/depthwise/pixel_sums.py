@@ -6,6 +6,7 @@ input rows has come. So few sums are in registers at once, however many rows a t
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
 from . import fragments
+from .fragments import Line
 from .legal import MOST_FRAGMENTS
 from .operands import Views
 from .plan import CHANNELS, PIXELS
@@ -43,15 +45,18 @@ class PixelSums(Strips):
         super().__init__(schedule, views, dtype)
         self.epilogue, self.phases = epilogue, len(self.problem.phases)
 
+    def load(self, line: Line, starts: Sequence[int]) -> list[Array]:
+        return self.engine.load(line, starts)
+
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
-        results = self.views.results
+        results = self.views.outputs
         return [jax.ShapeDtypeStruct(results.shape, results.dtype)] * len(self.epilogue.outputs)
 
     def own_scratch_types(self) -> list[Any]:
         staged = self.cfg.consumers, len(self.epilogue.outputs), self.phases, *self.cfg.tile_pixels, CHANNELS
         residual_full = mgpu.Barrier(num_arrivals=self.phases, num_barriers=self.cfg.consumers)
         return [
-            mgpu.swizzled(staged, self.views.results.dtype, interpret=self.views.interpret),
+            mgpu.swizzled(staged, self.views.outputs.dtype, interpret=self.views.interpret),
             *([residual_full] if self.problem.residual else []),
         ]
 
@@ -96,7 +101,7 @@ class PixelSums(Strips):
         first = strip.plane, strip.row + tile * rows, strip.column + me.column, strip.channel + me.channel
         extents = planes, rows, columns, CHANNELS
         *pixels, channels = [mgpu.ds(at, extent) for at, extent in zip(first, extents, strict=True)]
-        return (*self.views.results.window([strip.image, *pixels], self.problem.phases[phase], 0), channels)
+        return (*self.views.outputs.window([strip.image, *pixels], self.problem.phases[phase], 0), channels)
 
     def _load_residual(self, gmem: Global, staging: _Staging, strip: Strip, tile: Array, me: Consumer) -> None:
         """Load the residual, if any, into the staging buffers of the first output, once they are free."""
@@ -163,5 +168,5 @@ class PixelSums(Strips):
         where = lambda output: (consumer, output, phase, plane, row, pixels)
         if staging.residual_full is not None:
             z = z + fragments.pixels(self.engine, staging.buffers.at[where(0)]).astype(z.dtype)
-        for output, value in self.epilogue(z, self.views.results.dtype):
+        for output, value in self.epilogue(z, self.views.outputs.dtype):
             mgpu.store(staging.buffers, where(output), value, interpret=self.views.interpret, in_shared_memory=True)

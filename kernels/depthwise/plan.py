@@ -18,10 +18,8 @@ PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at o
 LANES = 8  # channels of a warp where tensor cores multiply
 WARPS = 4  # of a warpgroup
 COPY_BYTES = 128  # of which every TMA copy is a multiple
-COTANGENT_STAGES = 2  # tiles of the cotangent in shared memory: one that is multiplied, and the next
-REDUCTION_BYTES = (
-    2048  # that Mosaic reserves in a kernel that sums along an axis, as the one of weights' gradients ends
-)
+# Mosaic reserves these in a kernel that sums along an axis, which is how tensor cores' sums over pixels end.
+REDUCTION_BYTES = 2048
 SKEW = 16  # bytes after each pixel of 16-bit numbers in shared memory: so eight pixels lie in different banks
 ONE = geometry.TapAxis(1, 1, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
 
@@ -314,6 +312,17 @@ class Tiling:
         """Products of a fragment and a tap, of a consumer's tile."""
         return self._place_products * self.cfg.tile_pixels[0] * self.cfg.fragments
 
+    @functools.cached_property
+    def issued_products(self) -> int:
+        """Products of a consumer's tile that are issued: tensor cores multiply zeros where an accumulator has one tap."""
+        if not (self.problem.weight_sums and self.problem.on_tensor_cores):
+            return self.tile_products
+        rows = [len(terms) for into in self.row_terms.values() for terms in into.values()]
+        updates = (
+            sum(-(-taps // 2) for taps in rows) + self.problem.bias * len(self.problem.phases) * self.cfg.tile_pixels[1]
+        )
+        return 2 * updates * self.cfg.tile_pixels[0] * self.cfg.fragments
+
     @property
     def unrolled_products(self) -> int:
         """Those of them that are code: a weight gradient's kernel has a loop over the places of a row, and over planes."""
@@ -361,6 +370,14 @@ class Tiling:
         return self.problem.outputs * per_output
 
     @property
+    def cotangent_stages(self) -> int:
+        """Slots for tiles of the cotangent: one that is multiplied, one ahead, and as many more as the ring of pixels is deep.
+
+        The producer loads a tile's cotangent before its last pixels, so with fewer slots it would not fill that ring.
+        """
+        return 2 + (self.cfg.stages - self.tile_chunks) // self.advance
+
+    @property
     def cotangent_pixels(self) -> tuple[int, int, int, int]:
         """(phases, planes, rows, columns) of the cotangent in a block's tile."""
         planes, rows, _ = self.cfg.tile_pixels
@@ -374,13 +391,13 @@ class Tiling:
     @property
     def barrier_bytes(self) -> int:
         """Bytes of all barriers: two a slot, one a consumer of a residual."""
-        slots = self.cfg.stages + COTANGENT_STAGES * self.problem.weight_sums
+        slots = self.cfg.stages + self.cotangent_stages * self.problem.weight_sums
         return BARRIER_BYTES * (2 * slots + self.problem.residual * self.cfg.consumers)
 
     @property
     def smem_bytes(self) -> int:
         """Bytes of shared memory, barriers included."""
-        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, COTANGENT_STAGES * self.cotangent_bytes
+        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, self.cotangent_stages * self.cotangent_bytes
         reduces = self.problem.weight_sums and self.problem.on_tensor_cores
         whole = sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers)
         return whole + self.barrier_bytes + REDUCTION_BYTES * reduces

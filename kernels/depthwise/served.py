@@ -53,7 +53,8 @@ def reasons(product: Product) -> tuple[str, ...]:
 def _gradient_reasons(product: Product) -> list[str]:
     if product.outputs in GRADIENTS and product.activation is None:
         return []
-    return ["weight and bias gradients are computed, without the derivative of an activation"]
+    fused = f", with the derivative of {product.activation}" if product.activation else ""
+    return [f"('dw',) and ('dw', 'db') are computed, not {product.outputs}{fused}"]
 
 
 def _size_reasons(product: Product) -> list[str]:

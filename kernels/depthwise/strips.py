@@ -71,6 +71,10 @@ class Strips:
         """Shared memory and barriers beside those of the ring."""
         raise NotImplementedError
 
+    def load(self, line: fragments.Line, starts: Sequence[int]) -> list[Array]:
+        """Load the fragments of a line that begin at these pixels, as this kernel multiplies them."""
+        raise NotImplementedError
+
     def produce(self, gmem: Global, shared: Shared, worker: Array) -> None:
         """Fill slots, as the producer."""
         raise NotImplementedError
@@ -161,7 +165,6 @@ class Strips:
 
         at, plane: the row, and its plane within the load. column: the first of 16 outputs, within the block's tile.
         """
-        load = self.engine.load_summed if self.problem.weight_sums else self.engine.load
         stride, found, channels = self.problem.dims[2].in_stride, dict[int, Array](), mgpu.ds(me.channel, CHANNELS)
         for box, residue in enumerate(self.tiling.residues):
 
@@ -170,7 +173,7 @@ class Strips:
 
             if here := [move for move in moves if move % stride == residue]:
                 starts = [move // stride - self.tiling.first_column for move in here]
-                found |= dict(zip(here, load(line, starts), strict=True))
+                found |= dict(zip(here, self.load(line, starts), strict=True))
         return found
 
 

@@ -7,8 +7,8 @@ input rows in turn: a fragment of pixels is loaded once for each distance along 
 every output row and phase that a tap joins it to. A fragment of the cotangent is loaded once for all its taps, and stays in
 registers while input rows come that it is joined to.
 
-The sums of all taps stay in registers until a block has seen all its pixels. Each warpgroup then stores its own, and XLA adds
-them, always in the same order.
+The sums of all taps stay in registers until a block has seen all its pixels. Each warpgroup then stores its own, in float32
+each warp, and XLA adds them, always in the same order.
 
 One thing to know: a tile that ends beyond the cotangent multiplies zeros with pixels. If such a pixel is infinite or NaN, so is
 the gradient of taps that never meet it, where the definition has a finite one.
@@ -26,7 +26,8 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..ring import Ring
 from ..scalars import unravel
-from .plan import CHANNELS, COTANGENT_STAGES, PIXELS, WARPS, Term
+from .fragments import Line
+from .plan import CHANNELS, PIXELS, WARPS, Term
 from .schedule import Strip
 from .strips import Chunks, Consumer, Global, Shared, Strips
 
@@ -51,6 +52,9 @@ class _Sums(NamedTuple):
 class WeightSums(Strips):
     """See above."""
 
+    def load(self, line: Line, starts: Sequence[int]) -> list[Array]:
+        return self.engine.load_summed(line, starts)
+
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
         sums = self.problem.taps + self.problem.bias
         parts = self.tiling.parts(self.schedule.num_sms)
@@ -58,16 +62,20 @@ class WeightSums(Strips):
         return [jax.ShapeDtypeStruct((parts, sums, channels), jnp.float32)]
 
     def own_scratch_types(self) -> list[Any]:
-        slots = COTANGENT_STAGES, *self.tiling.cotangent_pixels, self.tiling.pixel_elements
-        barriers = Ring.barriers(COTANGENT_STAGES, len(self.problem.phases), self.cfg.consumers, 1)
+        stages = self.tiling.cotangent_stages
+        slots = stages, *self.tiling.cotangent_pixels, self.tiling.pixel_elements
+        barriers = Ring.barriers(stages, len(self.problem.phases), self.cfg.consumers, 1)
         return [mgpu.SMEM(slots, self.dtype), *barriers]
 
     def _cotangents(self, shared: Shared) -> _Cotangents:
         pixels, full, empty = shared.others
-        return _Cotangents(pixels, Ring(COTANGENT_STAGES, full, empty))
+        return _Cotangents(pixels, Ring(self.tiling.cotangent_stages, full, empty))
 
     def produce(self, gmem: Global, shared: Shared, worker: Array) -> None:
-        """Load the cotangent of each tile before the chunks that only it needs: so nobody waits for what comes after it."""
+        """Load the cotangent of each tile before the chunks that only that tile and later ones need.
+
+        Were it loaded earlier, its slot might be one that is free only after a tile whose chunks have not been loaded yet.
+        """
         tiling, cotangents = self.tiling, self._cotangents(shared)
 
         def per_strip(strip: Strip, slots: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -96,7 +104,7 @@ class WeightSums(Strips):
         group, channels = self.views.channels(strip.channel)
         to.ring.acquire(slot)
         for number, phase in enumerate(self.problem.phases):
-            window = self.views.cotangents.window([strip.image, *pixels], phase, group)
+            window = self.views.outputs.window([strip.image, *pixels], phase, group)
             mgpu.copy_gmem_to_smem(
                 gmem.ct.at[(*window, channels)],
                 to.pixels.at[slot, number],

@@ -8,6 +8,7 @@ from tests.emulator.faults import Fault
 from tests.emulator.timing import MODES
 from tests.kernels.cases import executed
 from tests.kernels.dense.proving import generated
+from tests.kernels.depthwise import mutants
 from tests.kernels.depthwise.proving import generated as generated_depthwise
 from tests.kernels.wgrad.proving import generated as generated_weight_gradient
 
@@ -29,7 +30,13 @@ def test_every_rung_has_a_case():
     assert list(cases.QUICK) == [rung.feature for rung in cases.LADDER]
 
 
-@pytest.mark.parametrize("case", [*QUICK, *(pytest.param(c, marks=pytest.mark.extended) for c in EXTENDED)], ids=str)
+# The quickest case of the rung of weight gradients has one tap, and one dtype.
+TAPS = (mutants.WEIGHTS, mutants.WEIGHTS_OF_PHASES, mutants.WEIGHT_ADDS)
+
+
+@pytest.mark.parametrize(
+    "case", [*QUICK, *TAPS, *(pytest.param(c, marks=pytest.mark.extended) for c in EXTENDED)], ids=str
+)
 def test_right_as_compiled(case):
     prove(case)
 

@@ -20,7 +20,7 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
     ("changes", "words"),
     [
         ({"role": "bwd"}, "no kernel for the product 'bwd'"),
-        ({"role": "wgrad", "outputs": ("dw", "db"), "activation": "relu"}, "without the derivative of an activation"),
+        ({"role": "wgrad", "outputs": ("dw", "db"), "activation": "relu"}, "with the derivative of relu"),
         ({"role": "wgrad", "kernel": 2, "input_dilation": 2, "stride": 2, "padding": 1}, "some taps never meet"),
         ({"role": "wgrad", "size": (2, 9)}, "the cotangent is empty"),
         ({"role": "wgrad", "batch": 2**20, "size": (64, 64), "channels": 8}, "x has more than"),
