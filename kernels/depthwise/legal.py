@@ -52,7 +52,7 @@ def _of_pixel_sums(t: Tiling) -> int:
 
 
 def _of_weight_sums(t: Tiling) -> int:
-    """Where nothing stops it, ptxas loads the pixels of tensor cores long before they are multiplied."""
+    """Registers of a weight gradient. ptxas loads the pixels of tensor cores long before they are multiplied, where it may."""
     problem, moves = t.problem, len(t.problem.column_moves)
     pixels = moves if len(problem.phases) > 1 else min(2, moves)
     fragments = unfinished(t) + pixels

@@ -67,7 +67,7 @@ class Views:
 
     @functools.cached_property
     def outputs(self) -> ResultBoxes:
-        """What is shaped like an output, [N, planes, rows, columns, G, C / G]: results and the residual, or the cotangent.
+        """Arrays shaped like an output, [N, planes, rows, columns, G, C / G]: results and the residual, or the cotangent.
 
         The cotangent's channels are grouped as the pixels' are, and G is 1 for the others.
         """

@@ -25,14 +25,14 @@ from .strips import Consumer, Global, Lines, Shared, Strips
 
 
 class _Weights(NamedTuple):
-    """What a consumer has in registers from beginning to end: its channels' weights, and what sums begin with."""
+    """Registers that a consumer keeps from beginning to end: its channels' weights, and what sums begin with."""
 
     taps: list[Array]
     first: Array
 
 
 class _Staging(NamedTuple):
-    """Where results are put, for TMA to store them from, and where the residual comes."""
+    """Shared memory that TMA stores results from, and loads the residual into."""
 
     buffers: Any  # [consumers, outputs, phases, *tile_pixels, 32]
     residual_full: Any = None  # one barrier a consumer

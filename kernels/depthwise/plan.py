@@ -325,7 +325,7 @@ class Tiling:
 
     @property
     def unrolled_products(self) -> int:
-        """Those of them that are code: a weight gradient's kernel has a loop over the places of a row, and over planes."""
+        """Products of a tile that are code: a weight gradient's kernel has a loop over the places of a row, and over planes."""
         return self._place_products if self.problem.weight_sums else self.tile_products
 
     @functools.cached_property
@@ -341,7 +341,7 @@ class Tiling:
 
     @functools.cached_property
     def place_fragments(self) -> int:
-        """Those of them of 16 columns of a plane."""
+        """Fragments that a consumer loads for 16 columns of a plane."""
         moves = ({term.move for terms in into.values() for term in terms} for into in self.row_terms.values())
         return sum(map(len, moves))
 

@@ -1,4 +1,4 @@
-"""How a thread block walks down its strips: what the kernels of this family have in common, whatever they sum.
+"""Thread blocks that walk down strips: what the kernels of this family have in common, whatever they sum.
 
 Rows of input pixels come into a ring of slots, once each, as a strip is walked down from its top: some rows a slot, a chunk.
 Strided columns come apart, a box for each remainder: in shared memory, neighbours are what neighbouring outputs read.
@@ -49,7 +49,7 @@ class Consumer(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Where a row of input pixels is in shared memory."""
+    """The place of a row of input pixels in shared memory."""
 
     slot: Array
     line: int
@@ -109,7 +109,7 @@ class Strips:
             self.consume(gmem, shared, worker, Consumer(wg_idx, channels, columns))
 
     def each_strip(self, worker: Array, per_strip: Callable[[Strip, Any], Any], state: Any) -> Any:
-        """What `per_strip` makes of the state, for all strips of a worker in turn."""
+        """Apply `per_strip` to all strips of a worker in turn, each time to the state that it returned before."""
         walk = lambda i, state: per_strip(self.schedule.strip(worker, i), state)
         return lax.fori_loop(0, self.schedule.strips_of(worker), walk, state)
 
@@ -184,7 +184,7 @@ class Chunks:
         self.ring, self.slots, self.there, self.chunk_rows = ring, slots, there, chunk_rows
 
     def lines(self, row: int) -> Lines:
-        """Where an input row of the tile is. Rows are asked for in turn, perhaps several times."""
+        """The place of an input row of the tile. Rows are asked for in turn, perhaps several times."""
         chunk = row // self.chunk_rows
         self._wait_until(chunk + 1)
         return Lines(self.slots[chunk], row % self.chunk_rows)

@@ -145,7 +145,7 @@ def test_pixels_that_are_not_finite(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_weight_gradient_of_pixels_that_are_not_finite(dtype):
-    """They stay in their channels. Where no tile ends beyond the cotangent, taps have them that have them by definition."""
+    """NaN and infinity stay in their channels, and in their taps where no tile ends beyond the cotangent."""
     product = depthwise("wgrad", 1, 40, (6, 16), 3, 1, 1, dtype=dtype, outputs=("dw", "db"))
     case = Case(f"dw of what is not finite {dtype}", product, Config((1, 2, 16), 2, 3, 2, stages=6), num_sms=2)
     x, ct = (np.asarray(a).copy() for a in case.operands())
