@@ -59,7 +59,7 @@ def _of_weight_sums(t: Tiling) -> int:
     if problem.on_tensor_cores:
         needed = 4 * (problem.accumulators(2) + problem.bias) + 2 * fragments + 34
         if needed > 200 and t.cfg.fragments * t.cfg.tile_pixels[0] > 1:
-            needed += 28  # long rows of taps, in a loop
+            needed += 28  # of a loop over places, in which so many sums are carried
         return needed if t.cfg.ctas_per_sm == 1 else needed + 8 + 2 * max(0, t.place_fragments - 16)
     return problem.accumulators(1) + problem.bias + 4 * fragments + 56
 

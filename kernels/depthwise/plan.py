@@ -317,11 +317,8 @@ class Tiling:
         """Products of a consumer's tile that are issued: tensor cores multiply zeros where an accumulator has one tap."""
         if not (self.problem.weight_sums and self.problem.on_tensor_cores):
             return self.tile_products
-        rows = [len(terms) for into in self.row_terms.values() for terms in into.values()]
-        updates = (
-            sum(-(-taps // 2) for taps in rows) + self.problem.bias * len(self.problem.phases) * self.cfg.tile_pixels[1]
-        )
-        return 2 * updates * self.cfg.tile_pixels[0] * self.cfg.fragments
+        pairs = sum(-(-taps // 2) for taps in self._taps_of_rows)
+        return 2 * pairs * self.cfg.tile_pixels[0] * self.cfg.fragments
 
     @property
     def unrolled_products(self) -> int:
@@ -330,9 +327,14 @@ class Tiling:
 
     @functools.cached_property
     def _place_products(self) -> int:
-        """Products of a fragment and a tap, of 16 columns of a plane. A bias gradient is one tap more."""
-        taps = sum(len(terms) for into in self.row_terms.values() for terms in into.values())
-        return taps + self.problem.bias * len(self.problem.phases) * self.cfg.tile_pixels[1]
+        """Products of a fragment and a tap, of 16 columns of a plane."""
+        return sum(self._taps_of_rows)
+
+    @property
+    def _taps_of_rows(self) -> list[int]:
+        """Numbers of taps that join an input row to an output row. A bias gradient joins each output row to ones, as a tap."""
+        taps = [len(terms) for into in self.row_terms.values() for terms in into.values()]
+        return taps + [1] * (self.problem.bias * len(self.problem.phases) * self.cfg.tile_pixels[1])
 
     @functools.cached_property
     def tile_fragments(self) -> int:
@@ -370,10 +372,10 @@ class Tiling:
         return self.problem.outputs * per_output
 
     @property
-    def cotangent_stages(self) -> int:
-        """Slots for tiles of the cotangent: one that is multiplied, one ahead, and as many more as the ring of pixels is deep.
+    def tiles_in_ring(self) -> int:
+        """Tiles whose pixels the ring holds, whole or in part: the one that is summed, and those loaded ahead.
 
-        The producer loads a tile's cotangent before its last pixels, so with fewer slots it would not fill that ring.
+        There are as many slots for tiles of the cotangent: with fewer, the producer could not fill the ring of pixels.
         """
         return 2 + (self.cfg.stages - self.tile_chunks) // self.advance
 
@@ -391,13 +393,13 @@ class Tiling:
     @property
     def barrier_bytes(self) -> int:
         """Bytes of all barriers: two a slot, one a consumer of a residual."""
-        slots = self.cfg.stages + self.cotangent_stages * self.problem.weight_sums
+        slots = self.cfg.stages + self.tiles_in_ring * self.problem.weight_sums
         return BARRIER_BYTES * (2 * slots + self.problem.residual * self.cfg.consumers)
 
     @property
     def smem_bytes(self) -> int:
         """Bytes of shared memory, barriers included."""
-        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, self.cotangent_stages * self.cotangent_bytes
+        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, self.tiles_in_ring * self.cotangent_bytes
         reduces = self.problem.weight_sums and self.problem.on_tensor_cores
         whole = sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers)
         return whole + self.barrier_bytes + REDUCTION_BYTES * reduces

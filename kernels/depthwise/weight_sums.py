@@ -62,14 +62,14 @@ class WeightSums(Strips):
         return [jax.ShapeDtypeStruct((parts, sums, channels), jnp.float32)]
 
     def own_scratch_types(self) -> list[Any]:
-        stages = self.tiling.cotangent_stages
+        stages = self.tiling.tiles_in_ring
         slots = stages, *self.tiling.cotangent_pixels, self.tiling.pixel_elements
         barriers = Ring.barriers(stages, len(self.problem.phases), self.cfg.consumers, 1)
         return [mgpu.SMEM(slots, self.dtype), *barriers]
 
     def _cotangents(self, shared: Shared) -> _Cotangents:
         pixels, full, empty = shared.others
-        return _Cotangents(pixels, Ring(self.tiling.cotangent_stages, full, empty))
+        return _Cotangents(pixels, Ring(self.tiling.tiles_in_ring, full, empty))
 
     def produce(self, gmem: Global, shared: Shared, worker: Array) -> None:
         """Load the cotangent of each tile before the chunks that only that tile and later ones need.
