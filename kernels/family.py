@@ -30,6 +30,7 @@ DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of
 EPILOGUE_OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64  # taps a side
 LEAST_CHANNELS = 16  # of a group in a matrix product: fewer leave most of a tensor core's tile empty
+NARROW = (1, 2, 4, 8)  # channels of a group, on either side, of which a tensor core's tile of 8x8 holds whole ones
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
@@ -188,13 +189,20 @@ def geometry_reasons(product: Product) -> list[str]:
     return found
 
 
-def group_reasons(product: Product, *, or_one: bool) -> list[str]:
-    """The reasons against groups that are too small to be matrix products. or_one: some family takes groups of one channel."""
+def group_reasons(product: Product) -> list[str]:
+    """The reasons against groups that are too small to be matrix products."""
     channels = channels_of_a_group(product)
     if product.spec.groups == 1 or min(channels) >= LEAST_CHANNELS:
         return []
-    least = f"at least {LEAST_CHANNELS} channels on either side{', or one' if or_one else ''}"
+    *few, most = NARROW
+    least = f"at least {LEAST_CHANNELS} channels on either side, or {', '.join(map(str, few))} or {most} on both"
     return [f"a group must have {least}, not {channels}"]
+
+
+def narrow(product: Product) -> bool:
+    """Whether groups have few channels, as many on either side, and a tensor core's tile holds whole ones."""
+    given, wanted = channels_of_a_group(product)
+    return given == wanted and given in NARROW and (given == 1 or product.spec.groups > 1)
 
 
 def channels_of_a_group(product: Product) -> tuple[int, int]:
@@ -215,7 +223,7 @@ def large_reasons(elements: Mapping[str, int]) -> list[str]:
 def series_of(product: Product, strides: str) -> str:
     """A name for products of a rank, dtypes, strides, groups and models that are treated alike.
 
-    Groups of one channel are not named: a kernel that takes them takes no others.
+    Groups of one channel are not named.
     """
     dtype = DTYPES[product.compute_dtype]
     if product.out_dtype != product.compute_dtype:

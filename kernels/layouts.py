@@ -13,8 +13,8 @@ def channels_last(a: Array, groups: int) -> Array:
 
 
 def channels_first(a: Array, models: int | None) -> Array:
-    """[N, *spatial, models * groups, C] -> (models, N, groups * C, *spatial), without the first axis if models is None."""
+    """[N, *spatial, models * C] -> (models, N, C, *spatial), without the first axis if models is None."""
     if models is None:
-        return jnp.moveaxis(a.reshape(*a.shape[:-2], -1), -1, 1)
-    a = a.reshape(*a.shape[:-2], models, -1)
+        return jnp.moveaxis(a, -1, 1)
+    a = a.reshape(*a.shape[:-1], models, -1)
     return jnp.transpose(a, (a.ndim - 2, 0, a.ndim - 1, *range(1, a.ndim - 2)))

@@ -19,7 +19,6 @@ from jax.experimental.pallas.mosaic_gpu import (
     Tiling,
     broadcasted_iota,
     inline_mgpu,
-    layout_cast,
 )
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, llvm, vector
@@ -92,11 +91,13 @@ def multiply_add_rows(acc: Array, x: Array, y: Array, layout: Any) -> Array:
     return result
 
 
-def windows(ref: Any, starts: Sequence[int], layout: Any) -> list[Array]:
+def windows(ref: Any, starts: Sequence[int], of_group: tuple[int, int], layout: Any) -> list[Array]:
     """Load ref[start : start + 16] for each of these starts, ref being shared memory [rows, 32]. No number is loaded twice.
 
+    of_group: (i, group), to load for each column the i-th of its group of columns, which are so many.
     layout: that in which lane l of warp w has column l of rows 4 w to 4 w + 3.
     """
+    i, group = of_group
     shape = ShapeDtypeStruct((16, 32), ref.dtype, layout=layout)
 
     @inline_mgpu(arg_types=(RefType(),), return_type=[shape] * len(starts))
@@ -104,20 +105,17 @@ def windows(ref: Any, starts: Sequence[int], layout: Any) -> list[Array]:
         index, four, lanes = ir.IndexType.get(), utils.c(4, ir.IndexType.get()), utils.c(32, ir.IndexType.get())
         thread = arith.index_cast(index, utils.thread_idx())
         row = arith.muli(arith.remui(arith.divui(thread, lanes), four), four)
-        column, one = arith.remui(thread, lanes), ir.VectorType.get((1,), ir.MemRefType(ref.type).element_type)
-        wanted = sorted({start + i for start in starts for i in range(4)})
-        at = {i: vector.load(one, ref, [arith.addi(row, utils.c(i, index)), column]) for i in wanted}
-        return [_fragment([at[start + i] for i in range(4)], (16, 32), layout.to_mgpu()) for start in starts]
+        column = arith.remui(thread, lanes)
+        if group > 1:  # groups are powers of two
+            first = arith.subi(column, arith.remui(column, utils.c(group, index)))
+            column = arith.addi(first, utils.c(i, index))
+        one = ir.VectorType.get((1,), ir.MemRefType(ref.type).element_type)
+        wanted = sorted({start + n for start in starts for n in range(4)})
+        at = {n: vector.load(one, ref, [arith.addi(row, utils.c(n, index)), column]) for n in wanted}
+        return [_fragment([at[start + n] for n in range(4)], (16, 32), layout.to_mgpu()) for start in starts]
 
     results: list[Array] = loaded(ref)
     return results
-
-
-def diagonals(v: Array, layout: Any) -> Array:
-    """[rows] -> [rows, 8], in this layout: an 8x8 matrix of every eight numbers, on its diagonal, with zeros beside them."""
-    shape = (*v.shape, 8)
-    row, column = (broadcasted_iota(jnp.int32, shape, axis, layout=layout) for axis in (0, 1))
-    return jnp.where(lax.rem(row, jnp.int32(8)) == column, layout_cast(lax.broadcast_in_dim(v, shape, (0,)), layout), 0)
 
 
 def diagonal(a: Array, first: int, layout: Any) -> Array:

@@ -63,7 +63,8 @@ class Destination(NamedTuple):
 
     bias, residual  operands, or None
     outs            results, in the order of the epilogue's outputs
-    window          indices of the tile in a result, and in the residual: all but the channels; the last is the group's
+    window          indices of the tile in a result, and in the residual: all but the channels
+    group           whose bias it is
     n_tile          which tile of channels it is
     """
 
@@ -71,6 +72,7 @@ class Destination(NamedTuple):
     residual: Any
     outs: tuple[Any, ...]
     window: tuple[Any, ...]
+    group: Array
     n_tile: Array
 
 
@@ -103,10 +105,13 @@ class TileStore:
         """Store the sums [pixels, channels] of the tile."""
         columns, stores = self.staging.columns, itertools.count()
         for chunk in range(self.staging.chunks):
-            at = self._at(chunk)
+            channels = self._channels(chunk)
+            at = (*self.to.window, channels)
             z = acc[:, chunk * columns : (chunk + 1) * columns]
             if self.to.bias is not None:
-                row = mgpu.load(self.to.bias.at[at[-2:]], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
+                row = mgpu.load(
+                    self.to.bias.at[self.to.group, channels], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False
+                )
                 z = z + lax.broadcast_in_dim(row, z.shape, (1,))
             if self.to.residual is not None:
                 z = z + self._residual(chunk).astype(z.dtype)
@@ -133,10 +138,10 @@ class TileStore:
             self._load_residual(chunk + staging.ahead, stored=chunk * staging.outputs)
         return residual
 
-    def _at(self, chunk: int) -> tuple[Any, ...]:
-        """Indices of a chunk in an output, and in the residual."""
+    def _channels(self, chunk: int) -> Any:
+        """The channels of a chunk."""
         first = self.to.n_tile * (self.staging.chunks * self.staging.columns) + chunk * self.staging.columns
-        return (*self.to.window, mgpu.ds(first, self.staging.columns))
+        return mgpu.ds(first, self.staging.columns)
 
     def _load_residual(self, chunk: int, stored: int) -> None:
         """Load a chunk of the residual. stored: the number of stores of this tile that have begun."""
@@ -144,7 +149,7 @@ class TileStore:
         self._wait_until_free(store, stored)
         buffer = self._buffer(store)
         mgpu.copy_gmem_to_smem(
-            self.to.residual.at[self._at(chunk)],
+            self.to.residual.at[(*self.to.window, self._channels(chunk))],
             self.shared.tma.at[buffer],
             barrier=self._residual_barrier(buffer),
             oob_mode=mgpu.OOBFillMode.ZEROS,

@@ -154,22 +154,34 @@ class ResultBoxes:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape in global memory: [N, *(rows, out_stride), G, K], whole phases, and K in whole 16 bytes."""
+        """The shape in global memory: [N, *(rows, out_stride), G, K], whole phases, and K in whole 16 bytes.
+
+        One group has no axis: XLA would move its removal behind what follows, into fusions that then write more arrays.
+        """
         rows = split_strides([d.rows * d.out_stride for d in self.dims], [d.out_stride for d in self.dims])
-        return (self.images, *rows, self.groups, self.channels + unaligned(self.channels, self.dtype))
+        channels = self.channels + unaligned(self.channels, self.dtype)
+        return (self.images, *rows, *self._of_several(self.groups), channels)
+
+    def _of_several(self, group: Any) -> tuple[Any, ...]:
+        """A size or an index of the axis of groups, if there is one."""
+        return (group,) if self.groups > 1 else ()
 
     def whole(self, r: Array) -> Array:
         """[N, *out, G, K] -> shape."""
         space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
-        return pad(r, [(0, 0), *space, (0, 0), (0, self.shape[-1] - self.channels)]).reshape(self.shape)
+        r = r if self.groups > 1 else r.reshape(*r.shape[:-2], -1)
+        groups = self._of_several((0, 0))
+        return pad(r, [(0, 0), *space, *groups, (0, self.shape[-1] - self.channels)]).reshape(self.shape)
 
     def window(self, pixels: Sequence[Any], phase: Sequence[Any], group: Any) -> tuple[Any, ...]:
         """Indices of a box, (images, *rows) of a phase, but for channels."""
         images, *rows = pixels
         remainders = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, phase, strict=True)]
-        return (images, *interleave(rows, remainders), group)
+        return (images, *interleave(rows, remainders), *self._of_several(group))
 
     def result(self, out: Array) -> Array:
-        """shape -> [N, *out, G, K]."""
-        out = out.reshape(self.images, *(d.rows * d.out_stride for d in self.dims), *out.shape[-2:])
-        return out[(slice(None), *(slice(d.out_size) for d in self.dims), slice(None), slice(self.channels))]
+        """shape -> [N, *out, G K]."""
+        groups = self._of_several(self.groups)
+        out = out.reshape(self.images, *(d.rows * d.out_stride for d in self.dims), *groups, out.shape[-1])
+        out = out[(slice(None), *(slice(d.out_size) for d in self.dims), ..., slice(self.channels))]
+        return out.reshape(*out.shape[:-2], -1) if groups else out

@@ -5,7 +5,6 @@ Both mappings are for channels too few for a tensor core: taps become input chan
 """
 
 import functools
-import math
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -15,7 +14,7 @@ from ..epilogue import Epilogue
 from ..geometry import TapAxis
 from ..partials import add_parts
 from ..views import pad, reordered
-from .plan import Config
+from .plan import Config, Problem
 
 
 def prepared(x: Array, w: Array, dims: tuple[TapAxis, ...], cfg: Config) -> tuple[Array, Array]:
@@ -29,17 +28,17 @@ def prepared(x: Array, w: Array, dims: tuple[TapAxis, ...], cfg: Config) -> tupl
 
 def finished(
     sums: Array,
-    dims: tuple[TapAxis, ...],
+    problem: Problem,
     cfg: Config,
     bias: Array | None,
     residual: Array | None,
     epilogue: Epilogue,
     out_dtype: DTypeLike,
 ) -> list[Array]:
-    """The outputs [N, *out, G, K] from the kernel's float32 sums: add the taps or parts, then do the epilogue."""
-    z = _add_taps(sums, dims, cfg.col2im_dims) if cfg.col2im_dims else add_parts(sums, cfg.split_k, sums.ndim - 2)
-    z = z if bias is None else z + bias[(None,) * (z.ndim - 2)]
-    z = z if residual is None else z + residual.astype(z.dtype)
+    """The outputs [N, *out, G K] from the kernel's float32 sums: add the taps or parts, then do the epilogue."""
+    z = _add_taps(sums, problem, cfg.col2im_dims) if cfg.col2im_dims else add_parts(sums, cfg.split_k, sums.ndim - 1)
+    z = z if bias is None else z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
+    z = z if residual is None else z + residual.reshape(z.shape).astype(z.dtype)
     outs = dict(epilogue(z, out_dtype))
     return [outs[i] for i in range(len(outs))]
 
@@ -67,13 +66,14 @@ def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
     return w.reshape(*w.shape[:rest], *(1,) * len(folded), w.shape[rest], -1, w.shape[-1])
 
 
-def _add_taps(sums: Array, dims: tuple[TapAxis, ...], count: int) -> Array:
-    """[N, *in, G, taps K] -> [N, *out, G, K]: the sum over the taps of the last `count` dimensions."""
-    taps = [len(d.order) for d in dims[-count:]]
-    sums = sums.reshape(*sums.shape[:-1], *taps, sums.shape[-1] // math.prod(taps))
+def _add_taps(sums: Array, problem: Problem, count: int) -> Array:
+    """[N, *in, G taps K] -> [N, *out, G K]: the sum over the taps of the last `count` dimensions."""
+    dims = problem.dims
+    groups = (problem.groups,) if problem.groups > 1 else ()
+    sums = sums.reshape(*sums.shape[:-1], *groups, *(len(d.order) for d in dims[-count:]), problem.out_channels)
     for axis in range(len(dims), len(dims) - count, -1):
         sums = _add_taps_along(sums, dims[axis - 1], axis)
-    return sums
+    return sums.reshape(*sums.shape[:-2], -1) if groups else sums
 
 
 def _add_taps_along(sums: Array, dim: TapAxis, axis: int) -> Array:

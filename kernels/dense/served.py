@@ -26,13 +26,13 @@ ROLES = ("fprop", "dgrad")
 
 def is_for(product: Product) -> bool:
     """Whether groups are large enough to be matrix products."""
-    return not group_reasons(product, or_one=True)
+    return not group_reasons(product)
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     found = [*_type_reasons(product), *epilogue_reasons(product), *geometry_reasons(product)]
-    return (*found, *group_reasons(product, or_one=True), *_size_reasons(product))
+    return (*found, *group_reasons(product), *_size_reasons(product))
 
 
 def _type_reasons(product: Product) -> list[str]:

@@ -101,7 +101,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     )(*given.values())
     outs = [views.results.result(out) for out in outs]
     if cfg.finished_by_xla:
-        outs = finished(outs[0], raw.dims, cfg, bias, residual, epilogue, product.out_dtype)
+        outs = finished(outs[0], raw, cfg, bias, residual, epilogue, product.out_dtype)
     return [channels_first(out, product.models) for out in outs]
 
 
@@ -348,7 +348,7 @@ class _Kernel:
         # The group is one of the output; the bias is fused if there is one part.
         group = tile.k_part * problem.groups + tile.group
         window = self.views.results.window([images, *rows], tile.phase, group)
-        return Destination(gmem.bias, gmem.residual, gmem.outs, window, tile.n_tile)
+        return Destination(gmem.bias, gmem.residual, gmem.outs, window, group, tile.n_tile)
 
     def _resident_at(self, tile: Tile, at: list[Array]) -> list[tuple[Array, Array]]:
         """Places of the resident weights of a step at these taps and channels, one for each tap of its halo."""

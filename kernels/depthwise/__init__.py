@@ -1,4 +1,4 @@
-"""The depthwise family: all products of groups of one channel, as sums of shifted pixels, or over them.
+"""The depthwise family: all products of groups of one, two, four or eight channels, as sums of shifted pixels, or over them.
 
 served.py      products it serves, and their names     schedule.py     which strip comes next
 plan.py        problems, configurations, tilings        strips.py       how a thread block walks down a strip
@@ -15,13 +15,14 @@ from typing import Any
 
 from pallas_conv.spec import ConvSpec, Product
 
+from ..family import narrow
 from . import legal, search, served, work
 from .plan import Config, Problem
 
 
-def _sample(role: str, stride: int = 1, dtype: str = "bfloat16", **fused: object) -> Product:
+def _sample(role: str, stride: int = 1, dtype: str = "bfloat16", group: int = 1, **fused: object) -> Product:
     """A 3x3 convolution, padded to keep its size but for strides. No tile divides it evenly."""
-    spec = ConvSpec((stride,) * 2, ((1, 1),) * 2, (1, 1), (1, 1), 24, (10, 7), (3, 3))
+    spec = ConvSpec((stride,) * 2, ((1, 1),) * 2, (1, 1), (1, 1), 24 // group, (10, 7), (3, 3))
     return Product(role, spec, 2, 24, 24, dtype, dtype, **fused)  # type: ignore[arg-type]
 
 
@@ -40,9 +41,12 @@ class Depthwise:
         _sample("fprop", dtype="float32"),
         _sample("wgrad", outputs=("dw", "db")),
         _sample("wgrad", stride=2, dtype="float32"),
+        _sample("fprop", group=4, bias=True, activation="relu"),
+        _sample("dgrad", dtype="float32", group=2),
+        _sample("wgrad", group=8),
     )
 
-    is_for = staticmethod(served.is_for)
+    is_for = staticmethod(narrow)
     reasons = staticmethod(served.reasons)
     problem = staticmethod(Problem.of)
     illegal = staticmethod(legal.illegal)

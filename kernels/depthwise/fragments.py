@@ -1,4 +1,4 @@
-"""Fragments: 16 pixels of 32 channels in the registers of a warpgroup, and what multiplies them, channel by channel.
+"""Fragments: 16 pixels of 32 channels in the registers of a warpgroup, and what multiplies them, group by group.
 
 `TensorCores`, for 16-bit operands: each warp has 8 of the channels. For sums over taps its weights of a tap are an 8x8 matrix
 with them on its diagonal, and one `mma.sync` multiplies 16 pixels by two taps, and sums in float32:
@@ -9,19 +9,25 @@ with them on its diagonal, and one `mma.sync` multiplies 16 pixels by two taps, 
                                                             w1  .  .  ...
                                                              .  w1  .  ...
 
-For sums over pixels, one multiplies the pixels of two taps by the cotangent. Of the result's two 8x8 matrices the diagonals are
-wanted, the gradients of both taps; what lies beside them is products of different channels:
+XLA makes these matrices, a kernel only loads them. For sums over pixels, one instruction multiplies the pixels of two taps by
+the cotangent. Of the result's two 8x8 matrices the diagonals are wanted, the gradients of both taps; what lies beside them is
+products of different channels:
 
     dw [8 of tap 0, 8 of tap 1;  8]  +=  [16 pixels of tap 0, 16 pixels of tap 1]^T @  ct [16 pixels, 8]
 
 Seven eighths of its products are with zeros, or in vain. Yet it takes a sixth to an eighth of the instructions that
 multiply-adds in float32 would: of those, one for each element of a lane and each tap, and more to convert the operands.
 
-`MultiplyAdds`, for float32: each warp has 4 of the pixels, each lane a channel. Sums over pixels stay apart for each warp.
+Of groups of two, four or eight channels, the matrices have blocks of as many on their diagonals, and less is in vain: of
+eight channels, nothing. That takes no more instructions, and no more registers.
+
+`MultiplyAdds`, for float32: each warp has 4 of the pixels, each lane a channel of the result. A lane loads its pixels once for
+each channel of its group. Sums over pixels stay apart for each warp.
 
 An infinite or NaN pixel makes NaN of all 8 channels of a warp in sums over taps: infinity times zero is NaN.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -29,11 +35,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .. import mosaic as mgpu
-from ..mma import ONE_A_LANE, diagonal, diagonals, mma, mma_transposed, multiply_add_rows, windows
-from .plan import CHANNELS, LANES, PIXELS
+from ..mma import ONE_A_LANE, diagonal, mma, mma_transposed, multiply_add_rows, windows
+from .plan import CHANNELS, LANES, PIXELS, Problem
 
 # A line of pixels in shared memory: given the first pixel and how many, that part of it, of 32 channels.
 type Line = Callable[[int, int], Any]
+# Pixels, weights or sums of 32 channels, in registers: an array, and in float32 a tuple of one for each channel of a group.
+type Fragment = Any
 
 
 class Engine(Protocol):
@@ -41,36 +49,45 @@ class Engine(Protocol):
 
     layout    which thread holds which element of one
     together  neighbouring taps whose sums over pixels are one accumulator
-    at_once   fragments of a line of pixels that are best loaded at once
+    at_once   accumulators of a line of pixels whose fragments are best loaded at once
     """
 
     layout: Any
     together: int
     at_once: int
 
-    def weights(self, ref: Any, tap: int, channels: Any) -> Array:
-        """Load the weights of a tap for 32 channels."""
+    def weights(self, ref: Any, tap: int, channels: Any) -> Fragment:
+        """Load the weights of a tap for 32 channels of the result, from global memory as `operands.Views.weights` has them."""
 
-    def multiply(self, acc: Array, xs: Sequence[Array], ws: Sequence[Array]) -> Array:
-        """acc + x0 * w0 + x1 * w1 + ..."""
+    def multiply(self, acc: Array, xs: Sequence[Fragment], ws: Sequence[Fragment]) -> Array:
+        """acc + x0 * w0 + x1 * w1 + ..., summed over the channels of a group."""
 
-    def load(self, line: Line, starts: Sequence[int]) -> list[Array]:
+    def load(self, line: Line, starts: Sequence[int]) -> list[Fragment]:
         """Load the fragments of a line that begin at these pixels, for sums over taps."""
 
-    def load_summed(self, line: Line, starts: Sequence[int]) -> list[Array]:
+    def load_summed(self, line: Line, starts: Sequence[int]) -> list[Fragment]:
         """The same for sums over pixels."""
 
-    def ones(self) -> Array:
+    def load_cotangent(self, line: Line) -> Array:
+        """Load the cotangent of the first pixels of a line."""
+
+    def ones(self) -> Fragment:
         """A fragment of ones, for sums over pixels."""
 
-    def no_pixels(self) -> Array:
+    def no_pixels(self) -> Fragment:
         """The accumulator of sums over no pixels."""
 
-    def sum_pixels(self, acc: Array, xs: Sequence[Array], ct: Array) -> Array:
-        """The accumulator, plus the sums over pixels of x0 * ct, x1 * ct, ..., of as many taps as it has, or fewer."""
+    def no_ones(self) -> Fragment:
+        """The accumulator of sums of no ones."""
 
-    def of_tap(self, acc: Array, i: int) -> Array:
-        """The sums of an accumulator's i-th tap: [32], or [4, 32], those of each warp."""
+    def sum_pixels(self, acc: Fragment, xs: Sequence[Fragment], ct: Array) -> Fragment:
+        """The accumulator, plus the sums over pixels of x0 * ct, x1 * ct, ..., of as many taps as it has, or fewer.
+
+        Each for every channel of the cotangent, and all of its group in x.
+        """
+
+    def of_taps(self, acc: Fragment, count: int) -> list[list[Array]]:
+        """The sums of an accumulator's first taps, for each channel of a group: [32], or [4, 32], those of each warp."""
 
 
 class TensorCores:
@@ -82,15 +99,14 @@ class TensorCores:
     matrices = mgpu.tiled_layout((CHANNELS, LANES), (LANES, LANES), (-3, -2), 2)
     # Lane 4 g + t of a warp has, of its channel g, pixels 2 t, 2 t + 1, 2 t + 8 and 2 t + 9.
     transposed = mgpu.tiled_layout((CHANNELS, PIXELS), (LANES, LANES), (-3, -2), 2)
-    together, at_once = 2, 2
+    together, at_once = 2, 1
 
     def __init__(self, dtype: Any, interpret: bool):
         self.dtype, self.interpret = dtype, interpret
 
     def weights(self, ref: Any, tap: int, channels: Any) -> Array:
-        return diagonals(
-            mgpu.load(ref.at[tap, channels], layout=self.matrices.reduce(1), optimized=False), self.matrices
-        )
+        matrices: Array = mgpu.load(ref.at[tap, channels], layout=self.matrices, optimized=False)
+        return matrices
 
     def multiply(self, acc: Array, xs: Sequence[Array], ws: Sequence[Array]) -> Array:
         if self.interpret:
@@ -103,6 +119,9 @@ class TensorCores:
     def load_summed(self, line: Line, starts: Sequence[int]) -> list[Array]:
         return [mgpu.load(line(start, PIXELS).T, layout=self.transposed, optimized=False) for start in starts]
 
+    def load_cotangent(self, line: Line) -> Array:
+        return self.load_summed(line, [0])[0]
+
     def ones(self) -> Array:
         ones: Array = mgpu.layout_cast(jnp.ones((CHANNELS, PIXELS), self.dtype), self.transposed)
         return ones
@@ -110,13 +129,15 @@ class TensorCores:
     def no_pixels(self) -> Array:
         return zeros(self)
 
+    no_ones = no_pixels
+
     def sum_pixels(self, acc: Array, xs: Sequence[Array], ct: Array) -> Array:
         if self.interpret:
             return acc + _transposed_by_definition(xs, ct)
         return mma_transposed(acc, xs, ct, (self.layout, self.transposed))
 
-    def of_tap(self, acc: Array, i: int) -> Array:
-        return diagonal(acc, i * LANES, self.layout)
+    def of_taps(self, acc: Array, count: int) -> list[list[Array]]:
+        return [[diagonal(acc, i * LANES, self.layout)] for i in range(count)]
 
 
 def _by_definition(x: Array, w: Array) -> Array:
@@ -138,48 +159,60 @@ class MultiplyAdds:
 
     # Lane l of warp w has channel l of pixels 4 w to 4 w + 3.
     layout = mgpu.tiled_layout((PIXELS, CHANNELS), (PIXELS // 4, CHANNELS), (-2,), 1)
-    together, at_once = 1, 8
+    together = 1
 
-    def __init__(self, interpret: bool):
-        self.interpret = interpret
+    def __init__(self, group: int, at_once: int, interpret: bool):
+        self.group, self.at_once, self.interpret = group, at_once, interpret
 
-    def weights(self, ref: Any, tap: int, channels: Any) -> Array:
-        return per_channel(self, ref.at[tap, channels])
+    def weights(self, ref: Any, tap: int, channels: Any) -> tuple[Array, ...]:
+        return tuple(per_channel(self, ref.at[tap, i, channels]) for i in range(self.group))
 
-    def multiply(self, acc: Array, xs: Sequence[Array], ws: Sequence[Array]) -> Array:
-        for x, w in zip(xs, ws, strict=True):
+    def multiply(self, acc: Array, xs: Sequence[tuple[Array, ...]], ws: Sequence[tuple[Array, ...]]) -> Array:
+        for x, w in zip(itertools.chain(*xs), itertools.chain(*ws), strict=True):
             acc = acc + x * w
         return acc
 
-    def load(self, line: Line, starts: Sequence[int]) -> list[Array]:
-        if self.interpret:
-            return [pixels(self, line(start, PIXELS)) for start in starts]
-        first = min(starts)
-        return windows(line(first, max(starts) - first + PIXELS), [start - first for start in starts], self.layout)
+    def load(self, line: Line, starts: Sequence[int]) -> list[tuple[Array, ...]]:
+        return list(zip(*(self._load(line, starts, i) for i in range(self.group)), strict=True))
 
     load_summed = load
 
-    def ones(self) -> Array:
-        ones: Array = mgpu.layout_cast(jnp.ones((PIXELS, CHANNELS), jnp.float32), self.layout)
-        return ones
+    def _load(self, line: Line, starts: Sequence[int], i: int) -> list[Array]:
+        """Load fragments, of the i-th channel of a group for all of the group's lanes."""
+        if self.interpret:
+            of_groups = lambda x: jnp.repeat(x[:, i :: self.group], self.group, axis=1)
+            return [of_groups(pixels(self, line(start, PIXELS))) for start in starts]
+        first = min(starts)
+        ref = line(first, max(starts) - first + PIXELS)
+        return windows(ref, [start - first for start in starts], (i, self.group), self.layout)
 
-    def no_pixels(self) -> Array:
-        none: Array = mgpu.layout_cast(jnp.zeros((4, CHANNELS), jnp.float32), ONE_A_LANE)
-        return none
+    def load_cotangent(self, line: Line) -> Array:
+        return pixels(self, line(0, PIXELS))
 
-    def sum_pixels(self, acc: Array, xs: Sequence[Array], ct: Array) -> Array:
+    def ones(self) -> tuple[Array, ...]:
+        return (mgpu.layout_cast(jnp.ones((PIXELS, CHANNELS), jnp.float32), self.layout),)
+
+    def no_pixels(self) -> tuple[Array, ...]:
+        return self.no_ones() * self.group
+
+    def no_ones(self) -> tuple[Array, ...]:
+        return (mgpu.layout_cast(jnp.zeros((4, CHANNELS), jnp.float32), ONE_A_LANE),)
+
+    def sum_pixels(self, acc: tuple[Array, ...], xs: Sequence[tuple[Array, ...]], ct: Array) -> tuple[Array, ...]:
         (x,) = xs
         if self.interpret:
-            return acc + (x * ct).reshape(4, PIXELS // 4, CHANNELS).sum(1)
-        return multiply_add_rows(acc, x, ct, self.layout)
+            return tuple(a + (b * ct).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True))
+        return tuple(multiply_add_rows(a, b, ct, self.layout) for a, b in zip(acc, x, strict=True))
 
-    def of_tap(self, acc: Array, i: int) -> Array:
-        return acc
+    def of_taps(self, acc: tuple[Array, ...], count: int) -> list[list[Array]]:
+        return [list(acc)]
 
 
-def engine(dtype: Any, interpret: bool) -> Engine:
-    """The engine that multiplies operands of a dtype."""
-    return MultiplyAdds(interpret) if jnp.dtype(dtype).itemsize == 4 else TensorCores(dtype, interpret)
+def engine(problem: Problem, dtype: Any, interpret: bool) -> Engine:
+    """The engine that multiplies a problem's operands, of a dtype."""
+    if problem.on_tensor_cores:
+        return TensorCores(dtype, interpret)
+    return MultiplyAdds(problem.group, problem.row_fragments, interpret)
 
 
 def zeros(e: Engine) -> Array:

@@ -3,7 +3,6 @@
 from ..gpu import ANY_HOPPER, MOST_BARRIERS, Gpu
 from .plan import PIXELS, Config, Problem, Tiling, tiling
 
-MOST_FRAGMENTS = 8  # of an input row, in registers at once
 MOST_BOX = 256  # elements along a dimension of a TMA copy
 MOST_PRODUCTS = 2048  # of a fragment and a tap, in a tile: its code is one long line, which takes long to compile
 
@@ -45,10 +44,10 @@ def registers(t: Tiling) -> int:
 def _of_pixel_sums(t: Tiling) -> int:
     problem, cfg = t.problem, t.cfg
     fragment, float32 = (2, 0) if problem.on_tensor_cores else (4, 16)
-    fragments = fragment * min(MOST_FRAGMENTS, len(problem.column_moves))
+    fragments = problem.kept * fragment * min(problem.row_fragments, len(problem.column_moves))
     others = 30 if cfg.ctas_per_sm == 1 else 60 if problem.ndim == 3 else 36
     fused = 12 * (problem.residual or problem.outputs > 1)
-    return problem.taps + 4 * unfinished(t) + fragments + others + float32 + fused
+    return problem.taps * problem.kept + 4 * unfinished(t) + fragments + others + float32 + fused
 
 
 def _of_weight_sums(t: Tiling) -> int:
@@ -57,11 +56,11 @@ def _of_weight_sums(t: Tiling) -> int:
     pixels = moves if len(problem.phases) > 1 else min(2, moves)
     fragments = unfinished(t) + pixels
     if problem.on_tensor_cores:
-        needed = 4 * (problem.accumulators(2) + problem.bias) + 2 * fragments + 34
+        needed = 4 * (len(problem.accumulators) + problem.bias) + 2 * fragments + 34
         if needed > 200 and t.cfg.fragments * t.cfg.tile_pixels[0] > 1:
             needed += 28  # of a loop over places, in which so many sums are carried
         return needed if t.cfg.ctas_per_sm == 1 else needed + 8 + 2 * max(0, t.place_fragments - 16)
-    return problem.accumulators(1) + problem.bias + 4 * fragments + 56
+    return problem.weights + problem.bias + 4 * (unfinished(t) + pixels * problem.kept) + 56
 
 
 def unfinished(t: Tiling) -> int:

@@ -16,8 +16,7 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
 from . import fragments
-from .fragments import Line
-from .legal import MOST_FRAGMENTS
+from .fragments import Fragment, Line
 from .operands import Views
 from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
@@ -27,7 +26,7 @@ from .strips import Consumer, Global, Lines, Shared, Strips
 class _Weights(NamedTuple):
     """Registers that a consumer keeps from beginning to end: its channels' weights, and what sums begin with."""
 
-    taps: list[Array]
+    taps: list[Fragment]
     first: Array
 
 
@@ -45,7 +44,7 @@ class PixelSums(Strips):
         super().__init__(schedule, views, dtype)
         self.epilogue, self.phases = epilogue, len(self.problem.phases)
 
-    def load(self, line: Line, starts: Sequence[int]) -> list[Array]:
+    def load(self, line: Line, starts: Sequence[int]) -> list[Fragment]:
         return self.engine.load(line, starts)
 
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
@@ -79,7 +78,7 @@ class PixelSums(Strips):
                 first = self.release(shared, first, self.tiling.advance)
                 for output, phase in itertools.product(range(len(gmem.outs)), range(self.phases)):
                     to = gmem.outs[output].at[self._window(strip, tile, phase, me)]
-                    mgpu.copy_smem_to_gmem(staging.buffers.at[me.number, output, phase], to)
+                    mgpu.copy_smem_to_gmem(staging.buffers.at[me.number, output, phase, *self.views.missing], to)
                 return first
 
             return self.release(shared, lax.fori_loop(0, strip.tiles, per_tile, first), self.tiling.shared_chunks)
@@ -101,7 +100,7 @@ class PixelSums(Strips):
         first = strip.plane, strip.row + tile * rows, strip.column + me.column, strip.channel + me.channel
         extents = planes, rows, columns, CHANNELS
         *pixels, channels = [mgpu.ds(at, extent) for at, extent in zip(first, extents, strict=True)]
-        return (*self.views.outputs.window([strip.image, *pixels], self.problem.phases[phase], 0), channels)
+        return (*self.views.window(strip.image, pixels, self.problem.phases[phase], 0), channels)
 
     def _load_residual(self, gmem: Global, staging: _Staging, strip: Strip, tile: Array, me: Consumer) -> None:
         """Load the residual, if any, into the staging buffers of the first output, once they are free."""
@@ -111,7 +110,7 @@ class PixelSums(Strips):
         for phase in range(self.phases):
             mgpu.copy_gmem_to_smem(
                 gmem.residual.at[self._window(strip, tile, phase, me)],
-                staging.buffers.at[me.number, 0, phase],
+                staging.buffers.at[me.number, 0, phase, *self.views.missing],
                 barrier=staging.residual_full.at[me.number],
                 oob_mode=mgpu.OOBFillMode.ZEROS,
             )
@@ -147,7 +146,7 @@ class PixelSums(Strips):
         into, column = self.tiling.row_terms[reached, row], me.column + place * PIXELS
         source = plane * self.problem.dims[0].in_stride + reached
         moves = sorted({term.move for terms in into.values() for term in terms})
-        for some in itertools.batched(moves, MOST_FRAGMENTS):
+        for some in itertools.batched(moves, self.problem.row_fragments):
             loaded = self.load_fragments(shared, lines, source, column, some, me)
             for key, terms in into.items():
                 if here := [term for term in terms if term.move in loaded]:

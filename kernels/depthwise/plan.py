@@ -18,8 +18,9 @@ PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at o
 LANES = 8  # channels of a warp where tensor cores multiply
 WARPS = 4  # of a warpgroup
 COPY_BYTES = 128  # of which every TMA copy is a multiple
-# Mosaic reserves these in a kernel that sums along an axis, which is how tensor cores' sums over pixels end.
+# Mosaic reserves these in a kernel that sums along an axis, which is how a diagonal is taken.
 REDUCTION_BYTES = 2048
+MOST_FRAGMENTS = 8  # of an input row, in registers at once
 SKEW = 16  # bytes after each pixel of 16-bit numbers in shared memory: so eight pixels lie in different banks
 ONE = geometry.TapAxis(1, 1, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
 
@@ -85,12 +86,13 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A computation of a depthwise kernel: [N, *in, C] x [*kernel, C] -> [N, *out, C], once per output.
+    """A computation of a depthwise kernel: [N, *in, C] x [*kernel, group, C] -> [N, *out, C], once per output.
 
-    Or of the weight gradient: [N, *in, C] x [N, *out, C] -> [*kernel, C], and with a bias [C].
+    Or of the weight gradient: [N, *in, C] x [N, *out, C] -> [*kernel, group, C], and with a bias [C].
 
     batch        N
     channels     C, of all models
+    group        channels of a group, on either side: each result sums over those of its own
     dims         the dimensions as taps: always (planes, rows, columns), of which a convolution of fewer has the last ones
     ndim         how many it has
     outputs      how many there are, of a size each; none beside a weight gradient
@@ -101,6 +103,7 @@ class Problem:
 
     batch: int
     channels: int
+    group: int
     dims: tuple[geometry.TapAxis, ...]
     ndim: int
     itemsize: int = 2
@@ -117,6 +120,7 @@ class Problem:
         return cls(
             batch=product.batch,
             channels=(product.models or 1) * product.in_channels,
+            group=product.in_channels // product.spec.groups,
             dims=(*[ONE] * (3 - len(dims)), *dims),
             ndim=len(dims),
             itemsize=ITEMSIZE[product.compute_dtype],
@@ -129,23 +133,50 @@ class Problem:
 
     @property
     def taps(self) -> int:
-        """Number of weights of a channel."""
+        """Number of taps."""
         return math.prod(len(d.order) for d in self.dims)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights of a channel of the result: for each tap one of every channel of its group."""
+        return self.taps * self.group
+
+    @property
+    def kept(self) -> int:
+        """Registers of a thread for the weights of a tap: tensor cores' matrices have room for those of all groups."""
+        return 1 if self.on_tensor_cores else self.group
+
+    @property
+    def row_fragments(self) -> int:
+        """Fragments of an input row that are in registers at once. In float32, each is of as many as a group has channels."""
+        return MOST_FRAGMENTS if self.on_tensor_cores else min(MOST_FRAGMENTS, 2 * MOST_FRAGMENTS // self.group)
 
     @property
     def operand_results(self) -> int:
         """Operands that are shaped like an output: the residual, or the cotangent of a weight gradient."""
         return self.residual + self.weight_sums
 
-    def accumulators(self, together: int) -> int:
-        """Sums over pixels of a weight gradient, if so many neighbouring taps of a row in a phase make one of them."""
-        planes, rows, columns = self.dims
-        return len(planes.order) * len(rows.order) * sum(-(-count // together) for count in columns.count)
+    @functools.cached_property
+    def accumulators(self) -> tuple[tuple[int, ...], ...]:
+        """The taps of each sum over pixels of a weight gradient: tensor cores sum for two neighbours in a row of a phase."""
+        columns, found = self.dims[2], list[tuple[int, ...]]()
+        rows = range(0, self.taps, len(columns.order))
+        for row, (first, count) in itertools.product(rows, zip(columns.first, columns.count, strict=True)):
+            found += itertools.batched(range(row + first, row + first + count), 2 if self.on_tensor_cores else 1)
+        return tuple(sorted(found))
 
     @property
     def on_tensor_cores(self) -> bool:
         """Whether tensor cores multiply, see fragments.py."""
         return self.itemsize == 2
+
+    @property
+    def whole_matrices(self) -> bool:
+        """Whether sums over pixels leave the kernel as tensor cores have them, and XLA takes the blocks on their diagonals.
+
+        Of groups of one channel that would be eight numbers for each that is wanted: there the kernel takes the diagonals.
+        """
+        return self.on_tensor_cores and self.group > 1
 
     @functools.cached_property
     def column_moves(self) -> tuple[int, ...]:
@@ -297,6 +328,15 @@ class Tiling:
         consumers = self.workers(num_sms) // self.channel_blocks * self.cfg.column_warpgroups
         return consumers * (1 if self.problem.on_tensor_cores else WARPS)
 
+    def sums_shape(self, num_sms: int) -> tuple[int, ...]:
+        """The shape of a weight gradient's sums over pixels, of all parts; the bias gradient is the last.
+
+        [parts, weights, C], or [parts, accumulators, 16, C]: two matrices, from eight channels each to those of their warp.
+        """
+        p, channels = self.problem, self.channel_blocks * self.cfg.channels
+        sums = (len(p.accumulators) + p.bias, 2 * LANES) if p.whole_matrices else (p.weights + p.bias,)
+        return (self.parts(num_sms), *sums, channels)
+
     @property
     def row_tiles(self) -> int:
         """Number of tiles that the rows of an image are divided into."""
@@ -323,7 +363,7 @@ class Tiling:
     @property
     def unrolled_products(self) -> int:
         """Products of a tile that are code: a weight gradient's kernel has a loop over the places of a row, and over planes."""
-        return self._place_products if self.problem.weight_sums else self.tile_products
+        return (self._place_products if self.problem.weight_sums else self.tile_products) * self.problem.kept
 
     @functools.cached_property
     def _place_products(self) -> int:
@@ -400,7 +440,8 @@ class Tiling:
     def smem_bytes(self) -> int:
         """Bytes of shared memory, barriers included."""
         buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, self.tiles_in_ring * self.cotangent_bytes
-        reduces = self.problem.weight_sums and self.problem.on_tensor_cores
+        p = self.problem
+        reduces = p.weight_sums and p.on_tensor_cores and not p.whole_matrices
         whole = sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers)
         return whole + self.barrier_bytes + REDUCTION_BYTES * reduces
 

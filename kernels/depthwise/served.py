@@ -17,6 +17,7 @@ from ..family import (
     geometry_reasons,
     group_reasons,
     large_reasons,
+    narrow,
     series_of,
 )
 from . import legal, search, work
@@ -29,25 +30,21 @@ NAMES = {  # of operands and the result, for users to read
     "dgrad": ("the cotangent", "w", "the input gradient"),
     "wgrad": ("x", "the cotangent", "the weight gradient"),
 }
-MOST_TAPS = 128  # whose weights, or gradients, fit in registers
-
-
-def is_for(product: Product) -> bool:
-    """Whether each group has one channel on either side."""
-    return channels_of_a_group(product) == (1, 1)
+MOST_WEIGHTS = 128  # registers for weights, or gradients
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
-    if not is_for(product):
-        few = group_reasons(product, or_one=True)
-        return tuple(few or [f"a group must have one channel on either side, not {channels_of_a_group(product)}"])
+    if not narrow(product):
+        return tuple(group_reasons(product) or [f"there must be groups, of few channels, not {_groups(product)}"])
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
     fusion = _gradient_reasons(product) if product.role == "wgrad" else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
-    if (taps := math.prod(product.spec.kernel_spatial)) > MOST_TAPS:
-        found.append(f"a channel must have at most {MOST_TAPS} weights, not {taps}: they stay in registers")
     return tuple(found or _size_reasons(product))
+
+
+def _groups(product: Product) -> str:
+    return f"{product.spec.groups} of {channels_of_a_group(product)}"
 
 
 def _gradient_reasons(product: Product) -> list[str]:
@@ -68,6 +65,8 @@ def _size_reasons(product: Product) -> list[str]:
         which = "some taps never meet" if weight_sums else "no tap ever meets"
         return [f"{which} the input in spatial dimensions {idle}"]
     problem = Problem.of(product)
+    if (kept := problem.taps * problem.kept) > MOST_WEIGHTS:
+        return [f"weights stay in registers: they must take at most {MOST_WEIGHTS} of a thread, not {kept}"]
     shaped_like_y = names[1 if weight_sums else 2]
     if large := large_reasons({names[0]: work.read_elements(problem), shaped_like_y: work.stored_elements(problem)}):
         return large
@@ -122,6 +121,7 @@ def code_path(product: Product, config: Config) -> str:
     dims = problem.dims
     words = {
         f"{problem.ndim}d": True,
+        f"groups{problem.group}": problem.group > 1,
         DTYPES[product.compute_dtype]: True,
         "strided": any(d.in_stride > 1 for d in dims),
         "phased": len(problem.phases) > 1,
@@ -134,7 +134,7 @@ def code_path(product: Product, config: Config) -> str:
         "planes": config.tile_pixels[0] > 1,
         "rows": config.tile_pixels[1] > 1,
         "fragments": config.fragments > 1,
-        "batches": len(problem.column_moves) > legal.MOST_FRAGMENTS,
+        "batches": len(problem.column_moves) > problem.row_fragments,
         "chunks": config.chunk_rows > 1,
         # Tiles of a strip read chunks of the one before.
         "shared": t.tile_chunks > t.advance and config.strip_tiles > 1,
@@ -159,6 +159,7 @@ def size(product: Product) -> Size:
     problem = Problem.of(product)
     macs = work.useful_macs(problem)
     if problem.weight_sums:
-        return Size(macs, work.least_bytes(problem), macs / (problem.channels * problem.taps), 1, problem.taps)
+        pixels = macs / (problem.channels * problem.weights)
+        return Size(macs, work.least_bytes(problem), pixels, problem.group, problem.taps)
     elements = problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
-    return Size(macs, work.least_bytes(problem), 1, 1, macs / elements)
+    return Size(macs, work.least_bytes(problem), problem.group, problem.group, macs / elements / problem.group)

@@ -1,9 +1,9 @@
-"""The depthwise kernels for Hopper: a persistent, warp-specialised walk down strips of images, channel by channel.
+"""The depthwise kernels for Hopper: a persistent, warp-specialised walk down strips of images, group by group.
 
-There is no matrix product in a depthwise convolution, and little arithmetic for each byte. So a pixel should come from global
-memory once: a block walks down strips of an image. One producer warpgroup loads its input rows by TMA into a ring of slots,
-once each, and consumer warpgroups sum what is there (strips.py). Forward products and input gradients are sums over taps, for
-every pixel (pixel_sums.py); weight gradients are sums over pixels, for every tap (weight_sums.py).
+There is no large matrix product in groups of few channels, and little arithmetic for each byte. So a pixel should come from
+global memory once: a block walks down strips of an image. One producer warpgroup loads its input rows by TMA into a ring of
+slots, once each, and consumer warpgroups sum what is there (strips.py). Forward products and input gradients are sums over
+taps, for every pixel (pixel_sums.py); weight gradients are sums over pixels, for every tap (weight_sums.py).
 """
 
 import functools
@@ -31,10 +31,10 @@ from .work import useful_macs
 def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
     """Launch the kernel of a product that `served.reasons` has nothing against. Arrays are channels first.
 
-    fprop: x (N, C, *in), w (C, 1, *kernel), b (C,) if product.bias, r (N, C, *out) if product.residual
+    fprop: x (N, C, *in), w (C, group, *kernel), b (C,) if product.bias, r (N, C, *out) if product.residual
            -> (N, C, *out) for each of product.outputs
-    dgrad: ct (N, C, *out), w (C, 1, *kernel) -> [(N, C, *in)]
-    wgrad: x (N, C, *in), ct (N, C, *out) -> [(C, 1, *kernel)], and (C,) if product.outputs has "db"
+    dgrad: ct (N, C, *out), w (C, group, *kernel) -> [(N, C, *in)]
+    wgrad: x (N, C, *in), ct (N, C, *out) -> [(C, group, *kernel)], and (C,) if product.outputs has "db"
 
     With product.models, every array has that axis first.
     """

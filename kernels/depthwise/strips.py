@@ -14,6 +14,7 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..ring import Ring
 from . import fragments
+from .fragments import Fragment
 from .operands import Views
 from .plan import CHANNELS
 from .schedule import Schedule, Strip
@@ -61,7 +62,7 @@ class Strips:
     def __init__(self, schedule: Schedule, views: Views, dtype: Any):
         self.schedule, self.views, self.dtype = schedule, views, dtype
         self.problem, self.cfg, self.tiling = schedule.problem, schedule.cfg, schedule.tiling
-        self.engine = fragments.engine(dtype, views.interpret)
+        self.engine = fragments.engine(self.problem, dtype, views.interpret)
 
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
         """The results, as the kernel stores them."""
@@ -71,7 +72,7 @@ class Strips:
         """Shared memory and barriers beside those of the ring."""
         raise NotImplementedError
 
-    def load(self, line: fragments.Line, starts: Sequence[int]) -> list[Array]:
+    def load(self, line: fragments.Line, starts: Sequence[int]) -> list[Fragment]:
         """Load the fragments of a line that begin at these pixels, as this kernel multiplies them."""
         raise NotImplementedError
 
@@ -160,12 +161,12 @@ class Strips:
 
     def load_fragments(
         self, shared: Shared, at: Lines, plane: Array | int, column: Array, moves: Sequence[int], me: Consumer
-    ) -> dict[int, Array]:
+    ) -> dict[int, Fragment]:
         """Load a row's pixels at some distances along it, 16 pixels of 32 channels each, by those distances.
 
         at, plane: the row, and its plane within the load. column: the first of 16 outputs, within the block's tile.
         """
-        stride, found, channels = self.problem.dims[2].in_stride, dict[int, Array](), mgpu.ds(me.channel, CHANNELS)
+        stride, found, channels = self.problem.dims[2].in_stride, dict[int, Fragment](), mgpu.ds(me.channel, CHANNELS)
         for box, residue in enumerate(self.tiling.residues):
 
             def line(first: int, count: int, box: int = box) -> Any:

@@ -26,8 +26,8 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..ring import Ring
 from ..scalars import unravel
-from .fragments import Line
-from .plan import CHANNELS, PIXELS, WARPS, Term
+from .fragments import Fragment, Line
+from .plan import CHANNELS, LANES, PIXELS, WARPS, Term
 from .schedule import Strip
 from .strips import Chunks, Consumer, Global, Shared, Strips
 
@@ -45,21 +45,18 @@ class _Cotangents(NamedTuple):
 class _Sums(NamedTuple):
     """The sums of a consumer: of the taps that an accumulator has together, and of the cotangent."""
 
-    taps: dict[Taps, Array]
-    bias: list[Array]  # one, or none
+    taps: dict[Taps, Fragment]
+    bias: list[Fragment]  # one, or none
 
 
 class WeightSums(Strips):
     """See above."""
 
-    def load(self, line: Line, starts: Sequence[int]) -> list[Array]:
+    def load(self, line: Line, starts: Sequence[int]) -> list[Fragment]:
         return self.engine.load_summed(line, starts)
 
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
-        sums = self.problem.taps + self.problem.bias
-        parts = self.tiling.parts(self.schedule.num_sms)
-        channels = self.tiling.channel_blocks * self.cfg.channels
-        return [jax.ShapeDtypeStruct((parts, sums, channels), jnp.float32)]
+        return [jax.ShapeDtypeStruct(self.tiling.sums_shape(self.schedule.num_sms), jnp.float32)]
 
     def own_scratch_types(self) -> list[Any]:
         stages = self.tiling.tiles_in_ring
@@ -104,10 +101,10 @@ class WeightSums(Strips):
         group, channels = self.views.channels(strip.channel)
         to.ring.acquire(slot)
         for number, phase in enumerate(self.problem.phases):
-            window = self.views.outputs.window([strip.image, *pixels], phase, group)
+            window = self.views.window(strip.image, pixels, phase, group)
             mgpu.copy_gmem_to_smem(
                 gmem.ct.at[(*window, channels)],
-                to.pixels.at[slot, number],
+                to.pixels.at[slot, number, *self.views.missing],
                 barrier=to.ring.full.at[slot],
                 oob_mode=mgpu.OOBFillMode.ZEROS,
             )
@@ -136,11 +133,8 @@ class WeightSums(Strips):
         self._store(gmem, sums, worker, me)
 
     def _no_sums(self) -> _Sums:
-        together = self.engine.together
-        rows = [terms for into in self.tiling.row_terms.values() for terms in into.values()]
-        every = {tuple(term.tap for term in some) for terms in rows for some in itertools.batched(terms, together)}
         none = self.engine.no_pixels()
-        return _Sums(dict.fromkeys(sorted(every), none), [none] * self.problem.bias)
+        return _Sums(dict.fromkeys(self.problem.accumulators, none), [self.engine.no_ones()] * self.problem.bias)
 
     def _add_tile(self, sums: _Sums, shared: Shared, strip: Strip, first: Array, ct_slot: Array, me: Consumer) -> _Sums:
         """Add the products of a tile whose chunks begin in slot `first`.
@@ -174,7 +168,7 @@ class WeightSums(Strips):
                 line = lambda first, count: cotangents.at[
                     ct_slot, phase, plane, row, mgpu.ds(column + first, count), channels
                 ]
-                (loaded[key],) = self.engine.load_summed(line, [0])
+                loaded[key] = self.engine.load_cotangent(line)
                 bias[:] = [self.engine.sum_pixels(b, [self.engine.ones()], loaded[key]) for b in bias]
             return loaded[key]
 
@@ -189,9 +183,9 @@ class WeightSums(Strips):
 
     def _add_row(
         self,
-        sums: dict[Taps, Array],
+        sums: dict[Taps, Fragment],
         into: dict[Key, list[Term]],
-        pixels: Callable[[Sequence[int]], dict[int, Array]],
+        pixels: Callable[[Sequence[int]], dict[int, Fragment]],
         cotangent: Callable[[Key], Array],
     ) -> None:
         """Add the products of an input row, in a plane that an output plane reaches.
@@ -203,8 +197,8 @@ class WeightSums(Strips):
             for some in itertools.batched(terms, self.engine.together):
                 moves, taps = tuple(term.move for term in some), tuple(term.tap for term in some)
                 joined.setdefault(moves, []).append((key, taps))
-        loaded: dict[int, Array] = {}
-        for batch in itertools.batched(sorted(joined.items()), self.engine.at_once // self.engine.together):
+        loaded: dict[int, Fragment] = {}
+        for batch in itertools.batched(sorted(joined.items()), self.engine.at_once):
             loaded |= pixels(sorted({move for moves, _ in batch for move in moves if move not in loaded}))
             for moves, products in batch:
                 xs = [loaded[move] for move in moves]
@@ -215,10 +209,19 @@ class WeightSums(Strips):
         """Store a consumer's sums, as a part of the result that no other has."""
         over_columns = lax.div(me.number, jnp.int32(self.cfg.channel_warpgroups))
         part = lax.div(worker, jnp.int32(self.tiling.channel_blocks)) * self.cfg.column_warpgroups + over_columns
-        channel = self.schedule.strip(worker, jnp.int32(0)).channel + me.channel
-        found = [(tap, self.engine.of_tap(acc, i)) for taps, acc in sums.taps.items() for i, tap in enumerate(taps)]
-        found += [(self.problem.taps, self.engine.of_tap(acc, 0)) for acc in sums.bias]
+        channels = mgpu.ds(self.schedule.strip(worker, jnp.int32(0)).channel + me.channel, CHANNELS)
+        store = functools.partial(mgpu.store, gmem.outs[0], interpret=self.views.interpret)
+        if self.problem.whole_matrices:
+            for place, acc in enumerate([*sums.taps.values(), *sums.bias]):
+                store((part, place, mgpu.ds(0, 2 * LANES), channels), acc)
+            return
+        found = [
+            (tap * self.problem.group + i, value)
+            for taps, acc in sums.taps.items()
+            for tap, of_group in zip(taps, self.engine.of_taps(acc, len(taps)), strict=True)
+            for i, value in enumerate(of_group)
+        ]
+        found += [(self.problem.weights, self.engine.of_taps(acc, 1)[0][0]) for acc in sums.bias]
         for place, value in found:
-            parts = part if value.ndim == 1 else mgpu.ds(part * WARPS, WARPS)
-            where = parts, place, mgpu.ds(channel, CHANNELS)
-            mgpu.store(gmem.outs[0], where, value, interpret=self.views.interpret)
+            parts = part if self.problem.on_tensor_cores else mgpu.ds(part * WARPS, WARPS)
+            store((parts, place, channels), value)

@@ -7,16 +7,16 @@ from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
 from .plan import CHANNELS, PIXELS, Config, Problem, Tiling, tiling
 
-# What a multiply-add costs, in multiply-adds of wgmma, which the cost model counts in; by the itemsize of operands. In 16 bits,
-# mma.sync does eight for each, since seven of eight weights are zeros, and runs at five eighths of wgmma's rate. In float32, an
-# SM does 128 a clock, and 1024 of wgmma's in TF32.
+# What the product of a pixel's channel with a tap costs, in multiply-adds of wgmma, which the cost model counts in; by the
+# itemsize of operands. In 16 bits, mma.sync does eight, with all channels of a warp, and runs at five eighths of wgmma's rate.
+# In float32, an SM does 128 a clock, where wgmma does 1024 in TF32; there is one for every channel of a group.
 TENSOR_MACS = {2: 8 * 8 / 5, 4: 8.0}
 
 
 def useful_macs(problem: Problem) -> int:
     """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
     taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
-    return problem.batch * problem.channels * math.prod(taps)
+    return problem.batch * problem.channels * problem.group * math.prod(taps)
 
 
 def result_itemsize(problem: Problem) -> int:
@@ -49,7 +49,7 @@ def _read(d: geometry.TapAxis) -> tuple[int, int]:
 
 def weight_bytes(problem: Problem) -> int:
     """Bytes of all weights, or of their gradients."""
-    return problem.channels * problem.taps * (problem.out_itemsize if problem.weight_sums else problem.itemsize)
+    return problem.channels * problem.weights * (problem.out_itemsize if problem.weight_sums else problem.itemsize)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -69,9 +69,9 @@ def chunks(t: Tiling) -> int:
 
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
-    """The multiply-adds of fragments and taps that the kernel issues, ragged tiles whole, padding included."""
+    """The multiply-adds of fragments, taps and groups that the kernel issues, ragged tiles whole, padding included."""
     t = tiling(problem, cfg)
-    return tiles(t) * cfg.consumers * t.tile_products * PIXELS * CHANNELS
+    return tiles(t) * cfg.consumers * t.tile_products * PIXELS * CHANNELS * problem.group
 
 
 def loaded_bytes(problem: Problem, cfg: Config) -> int:
@@ -83,8 +83,7 @@ def loaded_bytes(problem: Problem, cfg: Config) -> int:
 
 def partial_bytes(t: Tiling, gpu: Gpu) -> int:
     """Bytes of the partial sums of a weight gradient, of all consumers."""
-    sums = (t.problem.taps + t.problem.bias) * t.problem.weight_sums
-    return t.parts(gpu.num_sms) * sums * t.channel_blocks * t.cfg.channels * 4
+    return math.prod(t.sums_shape(gpu.num_sms)) * 4 * t.problem.weight_sums
 
 
 def copied_bytes(problem: Problem) -> tuple[int, int]:
@@ -122,7 +121,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     strips = -(-t.strips // workers)
     loaded = chunks(t) / tiles(t)  # chunks: a strip's first tile loads more
     result = 0 if problem.weight_sums else cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
-    fragments = t.tile_fragments + t.staged_pixels // PIXELS * problem.weight_sums
+    fragments = t.tile_fragments * problem.kept + t.staged_pixels // PIXELS * problem.weight_sums
     return Work(
         itemsize=problem.itemsize,
         mma_warpgroups=cfg.consumers,
@@ -134,7 +133,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         ctas_per_sm=on_an_sm,
         rounds=((strips * min(cfg.strip_tiles, t.row_tiles), 1),),
         all_steps=tiles(t),
-        macs=int(t.issued_products * PIXELS * CHANNELS * TENSOR_MACS[problem.itemsize]),
+        macs=int(t.issued_products * PIXELS * CHANNELS * problem.kept * TENSOR_MACS[problem.itemsize]),
         operand_bytes=fragments * PIXELS * CHANNELS * problem.itemsize,
         pixel_bytes=int(loaded * t.slot_bytes) + t.cotangent_bytes,
         weight_bytes=0,
@@ -142,7 +141,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         copies=math.ceil(loaded) * len(t.residues) + len(problem.phases) * problem.weight_sums,
         taps=1,
         pixel_readers=1,
-        kept_bytes=0 if problem.weight_sums else problem.taps * cfg.channels * problem.itemsize,
+        kept_bytes=0 if problem.weight_sums else problem.weights * cfg.channels * problem.itemsize,
         chunks=1,
         elements=t.staged_pixels * CHANNELS / WARPGROUP * problem.outputs,
         stored_bytes=result * (problem.outputs + problem.residual),

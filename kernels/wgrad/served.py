@@ -24,7 +24,7 @@ OUTPUTS = (("dw",), ("dw", "db"))
 
 def is_for(product: Product) -> bool:
     """Whether groups are large enough to be matrix products."""
-    return not group_reasons(product, or_one=False)
+    return not group_reasons(product)
 
 
 def reasons(product: Product) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def _type_reasons(product: Product) -> list[str]:
 
 
 def _geometry_reasons(product: Product) -> list[str]:
-    found, problem = [*geometry_reasons(product), *group_reasons(product, or_one=False)], Problem.of(product)
+    found, problem = [*geometry_reasons(product), *group_reasons(product)], Problem.of(product)
     if not (problem.walkable or problem.transpose().walkable):
         found.append("strides and input dilations leave several phases of x and of its cotangent")
     return found

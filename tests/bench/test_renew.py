@@ -108,6 +108,34 @@ def test_names_comments_and_debug_lines_do_not_count():
     assert instructions.of_text(ptx.replace(", 8", ", 16")) != instructions.of_text(ptx)
 
 
+def host_code(sizes, strides, described=None):
+    """The code that makes a TMA descriptor of an array of these sizes, which has been described with other axes, perhaps."""
+    axes = described or sizes
+    kind = f"{{ ptr, ptr, i64, [{len(axes)} x i64] }}"
+    fields = [("ptr %4", "0"), ("ptr %4", "1"), ("i64 0", "2"), *((f"i64 {n}", f"3, {i}") for i, n in enumerate(axes))]
+    lines = ["define i32 @kernel(ptr %0, ptr %1, ptr %2) {", "  %4 = load ptr, ptr %2, align 8"]
+    for n, (value, place) in enumerate(fields, 5):
+        lines.append(f"  %{n} = insertvalue {kind} {'undef' if n == 5 else f'%{n - 1}'}, {value}, {place}")
+    n = 5 + len(fields)
+    lines += [f"  %{n} = extractvalue {kind} %{n - 1}, 1", f"  %{n + 1} = ptrtoint ptr %{n} to i64"]
+    lines += [f"  %{n + 2} = inttoptr i64 %{n + 1} to ptr", f"  %{n + 3} = alloca [{len(sizes) * 2} x i64], align 8"]
+    lines += [f"  store i64 {size}, ptr %{n + 3}, align 4" for size in (*sizes, *strides)]
+    return "\n".join([*lines, f"  call void @mosaic_gpu_init_tma_desc(ptr %{n + 2}, ptr %{n + 3})", "  ret i32 0", "}"])
+
+
+def test_how_the_host_describes_an_array_does_not_count_but_what_tma_gets_does():
+    code = host_code((8, 64), (512, 64))
+    assert instructions.of_text(host_code((8, 64), (512, 64), described=(1, 8, 1, 64))) == instructions.of_text(code)
+    others = [
+        host_code((8, 32), (512, 64)),
+        host_code((8, 64), (512, 32)),
+        code.replace("ptr %2, align", "ptr %1, align"),
+    ]
+    assert len({instructions.of_text(text) for text in (code, *others)}) == 4
+    taken_out = code.replace("%8, 1", "%8, 0")  # of what is another argument then
+    assert instructions.of_text(taken_out.replace("ptr %4, 0", "ptr %1, 0")) != instructions.of_text(code)
+
+
 def test_a_record_that_lists_no_kernels_is_not_renewed():
     found, why = renew.renewed(ran())
     assert found.sources == (OLD,)

@@ -174,7 +174,7 @@ def run(
         cost=cost,
         interpret=interpret,
     )(x, *rows)
-    return [channels_first(y.reshape(pixels.shape), None)]
+    return [channels_first(y.reshape(*pixels.shape[:-2], -1), None)]
 
 
 def _body(

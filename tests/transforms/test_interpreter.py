@@ -234,7 +234,7 @@ def test_strict_raises_for_the_product_without_a_kernel_with_every_reason(runs):
 
 
 def test_strict_lists_all_reasons():
-    x, w = jnp.ones((1, 8, 7)), jnp.ones((8, 4, 65))
+    x, w = jnp.ones((1, 6, 7)), jnp.ones((6, 3, 65))
     with pytest.raises(pc.UnsupportedError) as caught:
         pc.conv(x, w, groups=2, padding=32, precision="highest", implementation="interpret")
     assert len(caught.value.reasons) == 3
@@ -254,7 +254,7 @@ def test_strict_mosaic_raises_on_a_cpu():
 
 
 def test_unserved_products_fall_to_xla(runs):
-    f = lambda x, w, b: pc.conv(x, w[:, :4], b, groups=2, implementation=PREFERENCE)
+    f = lambda x, w, b: pc.conv(x[:, :6], w[:6, :3], b[:6], groups=2, implementation=PREFERENCE)
     f(*BF16)
     assert not runs
     assert [p.implementation for p in pc.explain(f, *BF16)] == ["xla"]

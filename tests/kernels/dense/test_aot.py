@@ -110,7 +110,7 @@ UNSERVED = {
         "convnext_s1", "convnext_s3", "convnext_s1_f32", "effnet_dw3", "effnet_dw3_f16", "effnet_dw5_s2", "replknet_31",
         "x3d_dw", "mamba_k4", "mamba_k4_f32", "conformer_k31",
     ),
-    "groups of four channels": ("resnext_g32",),
+    "groups of four channels: the same": ("resnext_g32",),
 }  # fmt: skip
 
 SUITE = served(DENSE)

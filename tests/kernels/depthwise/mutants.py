@@ -75,6 +75,30 @@ WEIGHT_ADDS = Case(
     Config((1, 1, 32), 1, 2, column_warpgroups=2),
     num_sms=2,
 )
+GROUPS = Case(
+    "depthwise mutant of groups of two channels",
+    depthwise("fprop", 2, 24, (3, 17), 3, 1, 1, group=2),
+    Config((1, 2, 16), 1, 2, stages=6),
+    num_sms=2,
+)
+WEIGHTS_OF_GROUPS = Case(
+    "depthwise mutant of a weight gradient of groups of four channels",
+    depthwise("wgrad", 2, 24, (3, 17), 3, 1, 1, group=4, outputs=("dw", "db")),
+    Config((1, 2, 16), 1, 2, stages=6),
+    num_sms=2,
+)
+ADDS_OF_GROUPS = Case(
+    "depthwise mutant of groups of four channels in float32",
+    depthwise("dgrad", 2, 24, (3, 17), 3, 1, 1, group=4, dtype="float32"),
+    Config((1, 1, 16), 1, 2),
+    num_sms=2,
+)
+WEIGHT_ADDS_OF_GROUPS = Case(
+    "depthwise mutant of a weight gradient of groups of two channels in float32",
+    depthwise("wgrad", 2, 24, (3, 17), 3, 1, 1, group=2, dtype="float32"),
+    Config((1, 1, 16), 1, 2),
+    num_sms=2,
+)
 
 
 def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from tests.kernels.cases import Case
 MOST_MACS = 1_500_000  # that the interpreter does in seconds
 
 
-def depthwise(role: str, batch: int, channels: int, *args, **kwargs) -> Product:
-    """A product of as many groups as channels, see `configured.product`."""
-    return cases.product(role, batch, (channels, channels), *args, groups=channels, **kwargs)
+def depthwise(role: str, batch: int, channels: int, *args, group: int = 1, **kwargs) -> Product:
+    """A product of groups of one channel or a few, see `configured.product`."""
+    return cases.product(role, batch, (channels, channels), *args, groups=channels // group, **kwargs)
 
 
 def some_product(rng: random.Random) -> Product:
@@ -28,7 +28,7 @@ def some_product(rng: random.Random) -> Product:
         )
         each = lambda lo, hi, nd=nd: tuple(rng.randint(lo, hi) for _ in range(nd))
         pair = lambda lo, hi: (rng.randint(lo, hi), rng.randint(lo, hi))
-        dtype, fused = pick(("bfloat16", "bfloat16", "float16", "float32")), {}
+        dtype, fused, group = pick(("bfloat16", "bfloat16", "float16", "float32")), {}, pick((1, 1, 1, 2, 4, 8))
         if role == "fprop":
             fused = {
                 "bias": pick((True, False)),
@@ -41,7 +41,7 @@ def some_product(rng: random.Random) -> Product:
         p = depthwise(
             role,
             rng.randint(1, 3),
-            rng.randint(1, pick((12, 80))),
+            rng.randint(1, pick((12, 80)) // group) * group,
             each(1, (90, 20, 7)[nd - 1]),
             each(1, pick((3, 5, (20, 7, 4)[nd - 1]))),
             stride=pick((1, 1, each(1, 3))),
@@ -51,6 +51,7 @@ def some_product(rng: random.Random) -> Product:
             models=pick((None, None, 2, 3)),
             dtype=dtype,
             out_dtype=pick((dtype, "float32")),
+            group=group,
             **fused,
         )
         if p.in_channels > 1 and not served.reasons(p):

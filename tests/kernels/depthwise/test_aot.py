@@ -31,6 +31,14 @@ LAYERS = {  # of kinds that the suite does not have
     "transposed_weight_gradient": depthwise("wgrad", 32, 64, (56, 56), 4, 1, 2, input_dilation=2, outputs=("dw", "db")),
     "float32_weight_gradient": depthwise("wgrad", 32, 64, (56, 56), 7, 1, 3, dtype="float32", outputs=("dw", "db")),
     "models": depthwise("fprop", 8, 24, (28, 28), 3, 1, 1, models=4, bias=True),
+    "groups_of_two": depthwise("fprop", 32, 96, (56, 56), 5, 1, 2, group=2, **FUSED),
+    "groups_of_eight": depthwise("wgrad", 32, 96, (56, 56), 5, 1, 2, group=8, outputs=("dw", "db")),
+    "volume_of_groups_of_four": depthwise("wgrad", 8, 96, (16, 28, 28), 3, 1, 1, group=4, outputs=("dw", "db")),
+    "float32_groups_of_four": depthwise("fprop", 32, 96, (56, 56), 5, 1, 2, group=4, dtype="float32", **FUSED),
+    "float32_groups_of_eight": depthwise(
+        "wgrad", 32, 96, (56, 56), 3, 1, 1, group=8, dtype="float32", outputs=("dw", "db")
+    ),
+    "float32_groups_of_two": depthwise("dgrad", 8, 96, (16, 28, 28), 3, 2, 1, group=2, dtype="float32"),
 }
 
 
@@ -43,7 +51,7 @@ def check(product: Product, cfg: Config) -> None:
     assert loads in used.ptx
 
 
-IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "convnext_s1/w", "mamba_k4_f32/w"}
+IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "convnext_s1/w", "mamba_k4_f32/w", "resnext_g32/f"}
 
 
 def test_every_depthwise_layer_of_the_suite_but_those_of_many_taps_has_a_kernel():
@@ -56,6 +64,7 @@ def test_every_depthwise_layer_of_the_suite_but_those_of_many_taps_has_a_kernel(
         "mamba_k4",
         "conformer_k31",
         "x3d_dw",
+        "resnext_g32",
     } <= layers
     assert "replknet_31" not in layers
     assert set(SUITE) >= IN_CI

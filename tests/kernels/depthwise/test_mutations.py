@@ -13,15 +13,19 @@ from pallas_conv.kernels.depthwise.weight_sums import WeightSums
 from pallas_conv.kernels.ring import Ring
 from tests.kernels.depthwise.mutants import (
     ADDS,
+    ADDS_OF_GROUPS,
     CHANNELS,
     FLIPPED,
+    GROUPS,
     MUTANT,
     PHASES,
     PLANES,
     RESIDUAL,
     WEIGHT_ADDS,
+    WEIGHT_ADDS_OF_GROUPS,
     WEIGHTS,
     WEIGHTS_OF_COLUMNS,
+    WEIGHTS_OF_GROUPS,
     WEIGHTS_OF_PHASES,
     drop_a_tap,
     release_before_summing,
@@ -218,10 +222,44 @@ def test_a_cotangent_that_is_overwritten_while_it_is_read(monkeypatch):
 
 
 def test_the_gradient_of_another_tap_is_wrong(monkeypatch):
-    of_tap = fragments.TensorCores.of_tap
-    monkeypatch.setattr(fragments.TensorCores, "of_tap", lambda self, acc, i: of_tap(self, acc, 1 - i))
+    of_taps = fragments.TensorCores.of_taps
+    backwards = lambda self, acc, count: of_taps(self, acc, 2)[::-1][:count]
+    monkeypatch.setattr(fragments.TensorCores, "of_taps", backwards)
     with WRONG:
         prove(WEIGHTS)
+
+
+# Groups of several channels.
+
+
+def test_weights_of_the_next_group_are_wrong(monkeypatch):
+    weights = depthwise_operands.Views.weights
+    monkeypatch.setattr(
+        depthwise_operands.Views, "weights", lambda self, w: jnp.roll(weights(self, w), self.problem.group, axis=-1)
+    )
+    with WRONG:
+        prove(GROUPS)
+
+
+def test_gradients_of_the_next_group_are_wrong(monkeypatch):
+    blocks = depthwise_operands.Views._blocks
+    next_ones = lambda sums, group: jnp.roll(sums.reshape(len(sums), 2, 8, -1), group, axis=2).reshape(sums.shape)
+    monkeypatch.setattr(
+        depthwise_operands.Views, "_blocks", lambda self, sums: blocks(self, next_ones(sums, self.problem.group))
+    )
+    with WRONG:
+        prove(WEIGHTS_OF_GROUPS)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("case", [ADDS_OF_GROUPS, WEIGHT_ADDS_OF_GROUPS], ids=str)
+def test_another_channel_of_a_group_in_float32_is_wrong(monkeypatch, case):
+    load = fragments.MultiplyAdds._load
+    monkeypatch.setattr(
+        fragments.MultiplyAdds, "_load", lambda self, line, starts, i: load(self, line, starts, (i + 1) % self.group)
+    )
+    with WRONG:
+        prove(case)
 
 
 @pytest.mark.extended

@@ -31,7 +31,7 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ({"activation": "mish"}, "not fused"),
         ({"size": (9, 9, 9, 9), "kernel": 2}, "1 to 3 spatial dimensions"),
         ({"kernel": (65, 1), "size": (70, 70)}, "64 a side"),
-        ({"kernel": 12, "size": (20, 20)}, "at most 128 weights, not 144"),
+        ({"kernel": 12, "size": (20, 20)}, "at most 128 of a thread, not 144"),
         ({"kernel": 1, "input_dilation": 2, "stride": 2, "padding": 1}, "no tap ever meets"),
         ({"batch": 0}, "x is empty"),
         ({"size": (2, 9)}, "y is empty"),
@@ -43,6 +43,8 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
             "no tile fits on an SM; of the smallest one, cfg.stages",
         ),
         ({"channels": 12, "models": 3}, "models of 12 channels would share"),
+        ({"channels": 12, "models": 3, "group": 4}, "models of 12 channels would share"),
+        ({"kernel": 5, "group": 8, "dtype": "float32"}, "at most 128 of a thread, not 200"),
     ],
 )
 def test_each_reason(changes, words):
@@ -52,14 +54,14 @@ def test_each_reason(changes, words):
 
 @pytest.mark.parametrize(
     "channels",
-    [(64, 128, 64), (64, 64, 32), (64, 32, 32), (64, 64, 1)],
-    ids=["multiplier", "pairs", "two in one", "dense"],
+    [(64, 128, 64), (63, 63, 21), (64, 32, 32), (64, 64, 1), (8, 8, 1), (64, 64, 4)],
+    ids=["multiplier", "threes", "two in one", "dense", "few channels", "large groups"],
 )
 def test_groups_of_other_channels_are_refused_for_that_alone(channels):
     c, o, groups = channels
     found = served.reasons(cases.product("fprop", 2, (c, o), (9, 9, 9, 9), 3, groups=groups, dtype="float64"))
     assert len(found) == 1
-    assert "must have one channel on either side" in found[0] or "on either side, or one, not" in found[0]
+    assert "there must be groups, of few channels" in found[0] or "or 1, 2, 4 or 8 on both, not" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,12 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
         {"dtype": "float16"},
         {"out_dtype": "float32"},
         {"channels": 3},
+        {"group": 2},
+        {"group": 4, "role": "dgrad", "stride": 2},
+        {"group": 8, "role": "wgrad", "outputs": ("dw", "db"), "kernel": 7, "padding": 3},
+        {"group": 4, "kernel": 5, "dtype": "float32", "precision": "highest"},
+        {"group": 8, "role": "wgrad", "dtype": "float32"},
+        {"group": 8, "channels": 24, "models": 2, "bias": True},
         {"channels": 12, "models": 3, "dtype": "float32"},
         {"channels": 128, "size": (20, 20), "kernel": 11},
         {"channels": 128, "size": (400,), "kernel": 64, "bias": True},

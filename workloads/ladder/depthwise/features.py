@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable
 
 from pallas_conv.kernels.depthwise import work
-from pallas_conv.kernels.depthwise.legal import MOST_FRAGMENTS
 from pallas_conv.kernels.depthwise.plan import Config, Problem, Tiling, tiling
 
 from ...configured import Case
@@ -78,7 +77,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: input gradient": lambda w: w.case.product.role == "dgrad",
     "depthwise: weight gradient": lambda w: w.problem.weight_sums,
     "depthwise: bias gradient": lambda w: w.problem.bias,
-    "depthwise: many taps a row": lambda w: len(w.problem.column_moves) > MOST_FRAGMENTS,
+    "depthwise: many taps a row": lambda w: len(w.problem.column_moves) > w.problem.row_fragments,
     "depthwise: strided": lambda w: any(d.in_stride > 1 for d in w.problem.dims),
     "depthwise: phases": lambda w: len(w.problem.phases) > 1,
     "depthwise: phases without taps": lambda w: any(0 in d.count for d in w.problem.dims),
@@ -90,6 +89,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: several planes a tile": lambda w: w.cfg.tile_pixels[0] > 1,
     "depthwise: float32": lambda w: w.case.product.compute_dtype == "float32",
     "depthwise: float16": lambda w: w.case.product.compute_dtype == "float16",
+    "depthwise: groups of several channels": lambda w: w.problem.group > 1,
 }
 
 

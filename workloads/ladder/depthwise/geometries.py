@@ -1,4 +1,4 @@
-"""The highest rungs of depthwise convolutions: long kernels, strides, phases, dilations, models, dimensions, dtypes."""
+"""The highest rungs of depthwise convolutions: long kernels, strides, phases, dilations, models, dimensions, dtypes, groups."""
 
 from pallas_conv.kernels.depthwise.plan import Config
 
@@ -168,5 +168,37 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise dw, float16, 5x5, float32 result, bias",
              wgrad(2, 24, (9, 21), 5, 1, 2, dtype="float16", out_dtype="float32", outputs=("dw", "db")),
              Config((1, 2, 16), 2, 3, stages=6), num_sms=2, extended=True),
+    )),
+    Rung("depthwise: groups of several channels", (
+        Case("groups of two, one tile", fprop(1, 32, (1, 16), 1, group=2), Config((1, 1, 16), stages=2), num_sms=1,
+             extended=True),
+        Case("groups of eight, float32, 1-D, nine taps, bias",
+             fprop(2, 24, (50,), 9, 1, 4, group=8, dtype="float32", bias=True),
+             Config((1, 1, 32), stages=2), num_sms=2, extended=True),
+        Case("groups of four, 3x3, bias, silu", fprop(2, 40, (5, 19), 3, 1, 1, group=4, bias=True, activation="silu"),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2),
+        Case("groups of four dx, 3x3 s2, two models", dgrad(2, 24, (9, 35), 3, 2, 1, group=4, models=2),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
+        Case("groups of two dx, 3-D, 3x2x3 s2x1x2, 20 channels",
+             dgrad(1, 20, (7, 5, 35), (3, 2, 3), (2, 1, 2), (1, 0, 1), group=2), Config((2, 2, 16), 1, 3, stages=5),
+             num_sms=2, extended=True),
+        Case("groups of two dx, float32, 5x3, 38 channels",
+             dgrad(2, 38, (9, 21), (5, 3), 1, (2, 1), group=2, dtype="float32"),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
+        Case("groups of eight dw, float16, three models of 16 channels",
+             wgrad(2, 16, (5, 19), 3, 1, 1, group=8, models=3, dtype="float16"),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2), num_sms=2, extended=True),
+        Case("groups of eight, 3x3 s2, 40 channels, bias, residual, relu, both outputs",
+             fprop(2, 40, (9, 37), 3, 2, 1, group=8, bias=True, residual=True, activation="relu", outputs=("y", "z")),
+             Config((1, 2, 16), 2, 2, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
+        Case("groups of two dw, transposed k4 s2, bias",
+             wgrad(2, 40, (5, 19), 4, 1, 2, input_dilation=2, group=2, outputs=("dw", "db")),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=6), num_sms=2, extended=True),
+        Case("groups of four dw, 5x4 s2x3, two consumers of columns, bias",
+             wgrad(3, 24, (11, 40), (5, 4), (2, 3), ((2, 1), (0, 3)), group=4, outputs=("dw", "db")),
+             Config((1, 2, 16), 4, 2, column_warpgroups=2, stages=3), num_sms=2, extended=True),
+        Case("groups of four dw, float32, 5x3, 36 channels, bias",
+             wgrad(2, 36, (9, 37), (5, 3), 1, (2, 1), group=4, dtype="float32", outputs=("dw", "db")),
+             Config((1, 2, 32), 2, 3, column_warpgroups=2, stages=5), num_sms=2, extended=True),
     )),
 )

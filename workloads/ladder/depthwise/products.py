@@ -1,4 +1,4 @@
-"""Short names for depthwise products: as many groups as channels."""
+"""Short names for products of groups of few channels: by default of one."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from pallas_conv.spec import Product
 from ...configured import product
 
 
-def fprop(batch: int, channels: int, *args: Any, **kwargs: Any) -> Product:
+def fprop(batch: int, channels: int, *args: Any, group: int = 1, **kwargs: Any) -> Product:
     """A forward product, see `configured.product`."""
-    return product("fprop", batch, (channels, channels), *args, groups=channels, **kwargs)
+    return product("fprop", batch, (channels, channels), *args, groups=channels // group, **kwargs)
 
 
-def dgrad(batch: int, channels: int, *args: Any, **kwargs: Any) -> Product:
+def dgrad(batch: int, channels: int, *args: Any, group: int = 1, **kwargs: Any) -> Product:
     """An input gradient."""
-    return product("dgrad", batch, (channels, channels), *args, groups=channels, **kwargs)
+    return product("dgrad", batch, (channels, channels), *args, groups=channels // group, **kwargs)
 
 
-def wgrad(batch: int, channels: int, *args: Any, **kwargs: Any) -> Product:
+def wgrad(batch: int, channels: int, *args: Any, group: int = 1, **kwargs: Any) -> Product:
     """A weight gradient."""
-    return product("wgrad", batch, (channels, channels), *args, groups=channels, **kwargs)
+    return product("wgrad", batch, (channels, channels), *args, groups=channels // group, **kwargs)
