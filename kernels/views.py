@@ -1,4 +1,9 @@
-"""Arrays as TMA sees them: strided axes as two, whole 16 bytes, boxes that may lie outside of an array."""
+"""Arrays as TMA sees them: strided axes as two, whole 16 bytes, boxes that may lie outside of an array.
+
+Pixels and results are [N, *space, G, C], and [N, *space, C] of one group: XLA lays these out as its own convolutions' without a
+reshape. Next to one, it computes cheap functions twice, relu say, to fuse them with the reshape, and has to keep what they are
+computed from: in the training step of a ResNet, a sixth of all memory.
+"""
 
 import dataclasses
 import itertools
@@ -48,6 +53,11 @@ def reordered(w: Array, axis: int, order: tuple[int, ...]) -> Array:
     return jnp.concatenate([lax.slice_in_dim(w, t, t + 1, axis=axis) for t in order], axis)
 
 
+def of_several(groups: int, value: Any) -> tuple[Any, ...]:
+    """A size or an index of the axis of groups, where there is one."""
+    return (value,) if groups > 1 else ()
+
+
 def lines(box: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
     """The first flat pixel, and the index, of every line of pixels in a box."""
     return [(i * box[-1], index) for i, index in enumerate(itertools.product(*map(range, box[:-1])))]
@@ -85,12 +95,14 @@ class PixelBoxes:
     """Boxes of pixels of an array [N, *in, G, C], as taps read them: moved by a tap's distance, and of every stride-th pixel.
 
     images     N
+    groups     G
     one_image  whether an integer picks the image of a box of one: TMA has five dimensions, and three spatial ones leave none
                for it
     """
 
     images: int
     dims: tuple[TapAxis, ...]
+    groups: int
     one_image: bool
     interpret: bool
 
@@ -112,19 +124,27 @@ class PixelBoxes:
         return box[1:] if self.one_image else box
 
     def view(self, x: Array) -> Array:
-        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder."""
-        space = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
-        x = pad(x, [(0, 0), *space, (0, 0), (0, unaligned(x.shape[-1], x.dtype))])
-        return x.reshape(x.shape[0], *split_strides(x.shape[1:-2], [d.in_stride for d in self.dims]), *x.shape[-2:])
+        """[N, *in, G, C] -> [N, *(in / stride, stride), G, C]: a strided dimension becomes quotient and remainder.
+
+        One group has no axis.
+        """
+        missing = [(lead * d.in_stride, -d.in_size % d.in_stride) for lead, d in zip(self.lead, self.dims, strict=True)]
+        x = pad(x, [(0, 0), *missing, (0, 0), (0, unaligned(x.shape[-1], x.dtype))])
+        space = split_strides(x.shape[1:-2], [d.in_stride for d in self.dims])
+        return x.reshape(x.shape[0], *space, *of_several(self.groups, self.groups), x.shape[-1])
 
     def at(
         self,
         first: Sequence[Array],
         moves: Sequence[Array],
         extents: tuple[int, ...],
+        group: Any,
         in_range: Any = True,
     ) -> tuple[Any, ...]:
-        """Indices in the view of the box that a tap reads for the outputs from (image, *rows) on, at these distances."""
+        """Indices in the view of the box that a tap reads for the outputs from (image, *rows) on, at these distances.
+
+        All but those of the channels.
+        """
         quotients, remainders = [], []
         for move, d, lead in zip(moves, self.dims, self.lead, strict=True):
             quotient = floor_div(move, d.in_stride, min(d.offset))
@@ -135,7 +155,7 @@ class PixelBoxes:
         sizes = (self.images, *(d.in_rows + lead for d, lead in zip(self.dims, self.lead, strict=True)))
         past_end = tuple(size + reach for size, reach in zip(sizes, (0, *self.reach), strict=True))
         images, *window = box_at([image, *pixels], extents, sizes, past_end, in_range, self.one_image)
-        return (images, *interleave(window, remainders))
+        return (images, *interleave(window, remainders), *of_several(self.groups, group))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,32 +176,28 @@ class ResultBoxes:
     def shape(self) -> tuple[int, ...]:
         """The shape in global memory: [N, *(rows, out_stride), G, K], whole phases, and K in whole 16 bytes.
 
-        One group has no axis: XLA would move its removal behind what follows, into fusions that then write more arrays.
+        One group has no axis.
         """
         rows = split_strides([d.rows * d.out_stride for d in self.dims], [d.out_stride for d in self.dims])
         channels = self.channels + unaligned(self.channels, self.dtype)
-        return (self.images, *rows, *self._of_several(self.groups), channels)
-
-    def _of_several(self, group: Any) -> tuple[Any, ...]:
-        """A size or an index of the axis of groups, if there is one."""
-        return (group,) if self.groups > 1 else ()
+        return (self.images, *rows, *of_several(self.groups, self.groups), channels)
 
     def whole(self, r: Array) -> Array:
         """[N, *out, G, K] -> shape."""
         space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
         r = r if self.groups > 1 else r.reshape(*r.shape[:-2], -1)
-        groups = self._of_several((0, 0))
+        groups = of_several(self.groups, (0, 0))
         return pad(r, [(0, 0), *space, *groups, (0, self.shape[-1] - self.channels)]).reshape(self.shape)
 
     def window(self, pixels: Sequence[Any], phase: Sequence[Any], group: Any) -> tuple[Any, ...]:
         """Indices of a box, (images, *rows) of a phase, but for channels."""
         images, *rows = pixels
         remainders = [(p,) if d.out_stride > 1 else () for d, p in zip(self.dims, phase, strict=True)]
-        return (images, *interleave(rows, remainders), *self._of_several(group))
+        return (images, *interleave(rows, remainders), *of_several(self.groups, group))
 
     def result(self, out: Array) -> Array:
         """shape -> [N, *out, G K]."""
-        groups = self._of_several(self.groups)
+        groups = of_several(self.groups, self.groups)
         out = out.reshape(self.images, *(d.rows * d.out_stride for d in self.dims), *groups, out.shape[-1])
         out = out[(slice(None), *(slice(d.out_size) for d in self.dims), ..., slice(self.channels))]
         return out.reshape(*out.shape[:-2], -1) if groups else out

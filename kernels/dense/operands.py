@@ -61,7 +61,7 @@ class Views:
     def pixels(self) -> PixelBoxes:
         """The pixels, [N, *in, G, C]."""
         one_image = len(self.dims) == 3 and self.cfg.tile_pixels[0] == 1
-        return PixelBoxes(self.problem.batch, self.dims, one_image, self.interpret)
+        return PixelBoxes(self.problem.batch, self.dims, self.problem.groups, one_image, self.interpret)
 
     def weights(self, w: Array) -> Array:
         """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""

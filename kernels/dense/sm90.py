@@ -269,8 +269,9 @@ class _Kernel:
         channels = mgpu.ds(c * cfg.tile_k, cfg.tile_k)
         for load in range(tiling.pixel_loads):
             moves = self._moves(tile, self._of_halo(taps, load))
-            window = self.views.pixels.at(firsts[0 if cfg.halo else load], moves, tiling.load_pixels, in_range)
-            copy(gmem.x.at[(*window, tile.group, channels)], shared.a_tma.at[slot, u, load])
+            first = firsts[0 if cfg.halo else load]
+            window = self.views.pixels.at(first, moves, tiling.load_pixels, tile.group, in_range)
+            copy(gmem.x.at[(*window, channels)], shared.a_tma.at[slot, u, load])
         for r in range(0 if cfg.resident else tiling.halo_taps):
             copy(
                 gmem.w.at[

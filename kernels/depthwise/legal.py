@@ -12,6 +12,8 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     tile, stride = cfg.tile_pixels, problem.dims[1].in_stride
     if len(tile) != 3 or min(tile) < 1 or tile[2] % PIXELS:
         return f"{cfg.tile_pixels=} must be (planes, rows, columns), and columns a multiple of {PIXELS}"
+    if any(extent > 1 for extent in tile[: 3 - problem.ndim]):
+        return f"{cfg.tile_pixels=} must be 1 in the {3 - problem.ndim} dimensions that the convolution has not"
     if min(cfg.chunk_rows, cfg.strip_tiles, cfg.channel_warpgroups, cfg.column_warpgroups) < 1:
         return "chunk_rows, strip_tiles and warpgroups must be at least 1"
     if cfg.ctas_per_sm not in (1, 2):

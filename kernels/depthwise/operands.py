@@ -61,47 +61,36 @@ class Views:
 
     @property
     def dims(self) -> tuple[TapAxis, ...]:
-        return self.problem.dims
+        """The dimensions that the convolution has, of (planes, rows, columns) the last ones."""
+        return self.problem.dims[3 - self.problem.ndim :]
 
     @functools.cached_property
     def pixels(self) -> PixelBoxes:
-        """The pixels, [N, planes, rows, columns, G, C / G], in boxes of every plane and row, and of every stride-th column."""
-        planes, rows, columns = self.dims
-        whole = (dataclasses.replace(d, in_stride=1) for d in (planes, rows))
-        return PixelBoxes(self.problem.batch, (*whole, columns), one_image=True, interpret=self.interpret)
+        """The pixels, [N, *in, C], in boxes of every plane and row, and of every stride-th column."""
+        *others, columns = self.dims
+        dims = *(dataclasses.replace(d, in_stride=1) for d in others), columns
+        return PixelBoxes(self.problem.batch, dims, groups=1, one_image=True, interpret=self.interpret)
 
     @functools.cached_property
     def outputs(self) -> ResultBoxes:
-        """Arrays shaped like an output, [N, *out, G, C / G]: results and the residual, or the cotangent.
+        """Arrays shaped like an output, [N, *out, C]: results and the residual, or the cotangent."""
+        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.dtype)
 
-        The cotangent's channels are grouped as the pixels' are, and G is 1 for the others.
-        """
-        groups = self.groups if self.problem.weight_sums else 1
-        dims = self.dims[3 - self.problem.ndim :]
-        return ResultBoxes(self.problem.batch, dims, groups, self.problem.channels // groups, self.dtype)
+    def pixels_at(self, first: Sequence[Array], moves: Sequence[Any]) -> tuple[Any, ...]:
+        """Indices of a load of pixels but for channels. first: (image, plane, row, column), to be moved so far in space."""
+        image, *space = first
+        at = [image, *space[len(self.missing) :]]
+        distances = [jnp.asarray(move, jnp.int32) for move in moves[len(self.missing) :]]
+        return self.pixels.at(at, distances, (1, *self.tiling.load_pixels[len(self.missing) :]), 0)
 
-    def window(self, image: Array, box: Sequence[Any], phase: tuple[int, ...], group: Any) -> tuple[Any, ...]:
-        """Indices in such an array of a box (planes, rows, columns) of a phase, but for channels."""
-        missing = 3 - self.problem.ndim
-        return self.outputs.window([image, *box[missing:]], phase[missing:], group)
+    def output_at(self, image: Array, box: Sequence[Any], phase: tuple[int, ...]) -> tuple[Any, ...]:
+        """Indices of a box (planes, rows, columns) of a phase of an output but for channels."""
+        return self.outputs.window([image, *box[len(self.missing) :]], phase[len(self.missing) :], 0)
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Indices, in a box in shared memory, of the dimensions that a convolution has not."""
+        """Indices, in a box in shared memory, of the dimensions that the convolution has not: of these it has one."""
         return (0,) * (3 - self.problem.ndim)
-
-    @property
-    def whole_blocks(self) -> bool:
-        """Whether thread blocks divide the channels, so that each has a group of the pixels' own.
-
-        Then TMA fills the skew with zeros. Else it is filled with the next channels, which nobody reads.
-        """
-        return self.problem.channels % self.tiling.cfg.channels == 0
-
-    @property
-    def groups(self) -> int:
-        """The groups of pixels' channels."""
-        return self.tiling.channel_blocks if self.whole_blocks else 1
 
     def operands(self, given: Mapping[str, Array]) -> dict[str, Array]:
         """The operands in global memory, by their names."""
@@ -116,18 +105,15 @@ class Views:
 
     def input(self, x: Array) -> Array:
         """[N, *in, C] as `pixels` has it."""
-        return self.pixels.view(x.reshape(self.problem.batch, *(d.in_size for d in self.dims), self.groups, -1))
+        return self.pixels.view(x[..., None, :])
 
     def shaped_like_output(self, a: Array) -> Array:
         """[N, *out, C], the residual or the cotangent, as `outputs` has it."""
-        return self.outputs.whole(a.reshape(*a.shape[:-1], self.outputs.groups, -1))
+        return self.outputs.whole(a[..., None, :])
 
-    def channels(self, first: Array) -> tuple[Any, ...]:
-        """Indices of a thread block's channels, and of the skew, in the input and in the cotangent."""
-        block, width = self.tiling.cfg.channels, self.tiling.pixel_elements
-        if self.whole_blocks:
-            return lax.div(first, jnp.int32(block)), mgpu.ds(jnp.int32(0), width)
-        return 0, mgpu.ds(first, width)
+    def channels(self, first: Array) -> Any:
+        """A thread block's channels in the input and in the cotangent. The skew gets the next ones, which nobody reads."""
+        return mgpu.ds(first, self.tiling.pixel_elements)
 
     def weights(self, w: Array) -> Array:
         """[*kernel, group, C] -> [taps, group, C], in the order of phases and offsets, with the channels of thread blocks.
@@ -135,7 +121,7 @@ class Views:
         For tensor cores [taps, C, 8]: of every eight channels of the result a matrix, from all of which they are sums, with
         zeros beside the blocks of the groups on its diagonal.
         """
-        for i, d in enumerate(self.dims[3 - self.problem.ndim :]):
+        for i, d in enumerate(self.dims):
             w = reordered(w, i, d.order)
         w, group = self.per_channel(w.reshape(-1, *w.shape[-2:])), self.problem.group
         if not self.problem.on_tensor_cores:
@@ -157,13 +143,12 @@ class Views:
         """Partial sums as `Tiling.sums_shape` -> (C, group, *kernel) and perhaps (C,), with the models first, if any."""
         problem, models = self.problem, product.models or 1
         sums = _added(sums)[..., : problem.channels]
-        dims = self.dims[3 - problem.ndim :]
         count = len(problem.accumulators) if problem.whole_matrices else problem.weights
         dw, db = sums[:count], sums[count:]
         if problem.whole_matrices:
             dw, db = self._blocks(dw), db[:, 0]
-        dw = dw.reshape(*(len(d.order) for d in dims), problem.group, models, -1)
-        for i, d in enumerate(dims):
+        dw = dw.reshape(*(len(d.order) for d in self.dims), problem.group, models, -1)
+        for i, d in enumerate(self.dims):
             dw = reordered(dw, i, tuple(sorted(range(len(d.order)), key=d.order.__getitem__)))
         dw = jnp.moveaxis(dw, (-2, -1, -3), (0, 1, 2)).astype(product.out_dtype)
         found = [dw, *([db.reshape(models, -1)] if problem.bias else [])]

@@ -100,7 +100,7 @@ class PixelSums(Strips):
         first = strip.plane, strip.row + tile * rows, strip.column + me.column, strip.channel + me.channel
         extents = planes, rows, columns, CHANNELS
         *pixels, channels = [mgpu.ds(at, extent) for at, extent in zip(first, extents, strict=True)]
-        return (*self.views.window(strip.image, pixels, self.problem.phases[phase], 0), channels)
+        return (*self.views.output_at(strip.image, pixels, self.problem.phases[phase]), channels)
 
     def _load_residual(self, gmem: Global, staging: _Staging, strip: Strip, tile: Array, me: Consumer) -> None:
         """Load the residual, if any, into the staging buffers of the first output, once they are free."""

@@ -125,12 +125,11 @@ class Strips:
         def per_chunk(chunk: Array, slot: Array) -> Array:
             shared.ring.acquire(slot)
             for box, residue in enumerate(tiling.residues):
-                moves = [tiling.reaches[0].low, tiling.reaches[1].low + chunk * cfg.chunk_rows]
+                moves: list[Any] = [tiling.reaches[0].low, tiling.reaches[1].low + chunk * cfg.chunk_rows]
                 moves.append(tiling.first_column * columns.in_stride + residue)
-                window = self.views.pixels.at(at, [jnp.int32(m) for m in moves], (1, *tiling.load_pixels))
                 mgpu.copy_gmem_to_smem(
-                    gmem.x.at[(*window, *self.views.channels(strip.channel))],
-                    shared.pixels.at[slot, box],
+                    gmem.x.at[(*self.views.pixels_at(at, moves), self.views.channels(strip.channel))],
+                    shared.pixels.at[slot, box, *self.views.missing],
                     barrier=shared.ring.full.at[slot],
                     oob_mode=mgpu.OOBFillMode.ZEROS,
                 )

@@ -98,12 +98,11 @@ class WeightSums(Strips):
         _, *extents = self.tiling.cotangent_pixels
         first = strip.plane, strip.row + tile * self.cfg.tile_pixels[1], strip.column
         pixels = [mgpu.ds(at, extent) for at, extent in zip(first, extents, strict=True)]
-        group, channels = self.views.channels(strip.channel)
         to.ring.acquire(slot)
         for number, phase in enumerate(self.problem.phases):
-            window = self.views.window(strip.image, pixels, phase, group)
+            window = self.views.output_at(strip.image, pixels, phase)
             mgpu.copy_gmem_to_smem(
-                gmem.ct.at[(*window, channels)],
+                gmem.ct.at[(*window, self.views.channels(strip.channel))],
                 to.pixels.at[slot, number, *self.views.missing],
                 barrier=to.ring.full.at[slot],
                 oob_mode=mgpu.OOBFillMode.ZEROS,

@@ -86,11 +86,13 @@ class Views:
         """Boxes of x, [pieces E N, *in, G, C]."""
         p = self.tiling.problem
         one_image = len(p.dims) == 3 and self.tiling.cfg.step_pixels[0] == 1
-        return PixelBoxes(p.examples * p.batch * (2 if p.terms > 1 else 1), p.dims, one_image, self.interpret)
+        images = p.examples * p.batch * (2 if p.terms > 1 else 1)
+        return PixelBoxes(images, p.dims, p.groups, one_image, self.interpret)
 
     def dy(self, dy: Array) -> Array:
-        """[pieces E N, *out, G, K] with whole 16 bytes of channels."""
-        return pad(dy, [(0, 0)] * (dy.ndim - 1) + [(0, unaligned(dy.shape[-1], dy.dtype))])
+        """[pieces E N, *out, G, K] with whole 16 bytes of channels, without the axis of one group."""
+        dy = pad(dy, [(0, 0)] * (dy.ndim - 1) + [(0, unaligned(dy.shape[-1], dy.dtype))])
+        return dy if self.tiling.problem.groups > 1 else dy.reshape(*dy.shape[:-2], -1)
 
     def bias_gradient(self, sums: Array, product: Product) -> Array:
         """`Tiling.bias_shape` -> (O,), float32, with the models first if the product has any."""

@@ -35,7 +35,7 @@ from .. import mosaic as mgpu
 from ..gpu import Gpu
 from ..ring import Ring
 from ..scalars import Scalar
-from ..views import lines
+from ..views import lines, of_several
 from .legal import illegal
 from .operands import Views, channels_last, folded, pieces, with_row_outputs
 from .plan import Config, M, Problem, tiling
@@ -171,19 +171,21 @@ class _Kernel:
                     mgpu.copy_gmem_to_smem, barrier=shared.ring.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
                 )
                 images: Any = dy_image if self.views.pixels.one_image else mgpu.ds(dy_image, cfg.step_pixels[0])
-                box = (images, *(mgpu.ds(row, e) for row, e in zip(rows, cfg.step_pixels[1:], strict=True)))
+                group = of_several(schedule.problem.groups, tile.group)
+                box = (images, *(mgpu.ds(row, e) for row, e in zip(rows, cfg.step_pixels[1:], strict=True)), *group)
                 for m in range(cfg.m_warpgroups):
                     channels = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
                     copy(
-                        dy.at[(*box, tile.group, channels)],
+                        dy.at[(*box, channels)],
                         shared.dy_tma.at[slot, m],
                         collective_axes="cta" if cfg.multicast == "dy" else None,
                     )
                 for u, c in itertools.product(range(cfg.taps_per_tile), range(cfg.channel_loads)):
-                    window = self.views.pixels.at([x_image, *rows], moves[u], schedule.tiling.load_pixels)
+                    extents = schedule.tiling.load_pixels
+                    window = self.views.pixels.at([x_image, *rows], moves[u], extents, tile.group)
                     channels = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
                     copy(
-                        x.at[(*window, tile.group, channels)],
+                        x.at[(*window, channels)],
                         shared.x_tma.at[slot, u * cfg.channel_loads + c],
                         collective_axes="cta" if cfg.multicast == "x" else None,
                     )
