@@ -12,6 +12,7 @@ import pytest
 import pallas_conv as pc
 from pallas_conv import target
 from pallas_conv.kernels import families, gpu
+from workloads.models import convnext, efficientnet, mamba, resnet
 
 
 def images(*shape, dtype=jnp.bfloat16):
@@ -52,6 +53,29 @@ def test_a_layer_names_the_kernel_that_would_serve_it_and_why_it_does_not():
     text = str(pc.explain(jax.vmap(layer), images(8, 64, 28, 28), device="h100"))
     for part in ("64x28x28 -> 32x28x28", "batch 8", on_h100.kernel.name, str(on_h100.kernel.config), "doctor", "H100"):
         assert part in text
+
+
+BLOCKS = {
+    "convnext": (lambda key: convnext.Block(96, key), (96, 56, 56)),
+    "efficientnet": (lambda key: efficientnet.MBConv(24, 40, 6, 5, 2, key), (24, 56, 56)),
+    "mamba": (lambda key: mamba.Block(768, key), (1024, 768)),
+    "resnext": (lambda key: resnet.AggregatedBottleneck(256, 64, 1, key), (256, 56, 56)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_published_networks_train_by_kernels_alone(name):
+    """Their depthwise layers, and ResNeXt's groups of four channels, by the kernels for these."""
+    build, shape = BLOCKS[name]
+    half = lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a
+    block = pc.convert(jax.tree.map(half, build(jax.random.key(0))))
+    with pc.implementation("mosaic"):
+        found = pc.explain(eqx.filter_grad(loss), block, images(128, *shape), device="h100")
+    assert {plan.implementation for plan in found} == {"mosaic"}
+    grouped = {plan.product.role: plan.kernel.family.name for plan in found if plan.product.spec.groups > 1}
+    first = {"convnext"}  # whose first layer it is: nobody wants the gradient of its input
+    roles = {"fprop", "wgrad"} | ({"dgrad"} if name not in first else set())
+    assert grouped == dict.fromkeys(roles, "depthwise")
 
 
 def test_a_training_step_lists_only_the_products_somebody_needs():

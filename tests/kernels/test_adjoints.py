@@ -47,9 +47,13 @@ PRODUCTS = {
     "depthwise, one dimension, dilated": p(2, (24, 24), (40,), 5, 1, 4, 2, groups=24),
     "depthwise, three dimensions": p(1, (16, 16), (3, 4, 5), 2, (1, 2, 1), 1, groups=16),
     "depthwise, models": p(1, (16, 16), (5, 6), 3, 1, 1, groups=16, models=2),
+    "groups of two, strided": p(2, (24, 24), (9, 20), (3, 2), 2, ((0, 2), (1, 0)), groups=12),
+    "groups of four, transposed": p(2, (36, 36), (4, 9), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2, groups=9),
+    "groups of eight, models": p(1, (24, 24), (5, 6), 3, 1, 1, groups=3, models=2),
+    "groups of four, float32": dataclasses.replace(p(1, (20, 20), (7, 19), 3, 1, 1, groups=5), compute_dtype="float32"),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
-QUICK = ("transposed", "depthwise, strided, asymmetric")
+QUICK = ("transposed", "depthwise, strided, asymmetric", "groups of two, strided")
 
 
 def config(product: Product) -> Any:
