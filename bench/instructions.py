@@ -64,8 +64,9 @@ def without_descriptions(lines: Iterable[str]) -> Iterator[str]:
         else:
             if defined := _DEFINED.match(line):
                 values[defined[1]] = f"%v{next(numbers)}"
-            yield _VALUE.sub(functools.partial(_resolved, values), line)
+            yield _VALUE.sub(functools.partial(_resolved, values, fields), line)
 
 
-def _resolved(values: dict[str, str], name: re.Match[str]) -> str:
-    return values.get(name[0], name[0])
+def _resolved(values: dict[str, str], fields: dict[str, dict[str, str]], name: re.Match[str]) -> str:
+    """A value as it is numbered anew, or all that a description holds, if one is used as a whole."""
+    return str(sorted(fields[name[0]].items())) if name[0] in fields else values.get(name[0], name[0])

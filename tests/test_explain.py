@@ -65,7 +65,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_published_networks_train_by_kernels_alone(name):
-    """Their depthwise layers, and ResNeXt's groups of four channels, by the kernels for these."""
+    """Depthwise layers, and ResNeXt's groups of four channels, by the kernels for these."""
     build, shape = BLOCKS[name]
     half = lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a
     block = pc.convert(jax.tree.map(half, build(jax.random.key(0))))

@@ -2,11 +2,11 @@
 
 served.py      products it serves, and their names     schedule.py     which strip comes next
 plan.py        problems, configurations, tilings        strips.py       how a thread block walks down a strip
-legal.py       which configurations a kernel takes      pixel_sums.py   forward products and input gradients
-search.py      the candidates                           weight_sums.py  weight and bias gradients
-work.py        what a tiling costs, counted             fragments.py    what multiplies pixels
+taps.py        which pixels taps read                   pixel_sums.py   forward products and input gradients
+legal.py       which configurations a kernel takes      weight_sums.py  weight and bias gradients
+search.py      the candidates                           fragments.py    what multiplies pixels
+work.py        what a tiling costs, counted             sm90.py         the kernels for Hopper: launched
 operands.py    operands and results as a kernel has them
-sm90.py        the kernels for Hopper: launched
 """
 
 import types

@@ -59,8 +59,9 @@ def _of_weight_sums(t: Tiling) -> int:
     fragments = unfinished(t) + pixels
     if problem.on_tensor_cores:
         needed = 4 * (len(problem.accumulators) + problem.bias) + 2 * fragments + 34
-        if needed > 200 and t.cfg.fragments * t.cfg.tile_pixels[0] > 1:
-            needed += 28  # of a loop over places, in which so many sums are carried
+        needed += 2 * max(0, t.tile_chunks - 10)  # their slots, where there are many
+        if needed > 180 and t.cfg.fragments * t.cfg.tile_pixels[0] > 1:
+            needed += 10 * unfinished(t)  # of a loop over places, in which so many sums are carried
         return needed if t.cfg.ctas_per_sm == 1 else needed + 8 + 2 * max(0, t.place_fragments - 16)
     return problem.weights + problem.bias + 4 * (unfinished(t) + pixels * problem.kept) + 56
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from pallas_conv import strict
 from pallas_conv.spec import Product
@@ -12,6 +12,7 @@ from pallas_conv.spec import Product
 from .. import geometry
 from ..family import changed_fields
 from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
+from .taps import Reach, RowTerms, moves_of, reach, row_terms
 
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at once, four a thread
@@ -142,6 +143,11 @@ class Problem:
         return self.taps * self.group
 
     @property
+    def loaded_weights(self) -> int:
+        """Numbers that a kernel loads for a channel's weights: tensor cores' matrices, with zeros, or the weights."""
+        return self.taps * (LANES if self.on_tensor_cores else self.group)
+
+    @property
     def kept(self) -> int:
         """Registers of a thread for the weights of a tap: tensor cores' matrices have room for those of all groups."""
         return 1 if self.on_tensor_cores else self.group
@@ -189,55 +195,6 @@ class Problem:
         """The phases of the output, one index a dimension."""
         planes, rows, columns = (range(d.out_stride) for d in self.dims)
         return tuple(itertools.product(planes, rows, columns))
-
-
-class Reach(NamedTuple):
-    """The inputs that taps of a dimension read, of all phases: `low` to `low + length`, relative to q * in_stride."""
-
-    low: int
-    length: int
-
-
-def reach(d: geometry.TapAxis) -> Reach:
-    """The reach of a dimension."""
-    moves = [move for p in range(d.out_stride) for move in moves_of(d, p)]
-    return Reach(min(moves), max(moves) - min(moves))
-
-
-def moves_of(d: geometry.TapAxis, p: int) -> list[int]:
-    """Distances from q * in_stride to what the taps of a phase read."""
-    return [d.offset[p] + i * d.tap_stride for i in range(d.count[p])]
-
-
-class Term(NamedTuple):
-    """A tap: the distance along a row from q * in_stride to what it reads, and its place among all taps."""
-
-    move: int
-    tap: int
-
-
-type RowTerms = dict[tuple[int, int], dict[tuple[int, int], list[Term]]]
-
-
-@functools.lru_cache(maxsize=256)
-def row_terms(problem: Problem, rows: int) -> RowTerms:
-    """(plane, row) of every input row of a tile -> (phase, output row) of every sum that it is added to -> its taps.
-
-    rows: output rows of the tile. A plane counts from the first that an output plane reads: all have the same.
-    """
-    planes, lines, columns = problem.dims
-    (first_plane, more_planes), (first_line, more_lines) = reach(planes), reach(lines)
-    at = list(itertools.product(range(more_planes + 1), range((rows - 1) * lines.in_stride + more_lines + 1)))
-    found: RowTerms = {where: {} for where in at}
-    for (phase, p), out in itertools.product(enumerate(problem.phases), range(rows)):
-        first = [d.first[n] for d, n in zip(problem.dims, p, strict=True)]
-        reads = enumerate(moves_of(planes, p[0])), enumerate(moves_of(lines, p[1]))
-        for (i, plane), (j, line) in itertools.product(*reads):
-            row_of_taps = ((first[0] + i) * len(lines.order) + first[1] + j) * len(columns.order) + first[2]
-            terms = [Term(move, row_of_taps + k) for k, move in enumerate(moves_of(columns, p[2]))]
-            if terms:
-                found[plane - first_plane, out * lines.in_stride + line - first_line][phase, out] = terms
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,9 +300,9 @@ class Tiling:
         return -(-self.problem.dims[1].rows // self.cfg.tile_pixels[1])
 
     @property
-    def row_terms(self) -> "RowTerms":
+    def row_terms(self) -> RowTerms:
         """The taps with which each input row of a tile is added to sums."""
-        return row_terms(self.problem, self.cfg.tile_pixels[1])
+        return row_terms(self.problem.dims, self.problem.phases, self.cfg.tile_pixels[1])
 
     @functools.cached_property
     def tile_products(self) -> int:

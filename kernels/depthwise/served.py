@@ -94,7 +94,8 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
             found.append(f"{other} is padded likewise")
         if ragged:
             found.append(f"{other} is padded to whole output phases in spatial dimensions {ragged}")
-        return (*found, "XLA adds partial sums of all thread blocks, in float32 and always in the same order")
+        blocks = ", and takes the groups' blocks out of matrices of eight channels" if problem.whole_matrices else ""
+        return (*found, f"XLA adds partial sums of all thread blocks, in float32 and always in the same order{blocks}")
     result += " (and the residual likewise)" if product.residual else ""
     if problem.channels < (stored := whole(problem.out_itemsize)):
         found.append(f"{result} is sliced from {stored} to {problem.channels} channels")

@@ -27,9 +27,10 @@ from .. import mosaic as mgpu
 from ..ring import Ring
 from ..scalars import unravel
 from .fragments import Fragment, Line
-from .plan import CHANNELS, LANES, PIXELS, WARPS, Term
+from .plan import CHANNELS, LANES, PIXELS, WARPS
 from .schedule import Strip
 from .strips import Chunks, Consumer, Global, Shared, Strips
+from .taps import Term
 
 type Taps = tuple[int, ...]  # of an accumulator
 type Key = tuple[int, int]  # a phase, and an output row of a tile

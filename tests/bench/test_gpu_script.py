@@ -61,7 +61,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
             "deterministic",
         } <= checked.keys()
     assert by["ladder", "one_tile_of_two_steps", None]["rung"] == "one tile"
-    assert by["correctness", "small_groups_of_4/f", None]["reasons"]
+    assert by["correctness", "small_groups_of_3/f", None]["reasons"]
     for direction in ("f", "d", "w", "fb"):
         timed = by["time", f"dcgan_t_last/{direction}", "stock"]
         assert timed["status"] == "ok"

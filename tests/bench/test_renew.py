@@ -132,6 +132,9 @@ def test_how_the_host_describes_an_array_does_not_count_but_what_tma_gets_does()
         code.replace("ptr %4, 1", "ptr %1, 1"),  # of another array
     ]
     assert len({instructions.of_text(text) for text in (code, *others)}) == 4
+    whole = "\n  store { ptr, ptr, i64, [2 x i64] } %9, ptr %0, align 8\n  ret"
+    escaping = [text.replace("\n  ret", whole) for text in (code, host_code((8, 64), (512, 64), described=(8, 32)))]
+    assert instructions.of_text(escaping[0]) != instructions.of_text(escaping[1])
 
 
 def test_a_record_that_lists_no_kernels_is_not_renewed():

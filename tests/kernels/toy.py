@@ -206,7 +206,7 @@ def _body(
             value = mgpu.load(of_mma.at[0], layout=mgpu.Layout.WGMMA)
             scale = mgpu.load(w.at[0, channels], layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
         sums = value.astype(jnp.float32) * lax.broadcast_in_dim(scale, value.shape, (1,))
-        to = Destination(bias, None, (y,), (pixels, jnp.int32(0)), n_tile)
+        to = Destination(bias, None, (y,), (pixels, jnp.int32(0)), jnp.int32(0), n_tile)
         TileStore(staging, buffers, to, i, lax.axis_index("wg")).store(sums)
 
     count = lax.div(math.prod(tiles) - worker + workers - 1, jnp.int32(workers))

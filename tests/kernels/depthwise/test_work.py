@@ -10,7 +10,7 @@ import pytest
 
 from pallas_conv.kernels import chips, cost
 from pallas_conv.kernels.depthwise import work
-from pallas_conv.kernels.depthwise.plan import CHANNELS, PIXELS, Config, Problem, row_terms, tiling
+from pallas_conv.kernels.depthwise.plan import CHANNELS, PIXELS, Config, Problem, tiling
 from pallas_conv.kernels.depthwise.schedule import Schedule, Strip
 from pallas_conv.kernels.depthwise.search import candidates
 from pallas_conv.kernels.gpu import ANY_HOPPER, H100_SMS, Gpu
@@ -70,7 +70,7 @@ def test_a_tile_sums_what_the_definition_does(case):
     for tile in range(t.row_tiles):
         q0 = tile * rows
         found = set()
-        for (plane, row), into in row_terms(problem, rows).items():
+        for (plane, row), into in t.row_terms.items():
             for (phase, out), terms in into.items():
                 p0, p1, p2 = problem.phases[phase]
                 o = (q0 + out) * lines.out_stride + p1
