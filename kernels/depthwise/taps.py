@@ -1,4 +1,4 @@
-"""Which pixels taps read: how far from an output, and which rows of a tile they join to which."""
+"""Taps of a tile: how far from an output the pixels lie that they read, and which input rows they join to which output rows."""
 
 import functools
 import itertools
