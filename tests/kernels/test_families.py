@@ -23,7 +23,9 @@ def test_served_on_hopper_only(case):
 
 
 def test_all_reasons_are_listed():
-    found = families.reasons(product(groups=8, kernel=65, size=(70, 70), dtype="float64", activation="mish"), None)
+    found = families.reasons(
+        product(channels=(24, 24), groups=8, kernel=65, size=(70, 70), dtype="float64", activation="mish"), None
+    )
     assert len(found) == 5
 
 
@@ -47,7 +49,7 @@ def test_what_no_family_serves():
     with pytest.raises(KeyError):
         families.named("another")
     for role in ("fprop", "dgrad", "wgrad"):
-        no_kernel = product(role=role, groups=16)
+        no_kernel = product(role=role, channels=(48, 48), groups=16)
         assert families.serving(no_kernel) is None
         with pytest.raises(ValueError, match="no kernel serves"):
             families.size(no_kernel)
