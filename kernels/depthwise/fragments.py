@@ -72,13 +72,13 @@ class Engine(Protocol):
         """Load the cotangent of the first pixels of a line."""
 
     def ones(self) -> Fragment:
-        """A fragment of ones, for sums over pixels."""
+        """A fragment of ones in the place of pixels: times the cotangent, it sums the cotangent."""
 
     def no_pixels(self) -> Fragment:
-        """The accumulator of sums over no pixels."""
+        """The sums of an accumulator of taps before any pixel."""
 
     def no_ones(self) -> Fragment:
-        """The accumulator of sums of no ones."""
+        """The sums of the cotangent, the bias gradient's, before any pixel."""
 
     def sum_pixels(self, acc: Fragment, xs: Sequence[Fragment], ct: Array) -> Fragment:
         """The accumulator, plus the sums over pixels of x0 * ct, x1 * ct, ..., of as many taps as it has, or fewer.

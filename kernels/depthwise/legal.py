@@ -13,7 +13,9 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     if len(tile) != 3 or min(tile) < 1 or tile[2] % PIXELS:
         return f"{cfg.tile_pixels=} must be (planes, rows, columns), and columns a multiple of {PIXELS}"
     if any(extent > 1 for extent in tile[: 3 - problem.ndim]):
-        return f"{cfg.tile_pixels=} must be 1 in the {3 - problem.ndim} dimensions that the convolution has not"
+        return (
+            f"{cfg.tile_pixels=} must begin with {3 - problem.ndim} ones: the convolution has {problem.ndim} dimensions"
+        )
     if min(cfg.chunk_rows, cfg.strip_tiles, cfg.channel_warpgroups, cfg.column_warpgroups) < 1:
         return "chunk_rows, strip_tiles and warpgroups must be at least 1"
     if cfg.ctas_per_sm not in (1, 2):
@@ -59,7 +61,7 @@ def _of_weight_sums(t: Tiling) -> int:
     fragments = unfinished(t) + pixels
     if problem.on_tensor_cores:
         needed = 4 * (len(problem.accumulators) + problem.bias) + 2 * fragments + 34
-        needed += 2 * max(0, t.tile_chunks - 10)  # their slots, where there are many
+        needed += 2 * max(0, t.tile_chunks - 10)  # the numbers of their slots, where a tile reads many
         if needed > 180 and t.cfg.fragments * t.cfg.tile_pixels[0] > 1:
             needed += 10 * unfinished(t)  # of a loop over places, in which so many sums are carried
         return needed if t.cfg.ctas_per_sm == 1 else needed + 8 + 2 * max(0, t.place_fragments - 16)

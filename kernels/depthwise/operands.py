@@ -89,7 +89,7 @@ class Views:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Indices, in a box in shared memory, of the dimensions that the convolution has not: of these it has one."""
+        """Indices of the first dimensions of a box in shared memory, which convolutions of fewer than three do not have."""
         return (0,) * (3 - self.problem.ndim)
 
     def operands(self, given: Mapping[str, Array]) -> dict[str, Array]:

@@ -149,12 +149,16 @@ class Problem:
 
     @property
     def kept(self) -> int:
-        """Registers of a thread for the weights of a tap: tensor cores' matrices have room for those of all groups."""
+        """Registers of a thread for the weights of a tap.
+
+        On tensor cores one, which holds a thread's two numbers of an 8x8 matrix, whatever the groups. In float32 one for every
+        channel of the group.
+        """
         return 1 if self.on_tensor_cores else self.group
 
     @property
     def row_fragments(self) -> int:
-        """Fragments of an input row that are in registers at once. In float32, each is of as many as a group has channels."""
+        """Fragments of an input row in registers at once. In float32 one is as many arrays as a group has channels."""
         return MOST_FRAGMENTS if self.on_tensor_cores else min(MOST_FRAGMENTS, 2 * MOST_FRAGMENTS // self.group)
 
     @property
@@ -288,7 +292,8 @@ class Tiling:
     def sums_shape(self, num_sms: int) -> tuple[int, ...]:
         """The shape of a weight gradient's sums over pixels, of all parts; the bias gradient is the last.
 
-        [parts, weights, C], or [parts, accumulators, 16, C]: two matrices, from eight channels each to those of their warp.
+        [parts, weights, C]; or [parts, accumulators, 16, C], where an accumulator has two taps' matrices one below the other, a
+        row for each of a warp's eight channels of x and a column for each of the cotangent.
         """
         p, channels = self.problem, self.channel_blocks * self.cfg.channels
         sums = (len(p.accumulators) + p.bias, 2 * LANES) if p.whole_matrices else (p.weights + p.bias,)

@@ -30,21 +30,21 @@ NAMES = {  # of operands and the result, for users to read
     "dgrad": ("the cotangent", "w", "the input gradient"),
     "wgrad": ("x", "the cotangent", "the weight gradient"),
 }
-MOST_WEIGHTS = 128  # registers for weights, or gradients
+MOST_WEIGHTS = 128  # registers of a thread for weights, or for their gradients
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     if not narrow(product):
-        return tuple(group_reasons(product) or [f"there must be groups, of few channels, not {_groups(product)}"])
+        groups = f"{product.spec.groups} of {channels_of_a_group(product)}"
+        return tuple(group_reasons(product) or [f"there must be groups, of few channels, not {groups}"])
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
     fusion = _gradient_reasons(product) if product.role == "wgrad" else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
+    of_a_tap = channels_of_a_group(product)[0] if product.compute_dtype == "float32" else 1  # see `Problem.kept`
+    if (kept := math.prod(product.spec.kernel_spatial) * of_a_tap) > MOST_WEIGHTS:
+        found.append(f"a thread keeps its weights in registers, at most {MOST_WEIGHTS}, not {kept}")
     return tuple(found or _size_reasons(product))
-
-
-def _groups(product: Product) -> str:
-    return f"{product.spec.groups} of {channels_of_a_group(product)}"
 
 
 def _gradient_reasons(product: Product) -> list[str]:
@@ -65,8 +65,6 @@ def _size_reasons(product: Product) -> list[str]:
         which = "some taps never meet" if weight_sums else "no tap ever meets"
         return [f"{which} the input in spatial dimensions {idle}"]
     problem = Problem.of(product)
-    if (kept := problem.taps * problem.kept) > MOST_WEIGHTS:
-        return [f"weights stay in registers: they must take at most {MOST_WEIGHTS} of a thread, not {kept}"]
     shaped_like_y = names[1 if weight_sums else 2]
     if large := large_reasons({names[0]: work.read_elements(problem), shaped_like_y: work.stored_elements(problem)}):
         return large

@@ -64,7 +64,8 @@ def of_images(moves: list[hlo.Move]) -> set[str]:
 
 
 def beyond_images(moves: list[hlo.Move]) -> list[hlo.Move]:
-    return [move for move in moves if move.kernel not in of_images(moves)]
+    images = of_images(moves)
+    return [move for move in moves if move.kernel not in images]
 
 
 DENSE = ("dense_fprop", "dense_dgrad", "wgrad")

@@ -31,7 +31,7 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ({"activation": "mish"}, "not fused"),
         ({"size": (9, 9, 9, 9), "kernel": 2}, "1 to 3 spatial dimensions"),
         ({"kernel": (65, 1), "size": (70, 70)}, "64 a side"),
-        ({"kernel": 12, "size": (20, 20)}, "at most 128 of a thread, not 144"),
+        ({"kernel": 12, "size": (20, 20)}, "in registers, at most 128, not 144"),
         ({"kernel": 1, "input_dilation": 2, "stride": 2, "padding": 1}, "no tap ever meets"),
         ({"batch": 0}, "x is empty"),
         ({"size": (2, 9)}, "y is empty"),
@@ -44,7 +44,7 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ),
         ({"channels": 12, "models": 3}, "models of 12 channels would share"),
         ({"channels": 12, "models": 3, "group": 4}, "models of 12 channels would share"),
-        ({"kernel": 5, "group": 8, "dtype": "float32"}, "at most 128 of a thread, not 200"),
+        ({"kernel": 5, "group": 8, "dtype": "float32"}, "in registers, at most 128, not 200"),
     ],
 )
 def test_each_reason(changes, words):
