@@ -68,8 +68,11 @@ class Engine(Protocol):
     def load_summed(self, line: Line, starts: Sequence[int]) -> list[Fragment]:
         """The same for sums over pixels."""
 
-    def load_cotangent(self, line: Line) -> Array:
-        """Load the cotangent of the first pixels of a line."""
+    def load_both(self, line: Line, starts: Sequence[int]) -> list[tuple[Fragment, Fragment]]:
+        """The same for sums over taps, and for sums over pixels."""
+
+    def load_partner(self, line: Line, starts: Sequence[int]) -> list[Array]:
+        """The same for what pixels are multiplied with in sums over pixels, or for sums of them alone."""
 
     def ones(self) -> Fragment:
         """A fragment of ones in the place of pixels: times the cotangent, it sums the cotangent."""
@@ -80,10 +83,10 @@ class Engine(Protocol):
     def no_ones(self) -> Fragment:
         """The sums of the cotangent, the bias gradient's, before any pixel."""
 
-    def sum_pixels(self, acc: Fragment, xs: Sequence[Fragment], ct: Array) -> Fragment:
-        """The accumulator, plus the sums over pixels of x0 * ct, x1 * ct, ..., of as many taps as it has, or fewer.
+    def sum_pixels(self, acc: Fragment, xs: Sequence[Fragment], partner: Array) -> Fragment:
+        """The accumulator, plus the sums over pixels of x0 * partner, x1 * partner, ..., of as many taps as it has, or fewer.
 
-        Each for every channel of the cotangent, and all of its group in x.
+        Each for every channel of the partner, and all of its group in x.
         """
 
     def of_taps(self, acc: Fragment, count: int) -> list[list[Array]]:
@@ -119,8 +122,10 @@ class TensorCores:
     def load_summed(self, line: Line, starts: Sequence[int]) -> list[Array]:
         return [mgpu.load(line(start, PIXELS).T, layout=self.transposed, optimized=False) for start in starts]
 
-    def load_cotangent(self, line: Line) -> Array:
-        return self.load_summed(line, [0])[0]
+    def load_both(self, line: Line, starts: Sequence[int]) -> list[tuple[Array, Array]]:
+        return list(zip(self.load(line, starts), self.load_summed(line, starts), strict=True))
+
+    load_partner = load_summed
 
     def ones(self) -> Array:
         ones: Array = mgpu.layout_cast(jnp.ones((CHANNELS, PIXELS), self.dtype), self.transposed)
@@ -131,10 +136,10 @@ class TensorCores:
 
     no_ones = no_pixels
 
-    def sum_pixels(self, acc: Array, xs: Sequence[Array], ct: Array) -> Array:
+    def sum_pixels(self, acc: Array, xs: Sequence[Array], partner: Array) -> Array:
         if self.interpret:
-            return acc + _transposed_by_definition(xs, ct)
-        return mma_transposed(acc, xs, ct, (self.layout, self.transposed))
+            return acc + _transposed_by_definition(xs, partner)
+        return mma_transposed(acc, xs, partner, (self.layout, self.transposed))
 
     def of_taps(self, acc: Array, count: int) -> list[list[Array]]:
         return [[diagonal(acc, i * LANES, self.layout)] for i in range(count)]
@@ -147,10 +152,10 @@ def _by_definition(x: Array, w: Array) -> Array:
     return jnp.einsum("pwi,woi->pwo", x, w).reshape(PIXELS, CHANNELS)
 
 
-def _transposed_by_definition(xs: Sequence[Array], ct: Array) -> Array:
+def _transposed_by_definition(xs: Sequence[Array], partner: Array) -> Array:
     """[32, 16] of up to two taps times [32, 16], of four warps: [2 * 8, 32], zeros where there is no second tap."""
     of_warps = lambda a: a.astype(jnp.float32).reshape(-1, LANES, PIXELS)
-    found = [jnp.einsum("wip,wop->iwo", of_warps(x), of_warps(ct)).reshape(LANES, CHANNELS) for x in xs]
+    found = [jnp.einsum("wip,wop->iwo", of_warps(x), of_warps(partner)).reshape(LANES, CHANNELS) for x in xs]
     return jnp.concatenate([*found, *[jnp.zeros_like(found[0])] * (2 - len(found))])
 
 
@@ -186,8 +191,11 @@ class MultiplyAdds:
         ref = line(first, max(starts) - first + PIXELS)
         return windows(ref, [start - first for start in starts], (i, self.group), self.layout)
 
-    def load_cotangent(self, line: Line) -> Array:
-        return pixels(self, line(0, PIXELS))
+    def load_both(self, line: Line, starts: Sequence[int]) -> list[tuple[Fragment, Fragment]]:
+        return [(loaded, loaded) for loaded in self.load(line, starts)]
+
+    def load_partner(self, line: Line, starts: Sequence[int]) -> list[Array]:
+        return [pixels(self, line(start, PIXELS)) for start in starts]
 
     def ones(self) -> tuple[Array, ...]:
         return (mgpu.layout_cast(jnp.ones((PIXELS, CHANNELS), jnp.float32), self.layout),)
@@ -198,11 +206,11 @@ class MultiplyAdds:
     def no_ones(self) -> tuple[Array, ...]:
         return (mgpu.layout_cast(jnp.zeros((4, CHANNELS), jnp.float32), ONE_A_LANE),)
 
-    def sum_pixels(self, acc: tuple[Array, ...], xs: Sequence[tuple[Array, ...]], ct: Array) -> tuple[Array, ...]:
+    def sum_pixels(self, acc: tuple[Array, ...], xs: Sequence[tuple[Array, ...]], partner: Array) -> tuple[Array, ...]:
         (x,) = xs
         if self.interpret:
-            return tuple(a + (b * ct).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True))
-        return tuple(multiply_add_rows(a, b, ct, self.layout) for a, b in zip(acc, x, strict=True))
+            return tuple(a + (b * partner).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True))
+        return tuple(multiply_add_rows(a, b, partner, self.layout) for a, b in zip(acc, x, strict=True))
 
     def of_taps(self, acc: tuple[Array, ...], count: int) -> list[list[Array]]:
         return [list(acc)]

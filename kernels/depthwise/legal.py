@@ -1,7 +1,8 @@
 """The rules that make a configuration of the depthwise kernel legal for a problem, each with the reason it gives otherwise."""
 
 from ..gpu import ANY_HOPPER, MOST_BARRIERS, Gpu
-from .plan import PIXELS, Config, Problem, Tiling, tiling
+from .plan import PIXELS, Config, Problem
+from .tiling import Tiling, tiling
 
 MOST_BOX = 256  # elements along a dimension of a TMA copy
 MOST_PRODUCTS = 2048  # of a fragment and a tap, in a tile: its code is one long line, which takes long to compile
@@ -42,7 +43,9 @@ def registers(t: Tiling) -> int:
 
     ptxas keeps to what a block alone on an SM may have. Of another block there it knows nothing, and takes more than it needs.
     """
-    return _of_weight_sums(t) if t.problem.weight_sums else _of_pixel_sums(t)
+    if not t.problem.weight_sums:
+        return _of_pixel_sums(t)
+    return _of_weight_sums(t) + (_beside_weight_sums(t) if t.problem.backward else 0)
 
 
 def _of_pixel_sums(t: Tiling) -> int:
@@ -66,6 +69,13 @@ def _of_weight_sums(t: Tiling) -> int:
             needed += 10 * unfinished(t)  # of a loop over places, in which so many sums are carried
         return needed if t.cfg.ctas_per_sm == 1 else needed + 8 + 2 * max(0, t.place_fragments - 16)
     return problem.weights + problem.bias + 4 * (unfinished(t) + pixels * problem.kept) + 56
+
+
+def _beside_weight_sums(t: Tiling) -> int:
+    """Registers of a whole backward pass beyond those of its weight gradient: weights, sums over taps, their fragments."""
+    problem = t.problem
+    fragments = 4 if problem.on_tensor_cores else 0
+    return problem.taps * problem.kept + 4 * unfinished(t) + fragments
 
 
 def unfinished(t: Tiling) -> int:

@@ -14,31 +14,39 @@ from .. import layouts
 from .. import mosaic as mgpu
 from ..geometry import TapAxis
 from ..views import PixelBoxes, ResultBoxes, pad, reordered
-from .plan import LANES, Problem, Tiling
+from .plan import LANES, Problem
+from .tiling import Tiling
 
 
 def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
-    """The operands by name: x [N, *in, C], w [*kernel, group, C], ct and residual [N, *out, C], bias [C]. C: of all models.
+    """The operands by name: pixels [N, *in, C], w [*kernel, group, C], partner and residual [N, *out, C], bias [C].
 
-    "x" is what taps read, so the cotangent of an input gradient is "x", that of a weight gradient "ct". Weights are those of
-    each channel that results, for all channels of its group that are summed.
+    C: of all models. Pixels are what taps read: x, or the cotangent of an input gradient, and of a whole backward pass. Weights
+    are those of each channel that results, for all channels of its group that are summed.
     """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
-    source, other = (operand.astype(product.compute_dtype) for operand in operands[:2])
-    found = {"x": _channels_last(source)}
-    if product.role == "wgrad":
-        return found | {"ct": _channels_last(other)}
-    group = other.shape[2]
-    w = other.reshape(-1, group, *other.shape[2:])  # (groups, O / groups, C / groups, *kernel)
-    summed = 2 if product.role == "fprop" else 1
-    w = jnp.transpose(w, (*range(3, w.ndim), summed, 0, 3 - summed))
-    found["w"] = w.reshape(*w.shape[:-2], -1)
+    given = dict(zip(product.operands, operands, strict=True))
+    given |= {name: given[name].astype(product.compute_dtype) for name in ("x", "ct", "w") if name in given}
+    pixels, partner = ("ct", "x") if product.role in ("dgrad", "bwd") else ("x", "ct")
+    found = {"pixels": _channels_last(given[pixels])}
+    if partner in given:
+        found["partner"] = _channels_last(given[partner])
+    if "w" in given:
+        found["w"] = _weights_last(given["w"], summed=2 if product.role == "fprop" else 1)
     if product.bias:
-        found["bias"] = operands[2].astype(jnp.float32).reshape(-1)
+        found["bias"] = given["b"].astype(jnp.float32).reshape(-1)
     if product.residual:
-        found["residual"] = _channels_last(operands[-1].astype(product.out_dtype))
+        found["residual"] = _channels_last(given["r"].astype(product.out_dtype))
     return found
+
+
+def _weights_last(w: Array, summed: int) -> Array:
+    """(models, O, C / groups, *kernel) -> [*kernel, group, C]. summed: which axis is, 1 or 2."""
+    group = w.shape[2]
+    w = w.reshape(-1, group, *w.shape[2:])  # (groups, O / groups, C / groups, *kernel)
+    w = jnp.transpose(w, (*range(3, w.ndim), summed, 0, 3 - summed))
+    return w.reshape(*w.shape[:-2], -1)
 
 
 def _channels_last(a: Array) -> Array:
@@ -49,10 +57,11 @@ def _channels_last(a: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Operands and results in global memory. dtype: of results, or of a weight gradient's cotangent."""
+    """Operands and results in global memory. dtype: of operands. out_dtype: of outputs, and of the residual."""
 
     tiling: Tiling
     dtype: Any
+    out_dtype: Any
     interpret: bool
 
     @property
@@ -73,7 +82,12 @@ class Views:
 
     @functools.cached_property
     def outputs(self) -> ResultBoxes:
-        """Arrays shaped like an output, [N, *out, C]: results and the residual, or the cotangent."""
+        """Outputs, [N, *out, C], and the residual."""
+        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.out_dtype)
+
+    @functools.cached_property
+    def partners(self) -> ResultBoxes:
+        """The partner of the pixels in sums over them, [N, *out, C]."""
         return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.dtype)
 
     def pixels_at(self, first: Sequence[Array], moves: Sequence[Any]) -> tuple[Any, ...]:
@@ -87,6 +101,10 @@ class Views:
         """Indices of a box (planes, rows, columns) of a phase of an output but for channels."""
         return self.outputs.window([image, *box[len(self.missing) :]], phase[len(self.missing) :], 0)
 
+    def partner_at(self, image: Array, box: Sequence[Any], phase: tuple[int, ...]) -> tuple[Any, ...]:
+        """The same of the partner."""
+        return self.partners.window([image, *box[len(self.missing) :]], phase[len(self.missing) :], 0)
+
     @property
     def missing(self) -> tuple[int, ...]:
         """Indices of the first dimensions of a box in shared memory, which convolutions of fewer than three do not have."""
@@ -95,24 +113,16 @@ class Views:
     def operands(self, given: Mapping[str, Array]) -> dict[str, Array]:
         """The operands in global memory, by their names."""
         views = {
-            "x": self.input,
+            "pixels": lambda a: self.pixels.view(a[..., None, :]),
             "w": self.weights,
-            "ct": self.shaped_like_output,
+            "partner": lambda a: self.partners.whole(a[..., None, :]),
             "bias": self.per_channel,
-            "residual": self.shaped_like_output,
+            "residual": lambda a: self.outputs.whole(a[..., None, :]),
         }
         return {name: views[name](a) for name, a in given.items()}
 
-    def input(self, x: Array) -> Array:
-        """[N, *in, C] as `pixels` has it."""
-        return self.pixels.view(x[..., None, :])
-
-    def shaped_like_output(self, a: Array) -> Array:
-        """[N, *out, C], the residual or the cotangent, as `outputs` has it."""
-        return self.outputs.whole(a[..., None, :])
-
     def channels(self, first: Array) -> Any:
-        """A thread block's channels in the input and in the cotangent. The skew gets the next ones, which nobody reads."""
+        """A thread block's channels of the pixels and of their partner. The skew gets the next ones, which nobody reads."""
         return mgpu.ds(first, self.tiling.pixel_elements)
 
     def weights(self, w: Array) -> Array:
@@ -150,7 +160,10 @@ class Views:
         dw = dw.reshape(*(len(d.order) for d in self.dims), problem.group, models, -1)
         for i, d in enumerate(self.dims):
             dw = reordered(dw, i, tuple(sorted(range(len(d.order)), key=d.order.__getitem__)))
-        dw = jnp.moveaxis(dw, (-2, -1, -3), (0, 1, 2)).astype(product.out_dtype)
+        dw = jnp.moveaxis(dw, (-2, -1, -3), (0, 1, 2))
+        if problem.backward:  # whose pixels are the cotangent, so that the partner's channels are those that are summed
+            dw = dw.reshape(models, -1, problem.group, *dw.shape[2:]).swapaxes(2, 3).reshape(dw.shape)
+        dw = dw.astype(product.result_dtypes[product.outputs.index("dw")])
         found = [dw, *([db.reshape(models, -1)] if problem.bias else [])]
         return found if product.models is not None else [a[0] for a in found]
 

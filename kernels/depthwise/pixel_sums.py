@@ -16,21 +16,25 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
 from . import fragments
-from .fragments import Fragment, Line
+from .fragments import Fragment
 from .operands import Views
 from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
-from .strips import Consumer, Global, Lines, Shared, Strips
+from .strips import Consumer, Global, Place, Shared, Strips
+from .taps import Term
 
 
-class _Weights(NamedTuple):
+type Key = tuple[int, int]  # a phase, and an output row of a tile
+
+
+class Weights(NamedTuple):
     """Registers that a consumer keeps from beginning to end: its channels' weights, and what sums begin with."""
 
     taps: list[Fragment]
     first: Array
 
 
-class _Staging(NamedTuple):
+class Staging(NamedTuple):
     """Shared memory that TMA stores results from, and loads the residual into."""
 
     buffers: Any  # [consumers, outputs, phases, *tile_pixels, 32]
@@ -40,12 +44,9 @@ class _Staging(NamedTuple):
 class PixelSums(Strips):
     """See above."""
 
-    def __init__(self, schedule: Schedule, views: Views, dtype: Any, epilogue: Epilogue):
-        super().__init__(schedule, views, dtype)
+    def __init__(self, schedule: Schedule, views: Views, epilogue: Epilogue):
+        super().__init__(schedule, views)
         self.epilogue, self.phases = epilogue, len(self.problem.phases)
-
-    def load(self, line: Line, starts: Sequence[int]) -> list[Fragment]:
-        return self.engine.load(line, starts)
 
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
         results = self.views.outputs
@@ -64,9 +65,9 @@ class PixelSums(Strips):
         shared.ring.drain(self.each_strip(worker, load, jnp.int32(0)))
 
     def consume(self, gmem: Global, shared: Shared, worker: Array, me: Consumer) -> None:
-        staging = _Staging(*shared.others)
+        staging = Staging(*shared.others)
         shared.ring.hand_over()
-        weights = self._weights(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
+        weights = self.weights(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
 
         def per_strip(strip: Strip, first: Array) -> Array:
             self.wait_for_shared(shared, first)
@@ -76,9 +77,7 @@ class PixelSums(Strips):
                 self._sum(shared, staging, first, weights, me)
                 mgpu.commit_smem()  # results before TMA reads them, and what was read before TMA overwrites it
                 first = self.release(shared, first, self.tiling.advance)
-                for output, phase in itertools.product(range(len(gmem.outs)), range(self.phases)):
-                    to = gmem.outs[output].at[self._window(strip, tile, phase, me)]
-                    mgpu.copy_smem_to_gmem(staging.buffers.at[me.number, output, phase, *self.views.missing], to)
+                self.store(gmem.outs, staging, strip, tile, me)
                 return first
 
             return self.release(shared, lax.fori_loop(0, strip.tiles, per_tile, first), self.tiling.shared_chunks)
@@ -86,13 +85,13 @@ class PixelSums(Strips):
         self.each_strip(worker, per_strip, jnp.int32(0))
         mgpu.wait_smem_to_gmem(0)
 
-    def _weights(self, gmem: Global, strip: Strip, me: Consumer) -> _Weights:
+    def weights(self, gmem: Global, strip: Strip, me: Consumer) -> Weights:
         """The weights of all taps for a consumer's channels, and the bias, or zeros."""
         channels = mgpu.ds(strip.channel + me.channel, CHANNELS)
         weights = [self.engine.weights(gmem.w, tap, channels) for tap in range(self.problem.taps)]
         if gmem.bias is None:
-            return _Weights(weights, fragments.zeros(self.engine))
-        return _Weights(weights, fragments.per_channel(self.engine, gmem.bias.at[channels]))
+            return Weights(weights, fragments.zeros(self.engine))
+        return Weights(weights, fragments.per_channel(self.engine, gmem.bias.at[channels]))
 
     def _window(self, strip: Strip, tile: Array, phase: int, me: Consumer) -> tuple[Any, ...]:
         """Indices of a consumer's tile in a result, and in the residual."""
@@ -102,7 +101,13 @@ class PixelSums(Strips):
         *pixels, channels = [mgpu.ds(at, extent) for at, extent in zip(first, extents, strict=True)]
         return (*self.views.output_at(strip.image, pixels, self.problem.phases[phase]), channels)
 
-    def _load_residual(self, gmem: Global, staging: _Staging, strip: Strip, tile: Array, me: Consumer) -> None:
+    def store(self, outs: Sequence[Any], staging: Staging, strip: Strip, tile: Array, me: Consumer) -> None:
+        """Store what is staged of a tile, every output of every phase."""
+        for output, phase in itertools.product(range(len(self.epilogue.outputs)), range(self.phases)):
+            to = outs[output].at[self._window(strip, tile, phase, me)]
+            mgpu.copy_smem_to_gmem(staging.buffers.at[me.number, output, phase, *self.views.missing], to)
+
+    def _load_residual(self, gmem: Global, staging: Staging, strip: Strip, tile: Array, me: Consumer) -> None:
         """Load the residual, if any, into the staging buffers of the first output, once they are free."""
         if gmem.residual is None:
             return
@@ -115,52 +120,56 @@ class PixelSums(Strips):
                 oob_mode=mgpu.OOBFillMode.ZEROS,
             )
 
-    def _sum(self, shared: Shared, staging: _Staging, first: Array, weights: _Weights, me: Consumer) -> None:
+    def _sum(self, shared: Shared, staging: Staging, first: Array, weights: Weights, me: Consumer) -> None:
         """Sum a tile whose chunks begin in slot `first`, and stage it. Everything here but that slot is known beforehand."""
         chunks, may_stage = self.chunks_of_tile(shared, first), False
         for plane, place in itertools.product(range(self.cfg.tile_pixels[0]), range(self.cfg.fragments)):
-            sums: dict[tuple[int, int], Array] = {}
+            sums: dict[Key, Array] = {}
+            column = me.column + place * PIXELS
             for row in range(self.tiling.tile_rows):
                 lines = chunks.lines(row)
                 for reached in range(self.tiling.reaches[0].length + 1):
-                    self._add(sums, shared, weights, lines, (plane, reached, row, place), me)
+                    at = Place(lines, plane * self.problem.dims[0].in_stride + reached, column)
+                    self._add_row(sums, self.tiling.row_terms[reached, row], shared, at, weights, me)
                 for phase, out_row in self.tiling.finished_by(row):
                     if not may_stage:
-                        self._wait_for_staging(staging, me)
+                        self.wait_for_staging(staging, me)
                         may_stage = True
                     z = sums.pop((phase, out_row), weights.first)
-                    self._stage(staging, (me.number, phase, plane, out_row, place), z)
+                    self.stage(staging, (me.number, phase, plane, out_row, place), z)
         chunks.wait()
 
-    def _add(
+    def _add_row(
         self,
-        sums: dict[tuple[int, int], Array],
+        sums: dict[Key, Array],
+        into: dict[Key, list[Term]],
         shared: Shared,
-        weights: _Weights,
-        lines: Lines,
-        at: tuple[int, int, int, int],
+        at: Place,
+        weights: Weights,
         me: Consumer,
     ) -> None:
         """Add an input row, of a plane that an output plane reaches, to all sums that it belongs to."""
-        plane, reached, row, place = at
-        into, column = self.tiling.row_terms[reached, row], me.column + place * PIXELS
-        source = plane * self.problem.dims[0].in_stride + reached
         moves = sorted({term.move for terms in into.values() for term in terms})
         for some in itertools.batched(moves, self.problem.row_fragments):
-            loaded = self.load_fragments(shared, lines, source, column, some, me)
-            for key, terms in into.items():
-                if here := [term for term in terms if term.move in loaded]:
-                    xs, ws = [loaded[term.move] for term in here], [weights.taps[term.tap] for term in here]
-                    sums[key] = self.engine.multiply(sums.get(key, weights.first), xs, ws)
+            self.add(sums, into, self.load_fragments(shared, at, some, me, self.engine.load), weights)
 
-    def _wait_for_staging(self, staging: _Staging, me: Consumer) -> None:
+    def add(
+        self, sums: dict[Key, Array], into: dict[Key, list[Term]], loaded: dict[int, Fragment], weights: Weights
+    ) -> None:
+        """Add the pixels of an input row at some distances along it to all sums that they belong to."""
+        for key, terms in into.items():
+            if here := [term for term in terms if term.move in loaded]:
+                xs, ws = [loaded[term.move] for term in here], [weights.taps[term.tap] for term in here]
+                sums[key] = self.engine.multiply(sums.get(key, weights.first), xs, ws)
+
+    def wait_for_staging(self, staging: Staging, me: Consumer) -> None:
         """Wait until results may be staged: the last tile's have been stored, and then the residual, if any, is there."""
         if staging.residual_full is None:
             mgpu.wait_smem_to_gmem(0, wait_read_only=True)
         else:
             mgpu.barrier_wait(staging.residual_full.at[me.number])
 
-    def _stage(self, staging: _Staging, at: tuple[Any, int, int, int, int], z: Array) -> None:
+    def stage(self, staging: Staging, at: tuple[Any, int, Any, int, Any], z: Array) -> None:
         """Finish sums, and put them where TMA will store them from."""
         consumer, phase, plane, row, place = at
         pixels = mgpu.ds(place * PIXELS, PIXELS)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..scalars import unravel
-from .plan import Config, Problem, Tiling
+from .plan import Config, Problem
+from .tiling import Tiling
 
 
 class Strip(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from ..gpu import ANY_HOPPER, MOST_BARRIERS, Gpu
 from .legal import illegal
-from .plan import CHANNELS, PIXELS, Config, Problem, tiling
+from .plan import CHANNELS, PIXELS, Config, Problem
+from .tiling import tiling
 
 LINE_BYTES = 128  # of global memory
 AHEAD = 3  # tiles by which a deep ring is filled ahead

@@ -4,7 +4,6 @@ import math
 
 from pallas_conv.spec import Product
 
-from .. import geometry
 from ..family import (
     DTYPES,
     Size,
@@ -21,14 +20,17 @@ from ..family import (
     series_of,
 )
 from . import legal, search, work
-from .plan import LANES, Config, Problem, tiling
+from .plan import LANES, Config, Problem, dims_of
+from .taps import reach
+from .tiling import tiling
 
-ROLES = ("fprop", "dgrad", "wgrad")
-GRADIENTS = (("dw",), ("dw", "db"))
+ROLES = ("fprop", "dgrad", "wgrad", "bwd")
+GRADIENTS = {"wgrad": (("dw",), ("dw", "db")), "bwd": (("dx", "dw"), ("dx", "dw", "db"))}
 NAMES = {  # of operands and the result, for users to read
     "fprop": ("x", "w", "y"),
     "dgrad": ("the cotangent", "w", "the input gradient"),
     "wgrad": ("x", "the cotangent", "the weight gradient"),
+    "bwd": ("x", "the cotangent", "the input gradient"),
 }
 MOST_WEIGHTS = 128  # registers of a thread for weights, or for their gradients
 
@@ -39,7 +41,7 @@ def reasons(product: Product) -> tuple[str, ...]:
         groups = f"{product.spec.groups} of {channels_of_a_group(product)}"
         return tuple(group_reasons(product) or [f"there must be groups, of few channels, not {groups}"])
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
-    fusion = _gradient_reasons(product) if product.role == "wgrad" else epilogue_reasons(product)
+    fusion = _gradient_reasons(product) if product.role in GRADIENTS else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
     of_a_tap = channels_of_a_group(product)[0] if product.compute_dtype == "float32" else 1  # see `Problem.kept`
     if (kept := math.prod(product.spec.kernel_spatial) * of_a_tap) > MOST_WEIGHTS:
@@ -48,10 +50,26 @@ def reasons(product: Product) -> tuple[str, ...]:
 
 
 def _gradient_reasons(product: Product) -> list[str]:
-    if product.outputs in GRADIENTS and product.activation is None:
-        return []
-    fused = f", with the derivative of {product.activation}" if product.activation else ""
-    return [f"('dw',) and ('dw', 'db') are computed, not {product.outputs}{fused}"]
+    served = GRADIENTS[product.role]
+    if product.outputs not in served or product.activation:
+        fused = f", with the derivative of {product.activation}" if product.activation else ""
+        return [f"{' and '.join(map(str, served))} are computed, not {product.outputs}{fused}"]
+    if product.role == "bwd" and "db" in product.outputs and (beyond := _cotangents_beyond(product)):
+        return [f"the bias gradient needs cotangents that are at the place of no x in spatial dimensions {beyond}"]
+    return []
+
+
+def _cotangents_beyond(product: Product) -> list[int]:
+    """The dimensions in which a whole backward pass does not have every pixel of the cotangent at the place of one of x.
+
+    Its tiles are of x, in phases, and have the cotangent that taps read there.
+    """
+    found = []
+    for i, d in enumerate(dims_of(product)):
+        at = reach(d)
+        if d.in_stride > 1 or d.rows < d.in_size or not at.low <= 0 <= at.low + at.length:
+            found.append(i)
+    return found
 
 
 def _size_reasons(product: Product) -> list[str]:
@@ -59,16 +77,16 @@ def _size_reasons(product: Product) -> list[str]:
     shapes = (*product.operand_shapes[:2], product.result_shapes[0])
     if empty := empty_reasons(dict(zip(names, shapes, strict=True))):
         return empty
-    weight_sums = product.role == "wgrad"
+    weight_sums = product.role in GRADIENTS
     wanted = product.spec.kernel_spatial if weight_sums else (1,) * product.spec.ndim
-    if idle := [i for i, (d, n) in enumerate(zip(geometry.dims(product), wanted, strict=True)) if len(d.order) < n]:
+    if idle := [i for i, (d, n) in enumerate(zip(dims_of(product), wanted, strict=True)) if len(d.order) < n]:
         which = "some taps never meet" if weight_sums else "no tap ever meets"
         return [f"{which} the input in spatial dimensions {idle}"]
     problem = Problem.of(product)
-    shaped_like_y = names[1 if weight_sums else 2]
-    if large := large_reasons({names[0]: work.read_elements(problem), shaped_like_y: work.stored_elements(problem)}):
+    pixels, shaped_like_output = {"wgrad": names[:2], "bwd": names[1::-1]}.get(product.role, names[::2])
+    if large := large_reasons({pixels: work.read_elements(problem), shaped_like_output: work.stored_elements(problem)}):
         return large
-    if not weight_sums and product.models is not None and problem.itemsize == 2 and product.in_channels % LANES:
+    if problem.outputs and product.models is not None and problem.itemsize == 2 and product.in_channels % LANES:
         return [
             f"models of {product.in_channels} channels would share tensor cores' matrices of {LANES}, and their NaNs"
         ]
@@ -79,8 +97,10 @@ def _size_reasons(product: Product) -> list[str]:
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
     """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
-    problem, dims, found = Problem.of(product), geometry.dims(product), list[str]()
+    problem, dims, found = Problem.of(product), dims_of(product), list[str]()
     source, other, result = NAMES[product.role]
+    if problem.backward:
+        source, other = other, source
     whole = lambda itemsize: -(-problem.channels // (16 // itemsize)) * (16 // itemsize)
     if problem.channels < (read := whole(problem.itemsize)):
         found.append(f"{source} is padded from {problem.channels} to {read} channels: TMA strides are 16 bytes")
@@ -92,13 +112,15 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
             found.append(f"{other} is padded likewise")
         if ragged:
             found.append(f"{other} is padded to whole output phases in spatial dimensions {ragged}")
+    if problem.outputs:
+        result += " (and the residual likewise)" if product.residual else ""
+        if problem.channels < (stored := whole(problem.out_itemsize)):
+            found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
+        if ragged:
+            found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
+    if problem.weight_sums:
         blocks = ", and takes the groups' blocks out of matrices of eight channels" if problem.whole_matrices else ""
-        return (*found, f"XLA adds partial sums of all thread blocks, in float32 and always in the same order{blocks}")
-    result += " (and the residual likewise)" if product.residual else ""
-    if problem.channels < (stored := whole(problem.out_itemsize)):
-        found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
-    if ragged:
-        found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
+        found.append(f"XLA adds partial sums of all thread blocks, in float32 and always in the same order{blocks}")
     return tuple(found)
 
 
@@ -107,7 +129,7 @@ def series(product: Product) -> str:
 
     Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
     """
-    dims = geometry.dims(product)
+    dims = dims_of(product)
     strides = "s" + as_word([d.in_stride for d in dims])
     if any(d.out_stride > 1 for d in dims):
         strides += "u" + as_word([d.out_stride for d in dims])
@@ -137,7 +159,7 @@ def code_path(product: Product, config: Config) -> str:
         "chunks": config.chunk_rows > 1,
         # Tiles of a strip read chunks of the one before.
         "shared": t.tile_chunks > t.advance and config.strip_tiles > 1,
-        f"n{problem.out_itemsize}B": not problem.weight_sums,
+        f"n{problem.out_itemsize}B": problem.outputs > 0,
         "outputs": problem.outputs > 1,
         "residual": problem.residual,
         "weights": problem.weight_sums,
@@ -150,15 +172,17 @@ def code_path(product: Product, config: Config) -> str:
 
 def epilogue(product: Product, config: Config) -> str:
     """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu". Sums over pixels are stored as they are."""
-    return "f32 linear" if product.role == "wgrad" else f"{DTYPES[product.out_dtype]} {fused(product)}"
+    if product.role in GRADIENTS:
+        return f"{'f32' if product.role == 'wgrad' else DTYPES[product.out_dtype]} linear"
+    return f"{DTYPES[product.out_dtype]} {fused(product)}"
 
 
 def size(product: Product) -> Size:
     """The size of a product, see `Size`."""
     problem = Problem.of(product)
     macs = work.useful_macs(problem)
-    if problem.weight_sums:
+    if product.role == "wgrad":
         pixels = macs / (problem.channels * problem.weights)
         return Size(macs, work.least_bytes(problem), pixels, problem.group, problem.taps)
-    elements = problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
-    return Size(macs, work.least_bytes(problem), problem.group, problem.group, macs / elements / problem.group)
+    taps = macs / work.elements(problem) / problem.group / (2 if problem.backward else 1)
+    return Size(macs, work.least_bytes(problem), problem.group, problem.group, taps)

@@ -3,7 +3,8 @@
 There is no large matrix product in groups of few channels, and little arithmetic for each byte. So a pixel should come from
 global memory once: a block walks down strips of an image. One producer warpgroup loads its input rows by TMA into a ring of
 slots, once each, and consumer warpgroups sum what is there (strips.py). Forward products and input gradients are sums over
-taps, for every pixel (pixel_sums.py); weight gradients are sums over pixels, for every tap (weight_sums.py).
+taps, for every pixel (pixel_sums.py); weight gradients are sums over pixels, for every tap (weight_sums.py). A whole backward
+pass is both (backward.py).
 """
 
 import functools
@@ -18,10 +19,12 @@ from pallas_conv.spec import Product
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
 from ..gpu import Gpu
+from .backward import Backward
 from .legal import illegal
 from .operands import Views, channels_last_operands
 from .pixel_sums import PixelSums
-from .plan import Config, Problem, tiling
+from .plan import Config, Problem
+from .tiling import tiling
 from .schedule import Schedule
 from .strips import Strips
 from .weight_sums import WeightSums
@@ -35,6 +38,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
            -> (N, C, *out) for each of product.outputs
     dgrad: ct (N, C, *out), w (C, group, *kernel) -> [(N, C, *in)]
     wgrad: x (N, C, *in), ct (N, C, *out) -> [(C, group, *kernel)], and (C,) if product.outputs has "db"
+    bwd: x, ct, w -> [(N, C, *in), (C, group, *kernel)], and (C,) likewise
 
     With product.models, every array has that axis first.
     """
@@ -42,14 +46,16 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     if why := illegal(problem, cfg, gpu):
         raise ValueError(why)
     schedule = Schedule(tiling(problem, cfg), gpu.num_sms)
-    dtype = product.compute_dtype if problem.weight_sums else product.out_dtype
-    views = Views(schedule.tiling, jnp.dtype(dtype), interpret)
+    views = Views(schedule.tiling, jnp.dtype(product.compute_dtype), jnp.dtype(product.out_dtype), interpret)
     given = views.operands(channels_last_operands(product, operands))
+    if problem.backward:
+        dx, sums = _launch(Backward(schedule, views), given, name)
+        return [views.channels_first(dx, product.models), *views.gradients(sums, product)]
     if problem.weight_sums:
-        (sums,) = _launch(WeightSums(schedule, views, given["x"].dtype), given, name)
+        (sums,) = _launch(WeightSums(schedule, views), given, name)
         return views.gradients(sums, product)
     epilogue = Epilogue(product.activation, product.outputs) if product.role == "fprop" else Epilogue()
-    outs = _launch(PixelSums(schedule, views, given["x"].dtype, epilogue), given, name)
+    outs = _launch(PixelSums(schedule, views, epilogue), given, name)
     return [views.channels_first(out, product.models) for out in outs]
 
 

@@ -14,20 +14,20 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..ring import Ring
 from . import fragments
-from .fragments import Fragment
+from .fragments import Line
 from .operands import Views
 from .plan import CHANNELS
 from .schedule import Schedule, Strip
 
-OPERANDS = ("x", "w", "ct", "bias", "residual")
+OPERANDS = ("pixels", "w", "partner", "bias", "residual")
 
 
 class Global(NamedTuple):
     """The operands and results in global memory, as the views make them. Operands that a kernel does not have are None."""
 
-    x: Any
+    pixels: Any
     w: Any
-    ct: Any
+    partner: Any
     bias: Any
     residual: Any
     outs: tuple[Any, ...]
@@ -56,13 +56,21 @@ class Lines(NamedTuple):
     line: int
 
 
+class Place(NamedTuple):
+    """The place of what 16 outputs of a row read: a row, its plane within the load, the first output's column within the tile."""
+
+    lines: Lines
+    plane: Array | int
+    column: Array
+
+
 class Strips:
     """A kernel's body. Its fields are static numbers; everything traced is an argument of a method."""
 
-    def __init__(self, schedule: Schedule, views: Views, dtype: Any):
-        self.schedule, self.views, self.dtype = schedule, views, dtype
+    def __init__(self, schedule: Schedule, views: Views):
+        self.schedule, self.views = schedule, views
         self.problem, self.cfg, self.tiling = schedule.problem, schedule.cfg, schedule.tiling
-        self.engine = fragments.engine(self.problem, dtype, views.interpret)
+        self.engine = fragments.engine(self.problem, views.dtype, views.interpret)
 
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
         """The results, as the kernel stores them."""
@@ -70,10 +78,6 @@ class Strips:
 
     def own_scratch_types(self) -> list[Any]:
         """Shared memory and barriers beside those of the ring."""
-        raise NotImplementedError
-
-    def load(self, line: fragments.Line, starts: Sequence[int]) -> list[Fragment]:
-        """Load the fragments of a line that begin at these pixels, as this kernel multiplies them."""
         raise NotImplementedError
 
     def produce(self, gmem: Global, shared: Shared, worker: Array) -> None:
@@ -88,7 +92,7 @@ class Strips:
         cfg, tiling = self.cfg, self.tiling
         slots = cfg.stages, len(tiling.residues), *tiling.load_pixels, tiling.pixel_elements
         ring = Ring.barriers(cfg.stages, len(tiling.residues), cfg.consumers, 1)
-        return [mgpu.SMEM(slots, self.dtype), *ring, *self.own_scratch_types()]
+        return [mgpu.SMEM(slots, self.views.dtype), *ring, *self.own_scratch_types()]
 
     def body(self, names: tuple[str, ...], *refs: Any) -> None:
         """Run one warpgroup, as the producer or as a consumer. names: those of the operands, which `refs` begins with."""
@@ -128,7 +132,7 @@ class Strips:
                 moves: list[Any] = [tiling.reaches[0].low, tiling.reaches[1].low + chunk * cfg.chunk_rows]
                 moves.append(tiling.first_column * columns.in_stride + residue)
                 mgpu.copy_gmem_to_smem(
-                    gmem.x.at[(*self.views.pixels_at(at, moves), self.views.channels(strip.channel))],
+                    gmem.pixels.at[(*self.views.pixels_at(at, moves), self.views.channels(strip.channel))],
                     shared.pixels.at[slot, box, *self.views.missing],
                     barrier=shared.ring.full.at[slot],
                     oob_mode=mgpu.OOBFillMode.ZEROS,
@@ -158,22 +162,23 @@ class Strips:
         slots = [self.slot_after(first, chunk) for chunk in range(self.tiling.tile_chunks)]
         return Chunks(shared.ring, slots, self.tiling.shared_chunks, self.cfg.chunk_rows)
 
-    def load_fragments(
-        self, shared: Shared, at: Lines, plane: Array | int, column: Array, moves: Sequence[int], me: Consumer
-    ) -> dict[int, Fragment]:
+    def load_fragments[F](
+        self, shared: Shared, at: Place, moves: Sequence[int], me: Consumer, load: Callable[[Line, Sequence[int]], list[F]]
+    ) -> dict[int, F]:
         """Load a row's pixels at some distances along it, 16 pixels of 32 channels each, by those distances.
 
-        at, plane: the row, and its plane within the load. column: the first of 16 outputs, within the block's tile.
+        load: gives the fragments of a line that begin at some pixels.
         """
-        stride, found, channels = self.problem.dims[2].in_stride, dict[int, Fragment](), mgpu.ds(me.channel, CHANNELS)
+        stride, found, channels = self.problem.dims[2].in_stride, dict[int, F](), mgpu.ds(me.channel, CHANNELS)
         for box, residue in enumerate(self.tiling.residues):
 
             def line(first: int, count: int, box: int = box) -> Any:
-                return shared.pixels.at[at.slot, box, plane, at.line, mgpu.ds(column + first, count), channels]
+                pixels = mgpu.ds(at.column + first, count)
+                return shared.pixels.at[at.lines.slot, box, at.plane, at.lines.line, pixels, channels]
 
             if here := [move for move in moves if move % stride == residue]:
                 starts = [move // stride - self.tiling.first_column for move in here]
-                found |= dict(zip(here, self.load(line, starts), strict=True))
+                found |= dict(zip(here, load(line, starts), strict=True))
         return found
 
 

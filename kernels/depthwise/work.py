@@ -5,7 +5,8 @@ import math
 from .. import geometry
 from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
-from .plan import CHANNELS, PIXELS, Config, Problem, Tiling, tiling
+from .plan import CHANNELS, PIXELS, Config, Problem
+from .tiling import Tiling, tiling
 
 # What the product of a pixel's channel with a tap costs, in multiply-adds of wgmma, which the cost model counts in; by the
 # itemsize of operands. In 16 bits, mma.sync does eight, with all channels of a warp, and runs at five eighths of wgmma's rate.
@@ -14,20 +15,25 @@ TENSOR_MACS = {2: 8 * 8 / 5, 4: 8.0}
 
 
 def useful_macs(problem: Problem) -> int:
-    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
+    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not. A whole backward pass has two each."""
     taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
-    return problem.batch * problem.channels * problem.group * math.prod(taps)
+    return problem.batch * problem.channels * problem.group * math.prod(taps) * (2 if problem.backward else 1)
 
 
-def result_itemsize(problem: Problem) -> int:
-    """Bytes of an element of what is shaped like an output: outputs and residual, or the cotangent of a weight gradient."""
-    return problem.itemsize if problem.weight_sums else problem.out_itemsize
+def shaped_like_output(problem: Problem) -> tuple[int, int]:
+    """Bytes of an element of all (operands, results) that are shaped like an output: partner and residual, outputs."""
+    operands = problem.weight_sums * problem.itemsize + problem.residual * problem.out_itemsize
+    return operands, problem.outputs * problem.out_itemsize
 
 
 def result_bytes(problem: Problem) -> int:
-    """Bytes of all outputs, and of the residual or the cotangent, which is shaped like one."""
-    elements = problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
-    return elements * result_itemsize(problem) * (problem.outputs + problem.operand_results)
+    """Bytes of all outputs, and of the residual and the partner, which are shaped like one."""
+    return elements(problem) * sum(shaped_like_output(problem))
+
+
+def elements(problem: Problem) -> int:
+    """Number of elements of what is shaped like an output."""
+    return problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
 
 
 def pixel_bytes(problem: Problem) -> int:
@@ -48,8 +54,10 @@ def _read(d: geometry.TapAxis) -> tuple[int, int]:
 
 
 def weight_bytes(problem: Problem) -> int:
-    """Bytes of all weights, or of their gradients."""
-    return problem.channels * problem.weights * (problem.out_itemsize if problem.weight_sums else problem.itemsize)
+    """Bytes of all weights, and of their gradients. Those of a whole backward pass are float32."""
+    read = 0 if problem.weight_sums and not problem.backward else problem.itemsize
+    written = problem.weight_sums * (4 if problem.backward else problem.out_itemsize)
+    return problem.channels * problem.weights * (read + written)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -78,11 +86,11 @@ def loaded_bytes(problem: Problem, cfg: Config) -> int:
     """Bytes that the kernel loads into shared memory."""
     t = tiling(problem, cfg)
     residual = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize if problem.residual else 0
-    return chunks(t) * t.slot_bytes + tiles(t) * (residual + t.cotangent_bytes)
+    return chunks(t) * t.slot_bytes + tiles(t) * (residual + t.partner_bytes)
 
 
 def partial_bytes(t: Tiling, gpu: Gpu) -> int:
-    """Bytes of the partial sums of a weight gradient, of all consumers."""
+    """Bytes of the partial sums over pixels, of all consumers."""
     return math.prod(t.sums_shape(gpu.num_sms)) * 4 * t.problem.weight_sums
 
 
@@ -92,15 +100,14 @@ def copied_bytes(problem: Problem) -> tuple[int, int]:
     given, wanted = (problem.batch * problem.channels * n for n in space)
     read, stored = read_elements(problem), stored_elements(problem)
     before = (given + read) * problem.itemsize if given != read else 0
-    if stored == wanted:
-        return before, 0
-    result = (stored + wanted) * result_itemsize(problem)
-    return before + result * problem.operand_results, result * problem.outputs
+    operands, results = shaped_like_output(problem)
+    copied = stored + wanted if stored != wanted else 0
+    return before + operands * copied, results * copied
 
 
 def stored_elements(problem: Problem) -> int:
     """Number of elements of an output as the kernel stores it: whole 16 bytes of channels, whole phases."""
-    unit = 16 // result_itemsize(problem)
+    unit = 16 // (problem.out_itemsize if problem.outputs else problem.itemsize)
     channels = -(-problem.channels // unit) * unit
     return problem.batch * channels * math.prod(d.rows * d.out_stride for d in problem.dims)
 
@@ -120,8 +127,9 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     on_an_sm = 2 if workers > gpu.num_sms else 1
     strips = -(-t.strips // workers)
     loaded = chunks(t) / tiles(t)  # chunks: a strip's first tile loads more
-    result = 0 if problem.weight_sums else cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
-    fragments = t.tile_fragments * problem.kept + t.staged_pixels // PIXELS * problem.weight_sums
+    result = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
+    twice = problem.backward and problem.on_tensor_cores  # for sums over taps, and over pixels
+    fragments = t.tile_fragments * problem.kept * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
     return Work(
         itemsize=problem.itemsize,
         mma_warpgroups=cfg.consumers,
@@ -135,20 +143,20 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         all_steps=tiles(t),
         macs=int(t.issued_products * PIXELS * CHANNELS * problem.kept * TENSOR_MACS[problem.itemsize]),
         operand_bytes=fragments * PIXELS * CHANNELS * problem.itemsize,
-        pixel_bytes=int(loaded * t.slot_bytes) + t.cotangent_bytes,
+        pixel_bytes=int(loaded * t.slot_bytes) + t.partner_bytes,
         weight_bytes=0,
-        rows=loaded * len(t.residues) * math.prod(t.load_pixels) + math.prod(t.cotangent_pixels) * problem.weight_sums,
+        rows=loaded * len(t.residues) * math.prod(t.load_pixels) + math.prod(t.partner_pixels) * problem.weight_sums,
         copies=math.ceil(loaded) * len(t.residues) + len(problem.phases) * problem.weight_sums,
         taps=1,
         pixel_readers=1,
-        kept_bytes=0 if problem.weight_sums else problem.loaded_weights * cfg.channels * problem.itemsize,
+        kept_bytes=0 if not problem.outputs else problem.loaded_weights * cfg.channels * problem.itemsize,
         chunks=1,
         elements=t.staged_pixels * CHANNELS / WARPGROUP * problem.outputs,
         stored_bytes=result * (problem.outputs + problem.residual),
         ahead=0 if problem.residual else None,
-        input_bytes=pixel_bytes(problem) + result_bytes(problem) * problem.weight_sums,
+        input_bytes=pixel_bytes(problem) + elements(problem) * shaped_like_output(problem)[0] * problem.weight_sums,
         weights_bytes=weight_bytes(problem),
-        held_bytes=workers * (t.tile_chunks * t.slot_bytes + t.cotangent_bytes + result) + weight_bytes(problem),
+        held_bytes=workers * (t.tile_chunks * t.slot_bytes + t.partner_bytes + result * problem.outputs) + weight_bytes(problem),
         before_bytes=before,
         after_bytes=after + 2 * partial_bytes(t, gpu),
     )

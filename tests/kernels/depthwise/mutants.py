@@ -2,7 +2,7 @@
 
 import pytest
 
-from pallas_conv.kernels.depthwise import plan
+from pallas_conv.kernels.depthwise import tiling
 from pallas_conv.kernels.depthwise.pixel_sums import PixelSums
 from pallas_conv.kernels.depthwise.plan import Config
 from pallas_conv.kernels.ring import Ring
@@ -103,9 +103,9 @@ WEIGHT_ADDS_OF_GROUPS = Case(
 
 def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one of every row of them."""
-    terms = plan.row_terms
+    terms = tiling.row_terms
     fewer = lambda found: {at: {key: some[:-1] for key, some in into.items()} for at, into in found.items()}
-    monkeypatch.setattr(plan, "row_terms", lambda *args: fewer(terms(*args)))
+    monkeypatch.setattr(tiling, "row_terms", lambda *args: fewer(terms(*args)))
 
 
 def release_before_summing(monkeypatch: pytest.MonkeyPatch) -> None:

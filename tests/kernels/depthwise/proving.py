@@ -4,7 +4,8 @@ import random
 
 from pallas_conv.kernels.depthwise import served, work
 from pallas_conv.kernels.depthwise.legal import illegal
-from pallas_conv.kernels.depthwise.plan import Config, Problem, tiling
+from pallas_conv.kernels.depthwise.plan import Config, Problem
+from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.gpu import MOST_BARRIERS, Gpu
 from pallas_conv.spec import Product
 from tests.kernels import cases

@@ -6,7 +6,8 @@ import pytest
 
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.depthwise import DEPTHWISE, legal
-from pallas_conv.kernels.depthwise.plan import CHANNELS, Config, Problem, tiling
+from pallas_conv.kernels.depthwise.plan import CHANNELS, Config, Problem
+from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.spec import Product
 from tests.kernels import aot

@@ -6,8 +6,8 @@ import pytest
 from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.depthwise import fragments
 from pallas_conv.kernels.depthwise import operands as depthwise_operands
-from pallas_conv.kernels.depthwise.pixel_sums import PixelSums, _Weights
-from pallas_conv.kernels.depthwise.plan import Tiling
+from pallas_conv.kernels.depthwise.pixel_sums import PixelSums, Weights
+from pallas_conv.kernels.depthwise.tiling import Tiling
 from pallas_conv.kernels.depthwise.schedule import Schedule
 from pallas_conv.kernels.depthwise.weight_sums import WeightSums
 from pallas_conv.kernels.ring import Ring
@@ -106,15 +106,15 @@ def test_the_weights_of_other_taps_are_wrong(monkeypatch, engine, case):
 @pytest.mark.extended
 @pytest.mark.parametrize("part", ["weights", "bias"])
 def test_the_weights_and_the_bias_of_other_channels_are_wrong(monkeypatch, part):
-    load = PixelSums._weights
+    load = PixelSums.weights
 
     def first(self, gmem, strip, me):
         (weights, bias), (others, another) = (
             load(self, gmem, at, me) for at in (strip, strip._replace(channel=strip.channel * 0))
         )
-        return _Weights(weights, another) if part == "bias" else _Weights(others, bias)
+        return Weights(weights, another) if part == "bias" else _Weights(others, bias)
 
-    monkeypatch.setattr(PixelSums, "_weights", first)
+    monkeypatch.setattr(PixelSums, "weights", first)
     with WRONG:
         prove(CHANNELS)
 
@@ -184,7 +184,7 @@ def test_a_tile_that_nobody_computes_shows(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "dropped"),
     [
-        ("_add_tile", "barrier_wait"),
+        ("add_tile", "barrier_wait"),
         pytest.param("consume", "barrier_wait", marks=pytest.mark.extended),
         pytest.param("produce", "barrier_wait", marks=pytest.mark.extended),
         pytest.param("consume", "commit_smem", marks=pytest.mark.extended),
@@ -198,14 +198,14 @@ def test_a_weight_gradient_without(monkeypatch, method, dropped):
 
 def without(monkeypatch, method):
     """Break the cotangents' ring."""
-    cotangents = WeightSums._cotangents
+    partners = WeightSums._partners
 
     def broken(self, shared):
-        found = cotangents(self, shared)
+        found = partners(self, shared)
         ring = type("Broken", (Ring,), {method: nothing})
         return found._replace(ring=ring(found.ring.stages, found.ring.full, found.ring.empty))
 
-    monkeypatch.setattr(WeightSums, "_cotangents", broken)
+    monkeypatch.setattr(WeightSums, "_partners", broken)
 
 
 def test_a_cotangent_that_is_not_waited_for(monkeypatch):

@@ -8,7 +8,8 @@ import functools
 from collections.abc import Callable
 
 from pallas_conv.kernels.depthwise import work
-from pallas_conv.kernels.depthwise.plan import Config, Problem, Tiling, tiling
+from pallas_conv.kernels.depthwise.plan import Config, Problem
+from pallas_conv.kernels.depthwise.tiling import Tiling, tiling
 
 from ...configured import Case
 from ..rung import held
