@@ -25,9 +25,9 @@ from ..epilogue import Epilogue
 from .fragments import Fragment
 from .operands import Views
 from .pixel_sums import Key, PixelSums, Staging, Weights
+from .plan import PIXELS
 from .schedule import Schedule, Strip
 from .strips import Chunks, Consumer, Global, Place, Shared
-from .plan import PIXELS
 from .taps import Term
 from .weight_sums import Slots, Sums, WeightSums
 

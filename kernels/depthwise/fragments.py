@@ -209,7 +209,9 @@ class MultiplyAdds:
     def sum_pixels(self, acc: tuple[Array, ...], xs: Sequence[tuple[Array, ...]], partner: Array) -> tuple[Array, ...]:
         (x,) = xs
         if self.interpret:
-            return tuple(a + (b * partner).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True))
+            return tuple(
+                a + (b * partner).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True)
+            )
         return tuple(multiply_add_rows(a, b, partner, self.layout) for a, b in zip(acc, x, strict=True))
 
     def of_taps(self, acc: tuple[Array, ...], count: int) -> list[list[Array]]:

@@ -5,6 +5,9 @@ from .plan import PIXELS, Config, Problem
 from .tiling import Tiling, tiling
 
 MOST_BOX = 256  # elements along a dimension of a TMA copy
+# On an SM, in a whole backward pass: nothing hides the latency of one consumer's loads and products. Where registers allow no
+# more, two kernels, of fewer registers each, are taken instead.
+LEAST_CONSUMERS = 2
 MOST_PRODUCTS = 2048  # of a fragment and a tap, in a tile: its code is one long line, which takes long to compile
 
 
@@ -31,6 +34,8 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     if (products := t.unrolled_products) > MOST_PRODUCTS:
         return f"{products=} of a tile must be at most {MOST_PRODUCTS}"
     limit = gpu.generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
+    if problem.backward and cfg.consumers * cfg.ctas_per_sm < LEAST_CONSUMERS:
+        return f"{cfg.consumers=} of a whole backward pass must be at least {LEAST_CONSUMERS} on an SM"
     if (needed := registers(t)) > limit:
         return f"{needed=} registers must be at most {limit}"
     if (smem_bytes := t.smem_bytes) > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):

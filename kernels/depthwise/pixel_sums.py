@@ -23,7 +23,6 @@ from .schedule import Schedule, Strip
 from .strips import Consumer, Global, Place, Shared, Strips
 from .taps import Term
 
-
 type Key = tuple[int, int]  # a phase, and an output row of a tile
 
 

@@ -91,9 +91,10 @@ def dims_of(product: Product) -> tuple[geometry.TapAxis, ...]:
 class Problem:
     """A computation of a depthwise kernel.
 
-    Sums over taps, [N, *in, C] x [*kernel, group, C] -> [N, *out, C], once per output. Or sums over pixels, the weight gradient:
-    [N, *in, C] x [N, *out, C] -> [*kernel, group, C], and with a bias [C]. Or both, the whole backward pass, whose taps are the
-    input gradient's: they read the cotangent, [N, *in, C] here, and x is shaped like an output.
+    Sums over taps: [N, *in, C] x [*kernel, group, C] -> [N, *out, C], once per output.
+    Sums over pixels, the weight gradient: [N, *in, C] x [N, *out, C] -> [*kernel, group, C], and with a bias [C].
+    Or both, the whole backward pass. Its taps are the input gradient's: they read the cotangent, which is [N, *in, C] here, and
+    dx and x are [N, *out, C].
 
     batch        N
     channels     C, of all models

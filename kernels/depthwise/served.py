@@ -54,8 +54,6 @@ def _gradient_reasons(product: Product) -> list[str]:
     if product.outputs not in served or product.activation:
         fused = f", with the derivative of {product.activation}" if product.activation else ""
         return [f"{' and '.join(map(str, served))} are computed, not {product.outputs}{fused}"]
-    if product.role == "bwd" and "db" in product.outputs and (beyond := _cotangents_beyond(product)):
-        return [f"the bias gradient needs cotangents that are at the place of no x in spatial dimensions {beyond}"]
     return []
 
 
@@ -82,6 +80,8 @@ def _size_reasons(product: Product) -> list[str]:
     if idle := [i for i, (d, n) in enumerate(zip(dims_of(product), wanted, strict=True)) if len(d.order) < n]:
         which = "some taps never meet" if weight_sums else "no tap ever meets"
         return [f"{which} the input in spatial dimensions {idle}"]
+    if product.role == "bwd" and "db" in product.outputs and (beyond := _cotangents_beyond(product)):
+        return [f"the bias gradient needs cotangents that are at the place of no x in spatial dimensions {beyond}"]
     problem = Problem.of(product)
     pixels, shaped_like_output = {"wgrad": names[:2], "bwd": names[1::-1]}.get(product.role, names[::2])
     if large := large_reasons({pixels: work.read_elements(problem), shaped_like_output: work.stored_elements(problem)}):

@@ -24,9 +24,9 @@ from .legal import illegal
 from .operands import Views, channels_last_operands
 from .pixel_sums import PixelSums
 from .plan import Config, Problem
-from .tiling import tiling
 from .schedule import Schedule
 from .strips import Strips
+from .tiling import tiling
 from .weight_sums import WeightSums
 from .work import useful_macs
 

@@ -57,7 +57,7 @@ class Lines(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The place of what 16 outputs of a row read: a row, its plane within the load, the first output's column within the tile."""
+    """The place of what 16 outputs of a row read: a row, its plane within the load, the first column within the tile."""
 
     lines: Lines
     plane: Array | int
@@ -163,7 +163,12 @@ class Strips:
         return Chunks(shared.ring, slots, self.tiling.shared_chunks, self.cfg.chunk_rows)
 
     def load_fragments[F](
-        self, shared: Shared, at: Place, moves: Sequence[int], me: Consumer, load: Callable[[Line, Sequence[int]], list[F]]
+        self,
+        shared: Shared,
+        at: Place,
+        moves: Sequence[int],
+        me: Consumer,
+        load: Callable[[Line, Sequence[int]], list[F]],
     ) -> dict[int, F]:
         """Load a row's pixels at some distances along it, 16 pixels of 32 channels each, by those distances.
 

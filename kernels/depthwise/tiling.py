@@ -5,7 +5,7 @@ import functools
 import math
 
 from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
-from .plan import CHANNELS, LANES, PIXELS, WARPS, Config, Problem
+from .plan import CHANNELS, LANES, WARPS, Config, Problem
 from .taps import Reach, RowTerms, moves_of, reach, row_terms
 
 COPY_BYTES = 128  # of which every TMA copy is a multiple

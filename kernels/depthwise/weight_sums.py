@@ -187,9 +187,7 @@ class WeightSums(Strips):
                 cotangent(key)
         return Sums(taps, bias)
 
-    def load_partner(
-        self, shared: Shared, slots: Slots, key: Key, plane: Array, column: Array, me: Consumer
-    ) -> Array:
+    def load_partner(self, shared: Shared, slots: Slots, key: Key, plane: Array, column: Array, me: Consumer) -> Array:
         """Load the partner of 16 columns of a row and phase."""
         (phase, row), channels = key, mgpu.ds(me.channel, CHANNELS)
         pixels = self._partners(shared).pixels
@@ -207,8 +205,8 @@ class WeightSums(Strips):
     ) -> None:
         """Add the products of an input row, in a plane that an output plane reaches.
 
-        into: the output rows, of phases, that it is joined to, and the taps. pixels: loads those at distances along the row, each
-        once. partner: loads the one of an output row.
+        into: the output rows, of phases, that it is joined to, and the taps. pixels: loads those at distances along the row,
+        each once. partner: loads that of an output row.
         """
         joined: dict[tuple[int, ...], list[tuple[Key, Taps]]] = {}
         for key, terms in into.items():

@@ -15,7 +15,7 @@ TENSOR_MACS = {2: 8 * 8 / 5, 4: 8.0}
 
 
 def useful_macs(problem: Problem) -> int:
-    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not. A whole backward pass has two each."""
+    """The multiply-adds of the definition: taps over padding count, stuffed zeros do not. A backward pass has two each."""
     taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
     return problem.batch * problem.channels * problem.group * math.prod(taps) * (2 if problem.backward else 1)
 
@@ -156,7 +156,8 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         ahead=0 if problem.residual else None,
         input_bytes=pixel_bytes(problem) + elements(problem) * shaped_like_output(problem)[0] * problem.weight_sums,
         weights_bytes=weight_bytes(problem),
-        held_bytes=workers * (t.tile_chunks * t.slot_bytes + t.partner_bytes + result * problem.outputs) + weight_bytes(problem),
+        held_bytes=workers * (t.tile_chunks * t.slot_bytes + t.partner_bytes + result * problem.outputs)
+        + weight_bytes(problem),
         before_bytes=before,
         after_bytes=after + 2 * partial_bytes(t, gpu),
     )

@@ -59,6 +59,12 @@ def shift_right(a, n):
     return shifted if a.dtype.kind == "i" else np.where(n < bits, shifted, a.dtype.type(0))
 
 
+def funnel_shift(low, high, n, left):
+    """Logic and Shift Instructions: shf, a word of the two that `high` and `low` are together, shifted by up to 32."""
+    both, n = (high.astype(np.uint64) << np.uint64(32)) | low, n.astype(np.uint64)
+    return (both >> (np.uint64(32) - n if left else n)).astype(np.uint32)
+
+
 def extract(a, position, length):
     """Integer Arithmetic Instructions: bfe, whose position and length are eight bits each."""
     bits, unsigned = bits_of(a), UNSIGNED[bits_of(a)]

@@ -1,6 +1,6 @@
 """Depthwise kernels that are wrong in one place of their PTX, and what the emulator says of each: see damages.py."""
 
-from tests.kernels.depthwise.mutants import ADDS, MUTANT, PHASES, RESIDUAL, WEIGHT_ADDS, WEIGHTS
+from tests.kernels.depthwise.mutants import ADDS, BACKWARD, MUTANT, PHASES, RESIDUAL, WEIGHT_ADDS, WEIGHTS
 
 from .damages import WAIT, WRONG, Damage, consumers, every, expects, nth
 
@@ -65,5 +65,15 @@ DAMAGES = [
            "shared memory that nobody has written|a race: reads what TMA|still writing"),
     Damage("depthwise dw: a tap's sums stored in the place of another's", WEIGHTS,
            nth(r"(st\.v2\.b32\s+\[%rd\d+)\+256\]", r"\1]"), f"{WRONG}|stores an element again"),
+    # The whole backward pass.
+    Damage("depthwise backward: drop .trans of every ldmatrix", BACKWARD, every(r"(ldmatrix\S+)\.trans", r"\1"), WRONG),
+    Damage("depthwise backward: .trans of every ldmatrix", BACKWARD,
+           every(r"(ldmatrix\S+x2)\.shared", r"\1.trans.shared"), WRONG),
+    Damage("depthwise backward: drop the fence before dx is stored", BACKWARD, every(r"fence\.proxy\.async\S*;"),
+           "without fence.proxy.async|a race"),
+    Damage("depthwise backward: drop the wait for a store to have read its buffer", BACKWARD,
+           every(r"cp\.async\.bulk\.wait_group\.read\s+0;"), "still reads"),
+    Damage("depthwise backward: a sum of the cotangent that is not carried on", BACKWARD,
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{[^}]*\}, \{(%r\d+), %r\d+\}, )\{[^}]*\}", r"\1{\2, \2, \2, \2}", -1), WRONG),
 ]
 # fmt: on

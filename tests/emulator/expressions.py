@@ -252,6 +252,13 @@ def _(e: Expressions, inst: Inst, m: re.Match):
     return raw(f"{'shift_left' if m[1] == 'shl' else 'shift_right'}({a},{amount})", int(m[3]))
 
 
+@MEANINGS(r"shf\.([lr])\.(wrap|clamp)\.b32")
+def _(e: Expressions, inst: Inst, m: re.Match):
+    low, high, amount = e.values(inst, "u32", "u32", "u32")
+    amount = f"({amount}&np.uint32(31))" if m[2] == "wrap" else f"np.minimum({amount},np.uint32(32))"
+    return f"funnel_shift({low},{high},{amount},{m[1] == 'l'})"
+
+
 # Data Movement and Conversion Instructions.
 
 

@@ -90,6 +90,15 @@ def test_shifts_beyond_the_width(kind):
     assert executed(f"shr.{kind}", (bits, bits, 32), a, amounts) == right
 
 
+@pytest.mark.parametrize("mode", ["wrap", "clamp"])
+def test_funnel_shifts(mode):
+    rng, word = np.random.default_rng(4), (1 << 32) - 1
+    low, high, amounts = lanes(rng, 32), lanes(rng, 32)[::-1], rng.choice(EDGES, 32).tolist()
+    both = [(h << 32 | l, n & 31 if mode == "wrap" else min(n, 32)) for l, h, n in zip(low, high, amounts, strict=True)]
+    assert executed(f"shf.l.{mode}.b32", (32,) * 4, low, high, amounts) == [x << n >> 32 & word for x, n in both]
+    assert executed(f"shf.r.{mode}.b32", (32,) * 4, low, high, amounts) == [x >> n & word for x, n in both]
+
+
 @pytest.mark.parametrize(
     ("to", "source", "width"), [("s8", "s32", 16), ("s16", "s8", 16), ("u16", "u32", 32), ("s64", "s32", 64)]
 )

@@ -100,6 +100,19 @@ WEIGHT_ADDS_OF_GROUPS = Case(
     num_sms=2,
 )
 
+BACKWARD = Case(
+    "depthwise mutant of a whole backward pass",
+    depthwise("bwd", 3, 40, (8, 17), (3, 4), 1, ((0, 2), (2, 1)), outputs=("dx", "dw", "db")),
+    Config((1, 2, 16), 1, 2, channel_warpgroups=2, stages=5),
+    num_sms=2,
+)
+BACKWARD_OF_GROUPS = Case(
+    "depthwise mutant of a whole backward pass of groups of two channels",
+    depthwise("bwd", 2, 24, (3, 17), 3, 1, 1, group=2, outputs=("dx", "dw")),
+    Config((1, 2, 16), 1, 2, column_warpgroups=2, stages=6),
+    num_sms=2,
+)
+
 
 def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one of every row of them."""

@@ -25,7 +25,7 @@ def some_product(rng: random.Random) -> Product:
         pick, nd, role = (
             rng.choice,
             rng.choice((1, 2, 2, 2, 3)),
-            rng.choice(("fprop", "fprop", "dgrad", "wgrad", "wgrad")),
+            rng.choice(("fprop", "fprop", "dgrad", "wgrad", "wgrad", "bwd", "bwd")),
         )
         each = lambda lo, hi, nd=nd: tuple(rng.randint(lo, hi) for _ in range(nd))
         pair = lambda lo, hi: (rng.randint(lo, hi), rng.randint(lo, hi))
@@ -37,8 +37,8 @@ def some_product(rng: random.Random) -> Product:
                 "activation": pick((None, "relu", "silu", "gelu")),
                 "outputs": pick((("y",), ("z",), ("y", "z"))),
             }
-        if role == "wgrad":
-            fused = {"outputs": pick((("dw",), ("dw", "db")))}
+        if role in served.GRADIENTS:
+            fused = {"outputs": pick(served.GRADIENTS[role])}
         p = depthwise(
             role,
             rng.randint(1, 3),

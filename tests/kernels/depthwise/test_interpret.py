@@ -84,7 +84,7 @@ def test_what_is_chosen_for_wanted_products(case, counted):
     prove_as_planned(case, counted)
 
 
-SEEDS = (2, 9, 11)  # an input gradient in float16, a weight gradient in float32, a forward product in bfloat16
+SEEDS = (8, 9, 13)  # a weight gradient in float16, an input gradient and a forward product in bfloat16
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.extended] * (n not in SEEDS)) for n in range(60)])

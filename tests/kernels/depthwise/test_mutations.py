@@ -6,14 +6,18 @@ import pytest
 from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.depthwise import fragments
 from pallas_conv.kernels.depthwise import operands as depthwise_operands
+from pallas_conv.kernels.depthwise.backward import Backward
 from pallas_conv.kernels.depthwise.pixel_sums import PixelSums, Weights
-from pallas_conv.kernels.depthwise.tiling import Tiling
 from pallas_conv.kernels.depthwise.schedule import Schedule
+from pallas_conv.kernels.depthwise.strips import Chunks
+from pallas_conv.kernels.depthwise.tiling import Tiling
 from pallas_conv.kernels.depthwise.weight_sums import WeightSums
 from pallas_conv.kernels.ring import Ring
 from tests.kernels.depthwise.mutants import (
     ADDS,
     ADDS_OF_GROUPS,
+    BACKWARD,
+    BACKWARD_OF_GROUPS,
     CHANNELS,
     FLIPPED,
     GROUPS,
@@ -48,6 +52,8 @@ OTHERS = (
     WEIGHTS,
     WEIGHTS_OF_PHASES,
     WEIGHTS_OF_COLUMNS,
+    BACKWARD,
+    BACKWARD_OF_GROUPS,
 )
 
 
@@ -112,7 +118,7 @@ def test_the_weights_and_the_bias_of_other_channels_are_wrong(monkeypatch, part)
         (weights, bias), (others, another) = (
             load(self, gmem, at, me) for at in (strip, strip._replace(channel=strip.channel * 0))
         )
-        return Weights(weights, another) if part == "bias" else _Weights(others, bias)
+        return Weights(weights, another) if part == "bias" else Weights(others, bias)
 
     monkeypatch.setattr(PixelSums, "weights", first)
     with WRONG:
@@ -288,3 +294,69 @@ def test_parts_that_overwrite_each_other_show(monkeypatch, case):
     monkeypatch.setattr(WeightSums, "_store", lambda self, gmem, sums, w, me: store(self, gmem, sums, w, first(me)))
     with EITHER:
         prove(case)
+
+
+# The whole backward pass.
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "dropped"),
+    [
+        (PixelSums, "wait_for_staging", "wait_smem_to_gmem"),
+        pytest.param(WeightSums, "consume", "commit_smem", marks=pytest.mark.extended),
+    ],
+)
+def test_a_backward_pass_without(monkeypatch, kind, method, dropped):
+    within(monkeypatch, kind, method, **{dropped: nothing})
+    with UNORDERED:
+        prove(BACKWARD)
+
+
+@pytest.mark.extended
+def test_a_backward_pass_that_ends_before_its_stores_have(monkeypatch):
+    within(monkeypatch, Backward, "consume", wait_smem_to_gmem=nothing)
+    with pytest.raises(REFUSED, match="Not all copy_smem_to_gmem"):
+        prove(BACKWARD)
+
+
+def test_a_bias_gradient_of_other_rows_is_wrong(monkeypatch):
+    lines, add = Chunks.lines, Backward._add_cotangent
+
+    def of_the_row_above(*args):
+        with monkeypatch.context() as within_it:
+            within_it.setattr(Chunks, "lines", lambda self, row: lines(self, row - 1))
+            return add(*args)
+
+    monkeypatch.setattr(Backward, "_add_cotangent", of_the_row_above)
+    with WRONG:
+        prove(BACKWARD)
+
+
+@pytest.mark.extended
+def test_weights_from_the_inputs_to_the_outputs_of_a_group_are_wrong(monkeypatch):
+    last = depthwise_operands._weights_last
+    monkeypatch.setattr(depthwise_operands, "_weights_last", lambda w, summed: last(w, 3 - summed))
+    with WRONG:
+        prove(BACKWARD_OF_GROUPS)
+
+
+@pytest.mark.extended
+def test_gradients_of_weights_from_the_inputs_to_the_outputs_of_a_group_are_wrong(monkeypatch):
+    blocks = depthwise_operands.Views._blocks
+
+    def turned(self, sums):
+        found = blocks(self, sums)
+        square = found.reshape(len(found), self.problem.group, -1, self.problem.group)
+        return square.swapaxes(1, 3).reshape(found.shape)
+
+    monkeypatch.setattr(depthwise_operands.Views, "_blocks", turned)
+    with WRONG:
+        prove(BACKWARD_OF_GROUPS)
+
+
+@pytest.mark.extended
+def test_a_row_of_dx_that_is_staged_before_its_last_tap_is_wrong(monkeypatch):
+    finished = Tiling.finished_by
+    monkeypatch.setattr(Tiling, "finished_by", lambda self, row: finished(self, row + 1))
+    with WRONG:
+        prove(BACKWARD)

@@ -9,8 +9,8 @@ from pallas_conv.kernels import serve
 from pallas_conv.kernels.depthwise import DEPTHWISE, work
 from pallas_conv.kernels.depthwise.legal import illegal
 from pallas_conv.kernels.depthwise.plan import Problem
-from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.depthwise.search import candidates, least
+from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.gpu import H100_SMS, Gpu
 from tests.kernels.depthwise.proving import depthwise, some_product
 from workloads.ladder import depthwise as ladder

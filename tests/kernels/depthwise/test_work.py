@@ -11,9 +11,9 @@ import pytest
 from pallas_conv.kernels import chips, cost
 from pallas_conv.kernels.depthwise import work
 from pallas_conv.kernels.depthwise.plan import CHANNELS, PIXELS, Config, Problem
-from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.depthwise.schedule import Schedule, Strip
 from pallas_conv.kernels.depthwise.search import candidates
+from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.gpu import ANY_HOPPER, H100_SMS, Gpu
 from tests.kernels.depthwise.proving import depthwise, generated
 from tests.kernels.geometries import pairs

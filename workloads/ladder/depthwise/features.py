@@ -91,6 +91,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: float32": lambda w: w.case.product.compute_dtype == "float32",
     "depthwise: float16": lambda w: w.case.product.compute_dtype == "float16",
     "depthwise: groups of several channels": lambda w: w.problem.group > 1,
+    "depthwise: whole backward pass": lambda w: w.problem.backward,
 }
 
 

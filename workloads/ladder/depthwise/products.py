@@ -17,6 +17,13 @@ def dgrad(batch: int, channels: int, *args: Any, group: int = 1, **kwargs: Any) 
     return product("dgrad", batch, (channels, channels), *args, groups=channels // group, **kwargs)
 
 
+def bwd(
+    batch: int, channels: int, *args: Any, group: int = 1, outputs: tuple[str, ...] = ("dx", "dw"), **kwargs: Any
+) -> Product:
+    """A whole backward pass."""
+    return product("bwd", batch, (channels, channels), *args, groups=channels // group, outputs=outputs, **kwargs)
+
+
 def wgrad(batch: int, channels: int, *args: Any, group: int = 1, **kwargs: Any) -> Product:
     """A weight gradient."""
     return product("wgrad", batch, (channels, channels), *args, groups=channels // group, **kwargs)
