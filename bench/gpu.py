@@ -106,11 +106,11 @@ def _configured(options: argparse.Namespace) -> list[Step]:
 
 
 def _jobs(options: argparse.Namespace) -> list[tuple[cases.Case, str]]:
-    """Layers and directions: forward and input gradient, then weight gradients, then training steps."""
+    """Layers and directions: forward and input gradient, weight gradients, both gradients at once, then training steps."""
     wanted = options.cases or ("dcgan_t_last$|resnet50_proj" if options.dry_run else "")
     suite = [case for case in cases.suite() if re.search(wanted, case.name)]
     layers = [small for case in suite if (small := case.on_cpu())] if options.dry_run else suite
-    wanted = [(case, d) for d in ("f", "d", "w", "fb") for case in layers if d in case.directions or d == "fb"]
+    wanted = [(case, d) for d in ("f", "d", "w", "b", "fb") for case in layers if d in case.products() or d == "fb"]
     return [(case, d) for case, d in wanted if not (case.per_example and d == "fb")]
 
 
@@ -133,7 +133,7 @@ def _problems(options: argparse.Namespace) -> list[tuple[cases.Case, str]]:
     """Problems that kernels serve first, small before medium."""
     wanted = options.problems or ("odd_channels|depthwise" if options.dry_run else "")
     problems = correctness.SMALL if options.dry_run else correctness.SMALL + correctness.MEDIUM
-    found = [(case, d) for case in problems if re.search(wanted, case.name) for d in case.directions]
+    found = [(case, d) for case in problems if re.search(wanted, case.name) for d in case.products()]
     return sorted(found, key=lambda job: not products.served(*job))  # stable
 
 

@@ -49,7 +49,7 @@ from . import correctness, products, runner
 
 CACHE = pathlib.Path(tempfile.gettempdir()) / "pallas_conv_bench"
 LAYERS = (*cases.suite(), *correctness.SMALL)
-NAMES = {f"{case.name}/{d}": (case, d) for case in LAYERS for d in case.directions if products.served(case, d)}
+NAMES = {f"{case.name}/{d}": (case, d) for case in LAYERS for d in case.products() if products.served(case, d)}
 
 
 def configured(product: Product, gpu: Gpu, changes: dict[str, Any]) -> Kernel:

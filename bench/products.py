@@ -26,7 +26,8 @@ from .runner import Program, Row, Source
 
 def served(case: Case, direction: str) -> bool:
     """Whether a kernel serves this direction of a layer on a Hopper GPU."""
-    return direction in case.directions and not families.reasons(case.products()[direction], HOPPER.capability)
+    product = case.products().get(direction)
+    return product is not None and not families.reasons(product, HOPPER.capability)
 
 
 def about(kernel: Kernel) -> Row:
@@ -107,7 +108,7 @@ def stock(case: Case, direction: str) -> Program:
 
 
 def formulation(case: Case, direction: str, target: Target) -> str:
-    """The lax program of a product that `auto` takes where no kernel runs."""
+    """The lax program of a product that `auto` takes where no kernel runs, or those of its parts: "stock+stock"."""
     return lax_program(case.products()[direction], target)
 
 
@@ -116,7 +117,8 @@ def best(case: Case, direction: str, target: Target) -> Program | None:
     title = f"{case.name}/{direction} best"
     if direction != "fb":
         make = functools.partial(_best, case, direction, target)
-        return None if formulation(case, direction, target) == formulations.STOCK else Program(title, make)
+        names = set(formulation(case, direction, target).split("+"))
+        return None if names == {formulations.STOCK} else Program(title, make)
     converted = case.stock(direction, convert=pc.convert)
     names = [p.formulation for p in pc.explain(converted, *_shapes(case, direction), device=target)]
     if None in names or set(names) == {formulations.STOCK}:  # None: a kernel that is proven
@@ -163,7 +165,8 @@ def _ours(case: Case, direction: str, gpu: Gpu, interpret: bool, config: Any) ->
 
 def _step(case: Case, gpu: Gpu) -> Source:
     source = _layer(case, "fb", ("mosaic", "auto"))
-    kernels = [serve.kernel(p, gpu) for d, p in case.products().items() if served(case, d)]
+    at_once = {"d", "w"} if served(case, "b") else set()  # of which "b" takes the place
+    kernels = [serve.kernel(p, gpu) for d, p in case.products().items() if served(case, d) and d not in at_once]
     return source._replace(about=several(map(about, kernels)))
 
 

@@ -18,7 +18,7 @@ from pallas_conv.kernels import families
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.target import Target
 from pallas_conv.verify import check, timing
-from pallas_conv.verify.verdict import agree, judge_at, some_places
+from pallas_conv.verify.verdict import agree
 from workloads.cases import Case
 from workloads.served import computed
 
@@ -127,7 +127,7 @@ def compare(case: Case, direction: str, target: Target, gpu: Gpu, dry: bool) -> 
     if best := products.best(case, direction, target):
         wanted["best"] = best
     timed = direction == "fb" or not dry  # an interpreted kernel has no time
-    if timed and any(products.served(case, d) for d in (case.directions if direction == "fb" else direction)):
+    if timed and any(products.served(case, d) for d in (case.products() if direction == "fb" else [direction])):
         wanted["ours"] = products.ours(case, direction, gpu)
     comparison = Comparison(case, direction, target, wanted, products.operands(case, direction))
     needed = (*wanted.values(), comparison.drawn, *gate.poisoning())
@@ -195,14 +195,13 @@ class Comparison:
         """
         if impl == "stock":
             return {}
-        case, pairs = self.case, zip(jax.tree.leaves(got), jax.tree.leaves(baseline), strict=True)
-        (right, part), *others = (agree(a, b, case.dtype) for a, b in pairs)
+        case, ours, usual = self.case, jax.tree.leaves(got), jax.tree.leaves(baseline)
+        (right, part), *others = (agree(a, b, case.dtype) for a, b in zip(ours, usual, strict=True))
         row: Row = {"difference": part} | ({"gradient_difference": max(p for _, p in others)} if others else {})
         product = case.products().get(self.direction)
         if product and computed(product) and not any(map(any, case.border)):
-            at = some_places(product, seed)
-            verdict = judge_at(product, at, tuple(case.as_product(self.direction, operands)), got, baseline)
-            row, right = row | dataclasses.asdict(verdict), right and verdict.right
+            held = check.hold(product, tuple(case.as_product(self.direction, operands)), ours, usual, seed)
+            row, right = row | dataclasses.asdict(held.worst), held.right
         return row | ({} if right else {"status": "wrong"})
 
     def _timed(self, context: Context, operands: list[tuple[jax.Array, ...]], right: list[str]) -> dict[str, Row]:

@@ -73,9 +73,8 @@ def test_blocks_of_published_networks_train_by_kernels_alone(name):
         found = pc.explain(eqx.filter_grad(loss), block, images(128, *shape), device="h100")
     assert {plan.implementation for plan in found} == {"mosaic"}
     grouped = {plan.product.role: plan.kernel.family.name for plan in found if plan.product.spec.groups > 1}
-    first = {"convnext"}  # whose first layer it is: nobody wants the gradient of its input
-    roles = {"fprop", "wgrad"} | ({"dgrad"} if name not in first else set())
-    assert grouped == dict.fromkeys(roles, "depthwise")
+    # Nobody wants the gradient of the input of ConvNeXt's, its first layer.
+    assert grouped == dict.fromkeys(["fprop", "wgrad" if name == "convnext" else "bwd"], "depthwise")
 
 
 def test_a_training_step_lists_only_the_products_somebody_needs():
@@ -213,9 +212,6 @@ def program(name, implementation):
     return step, [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (images(2, *shape, dtype=leaves[0].dtype), *leaves)]
 
 
-ROLES = ("fprop", "dgrad", "wgrad")
-
-
 def found_in(text):
     """Kernels launched, and scopes of lax programs, in an optimised program."""
     launches = [line for line in text.splitlines() if 'custom_call_target="mosaic_gpu' in line]
@@ -250,7 +246,8 @@ def test_the_gpu_program_holds_what_explain_printed(name, gpu):
     if gpu == "a100":
         assert all(p.implementation == "xla" for p in plans)
     if name in ("conv2d", "strided", "transposed", "depthwise") and gpu == "h100":
-        assert [(p.product.role, p.implementation) for p in plans] == [(role, "mosaic") for role in ROLES]
+        roles = ("fprop", "bwd") if name == "depthwise" else ("fprop", "dgrad", "wgrad")
+        assert [(p.product.role, p.implementation) for p in plans] == [(role, "mosaic") for role in roles]
 
 
 def test_a_cpu_that_multiplies_bfloat16_matrices(monkeypatch):

@@ -1,7 +1,8 @@
 """The suite: convolution layers of published networks, as data that benchmarks and tests share. Imports no kernel.
 
-Directions: "f" the layer with its epilogue, "d" its input gradient, "w" its weight gradient, each one product for which a
-kernel can be asked, and "fb" a whole training step (forward and every gradient). Arrays are channels first, as in equinox.
+Directions: "f" the layer with its epilogue, "d" its input gradient, "w" its weight gradient, "b" all gradients at once, each
+one product for which a kernel can be asked, and "fb" a whole training step (forward and every gradient). Arrays are channels
+first, as in equinox.
 """
 
 import dataclasses
@@ -22,8 +23,9 @@ from pallas_conv.activations import applied
 from pallas_conv.spec import ConvSpec, Product
 
 SUITE = pathlib.Path(__file__).with_name("suite.json")
-OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "fb": "xwby"}
+OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "b": "xyw", "fb": "xwby"}
 ROLES = {"f": "fprop", "d": "dgrad", "w": "wgrad"}
+FEW = 16  # channels of a group: of fewer, kernels may compute all gradients at once
 MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
 
 
@@ -110,7 +112,16 @@ class Case:
         if "f" in products:
             fused = {"bias": self.epilogue is not None, "activation": self.activation}
             products["f"] = dataclasses.replace(products["f"], **fused)
+        if self.at_once:
+            outputs = ("dx", "dw", "db") if self.epilogue else ("dx", "dw")
+            products["b"] = dataclasses.replace(products["w"], role="bwd", outputs=outputs)
         return products
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all gradients may be one product, "b". It has no part in a layer's epilogue but the bias."""
+        few = self.groups > 1 and max(self.in_channels, self.out_channels) < FEW * self.groups
+        return few and {"d", "w"} <= set(self.directions) and self.padding_mode == "ZEROS" and not self.per_example
 
     # ------------------------------------------------------------ work and traffic
 
@@ -127,7 +138,7 @@ class Case:
         positions = math.prod(self.spatial if self.transposed else self.out_spatial)
         taps = math.prod(self.kernel_size) * self.in_channels // self.groups
         once = 2 * self.batch * positions * taps * self.out_channels
-        return once * (len(self.directions) if direction == "fb" else 1)
+        return once * {"fb": len(self.directions), "b": 2}.get(direction, 1)
 
     def nbytes(self, direction: str = "f") -> int:
         """The least memory traffic: each operand read once, each result written once. Biases are not counted."""
@@ -135,6 +146,8 @@ class Case:
         if self.per_example and direction == "w":
             size["w"] *= self.batch
         once = size["x"] + size["w"] + size["y"]
+        if direction == "b":
+            return once + size["x"] + size["w"]
         return once + (size["y"] + size["w"] + size["x"] * ("d" in self.directions) if direction == "fb" else 0)
 
     # ------------------------------------------------------------ programs and data
@@ -155,7 +168,8 @@ class Case:
     def stock(self, direction: str, convert: Callable[[Any], Any] = lambda layer: layer) -> Callable[..., Any]:
         """The function that a user of equinox runs today: vmap of the layer, converted if at all, and its jax.vjp.
 
-        f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, fb(x, w, b, dy) -> y, (dw, db) or (dx, dw, db).
+        f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, b(x, dy, w) -> dx, dw and db if there is a bias,
+        fb(x, w, b, dy) -> y, (dw, db) or (dx, dw, db).
         """
         layer, act, shapes = convert(self.layer()), functools.partial(applied, self.activation), self.shapes()
 
@@ -174,6 +188,10 @@ class Case:
             b = jnp.zeros(shapes["b"], x.dtype)
             return jax.vjp(lambda w: linear(x, w, b), zero)[1](dy)[0]
 
+        def by_both(x, dy, w):
+            found = jax.vjp(linear, x, w, jnp.zeros(shapes["b"], x.dtype))[1](dy)
+            return found if self.epilogue else found[:2]
+
         def step(x, w, b, dy):
             if "d" in self.directions:
                 y, pullback = jax.vjp(lambda *args: act(linear(*args)), x, w, b)
@@ -183,10 +201,10 @@ class Case:
 
         if self.per_example:
             return {"w": jax.vmap(lambda x, dy: by_w(x[None], dy[None]))}[direction]
-        return {"f": lambda x, w, b: act(linear(x, w, b)), "d": by_x, "w": by_w, "fb": step}[direction]
+        return {"f": lambda x, w, b: act(linear(x, w, b)), "d": by_x, "w": by_w, "b": by_both, "fb": step}[direction]
 
     def ours(self, direction: str, launch: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function of the same operands with `launch(product, *operands) -> [result]` for the product."""
+        """The same function of the same operands with `launch(product, *operands) -> results` for the product."""
         product = self.products()[direction]
 
         def extend(x):
@@ -196,10 +214,10 @@ class Case:
             by_name = dict(zip(OPERANDS[direction], operands, strict=True))
             if "x" in by_name:
                 by_name["x"] = extend(by_name["x"])
-            (out,) = launch(product, *self.as_product(direction, by_name.values()))
+            out, *others = launch(product, *self.as_product(direction, by_name.values()))
             if direction == "d" and any(map(any, self.border)):
                 (out,) = jax.linear_transpose(extend, jax.ShapeDtypeStruct(self.shapes()["x"], out.dtype))(out)
-            return out
+            return (out, *others) if others else out
 
         return run
 
@@ -210,7 +228,7 @@ class Case:
 
     def arrays(self, direction: str, seed: int = 0) -> tuple[jax.Array, ...]:
         """Fresh normal operands of a direction; results are of order one."""
-        fan = {"f": self.flops(), "fb": self.flops(), "d": self.flops(), "w": 0}[direction]
+        fan = {"f": self.flops(), "fb": self.flops(), "d": self.flops(), "b": self.flops(), "w": 0}[direction]
         scale = math.sqrt(2 * math.prod(self.shapes()["y"]) / fan) if fan else 1.0
         shapes = [(name, self.shapes()[name]) for name in OPERANDS[direction]]
         return _normal(seed, tuple((s, scale if n == "w" else 1.0) for n, s in shapes), self.dtype)

@@ -1,9 +1,10 @@
 """The depthwise family: all products of groups of one, two, four or eight channels, as sums of shifted pixels, or over them.
 
 served.py      products it serves, and their names     schedule.py     which strip comes next
-plan.py        problems, configurations, tilings        strips.py       how a thread block walks down a strip
-taps.py        which pixels taps read                   pixel_sums.py   forward products and input gradients
-legal.py       which configurations a kernel takes      weight_sums.py  weight and bias gradients
+plan.py        problems, configurations                 strips.py       how a thread block walks down a strip
+tiling.py      numbers that follow from both            pixel_sums.py   forward products and input gradients
+taps.py        which pixels taps read                   weight_sums.py  weight and bias gradients
+legal.py       which configurations a kernel takes      backward.py     input, weight and bias gradients at once
 search.py      the candidates                           fragments.py    what multiplies pixels
 work.py        what a tiling costs, counted             sm90.py         the kernels for Hopper: launched
 operands.py    operands and results as a kernel has them
@@ -44,6 +45,8 @@ class Depthwise:
         _sample("fprop", group=4, bias=True, activation="relu"),
         _sample("dgrad", dtype="float32", group=2),
         _sample("wgrad", group=8),
+        _sample("bwd", outputs=("dx", "dw", "db")),
+        _sample("bwd", stride=2, dtype="float32", outputs=("dx", "dw")),
     )
 
     is_for = staticmethod(narrow)

@@ -192,7 +192,7 @@ def _at_once(
         if name == "xla" or (name == "auto" and missing):  # which settle the parts, too
             return None
         if name == "auto":
-            proof = _trust(kernel, target, rival(parts))
+            proof = _trust_at_once(kernel, target, parts)
             return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
         if not missing:
             return Plan(whole, target, name, f'implementation "{name}" was asked for', kernel)
@@ -200,14 +200,8 @@ def _at_once(
 
 
 def rival(plans: Sequence[Plan]) -> str:
-    """The name of what runs otherwise, by which times of a kernel are filed: "stock", and of several parts "stock+stock".
-
-    Where a kernel serves the one part by itself, it is what runs without kernels: what is summed in passing is no reason to
-    leave them.
-    """
-    if len(plans) == 1 and plans[0].implementation == "mosaic":
-        return formulations.choose(plans[0].product, plans[0].target)[0]
-    return "+".join(plan.formulation or plan.implementation for plan in plans)
+    """The name of what runs without kernels, by which times of them are filed: "stock", and of several parts "stock+stock"."""
+    return "+".join(plan.formulation or formulations.choose(plan.product, plan.target)[0] for plan in plans)
 
 
 def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
@@ -230,6 +224,40 @@ def _beside_kernels(
         return siblings[0].implementation == "mosaic"
     imagined = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype, outputs=())
     return plan(imagined, target, preferences, no_kernels).implementation == "mosaic"
+
+
+def _trust_at_once(kernel: Kernel, target: Target, parts: Sequence[Plan]) -> trust.Trust:
+    """Whether `auto` may take a kernel for all parts of an equation at once.
+
+    It must be faster than what runs without kernels. Where kernels serve some of several parts, it must be faster than what
+    runs then, too. What is summed beside the one part of an equation is no reason to leave its kernel.
+    """
+    proof = _trust(kernel, target, rival(parts))
+    if not proof.trusted or len(parts) == 1 or all(part.implementation == "xla" for part in parts):
+        return proof
+    at_once, *of_parts = _seconds(kernel, target, rival(parts)), *map(_seconds_of_part, parts)
+    known = [seconds for seconds in of_parts if seconds is not None]
+    if at_once is None or len(known) < len(parts):
+        return trust.Trust(False, "a part of it was not timed by itself")
+    faster = sum(known) / at_once
+    why = f"{faster:.2f}x the speed of its parts, which are {' and '.join(part.implementation for part in parts)}"
+    return trust.Trust(faster >= 1, f"{proof.why}; {why}")
+
+
+def _seconds_of_part(part: Plan) -> float | None:
+    """The time of a part, by its kernel if that serves it, as it was measured near it."""
+    if part.kernel is None:
+        return None
+    return _seconds(part.kernel, part.target, rival([part]), by_kernel=part.implementation == "mosaic")
+
+
+def _seconds(kernel: Kernel, target: Target, lax: str, by_kernel: bool = True) -> float | None:
+    """The time of a kernel's product, or of a lax program's, as of the nearest one that was timed: by its multiply-adds."""
+    nearest = trust.proofs(kernel.family.name, target).nearest(kernel.series, kernel.size, lax)
+    if nearest is None:
+        return None
+    timing = nearest.timing
+    return 1e-6 * (timing.kernel_us if by_kernel else timing.lax_us) * kernel.size.macs / timing.size.macs
 
 
 def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:

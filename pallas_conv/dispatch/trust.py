@@ -64,19 +64,23 @@ class Proofs(NamedTuple):
 
     def faster(self, series: str, size: Size, rival: str) -> Trust:
         """Whether the kernel of such a product, if it is right, is faster than this lax program. The tile need not be known."""
-        beside = [t for t in self.timed if (t.timing.series, t.timing.lax) == (series, rival)]
-        near = [t for t in beside if t.timing.size.distance(size) <= NEAR]
-        if not near:
+        nearest = self.nearest(series, size, rival)
+        if nearest is None:
             return Trust(
                 False, f"no product near this one was timed on {self.device} against the lax program {rival!r}"
             )
-        distance = lambda t: t.timing.size.distance(size)
-        timing, margin, file = nearest = min(near, key=lambda t: (distance(t), t.margin))
-        margin += MARGIN_AN_OCTAVE * distance(nearest)
+        timing, margin, file = nearest
+        margin += MARGIN_AN_OCTAVE * timing.size.distance(size)
         why = f"{timing.ratio:.2f}x the speed of {rival!r} at {timing.size.macs:.2g} multiply-adds, says the record {file}"
         if timing.ratio >= margin:
             return Trust(True, why)
         return Trust(False, f"not faster on this device by a margin of {margin - 1:.0%}: {why}")
+
+    def nearest(self, series: str, size: Size, rival: str) -> Timed | None:
+        """The nearest product of the series that was timed beside this lax program, if one is near."""
+        beside = (t for t in self.timed if (t.timing.series, t.timing.lax) == (series, rival))
+        near = [(distance, t) for t in beside if (distance := t.timing.size.distance(size)) <= NEAR]
+        return min(near, key=lambda found: (found[0], found[1].margin))[1] if near else None
 
     def _not_right(self, facts: Facts) -> str | None:
         together = self.checks.get(facts.code_path, {}).get(facts.epilogue)

@@ -94,7 +94,8 @@ def test_shifts_beyond_the_width(kind):
 def test_funnel_shifts(mode):
     rng, word = np.random.default_rng(4), (1 << 32) - 1
     low, high, amounts = lanes(rng, 32), lanes(rng, 32)[::-1], rng.choice(EDGES, 32).tolist()
-    both = [(h << 32 | l, n & 31 if mode == "wrap" else min(n, 32)) for l, h, n in zip(low, high, amounts, strict=True)]
+    by = [n & 31 if mode == "wrap" else min(n, 32) for n in amounts]
+    both = [(above << 32 | below, n) for below, above, n in zip(low, high, by, strict=True)]
     assert executed(f"shf.l.{mode}.b32", (32,) * 4, low, high, amounts) == [x << n >> 32 & word for x, n in both]
     assert executed(f"shf.r.{mode}.b32", (32,) * 4, low, high, amounts) == [x >> n & word for x, n in both]
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_conv.kernels import mosaic, serve
+from pallas_conv.kernels import families, mosaic, serve
 from pallas_conv.kernels.dense import plan as dense
 from pallas_conv.kernels.depthwise import DEPTHWISE
 from pallas_conv.kernels.depthwise import search as depthwise
@@ -67,24 +67,31 @@ def config(product: Product) -> Any:
 
 
 def pairings(product: Product, seed: int) -> list[float]:
-    """The sum of all y * conv(x, w), computed in three ways."""
+    """The sum of all y * conv(x, w), computed in three ways, and in two more where a kernel computes both gradients."""
     rng = np.random.default_rng(seed)
     products = {role: dataclasses.replace(product, role=role, outputs=()) for role in ("fprop", "dgrad", "wgrad")}
     shapes = dict(zip("xw", products["fprop"].operand_shapes, strict=True)) | {"y": products["dgrad"].operand_shapes[0]}
     arrays = {name: rng.integers(-2, 3, shape) for name, shape in shapes.items()}
     found = []
-    for role, names, other in (("fprop", "xw", "y"), ("dgrad", "yw", "x"), ("wgrad", "xy", "w")):
+    asked = [("fprop", "xw", "y"), ("dgrad", "yw", "x"), ("wgrad", "xy", "w")]
+    whole = dataclasses.replace(product, role="bwd", outputs=("dx", "dw"))
+    if families.serving(whole):
+        products["bwd"] = whole
+        asked.append(("bwd", "xyw", "xw"))
+    for role, names, others in asked:
         kernel = serve.kernel(products[role], Gpu(4), config(products[role]))
         operands = [jnp.asarray(arrays[name], product.compute_dtype) for name in names]
-        (out,) = mosaic.run_interpreted(lambda *a, kernel=kernel: kernel.run(*a, interpret=True), *operands)
-        assert out.dtype == jnp.float32
-        found.append(float(np.vdot(np.asarray(out, np.float64), arrays[other])))
+        outs = mosaic.run_interpreted(lambda *a, kernel=kernel: kernel.run(*a, interpret=True), *operands)
+        for out, other in zip(outs, others, strict=True):
+            assert out.dtype == jnp.float32
+            found.append(float(np.vdot(np.asarray(out, np.float64), arrays[other])))
     return found
 
 
 def check(product: Product, seed: int) -> None:
-    forward, by_x, by_w = pairings(product, seed)
-    assert forward == by_x == by_w
+    found = pairings(product, seed)
+    assert len(found) == (5 if DEPTHWISE.is_for(product) else 3)
+    assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (n not in QUICK)) for n in PRODUCTS])

@@ -1,5 +1,6 @@
 """An equation offers all of itself to one kernel, then its parts to several programs."""
 
+import dataclasses
 import logging
 
 import equinox as eqx
@@ -10,7 +11,8 @@ import pytest
 
 import pallas_conv as pc
 from pallas_conv.dispatch import trust
-from pallas_conv.kernels import families
+from pallas_conv.dispatch.record import Timing
+from pallas_conv.kernels import families, serve
 from pallas_conv.lowering import execution
 from tests.kernels import together
 from tests.kernels.products import product
@@ -278,3 +280,43 @@ def test_without_trust_the_parts_are_planned_as_ever():
     _, *parts = pc.explain(step, images(), device="h100")
     assert [plan.product.role for plan in parts] == ["dgrad", "wgrad"]
     assert not together.launched
+
+
+LAX_US = 100.0
+
+
+@pytest.mark.parametrize(
+    ("us", "roles"),
+    [
+        ({"dgrad": 50, "wgrad": 60, "bwd": 90}, ["bwd"]),
+        ({"dgrad": 50, "wgrad": 60, "bwd": 120}, ["dgrad", "wgrad"]),  # two kernels are faster
+        ({"dgrad": 150, "wgrad": 60, "bwd": 155}, ["bwd"]),  # than stock's input gradient and a kernel
+        ({"dgrad": 150, "wgrad": 60, "bwd": 165}, ["dgrad", "wgrad"]),
+        ({"dgrad": 150, "wgrad": 150, "bwd": 180}, ["bwd"]),  # than two programs of stock's
+        ({"dgrad": 150, "wgrad": 150, "bwd": 199}, ["dgrad", "wgrad"]),
+        ({"wgrad": 60, "bwd": 90}, ["dgrad", "wgrad"]),  # nothing is known of the input gradient's
+    ],
+    ids=str,
+)
+def test_auto_takes_all_at_once_where_that_is_faster_than_the_parts(us, roles, monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    conv = halved(pc.Conv2d(64, 64, 3, padding=1, groups=64, use_bias=False, key=jax.random.key(0)))
+    x = jax.ShapeDtypeStruct((8, 64, 28, 28), jnp.bfloat16)
+    step = lambda x: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
+    with pc.implementation("mosaic"):
+        _, whole = pc.explain(step, x, device="h100")
+
+    def timed(role):
+        outputs = whole.product.outputs if role == "bwd" else ()
+        kernel = serve.kernel(dataclasses.replace(whole.product, role=role, outputs=outputs))
+        lax, parts = ("stock+stock", 2) if role == "bwd" else ("stock", 1)
+        timing = Timing(kernel.series, kernel.size, us[role], LAX_US * parts, lax)
+        return trust.Timed(timing, trust.MARGIN, "made up")
+
+    known = trust.Proofs({"a path": {"linear": True}}, tuple(map(timed, us)), "made up")
+    monkeypatch.setattr(trust.Proofs, "_not_right", lambda self, facts: None)
+    monkeypatch.setattr(trust, "proofs", lambda family, target: known)
+    _, *backward = pc.explain(step, x, device="h100")
+    assert [plan.product.role for plan in backward] == roles
+    if roles == ["bwd"]:
+        assert "x the speed of" in backward[0].source

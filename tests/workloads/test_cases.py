@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_conv.spec import Product
 from pallas_conv.verify.reference import reference, rounded_to_tf32, truncated_to_tf32
 from workloads.cases import OPERANDS, SUITE, Case, suite
 
@@ -45,7 +47,7 @@ def test_stock_layer_has_the_shapes_and_dtypes_of_the_case(case):
 @every
 def test_products_are_posed_as_the_layer_is(case):
     products = case.products()
-    assert list(products) == list(case.directions)
+    assert list(products) == [*case.directions, *["b"] * case.at_once]
     for product in products.values():
         assert product.spec == case.spec
         assert product.batch * (product.models or 1) == case.batch
@@ -61,6 +63,18 @@ def test_cpu_sizes_are_valid_layers():
             jax.eval_shape(case.stock(direction), *of(case, direction))
 
 
+def test_all_gradients_at_once_are_of_groups_of_few_channels():
+    found = {case.name: case for case in suite() if "b" in case.products()}
+    assert {"convnext_s1", "mamba_k4", "resnext_g32", "replknet_31"} <= set(found)
+    assert not {"resnet50_c2", "unet_up"} & set(found)
+    case = found["mamba_k4"]
+    shapes = case.shapes()
+    outs = jax.eval_shape(case.stock("b"), *of(case, "b"))
+    assert [out.shape for out in outs] == [shapes["x"], shapes["w"], shapes["b"]]
+    assert case.flops("b") == case.flops("d") + case.flops("w")
+    assert case.nbytes("b") == 2 * (2 * math.prod(shapes["x"]) + math.prod(shapes["y"]) + 2 * math.prod(shapes["w"]))
+
+
 def shrunk(case: Case) -> Case:
     """A few channels and pixels, with the geometry of the case."""
     groups = case.groups if case.groups == 1 else 2
@@ -73,6 +87,12 @@ def shrunk(case: Case) -> Case:
         "dtype": "float32",
     }
     return dataclasses.replace(case, groups=groups, **change)
+
+
+def every_output(product: Product, *operands: jax.Array) -> list[jax.Array]:
+    """The outputs of a product, by the reference."""
+    one = lambda name: dataclasses.replace(product, outputs=(name,))
+    return [jnp.asarray(reference(one(name), *operands), "float32") for name in product.outputs]
 
 
 DISTINCT = [c for c in suite() if c.name.removesuffix("_f32").removesuffix("_f16") == c.name]
@@ -92,11 +112,12 @@ QUICK = (
 )
 def test_oracle_agrees_with_equinox(case):
     small = shrunk(case)
-    for direction in small.directions:
+    for direction in small.products():
         operands = small.arrays(direction, seed=3)
         want = jax.jit(small.stock(direction))(*operands)
-        oracle = small.ours(direction, lambda p, *a: [jnp.asarray(reference(p, *a), p.out_dtype)])
-        np.testing.assert_allclose(oracle(*operands), want, rtol=2e-4, atol=2e-4)
+        oracle = small.ours(direction, every_output)
+        for got, expected in zip(jax.tree.leaves(oracle(*operands)), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
 
 
 def test_oracle_of_negative_padding_and_slack():

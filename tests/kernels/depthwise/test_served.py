@@ -10,6 +10,7 @@ from tests.kernels import cases
 from tests.kernels.depthwise.proving import depthwise
 
 TILE = (1, 2, 16)
+BOTH, ALL = ("dx", "dw"), ("dx", "dw", "db")
 
 
 def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **changes):
@@ -19,7 +20,24 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"role": "bwd"}, "no kernel for the product 'bwd'"),
+        ({"role": "bwd"}, "('dx', 'dw') and ('dx', 'dw', 'db') are computed, not ('dx',)"),
+        ({"role": "bwd", "outputs": BOTH, "activation": "relu"}, "with the derivative of relu"),
+        (
+            {"role": "bwd", "outputs": ALL, "padding": 3},
+            "cotangents that are at the place of no x in spatial dimensions [0, 1]",
+        ),
+        ({"role": "bwd", "outputs": ALL, "input_dilation": (2, 1)}, "of no x in spatial dimensions [0]"),
+        (
+            {"role": "bwd", "outputs": BOTH, "kernel": 7, "padding": 3},
+            "no tile fits on an SM; of the smallest one, needed=",
+        ),
+        ({"role": "bwd", "outputs": BOTH, "size": (2, 9)}, "the cotangent is empty"),
+        (
+            {"role": "bwd", "outputs": BOTH, "kernel": 2, "input_dilation": 2, "stride": 2, "padding": 1},
+            "some taps never meet",
+        ),
+        ({"role": "bwd", "outputs": BOTH, "batch": 2**20, "size": (64, 64), "channels": 8}, "x has more than"),
+        ({"role": "bwd", "outputs": BOTH, "channels": 12, "models": 3}, "models of 12 channels would share"),
         ({"role": "wgrad", "outputs": ("dw", "db"), "activation": "relu"}, "with the derivative of relu"),
         ({"role": "wgrad", "kernel": 2, "input_dilation": 2, "stride": 2, "padding": 1}, "some taps never meet"),
         ({"role": "wgrad", "size": (2, 9)}, "the cotangent is empty"),
@@ -74,6 +92,13 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
         {"role": "wgrad", "outputs": ("dw", "db"), "kernel": 7, "padding": 3, "out_dtype": "float32"},
         {"role": "wgrad", "outputs": ("dw", "db"), "input_dilation": 2, "channels": 12, "models": 3},
         {"role": "wgrad", "size": (4000,), "kernel": 64},
+        {"role": "bwd", "outputs": ALL, "kernel": 5, "padding": 2},
+        {"role": "bwd", "outputs": ALL, "stride": 2, "padding": 1},
+        {"role": "bwd", "outputs": BOTH, "input_dilation": 2, "padding": 3},
+        {"role": "bwd", "outputs": ALL, "size": (4000,), "kernel": 31, "padding": 15},
+        {"role": "bwd", "outputs": ALL, "kernel": 5, "dtype": "float32", "precision": "highest"},
+        {"role": "bwd", "outputs": ALL, "group": 4, "out_dtype": "float32"},
+        {"role": "bwd", "outputs": ALL, "size": (9, 9, 9)},
         {"dtype": "float32", "precision": "highest"},
         {"dtype": "float16"},
         {"out_dtype": "float32"},
@@ -114,6 +139,7 @@ def test_served(changes):
         ({"out_dtype": "float32"}, "depthwise_fprop_2d_bf16f32_s1_linear"),
         ({"role": "wgrad", "stride": 2}, "depthwise_wgrad_2d_bf16_s2_linear"),
         ({"role": "wgrad", "outputs": ("dw", "db")}, "depthwise_wgrad_2d_bf16_s1_dwdb"),
+        ({"role": "bwd", "outputs": ALL, "stride": 2}, "depthwise_bwd_2d_bf16_s1u2_dxdwdb"),
         ({"size": (9,), "dtype": "float32", "models": 2}, "depthwise_fprop_1d_f32_s1_models_linear"),
     ],
 )
@@ -156,6 +182,8 @@ def test_other_words_of_a_code_path():
     assert {"phased", "idle"} <= found
     found = words(Config(TILE, strip_tiles=2), role="wgrad", kernel=2, outputs=("dw", "db"))
     assert found == PLAIN - {"n2B"} | {"weights", "bias"}
+    found = words(Config(TILE, strip_tiles=2, ctas_per_sm=2), role="bwd", kernel=2, outputs=ALL)
+    assert found == PLAIN | {"weights", "bias", "padded"}
     assert words(Config(TILE), role="wgrad", dtype="float32") == {"2d", "f32", "1x1wgs", "rows", "weights", "odd"}
 
 
@@ -163,6 +191,7 @@ def test_the_epilogue():
     assert served.epilogue(product(), Config(TILE)) == "bf16 linear"
     assert served.epilogue(product(out_dtype="float32", bias=True, activation="relu"), Config(TILE)) == "f32 bias_relu"
     assert served.epilogue(product("wgrad", outputs=("dw", "db")), Config(TILE)) == "f32 linear"
+    assert served.epilogue(product("bwd", outputs=ALL), Config(TILE)) == "bf16 linear"
 
 
 def test_notes_of_copies():
@@ -183,6 +212,27 @@ def test_notes_of_a_weight_gradient():
     wanted = ("x is padded from 20 to 24", "the cotangent is padded likewise", "whole output phases", "partial sums")
     assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 4
     assert len(served.notes(product("wgrad"), Config(TILE))) == 1
+
+
+def test_notes_of_a_whole_backward_pass():
+    told = served.notes(product("bwd", channels=20, size=(9, 21), stride=2, padding=1, outputs=BOTH), Config(TILE))
+    wanted = (
+        "the cotangent is padded from 20 to 24",
+        "x is padded likewise",
+        "x is padded to whole output phases",
+        "the input gradient is sliced from 24 to 20",
+        "the input gradient is sliced from whole output phases",
+        "partial sums",
+    )
+    assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 6
+    assert len(served.notes(product("bwd", padding=1, outputs=BOTH), Config(TILE))) == 1
+
+
+def test_the_size_of_a_whole_backward_pass():
+    size = served.size(product("bwd", outputs=ALL))
+    assert size.macs == 2 * 2 * 64 * 9 * 20 * 9
+    assert (size.summed, size.produced, size.taps) == (1, 1, 9)
+    assert size.nbytes == 2 * 2 * 64 * (2 * 9 * 20 + 7 * 18) + (2 + 4) * 64 * 9
 
 
 def test_the_size_of_a_weight_gradient():

@@ -29,6 +29,10 @@ PRODUCTS = {
     "volume": p(8, 64, (16, 28, 28), 3, 1, 1),
     "weight gradient of 7x7": depthwise("wgrad", 64, 96, (56, 56), 7, 1, 3, outputs=("dw", "db")),
     "weight gradient of a line in float32": depthwise("wgrad", 8, 256, (4096,), 4, 1, ((3, 0),), dtype="float32"),
+    "backward pass of 3x3": depthwise("bwd", 64, 144, (56, 56), 3, 1, 1, outputs=("dx", "dw", "db")),
+    "backward pass of 3x3 s2 in float32": depthwise(
+        "bwd", 64, 96, (56, 56), 3, 2, 1, outputs=("dx", "dw"), dtype="float32"
+    ),
     "causal line in float32": p(8, 256, (4096,), 4, 1, ((3, 0),), dtype="float32"),
 }
 
@@ -136,6 +140,20 @@ def test_bytes_of_a_weight_gradient():
     assert (t.parts(4), t.parts(132)) == (2 * 2, 2 * 4)
     assert work.partial_bytes(t, Gpu(4)) == 4 * 10 * 64 * 4
     assert work.count(problem, t.cfg, Gpu(4)).after_bytes == 2 * 4 * 10 * 64 * 4
+
+
+def test_bytes_of_a_whole_backward_pass():
+    product = depthwise("bwd", 2, 64, (9, 20), 3, 1, 1, out_dtype="float32", outputs=("dx", "dw", "db"))
+    problem, image = Problem.of(product), 2 * 64 * 9 * 20
+    assert work.least_bytes(problem) == image * (2 + 2 + 4) + 64 * 9 * (2 + 4)
+    t = tiling(problem, Config((1, 2, 16), 1, 2, column_warpgroups=2))
+    assert work.loaded_bytes(problem, t.cfg) == work.chunks(t) * t.slot_bytes + work.tiles(t) * t.partner_bytes
+    assert t.partner_bytes == 2 * 32 * (32 + 8) * 2
+    assert work.count(problem, t.cfg, Gpu(4)).stored_bytes == 2 * 32 * 32 * 4
+    assert work.copied_bytes(Problem.of(depthwise("bwd", 2, 20, (9, 20), 3, 1, 1, outputs=("dx", "dw")))) == (
+        2 * 2 * 180 * (20 + 24) * 2,
+        2 * 180 * (20 + 24) * 2,
+    )
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
