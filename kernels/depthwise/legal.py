@@ -78,9 +78,14 @@ def _of_weight_sums(t: Tiling) -> int:
 
 def _beside_weight_sums(t: Tiling) -> int:
     """Registers of a whole backward pass beyond those of its weight gradient: weights, sums over taps, their fragments."""
-    problem = t.problem
+    problem, places = t.problem, t.cfg.fragments * t.cfg.tile_pixels[0]
     fragments = 4 if problem.on_tensor_cores else 0
-    return problem.taps * problem.kept + 4 * unfinished(t) + fragments
+    needed = problem.taps * problem.kept + 4 * unfinished(t) + fragments
+    if t.cfg.ctas_per_sm == 1:
+        return needed
+    # ptxas loads long before it multiplies, unless a loop over places keeps it from that; see `registers`.
+    early = 2 * max(0, t.place_fragments - 9) if places == 1 else 0
+    return needed + early + (28 if problem.ndim == 3 else 4)
 
 
 def unfinished(t: Tiling) -> int:

@@ -45,7 +45,7 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Kernel, "run", broken)
     assert in_process(tmp_path, *GATE) == 1
     found = [r for r in rows_in(tmp_path) if r["kind"] == "correctness"]
-    assert [r["status"] for r in found] == ["error"] * 3 + ["unsupported"] * 3
+    assert [r["status"] for r in found] == ["error"] * 3 + ["unsupported"] * 4
     assert found[0]["exception"] == "RuntimeError: no such kernel"
     assert "broken" in found[0]["traceback"]
     assert "BAD  correctness small_odd_channels/f: error RuntimeError: no such kernel" in capsys.readouterr().out

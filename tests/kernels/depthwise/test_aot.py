@@ -18,6 +18,7 @@ pytestmark = pytest.mark.aot
 
 SUITE = served(DEPTHWISE)
 FUSED = {"bias": True, "residual": True, "activation": "gelu", "outputs": ("y", "z")}
+ALL = ("dx", "dw", "db")
 LAYERS = {  # of kinds that the suite does not have
     "float32_everything_fused": depthwise("fprop", 32, 96, (56, 56), 5, 1, 2, dtype="float32", **FUSED),
     "7x7_everything_fused": depthwise("fprop", 32, 96, (56, 56), 7, 1, 3, **FUSED),
@@ -42,6 +43,16 @@ LAYERS = {  # of kinds that the suite does not have
     "float32_groups_of_eight": depthwise(
         "wgrad", 32, 96, (56, 56), 3, 1, 1, group=8, dtype="float32", outputs=("dw", "db")
     ),
+    "backward_5x5": depthwise("bwd", 32, 96, (56, 56), 5, 1, 2, outputs=ALL),
+    "backward_4x4_s2": depthwise("bwd", 32, 64, (56, 56), 4, 2, 1, outputs=ALL),
+    "backward_of_a_volume": depthwise("bwd", 4, 64, (16, 56, 56), 3, 1, 1, outputs=ALL),
+    "backward_transposed_float32": depthwise(
+        "bwd", 32, 64, (28, 28), 3, 1, 1, input_dilation=2, dtype="float32", outputs=("dx", "dw")
+    ),
+    "backward_of_float32_groups_of_two": depthwise(
+        "bwd", 32, 96, (56, 56), 3, 1, 1, group=2, dtype="float32", outputs=ALL
+    ),
+    "backward_of_groups_of_eight": depthwise("bwd", 32, 96, (56, 56), (3, 5), 1, (1, 2), group=8, outputs=ALL),
     "float32_groups_of_two": depthwise("dgrad", 8, 96, (16, 28, 28), 3, 2, 1, group=2, dtype="float32"),
 }
 
@@ -55,7 +66,7 @@ def check(product: Product, cfg: Config) -> None:
     assert loads in used.ptx
 
 
-IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "convnext_s1/w", "mamba_k4_f32/w", "resnext_g32/f"}
+IN_CI = {"convnext_s1/f", "effnet_dw5_s2/d", "convnext_s1/w", "mamba_k4_f32/w", "resnext_g32/f", "effnet_dw3/b"}
 
 
 def test_every_depthwise_layer_of_the_suite_but_those_of_many_taps_has_a_kernel():
