@@ -11,6 +11,10 @@ weight_sums.py, with the sums of pixel_sums.py in passing. Every fragment of the
 twice, since a lane has other elements of it for sums over taps than for sums over pixels.
 
 A bias gradient is the sum of the cotangent's pixels at the places of a tile's outputs, one each.
+
+With an activation, the cotangent is multiplied by its derivative, which is read from what the forward pass saved. Both come
+into a slot of the ring. As a chunk arrives, each consumer multiplies the pixels of its channels, once, in the place of the
+cotangent. The sum for a bias gradient is taken on the way, before products are rounded.
 """
 
 import functools
@@ -18,14 +22,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
 
 from .. import mosaic as mgpu
 from ..epilogue import Epilogue
+from ..mma import broadcasted_iota
+from ..scalars import unravel
+from . import fragments
+from .derivatives import DERIVATIVES
 from .fragments import Fragment
 from .operands import Views
 from .pixel_sums import Key, PixelSums, Staging, Weights
-from .plan import PIXELS
+from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
 from .strips import Chunks, Consumer, Global, Place, Shared
 from .taps import Term
@@ -60,10 +69,76 @@ class Backward(WeightSums):
         """Store dx of a tile."""
         self.over_taps.store(gmem.outs, self._staging(shared), strip, tile, me)
 
-    def add_tile(self, sums: Sums, kept: Any, shared: Shared, strip: Strip, slots: Slots, me: Consumer) -> Sums:
+    def begin_strip(self, sums: Sums, shared: Shared, strip: Strip, slots: Slots, me: Consumer) -> Sums:
+        if not self.problem.derivative:
+            return super().begin_strip(sums, shared, strip, slots, me)
+        chunks = range(self.tiling.shared_chunks)
+        arriving = [(self.slot_after(slots.first, chunk), jnp.int32(chunk)) for chunk in chunks]
+        return self._multiply(sums, shared, strip, arriving, me)
+
+    def await_tile(self, sums: Sums, shared: Shared, strip: Strip, tile: Array, chunks: Chunks, me: Consumer) -> Sums:
+        if not self.problem.derivative:
+            return super().await_tile(sums, shared, strip, tile, chunks, me)
+        arriving = [(slot, tile * self.tiling.advance + chunk) for chunk, slot in chunks.arriving()]
+        return self._multiply(sums, shared, strip, arriving, me)
+
+    def _multiply(
+        self, sums: Sums, shared: Shared, strip: Strip, arriving: list[tuple[Array, Array]], me: Consumer
+    ) -> Sums:
+        """Multiply the cotangent by the derivative in chunks that arrive, and sum the products at the places of outputs.
+
+        arriving: the slots of chunks, and their numbers in the strip.
+        """
+        planes, rows, columns = self.tiling.load_pixels
+        bias = list(sums.bias)
+        for slot, chunk in arriving:
+            shared.ring.wait(slot)
+            first_row = chunk * rows + self.tiling.reaches[1].low
+
+            def per_line(
+                i: Array, bias: list[Fragment], slot: Array = slot, first_row: Array = first_row
+            ) -> list[Fragment]:
+                (box, plane, row), _ = unravel(i, (len(self.tiling.residues), planes, rows))
+                at, row = (slot, box, plane, row), first_row + row
+                own = (row >= 0) & (row < strip.tiles * self.cfg.tile_pixels[1])
+                if planes > 1:
+                    plane = plane + self.tiling.reaches[0].low
+                    own &= (plane >= 0) & (plane < self.cfg.tile_pixels[0])
+                return self._multiply_line(bias, shared, at, own, columns, me)
+
+            bias = lax.fori_loop(0, len(self.tiling.residues) * planes * rows, per_line, bias)
+        mgpu.commit_smem()  # warps read what others multiplied
+        return sums._replace(bias=bias)
+
+    def _multiply_line(
+        self, bias: list[Fragment], shared: Shared, at: tuple[Array, ...], own: Array, columns: int, me: Consumer
+    ) -> list[Fragment]:
+        """Multiply a line. own: whether it is one of outputs."""
+        derivative, channels = DERIVATIVES[str(self.problem.derivative)], mgpu.ds(me.channel, CHANNELS)
+        for first in range(0, columns, PIXELS):
+            where = (*at, mgpu.ds(first, PIXELS), channels)
+            ct, saved = (fragments.pixels(self.engine, ref.at[where]) for ref in (shared.pixels, shared.saved))
+            g = ct.astype(jnp.float32) * derivative(saved.astype(jnp.float32))
+            counted = own & self._at_outputs(first)
+            bias = [self.engine.add_pixels(b, jnp.where(counted, g, jnp.float32(0))) for b in bias]
+            mgpu.store(shared.pixels, where, g.astype(ct.dtype), interpret=self.views.interpret, in_shared_memory=True)
+        return bias
+
+    def _at_outputs(self, first: int) -> Array:
+        """Whether each of 16 pixels of a line, from this one on, is at the place of an output: [16, 32]."""
+        index = broadcasted_iota(jnp.int32, (PIXELS, CHANNELS), 0, layout=self.engine.layout)
+        column = index + (first + self.tiling.first_column)
+        return (column >= 0) & (column < self.cfg.columns)
+
+    def bias_of(self, acc: Fragment) -> Array:
+        return self.engine.of_pixels(acc) if self.problem.derivative else super().bias_of(acc)
+
+    def add_tile(
+        self, sums: Sums, kept: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
+    ) -> Sums:
         """The same, once the tile before has been stored."""
         self.over_taps.wait_for_staging(self._staging(shared), me)
-        return super().add_tile(sums, kept, shared, strip, slots, me)
+        return super().add_tile(sums, kept, shared, strip, tile, slots, me)
 
     def add_place(
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
@@ -86,6 +161,8 @@ class Backward(WeightSums):
             for phase, out_row in tiling.finished_by(row):
                 z = dx.pop((phase, out_row), kept.first)
                 self.over_taps.stage(self._staging(shared), (me.number, phase, plane, out_row, place), z)
+        if self.problem.derivative:
+            return Sums(taps, sums.bias)
         return Sums(taps, [self._add_cotangent(b, shared, chunks, (plane, column), me) for b in sums.bias])
 
     def _add_dx(

@@ -89,6 +89,12 @@ class Engine(Protocol):
         Each for every channel of the partner, and all of its group in x.
         """
 
+    def add_pixels(self, acc: Fragment, values: Array) -> Fragment:
+        """The accumulator of a bias gradient, plus float32 values of 16 pixels, as `layout` has them."""
+
+    def of_pixels(self, acc: Fragment) -> Array:
+        """The sums in such an accumulator: [32], or [4, 32], those of each warp."""
+
     def of_taps(self, acc: Fragment, count: int) -> list[list[Array]]:
         """The sums of an accumulator's first taps, for each channel of a group: [32], or [4, 32], those of each warp."""
 
@@ -140,6 +146,12 @@ class TensorCores:
         if self.interpret:
             return acc + _transposed_by_definition(xs, partner)
         return mma_transposed(acc, xs, partner, (self.layout, self.transposed))
+
+    def add_pixels(self, acc: Array, values: Array) -> Array:
+        return acc + values
+
+    def of_pixels(self, acc: Array) -> Array:
+        return jnp.sum(acc, axis=0)
 
     def of_taps(self, acc: Array, count: int) -> list[list[Array]]:
         return [[diagonal(acc, i * LANES, self.layout)] for i in range(count)]
@@ -213,6 +225,12 @@ class MultiplyAdds:
                 a + (b * partner).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True)
             )
         return tuple(multiply_add_rows(a, b, partner, self.layout) for a, b in zip(acc, x, strict=True))
+
+    def add_pixels(self, acc: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
+        return self.sum_pixels(acc, [self.ones()], values)
+
+    def of_pixels(self, acc: tuple[Array, ...]) -> Array:
+        return acc[0]
 
     def of_taps(self, acc: tuple[Array, ...], count: int) -> list[list[Array]]:
         return [list(acc)]

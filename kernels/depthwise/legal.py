@@ -36,6 +36,8 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     limit = gpu.generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
     if problem.backward and cfg.consumers * cfg.ctas_per_sm < LEAST_CONSUMERS:
         return f"{cfg.consumers=} of a whole backward pass must be at least {LEAST_CONSUMERS} on an SM"
+    if problem.derivative and cfg.column_warpgroups > 1:
+        return f"{cfg.column_warpgroups=} must be 1, where a consumer multiplies all pixels of its channels by a derivative"
     if (needed := registers(t)) > limit:
         return f"{needed=} registers must be at most {limit}"
     if (smem_bytes := t.smem_bytes) > (limit := gpu.generation.smem_limit(cfg.ctas_per_sm)):

@@ -19,7 +19,7 @@ from .tiling import Tiling
 
 
 def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
-    """The operands by name: pixels [N, *in, C], w [*kernel, group, C], partner and residual [N, *out, C], bias [C].
+    """The operands by name: pixels and saved [N, *in, C], w [*kernel, group, C], partner and residual [N, *out, C], bias [C].
 
     C: of all models. Pixels are what taps read: x, or the cotangent of an input gradient, and of a whole backward pass. Weights
     are those of each channel that results, for all channels of its group that are summed.
@@ -27,11 +27,13 @@ def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[
     if product.models is None:
         operands = tuple(t[None] for t in operands)
     given = dict(zip(product.operands, operands, strict=True))
-    given |= {name: given[name].astype(product.compute_dtype) for name in ("x", "ct", "w") if name in given}
+    given |= {name: given[name].astype(product.compute_dtype) for name in ("x", "ct", "w", "a") if name in given}
     pixels, partner = ("ct", "x") if product.role in ("dgrad", "bwd") else ("x", "ct")
     found = {"pixels": _channels_last(given[pixels])}
     if partner in given:
         found["partner"] = _channels_last(given[partner])
+    if "a" in given:
+        found["saved"] = _channels_last(given["a"])
     if "w" in given:
         found["w"] = _weights_last(given["w"], summed=2 if product.role == "fprop" else 1)
     if product.bias:
@@ -116,6 +118,7 @@ class Views:
             "pixels": lambda a: self.pixels.view(a[..., None, :]),
             "w": self.weights,
             "partner": lambda a: self.partners.whole(a[..., None, :]),
+            "saved": lambda a: self.pixels.view(a[..., None, :]),
             "bias": self.per_channel,
             "residual": lambda a: self.outputs.whole(a[..., None, :]),
         }
@@ -156,7 +159,7 @@ class Views:
         count = len(problem.accumulators) if problem.whole_matrices else problem.weights
         dw, db = sums[:count], sums[count:]
         if problem.whole_matrices:
-            dw, db = self._blocks(dw), db[:, 0]
+            dw, db = self._blocks(dw), db.sum(1) if problem.derivative else db[:, 0]
         dw = dw.reshape(*(len(d.order) for d in self.dims), problem.group, models, -1)
         for i, d in enumerate(self.dims):
             dw = reordered(dw, i, tuple(sorted(range(len(d.order)), key=d.order.__getitem__)))

@@ -105,6 +105,7 @@ class Problem:
     residual     whether there is one more operand, shaped like an output
     weight_sums  whether there are sums over pixels: then there is one more operand, shaped like an output, the partner
     bias         whether the sums of the cotangent are wanted, too
+    derivative   the activation by whose derivative a whole backward pass multiplies the cotangent, if any
     """
 
     batch: int
@@ -118,6 +119,7 @@ class Problem:
     residual: bool = False
     weight_sums: bool = False
     bias: bool = False
+    derivative: str | None = None
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
@@ -135,6 +137,7 @@ class Problem:
             residual=product.residual,
             weight_sums=weight_sums,
             bias="db" in product.outputs,
+            derivative=product.activation if product.role == "bwd" else None,
         )
 
     @property

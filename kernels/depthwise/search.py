@@ -71,7 +71,7 @@ def _least_channels(problem: Problem, line_bytes: int) -> int:
 
 def least(problem: Problem) -> Config:
     """The smallest tile, with as many slots as it needs."""
-    cfg = Config((1, 1, PIXELS), column_warpgroups=LEAST_CONSUMERS if problem.backward else 1)
+    cfg = Config((1, 1, PIXELS), channel_warpgroups=LEAST_CONSUMERS if problem.backward else 1)
     return dataclasses.replace(cfg, stages=tiling(problem, cfg).tile_chunks)
 
 

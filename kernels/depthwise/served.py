@@ -20,6 +20,7 @@ from ..family import (
     series_of,
 )
 from . import legal, search, work
+from .derivatives import DERIVATIVES
 from .plan import LANES, Config, Problem, dims_of
 from .taps import reach
 from .tiling import tiling
@@ -51,10 +52,12 @@ def reasons(product: Product) -> tuple[str, ...]:
 
 def _gradient_reasons(product: Product) -> list[str]:
     served = GRADIENTS[product.role]
-    if product.outputs not in served or product.activation:
-        fused = f", with the derivative of {product.activation}" if product.activation else ""
-        return [f"{' and '.join(map(str, served))} are computed, not {product.outputs}{fused}"]
-    return []
+    found = []
+    if product.outputs not in served:
+        found.append(f"{' and '.join(map(str, served))} are computed, not {product.outputs}")
+    if product.activation and (product.role == "wgrad" or product.activation not in DERIVATIVES):
+        found.append(f"the derivative of {product.activation} is not fused")
+    return found
 
 
 def _cotangents_beyond(product: Product) -> list[int]:
@@ -166,6 +169,7 @@ def code_path(product: Product, config: Config) -> str:
         # Some accumulator has one tap.
         "odd": problem.weight_sums and any(count % 2 for count in dims[2].count),
         "bias": problem.bias,
+        "derivative": problem.derivative is not None,
     }
     return " ".join(word for word, holds in words.items() if holds)
 
@@ -173,7 +177,8 @@ def code_path(product: Product, config: Config) -> str:
 def epilogue(product: Product, config: Config) -> str:
     """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu". Sums over pixels are stored as they are."""
     if product.role in GRADIENTS:
-        return f"{'f32' if product.role == 'wgrad' else DTYPES[product.out_dtype]} linear"
+        operand = f"derivative_{product.activation}" if product.activation else "linear"
+        return f"{'f32' if product.role == 'wgrad' else DTYPES[product.out_dtype]} {operand}"
     return f"{DTYPES[product.out_dtype]} {fused(product)}"
 
 

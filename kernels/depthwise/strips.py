@@ -19,7 +19,7 @@ from .operands import Views
 from .plan import CHANNELS
 from .schedule import Schedule, Strip
 
-OPERANDS = ("pixels", "w", "partner", "bias", "residual")
+OPERANDS = ("pixels", "w", "partner", "saved", "bias", "residual")
 
 
 class Global(NamedTuple):
@@ -28,6 +28,7 @@ class Global(NamedTuple):
     pixels: Any
     w: Any
     partner: Any
+    saved: Any
     bias: Any
     residual: Any
     outs: tuple[Any, ...]
@@ -37,6 +38,7 @@ class Shared(NamedTuple):
     """The shared memory of a block, and its barriers."""
 
     pixels: Any  # [stages, residues, planes, chunk_rows, columns, channels and skew]
+    saved: Any  # likewise, what an activation saved of these pixels; None if nobody needs it
     ring: Ring
     others: tuple[Any, ...]  # what a kernel has beside them, as its `own_scratch_types`
 
@@ -91,16 +93,23 @@ class Strips:
     def scratch_types(self) -> list[Any]:
         cfg, tiling = self.cfg, self.tiling
         slots = cfg.stages, len(tiling.residues), *tiling.load_pixels, tiling.pixel_elements
-        ring = Ring.barriers(cfg.stages, len(tiling.residues), cfg.consumers, 1)
-        return [mgpu.SMEM(slots, self.views.dtype), *ring, *self.own_scratch_types()]
+        buffers = [mgpu.SMEM(slots, self.views.dtype)] * self._loaded
+        ring = Ring.barriers(cfg.stages, len(buffers) * len(tiling.residues), cfg.consumers, 1)
+        return [*buffers, *ring, *self.own_scratch_types()]
+
+    @property
+    def _loaded(self) -> int:
+        """Number of operands that chunks are loaded of."""
+        return 2 if self.problem.derivative else 1
 
     def body(self, names: tuple[str, ...], *refs: Any) -> None:
         """Run one warpgroup, as the producer or as a consumer. names: those of the operands, which `refs` begins with."""
         n_in, n_out = len(names), len(self.out_type())
         operands = dict.fromkeys(OPERANDS) | dict(zip(names, refs[:n_in], strict=True))
         gmem = Global(**operands, outs=refs[n_in : n_in + n_out])
-        pixels, full, empty, *others = refs[n_in + n_out :]
-        shared = Shared(pixels, Ring(self.cfg.stages, full, empty), tuple(others))
+        buffers, (full, empty, *others) = refs[n_in + n_out :][: self._loaded], refs[n_in + n_out + self._loaded :]
+        pixels, saved = (*buffers, None)[:2]
+        shared = Shared(pixels, saved, Ring(self.cfg.stages, full, empty), tuple(others))
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
 
         @mgpu.when(wg_idx == self.cfg.consumers)
@@ -131,12 +140,15 @@ class Strips:
             for box, residue in enumerate(tiling.residues):
                 moves: list[Any] = [tiling.reaches[0].low, tiling.reaches[1].low + chunk * cfg.chunk_rows]
                 moves.append(tiling.first_column * columns.in_stride + residue)
-                mgpu.copy_gmem_to_smem(
-                    gmem.pixels.at[(*self.views.pixels_at(at, moves), self.views.channels(strip.channel))],
-                    shared.pixels.at[slot, box, *self.views.missing],
-                    barrier=shared.ring.full.at[slot],
-                    oob_mode=mgpu.OOBFillMode.ZEROS,
-                )
+                window = (*self.views.pixels_at(at, moves), self.views.channels(strip.channel))
+                loaded = [(gmem.pixels, shared.pixels), (gmem.saved, shared.saved)]
+                for source, to in loaded[: self._loaded]:
+                    mgpu.copy_gmem_to_smem(
+                        source.at[window],
+                        to.at[slot, box, *self.views.missing],
+                        barrier=shared.ring.full.at[slot],
+                        oob_mode=mgpu.OOBFillMode.ZEROS,
+                    )
             return shared.ring.following(slot)
 
         following: Array = lax.fori_loop(first, last, per_chunk, slot)
@@ -202,6 +214,12 @@ class Chunks:
     def wait(self) -> None:
         """Wait for those that no row was asked of: a stride left theirs out."""
         self._wait_until(len(self.slots))
+
+    def arriving(self) -> list[tuple[int, Array]]:
+        """The numbers and slots of those that have not come. Whoever asks waits for them."""
+        found = list(enumerate(self.slots))[self.there :]
+        self.there = len(self.slots)
+        return found
 
     def _wait_until(self, chunks: int) -> None:
         for slot in self.slots[self.there : chunks]:

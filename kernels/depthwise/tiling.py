@@ -5,7 +5,7 @@ import functools
 import math
 
 from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
-from .plan import CHANNELS, LANES, WARPS, Config, Problem
+from .plan import CHANNELS, LANES, PIXELS, WARPS, Config, Problem
 from .taps import Reach, RowTerms, moves_of, reach, row_terms
 
 COPY_BYTES = 128  # of which every TMA copy is a multiple
@@ -43,12 +43,15 @@ class Tiling:
 
     @functools.cached_property
     def load_pixels(self) -> tuple[int, int, int]:
-        """(planes, rows, columns) of one load. Its bytes are whole multiples of what a TMA copy takes."""
+        """(planes, rows, columns) of one load. Its bytes are whole multiples of what a TMA copy takes.
+
+        Columns that are multiplied by a derivative are whole fragments.
+        """
         depth, _, width = self.problem.dims
         planes = (self.cfg.tile_pixels[0] - 1) * depth.in_stride + self.reaches[0].length + 1
         columns = self.cfg.columns + self.problem.column_moves[-1] // width.in_stride - self.first_column
         column_bytes = planes * self.cfg.chunk_rows * self.pixel_elements * self.problem.itemsize
-        step = COPY_BYTES // math.gcd(COPY_BYTES, column_bytes)
+        step = PIXELS if self.problem.derivative else COPY_BYTES // math.gcd(COPY_BYTES, column_bytes)
         return planes, self.cfg.chunk_rows, -(-columns // step) * step
 
     @property
@@ -183,8 +186,9 @@ class Tiling:
 
     @functools.cached_property
     def slot_bytes(self) -> int:
-        """Bytes of a slot of the ring."""
-        return len(self.residues) * math.prod(self.load_pixels) * self.pixel_elements * self.problem.itemsize
+        """Bytes of a slot of the ring: of pixels, and where a derivative is taken of what was saved there."""
+        operands = 2 if self.problem.derivative else 1
+        return operands * len(self.residues) * math.prod(self.load_pixels) * self.pixel_elements * self.problem.itemsize
 
     @functools.cached_property
     def staged_bytes(self) -> int:

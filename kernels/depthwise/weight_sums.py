@@ -118,12 +118,13 @@ class WeightSums(Strips):
         kept = self.kept(gmem, worker, me)
 
         def per_strip(strip: Strip, state: tuple[Slots, Sums]) -> tuple[Slots, Sums]:
-            self.wait_for_shared(shared, state[0].first)
+            slots, sums = state
+            state = slots, self.begin_strip(sums, shared, strip, slots, me)
 
             def per_tile(tile: Array, state: tuple[Slots, Sums]) -> tuple[Slots, Sums]:
                 slots, sums = state
                 partners.ring.wait(slots.partner)
-                sums = self.add_tile(sums, kept, shared, strip, slots, me)
+                sums = self.add_tile(sums, kept, shared, strip, tile, slots, me)
                 mgpu.commit_smem()  # what was read before TMA overwrites it, and what was staged before TMA reads it
                 partners.ring.release(slots.partner)
                 following = self.release(shared, slots.first, self.tiling.advance)
@@ -140,6 +141,16 @@ class WeightSums(Strips):
     def kept(self, gmem: Global, worker: Array, me: Consumer) -> Any:
         """Load what a consumer keeps in registers beside its sums: nothing."""
 
+    def begin_strip(self, sums: Sums, shared: Shared, strip: Strip, slots: Slots, me: Consumer) -> Sums:
+        """Wait for what the first two tiles of a strip have in common."""
+        self.wait_for_shared(shared, slots.first)
+        return sums
+
+    def await_tile(self, sums: Sums, shared: Shared, strip: Strip, tile: Array, chunks: Chunks, me: Consumer) -> Sums:
+        """Wait for the chunks of a tile."""
+        chunks.wait()
+        return sums
+
     def finish_tile(self, gmem: Global, shared: Shared, strip: Strip, tile: Array, me: Consumer) -> None:
         """Store what came of a tile by itself: nothing."""
 
@@ -147,14 +158,16 @@ class WeightSums(Strips):
         none = self.engine.no_pixels()
         return Sums(dict.fromkeys(self.problem.accumulators, none), [self.engine.no_ones()] * self.problem.bias)
 
-    def add_tile(self, sums: Sums, kept: Any, shared: Shared, strip: Strip, slots: Slots, me: Consumer) -> Sums:
+    def add_tile(
+        self, sums: Sums, kept: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
+    ) -> Sums:
         """Add the products of a tile that is in these slots.
 
         A loop over the places of a row, and over planes: their code is the same. The compiler takes a number of trips that it
         knows for leave to unroll all of them, and then does not have registers enough. So it is not told.
         """
         chunks, planes, places = self.chunks_of_tile(shared, slots.first), self.cfg.tile_pixels[0], self.cfg.fragments
-        chunks.wait()
+        sums = self.await_tile(sums, shared, strip, tile, chunks, me)
 
         def per_place(i: Array, sums: Sums) -> Sums:
             (plane, place), _ = unravel(i, (planes, places))
@@ -221,6 +234,10 @@ class WeightSums(Strips):
                 for key, taps in products:
                     sums[taps] = self.engine.sum_pixels(sums[taps], xs, partner(key))
 
+    def bias_of(self, acc: Fragment) -> Array:
+        """The sums of the cotangent in their accumulator: [32], or [4, 32], those of each warp."""
+        return self.engine.of_taps(acc, 1)[0][0]
+
     def _store(self, gmem: Global, sums: Sums, worker: Array, me: Consumer) -> None:
         """Store a consumer's sums, as a part of the result that no other has."""
         over_columns = lax.div(me.number, jnp.int32(self.cfg.channel_warpgroups))
@@ -237,7 +254,7 @@ class WeightSums(Strips):
             for tap, of_group in zip(taps, self.engine.of_taps(acc, len(taps)), strict=True)
             for i, value in enumerate(of_group)
         ]
-        found += [(self.problem.weights, self.engine.of_taps(acc, 1)[0][0]) for acc in sums.bias]
+        found += [(self.problem.weights, self.bias_of(acc)) for acc in sums.bias]
         for place, value in found:
             parts = part if self.problem.on_tensor_cores else mgpu.ds(part * WARPS, WARPS)
             store((parts, place, channels), value)

@@ -46,6 +46,16 @@ def remainder(a, b):
     return a - divide(a, b) * b
 
 
+def half(a, which, kind):
+    """Half Precision Comparison Instructions: the lower or the upper (0, 1) of two packed numbers, as float32."""
+    bits = (a >> np.uint32(16 * which)) & np.uint32(0xFFFF)
+    return (
+        (bits << np.uint32(16)).view(np.float32)
+        if kind == "bf16"
+        else bits.astype(np.uint16).view(np.float16).astype(np.float32)
+    )
+
+
 def shift_left(a, n):
     """Logic and Shift Instructions: shl; amounts beyond the register's width count as its width."""
     bits = bits_of(a)

@@ -209,6 +209,19 @@ def _(e: Expressions, inst: Inst, m: re.Match):
     return f"{test}{LOGIC[m[2]]}{combined[0]}" if combined else test
 
 
+@MEANINGS(r"setp\.([a-z]+)\.(b?f16)x2")
+def _(e: Expressions, inst: Inst, m: re.Match):
+    """Of two packed numbers each is compared, the lower ones for the first predicate."""
+    found, (a, b) = inst.args[0], e.values(inst, "u32", "u32")
+    if not isinstance(found, tuple):
+        raise inst.unsupported()
+    each = [[f"half({packed},{i},'{m[2]}')" for packed in (a, b)] for i in (0, 1)]
+    return [
+        (_register(predicate), f"({_comparison(inst, m[1], 'f', *pair)})")
+        for predicate, pair in zip(found, each, strict=True)
+    ]
+
+
 def _comparison(inst: Inst, how: str, letter: str, a: str, b: str) -> str:
     if letter != "f":
         if how not in COMPARISONS:

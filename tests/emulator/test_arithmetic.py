@@ -116,3 +116,21 @@ def test_nan_is_unordered():
     nan, one = 0x7FC00000, 0x3F800000
     for how, want in {"lt": False, "ltu": True, "ne": False, "neu": True, "nan": True, "num": False}.items():
         assert executed(f"setp.{how}.f32", (8, 32, 32), [nan] * 32, [one] * 32) == [want] * 32
+
+
+@pytest.mark.parametrize(("kind", "one"), [("bf16", 0x3F80), ("f16", 0x3C00)])
+def test_comparisons_of_packed_numbers(kind, one):
+    """setp.gt of (1, 0), (0, 1), (-1, NaN) and zeros, the first being the lower half."""
+    program = ptx.parse(
+        f".target sm_90a\n.entry f()\n{{ .reg .pred %p<2>; .reg .b32 %r<2>; setp.gt.{kind}x2 %p0|%p1, %r0, %r1;\n}}"
+    )
+    (inst,) = program.insts
+    expressions = Expressions({})
+    statement = expressions.statement(inst)
+    low, high = inst.args[0]
+    registers: list = [None] * 4
+    packed = [one, one << 16, (one | 0x8000) | 0x7FFF << 16, 0] * 8
+    registers[inst.args[1].slot], registers[inst.args[2].slot] = np.array(packed, np.uint32), np.zeros(32, np.uint32)
+    exec(statement, expressions.names, {"R": registers, "S": {}})
+    assert registers[low.slot].tolist() == [True, False, False, False] * 8
+    assert registers[high.slot].tolist() == [False, True, False, False] * 8

@@ -62,16 +62,15 @@ def baseline(p: Product, *operands: jax.Array) -> list[jax.Array]:
         if p.residual:
             z = z + v["r"]
         return [applied(p.activation, z) if name == "y" else z for name in p.outputs]
-    ct = v["ct"].astype(p.out_dtype)
+    g = v["ct"].astype("float32")
     if p.activation:
-        ct = ct * ACTIVATIONS[p.activation].derivative(v["a"].astype(ct.dtype))
+        g = g * ACTIVATIONS[p.activation].derivative(v["a"].astype("float32"))
+    ct = g.astype(p.compute_dtype).astype(p.out_dtype)  # as a lax program multiplies it, too
     forward = dataclasses.replace(p, role="fprop", activation=None, outputs=())
     x, w = (
         v.get(name, jnp.zeros(shape)).astype(ct.dtype) for name, shape in zip("xw", forward.operand_shapes, strict=True)
     )
-    gradients = dict(zip(("dx", "dw"), jax.vjp(conv, x, w)[1](ct), strict=True)) | {
-        "db": ct.sum((0, *range(2, ct.ndim)))
-    }
+    gradients = dict(zip(("dx", "dw"), jax.vjp(conv, x, w)[1](ct), strict=True)) | {"db": g.sum((0, *range(2, g.ndim)))}
     return [gradients[name].astype(dtype) for name, dtype in zip(p.outputs, p.result_dtypes, strict=True)]
 
 
