@@ -319,12 +319,12 @@ class Equation:
 
         That is a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
         "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's.
-        So is a bias gradient if `_sums_other_numbers` holds.
+        So is a bias gradient, and what act' multiplies, if `_has_other_numbers` holds.
         """
         wanted = {name for name, _ in self.outs}
         if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted or len(wanted) < 2:
             return None
-        if "db" in wanted and self._sums_other_numbers(operands):
+        if ("db" in wanted or "a" in self.names) and self._has_other_numbers(operands):
             return None
         role = "bwd" if "dx" in wanted else "wgrad"
         part = self.products([t.shape for t in operands])[0]
@@ -340,16 +340,16 @@ class Equation:
         """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
 
         That is the bias gradient beside the weight gradient: both read the cotangent. Where act' multiplies it, XLA makes it
-        in float32, and sums it as it does; likewise if `_sums_other_numbers` holds.
+        in float32, and sums it as it does; likewise if `_has_other_numbers` holds.
         """
         if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs) or "a" in self.names:
             return None
-        return None if self._sums_other_numbers(operands) else dataclasses.replace(part, outputs=("dw", "db"))
+        return None if self._has_other_numbers(operands) else dataclasses.replace(part, outputs=("dw", "db"))
 
-    def _sums_other_numbers(self, operands: Sequence[Operand]) -> bool:
-        """Whether a bias gradient, the sum of the cotangent, is of other numbers than a kernel reads: those are rounded."""
-        cotangent = dict(zip(self.names, operands, strict=True))["ct"]
-        return jnp.dtype(cotangent.dtype) != self.op.compute_dtype
+    def _has_other_numbers(self, operands: Sequence[Operand]) -> bool:
+        """Whether the cotangent, or what the activation saved, is of other numbers than a kernel reads: those are rounded."""
+        dtypes = [t.dtype for name, t in zip(self.names, operands, strict=True) if name in ("ct", "a")]
+        return any(jnp.dtype(dtype) != self.op.compute_dtype for dtype in dtypes)
 
     def without(self, computed: Iterable[str]) -> "Equation":
         """The equation of the other outputs, once these are there."""

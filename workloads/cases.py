@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_conv.activations import applied
+from pallas_conv.activations import ACTIVATIONS, applied
 from pallas_conv.spec import ConvSpec, Product
 
 SUITE = pathlib.Path(__file__).with_name("suite.json")
-OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "b": "xyw", "fb": "xwby"}
+OPERANDS = {"f": "xwb", "d": "yw", "w": "xy", "b": "xywa", "fb": "xwby"}
 ROLES = {"f": "fprop", "d": "dgrad", "w": "wgrad"}
 FEW = 16  # channels of a group: of fewer, kernels may compute all gradients at once
 MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
@@ -113,13 +113,13 @@ class Case:
             fused = {"bias": self.epilogue is not None, "activation": self.activation}
             products["f"] = dataclasses.replace(products["f"], **fused)
         if self.at_once:
-            outputs = ("dx", "dw", "db") if self.epilogue else ("dx", "dw")
-            products["b"] = dataclasses.replace(products["w"], role="bwd", outputs=outputs)
+            wanted = {"outputs": ("dx", "dw", "db") if self.epilogue else ("dx", "dw"), "activation": self.activation}
+            products["b"] = dataclasses.replace(products["w"], role="bwd", **wanted)
         return products
 
     @property
     def at_once(self) -> bool:
-        """Whether all gradients may be one product, "b". It has no part in a layer's epilogue but the bias."""
+        """Whether all gradients may be one product, "b"."""
         few = self.groups > 1 and max(self.in_channels, self.out_channels) < FEW * self.groups
         return few and {"d", "w"} <= set(self.directions) and self.padding_mode == "ZEROS" and not self.per_example
 
@@ -131,6 +131,7 @@ class Case:
             "w": (self.out_channels, self.in_channels // self.groups, *self.kernel_size),
             "b": (self.out_channels,),
             "y": (self.batch, self.out_channels, *self.out_spatial),
+            "a": (self.batch, self.out_channels, *self.out_spatial),
         }
 
     def flops(self, direction: str = "f") -> int:
@@ -147,7 +148,7 @@ class Case:
             size["w"] *= self.batch
         once = size["x"] + size["w"] + size["y"]
         if direction == "b":
-            return once + size["x"] + size["w"]
+            return once + size["x"] + size["w"] + (size["a"] if self.activation else 0)
         return once + (size["y"] + size["w"] + size["x"] * ("d" in self.directions) if direction == "fb" else 0)
 
     # ------------------------------------------------------------ programs and data
@@ -168,7 +169,7 @@ class Case:
     def stock(self, direction: str, convert: Callable[[Any], Any] = lambda layer: layer) -> Callable[..., Any]:
         """The function that a user of equinox runs today: vmap of the layer, converted if at all, and its jax.vjp.
 
-        f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, b(x, dy, w) -> dx, dw and db if there is a bias,
+        f(x, w, b) -> y, d(dy, w) -> dx, w(x, dy) -> dw, b(x, dy, w, a) -> dx, dw and db if there is a bias,
         fb(x, w, b, dy) -> y, (dw, db) or (dx, dw, db).
         """
         layer, act, shapes = convert(self.layer()), functools.partial(applied, self.activation), self.shapes()
@@ -188,7 +189,9 @@ class Case:
             b = jnp.zeros(shapes["b"], x.dtype)
             return jax.vjp(lambda w: linear(x, w, b), zero)[1](dy)[0]
 
-        def by_both(x, dy, w):
+        def by_both(x, dy, w, a):
+            if self.activation:
+                dy = dy * ACTIVATIONS[self.activation].derivative(a)
             found = jax.vjp(linear, x, w, jnp.zeros(shapes["b"], x.dtype))[1](dy)
             return found if self.epilogue else found[:2]
 

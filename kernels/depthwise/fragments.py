@@ -220,14 +220,16 @@ class MultiplyAdds:
 
     def sum_pixels(self, acc: tuple[Array, ...], xs: Sequence[tuple[Array, ...]], partner: Array) -> tuple[Array, ...]:
         (x,) = xs
+        return tuple(self._add_rows(a, b, partner) for a, b in zip(acc, x, strict=True))
+
+    def _add_rows(self, acc: Array, x: Array, y: Array) -> Array:
         if self.interpret:
-            return tuple(
-                a + (b * partner).reshape(4, PIXELS // 4, CHANNELS).sum(1) for a, b in zip(acc, x, strict=True)
-            )
-        return tuple(multiply_add_rows(a, b, partner, self.layout) for a, b in zip(acc, x, strict=True))
+            return acc + (x * y).reshape(4, PIXELS // 4, CHANNELS).sum(1)
+        return multiply_add_rows(acc, x, y, self.layout)
 
     def add_pixels(self, acc: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
-        return self.sum_pixels(acc, [self.ones()], values)
+        (one,), (before,) = self.ones(), acc
+        return (self._add_rows(before, one, values),)
 
     def of_pixels(self, acc: tuple[Array, ...]) -> Array:
         return acc[0]

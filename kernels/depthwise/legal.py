@@ -83,6 +83,7 @@ def _beside_weight_sums(t: Tiling) -> int:
     problem, places = t.problem, t.cfg.fragments * t.cfg.tile_pixels[0]
     fragments = 4 if problem.on_tensor_cores else 0
     needed = problem.taps * problem.kept + 4 * unfinished(t) + fragments
+    needed += 16 if problem.derivative else 0
     if t.cfg.ctas_per_sm == 1:
         return needed
     # ptxas loads long before it multiplies, unless a loop over places keeps it from that; see `registers`.

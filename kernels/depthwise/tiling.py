@@ -156,9 +156,9 @@ class Tiling:
 
     @property
     def _ones_of_rows(self) -> list[int]:
-        """A bias gradient joins each row of the cotangent to ones, as if by a tap."""
+        """A bias gradient joins each row of the cotangent to ones, as if by a tap, unless it is summed as chunks arrive."""
         rows = self.cfg.tile_pixels[1] * (1 if self.problem.backward else len(self.problem.phases))
-        return [1] * (self.problem.bias * rows)
+        return [1] * (self.problem.bias * rows * (self.problem.derivative is None))
 
     @functools.cached_property
     def tile_fragments(self) -> int:

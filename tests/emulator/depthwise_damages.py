@@ -1,6 +1,16 @@
 """Depthwise kernels that are wrong in one place of their PTX, and what the emulator says of each: see damages.py."""
 
-from tests.kernels.depthwise.mutants import ADDS, BACKWARD, MUTANT, PHASES, RESIDUAL, WEIGHT_ADDS, WEIGHTS
+from tests.kernels.depthwise.mutants import (
+    ADDS,
+    BACKWARD,
+    DERIVATIVE,
+    DERIVATIVE_ADDS,
+    MUTANT,
+    PHASES,
+    RESIDUAL,
+    WEIGHT_ADDS,
+    WEIGHTS,
+)
 
 from .damages import WAIT, WRONG, Damage, consumers, every, expects, nth
 
@@ -75,5 +85,9 @@ DAMAGES = [
            every(r"cp\.async\.bulk\.wait_group\.read\s+0;"), "still reads"),
     Damage("depthwise backward: a sum of the cotangent that is not carried on", BACKWARD,
            nth(r"(mma\.sync\S* \{[^}]*\}, \{[^}]*\}, \{(%r\d+), %r\d+\}, )\{[^}]*\}", r"\1{\2, \2, \2, \2}", -1), WRONG),
+    Damage("depthwise backward in float32: drop the barrier after the cotangent was multiplied", DERIVATIVE_ADDS,
+           nth(r"bar\.sync \S+ 128;", "", 1), "a race: reads what"),
+    Damage("depthwise backward: the derivative of other pixels", DERIVATIVE,
+           nth(r"(ldmatrix\S+ \{)(%r\d+), (%r\d+)", r"\1\3, \2", 1), WRONG),
 ]
 # fmt: on

@@ -113,6 +113,19 @@ BACKWARD_OF_GROUPS = Case(
     num_sms=2,
 )
 
+DERIVATIVE = Case(
+    "depthwise mutant of a backward pass with a derivative",
+    depthwise("bwd", 3, 40, (8, 17), (3, 4), 1, ((0, 2), (2, 1)), outputs=("dx", "dw", "db"), activation="silu"),
+    Config((1, 2, 16), 1, 2, channel_warpgroups=2, stages=5),
+    num_sms=2,
+)
+DERIVATIVE_ADDS = Case(
+    "depthwise mutant of a backward pass with a derivative in float32",
+    depthwise("bwd", 2, 24, (3, 17), 3, 1, 1, dtype="float32", outputs=("dx", "dw", "db"), activation="silu"),
+    Config((1, 1, 16), 1, 2, channel_warpgroups=2),
+    num_sms=2,
+)
+
 
 def drop_a_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one of every row of them."""

@@ -39,6 +39,8 @@ def some_product(rng: random.Random) -> Product:
             }
         if role in served.GRADIENTS:
             fused = {"outputs": pick(served.GRADIENTS[role])}
+        if role == "bwd":
+            fused["activation"] = pick((None, None, "relu", "silu", "gelu"))
         p = depthwise(
             role,
             rng.randint(1, 3),

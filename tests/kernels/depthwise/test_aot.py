@@ -44,6 +44,12 @@ LAYERS = {  # of kinds that the suite does not have
         "wgrad", 32, 96, (56, 56), 3, 1, 1, group=8, dtype="float32", outputs=("dw", "db")
     ),
     "backward_5x5": depthwise("bwd", 32, 96, (56, 56), 5, 1, 2, outputs=ALL),
+    "backward_5x5_gelu": depthwise("bwd", 32, 96, (56, 56), 5, 1, 2, outputs=ALL, activation="gelu"),
+    "backward_of_a_line_silu": depthwise("bwd", 8, 512, (2048,), 31, 1, 15, outputs=ALL, activation="silu"),
+    "backward_of_a_volume_relu": depthwise("bwd", 4, 64, (16, 56, 56), 3, 1, 1, outputs=ALL, activation="relu"),
+    "backward_float32_gelu_tanh": depthwise(
+        "bwd", 32, 64, (56, 56), 3, 2, 1, outputs=ALL, dtype="float32", activation="gelu_tanh"
+    ),
     "backward_4x4_s2": depthwise("bwd", 32, 64, (56, 56), 4, 2, 1, outputs=ALL),
     "backward_of_a_volume": depthwise("bwd", 4, 64, (16, 56, 56), 3, 1, 1, outputs=ALL),
     "backward_transposed_float32": depthwise(

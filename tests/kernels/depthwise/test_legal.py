@@ -7,8 +7,8 @@ from pallas_conv.kernels.depthwise.plan import Config, Problem
 from tests.kernels.depthwise.proving import depthwise
 
 
-def problem(channels=64, size=(20, 40), kernel=3, **changes):
-    return Problem.of(depthwise("fprop", 2, channels, size, kernel, padding=1, **changes))
+def problem(role="fprop", channels=64, size=(20, 40), kernel=3, **changes):
+    return Problem.of(depthwise(role, 2, channels, size, kernel, padding=1, **changes))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ def problem(channels=64, size=(20, 40), kernel=3, **changes):
             "registers must be at most",
         ),
         ({"tile_pixels": (1, 2, 128), "stages": 30}, "smem_bytes"),
+        ({"problem": {"role": "bwd", "outputs": ("dx", "dw")}}, "must be at least 2 on an SM"),
+        (
+            {"column_warpgroups": 2, "problem": {"role": "bwd", "outputs": ("dx", "dw"), "activation": "silu"}},
+            "cfg.column_warpgroups=2 must be 1",
+        ),
     ],
 )
 def test_illegal_configurations_say_why(changes, words):

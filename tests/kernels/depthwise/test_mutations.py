@@ -19,6 +19,8 @@ from tests.kernels.depthwise.mutants import (
     BACKWARD,
     BACKWARD_OF_GROUPS,
     CHANNELS,
+    DERIVATIVE,
+    DERIVATIVE_ADDS,
     FLIPPED,
     GROUPS,
     MUTANT,
@@ -54,6 +56,8 @@ OTHERS = (
     WEIGHTS_OF_COLUMNS,
     BACKWARD,
     BACKWARD_OF_GROUPS,
+    DERIVATIVE,
+    DERIVATIVE_ADDS,
 )
 
 
@@ -360,3 +364,34 @@ def test_a_row_of_dx_that_is_staged_before_its_last_tap_is_wrong(monkeypatch):
     monkeypatch.setattr(Tiling, "finished_by", lambda self, row: finished(self, row + 1))
     with WRONG:
         prove(BACKWARD)
+
+
+@pytest.mark.parametrize("case", [DERIVATIVE, pytest.param(DERIVATIVE_ADDS, marks=pytest.mark.extended)], ids=str)
+def test_a_bias_gradient_of_pixels_beside_the_outputs_is_wrong(monkeypatch, case):
+    at_outputs = Backward._at_outputs
+    monkeypatch.setattr(Backward, "_at_outputs", lambda self, first: at_outputs(self, first) | True)
+    with WRONG:
+        prove(case)
+
+
+@pytest.mark.extended
+def test_chunks_that_are_multiplied_twice_are_wrong(monkeypatch):
+    multiply = Backward._multiply
+
+    def twice(self, sums, shared, strip, arriving, me):
+        found = multiply(self, sums, shared, strip, arriving, me)
+        with monkeypatch.context() as there:
+            there.setattr(Ring, "wait", nothing)
+            multiply(self, sums, shared, strip, arriving, me)
+        return found
+
+    monkeypatch.setattr(Backward, "_multiply", twice)
+    with WRONG:
+        prove(DERIVATIVE)
+
+
+@pytest.mark.extended
+def test_a_chunk_that_is_not_waited_for_before_it_is_multiplied(monkeypatch):
+    within(monkeypatch, Backward, "_multiply", barrier_wait=nothing)
+    with UNORDERED:
+        prove(DERIVATIVE)

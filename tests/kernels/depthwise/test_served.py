@@ -21,7 +21,7 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
     ("changes", "words"),
     [
         ({"role": "bwd"}, "('dx', 'dw') and ('dx', 'dw', 'db') are computed, not ('dx',)"),
-        ({"role": "bwd", "outputs": BOTH, "activation": "relu"}, "with the derivative of relu"),
+        ({"role": "bwd", "outputs": BOTH, "activation": "mish"}, "the derivative of mish is not fused"),
         (
             {"role": "bwd", "outputs": ALL, "padding": 3},
             "cotangents that are at the place of no x in spatial dimensions [0, 1]",
@@ -38,7 +38,7 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ),
         ({"role": "bwd", "outputs": BOTH, "batch": 2**20, "size": (64, 64), "channels": 8}, "x has more than"),
         ({"role": "bwd", "outputs": BOTH, "channels": 12, "models": 3}, "models of 12 channels would share"),
-        ({"role": "wgrad", "outputs": ("dw", "db"), "activation": "relu"}, "with the derivative of relu"),
+        ({"role": "wgrad", "outputs": ("dw", "db"), "activation": "relu"}, "the derivative of relu is not fused"),
         ({"role": "wgrad", "kernel": 2, "input_dilation": 2, "stride": 2, "padding": 1}, "some taps never meet"),
         ({"role": "wgrad", "size": (2, 9)}, "the cotangent is empty"),
         ({"role": "wgrad", "batch": 2**20, "size": (64, 64), "channels": 8}, "x has more than"),
@@ -99,6 +99,7 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
         {"role": "bwd", "outputs": ALL, "kernel": 5, "dtype": "float32", "precision": "highest"},
         {"role": "bwd", "outputs": ALL, "group": 4, "out_dtype": "float32"},
         {"role": "bwd", "outputs": ALL, "size": (9, 9, 9)},
+        {"role": "bwd", "outputs": ALL, "activation": "silu"},
         {"dtype": "float32", "precision": "highest"},
         {"dtype": "float16"},
         {"out_dtype": "float32"},
@@ -184,6 +185,8 @@ def test_other_words_of_a_code_path():
     assert found == PLAIN - {"n2B"} | {"weights", "bias"}
     found = words(Config(TILE, strip_tiles=2, ctas_per_sm=2), role="bwd", kernel=2, outputs=ALL)
     assert found == PLAIN | {"weights", "bias", "padded"}
+    found = words(Config(TILE, strip_tiles=2, channel_warpgroups=2), role="bwd", outputs=BOTH, activation="relu")
+    assert found == PLAIN - {"1x1wgs"} | {"2x1wgs", "weights", "padded", "odd", "derivative"}
     assert words(Config(TILE), role="wgrad", dtype="float32") == {"2d", "f32", "1x1wgs", "rows", "weights", "odd"}
 
 
@@ -192,6 +195,8 @@ def test_the_epilogue():
     assert served.epilogue(product(out_dtype="float32", bias=True, activation="relu"), Config(TILE)) == "f32 bias_relu"
     assert served.epilogue(product("wgrad", outputs=("dw", "db")), Config(TILE)) == "f32 linear"
     assert served.epilogue(product("bwd", outputs=ALL), Config(TILE)) == "bf16 linear"
+    found = served.epilogue(product("bwd", outputs=BOTH, activation="silu", out_dtype="float32"), Config(TILE))
+    assert found == "f32 derivative_silu"
 
 
 def test_notes_of_copies():

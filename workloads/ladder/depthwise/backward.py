@@ -1,4 +1,4 @@
-"""The rung of whole backward passes: input gradient, weight gradient and perhaps bias gradient at once."""
+"""Rungs of whole backward passes: input gradient, weight gradient and perhaps bias gradient at once."""
 
 from pallas_conv.kernels.depthwise.plan import Config
 
@@ -42,5 +42,25 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise backward, float16, groups of eight, dilated",
              bwd(2, 40, (9, 25), 3, 1, 2, 2, group=8, dtype="float16"),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
+    )),    Rung("depthwise: derivative of an activation", (
+        Case("depthwise backward, 1x1, relu", bwd(1, 64, (1, 16), 1, activation="relu"),
+             Config((1, 1, 16), channel_warpgroups=2, stages=2), num_sms=1, extended=True),
+        Case("depthwise backward, causal k4, silu, bias", bwd(3, 72, (40,), 4, 1, ((3, 0),), activation="silu", outputs=DB),
+             Config((1, 1, 32), channel_warpgroups=2, stages=3), num_sms=2),
+        Case("depthwise backward, 3x4 s2, odd sizes, gelu, bias",
+             bwd(3, 40, (9, 37), (3, 4), 2, 1, activation="gelu", outputs=DB),
+             Config((1, 2, 16), 1, 3, channel_warpgroups=2, stages=6), num_sms=2, extended=True),
+        Case("depthwise backward, transposed 3x3 s2, two models, tanh",
+             bwd(2, 24, (4, 19), 3, 1, 1, input_dilation=2, models=2, activation="tanh"),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=4), num_sms=2, extended=True),
+        Case("depthwise backward, 3-D, 2x3x3, leaky relu, bias",
+             bwd(1, 40, (5, 6, 19), (2, 3, 3), 1, ((1, 0), 1, 1), activation="leaky_relu", outputs=DB),
+             Config((2, 2, 16), 1, 3, channel_warpgroups=2, stages=4), num_sms=2, extended=True),
+        Case("depthwise backward, groups of four, 3x5, padding on one side, sigmoid, bias",
+             bwd(3, 40, (9, 37), (3, 5), 1, ((2, 0), (1, 3)), group=4, activation="sigmoid", outputs=DB),
+             Config((1, 2, 32), 1, 3, channel_warpgroups=2, stages=6), num_sms=2, extended=True),
+        Case("depthwise backward, float32, 5x3, gelu_tanh, bias",
+             bwd(2, 40, (9, 35), (5, 3), 1, (2, 1), dtype="float32", activation="gelu_tanh", outputs=DB),
+             Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=4), num_sms=2, extended=True),
     )),
 )

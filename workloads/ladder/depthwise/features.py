@@ -92,6 +92,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: float16": lambda w: w.case.product.compute_dtype == "float16",
     "depthwise: groups of several channels": lambda w: w.problem.group > 1,
     "depthwise: whole backward pass": lambda w: w.problem.backward,
+    "depthwise: derivative of an activation": lambda w: w.problem.derivative is not None,
 }
 
 
