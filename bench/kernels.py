@@ -32,7 +32,7 @@ from workloads.served import products
 
 from .chart import COLOURS, family, group
 
-DIRECTIONS = {"f": "forward (f)", "d": "input gradient (d)", "w": "weight gradient (w)", "b": "both gradients (b)"}
+DIRECTIONS = {"f": "forward (f)", "d": "input gradient (d)", "w": "weight gradient (w)", "b": "all gradients (b)"}
 
 
 def case_of(name: str) -> Case:

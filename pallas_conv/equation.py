@@ -223,7 +223,7 @@ class Equation:
 
     @classmethod
     def of(cls, product: Product, implementation: tuple[str, ...], no_kernels: str | None = None) -> "Equation":
-        """The equation of one product, or of one that has several parts, see `whole`."""
+        """The equation of one product, or of one that has several parts, see `wholes`."""
         dtype = jnp.dtype(product.compute_dtype)
         op = Op(
             product.spec, dtype, dtype, product.activation, product.precision, implementation,
@@ -314,18 +314,24 @@ class Equation:
         roles = {"dx": "dgrad", "dw": "wgrad"}
         return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
 
-    def whole(self, operands: Sequence[Operand]) -> Product | None:
-        """The equation as one product that a kernel may compute at once, if it has several parts.
+    def wholes(self, operands: Sequence[Operand]) -> list[Product]:
+        """The products that kernels may compute at once, of those equations that have several parts; the fullest first.
 
-        That is a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
-        "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's.
-        So is a bias gradient, and what act' multiplies, if `_has_other_numbers` holds.
+        They are of a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
+        "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's. So
+        are a bias gradient, and products with act', if `_has_other_numbers` holds.
         """
         wanted = {name for name, _ in self.outs}
-        if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted or len(wanted) < 2:
-            return None
-        if ("db" in wanted or "a" in self.names) and self._has_other_numbers(operands):
-            return None
+        if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted:
+            return []
+        other_numbers = self._has_other_numbers(operands)
+        if "a" in self.names and other_numbers:
+            return []
+        fewer = [wanted] * (not other_numbers) + [wanted - {"db"}]
+        return [self._at_once(some, operands) for some in dict.fromkeys(map(frozenset, fewer)) if len(some) > 1]
+
+    def _at_once(self, wanted: frozenset[str], operands: Sequence[Operand]) -> Product:
+        """The product of all these outputs."""
         role = "bwd" if "dx" in wanted else "wgrad"
         part = self.products([t.shape for t in operands])[0]
         return dataclasses.replace(

@@ -189,7 +189,7 @@ class Case:
             b = jnp.zeros(shapes["b"], x.dtype)
             return jax.vjp(lambda w: linear(x, w, b), zero)[1](dy)[0]
 
-        def by_both(x, dy, w, a):
+        def all_gradients(x, dy, w, a):
             if self.activation:
                 dy = dy * ACTIVATIONS[self.activation].derivative(a)
             found = jax.vjp(linear, x, w, jnp.zeros(shapes["b"], x.dtype))[1](dy)
@@ -204,7 +204,9 @@ class Case:
 
         if self.per_example:
             return {"w": jax.vmap(lambda x, dy: by_w(x[None], dy[None]))}[direction]
-        return {"f": lambda x, w, b: act(linear(x, w, b)), "d": by_x, "w": by_w, "b": by_both, "fb": step}[direction]
+        return {"f": lambda x, w, b: act(linear(x, w, b)), "d": by_x, "w": by_w, "b": all_gradients, "fb": step}[
+            direction
+        ]
 
     def ours(self, direction: str, launch: Callable[..., Any]) -> Callable[..., Any]:
         """The same function of the same operands with `launch(product, *operands) -> results` for the product."""

@@ -67,7 +67,7 @@ def _tuned(row: Row) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """The measurements of a product, "<case>/<f|d|w|fb>".
+    """The measurements of a product, "<case>/<f|d|w|b|fb>".
 
     by     rows with times: "stock", "best" where the best lax program is another, "ours"; from one session of one run
     peaks  of the device, see `peaks`

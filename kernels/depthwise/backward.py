@@ -15,6 +15,9 @@ A bias gradient is the sum of the cotangent's pixels at the places of a tile's o
 With an activation, the cotangent is multiplied by its derivative, which is read from what the forward pass saved. Both come
 into a slot of the ring. As a chunk arrives, each consumer multiplies the pixels of its channels, once, in the place of the
 cotangent. The sum for a bias gradient is taken on the way, before products are rounded.
+
+One thing to know: at its borders x is multiplied with zeros beyond the cotangent's. If such a pixel of x is infinite or NaN, so
+are the gradients of all taps of its channel, where the definition has finite ones of those that never meet it.
 """
 
 import functools
@@ -62,8 +65,8 @@ class Backward(WeightSums):
         mgpu.wait_smem_to_gmem(0)
 
     def kept(self, gmem: Global, worker: Array, me: Consumer) -> Weights:
-        """The weights."""
-        return self.over_taps.weights(gmem, self.schedule.strip(worker, worker * 0), me)
+        """Load the weights, and what sums over taps begin with: zeros."""
+        return self.over_taps.weights(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
 
     def finish_tile(self, gmem: Global, shared: Shared, strip: Strip, tile: Array, me: Consumer) -> None:
         """Store dx of a tile."""
@@ -136,7 +139,7 @@ class Backward(WeightSums):
     def add_tile(
         self, sums: Sums, kept: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
     ) -> Sums:
-        """The same, once the tile before has been stored."""
+        """The same, once TMA has read what was staged of the tile before."""
         self.over_taps.wait_for_staging(self._staging(shared), me)
         return super().add_tile(sums, kept, shared, strip, tile, slots, me)
 

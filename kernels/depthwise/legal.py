@@ -35,7 +35,7 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{products=} of a tile must be at most {MOST_PRODUCTS}"
     limit = gpu.generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
     if problem.backward and cfg.consumers * cfg.ctas_per_sm < LEAST_CONSUMERS:
-        return f"{cfg.consumers=} of a whole backward pass must be at least {LEAST_CONSUMERS} on an SM"
+        return f"{cfg.consumers * cfg.ctas_per_sm} consumers on an SM must be at least {LEAST_CONSUMERS} in a backward pass"
     if problem.derivative and cfg.column_warpgroups > 1:
         return f"{cfg.column_warpgroups=} must be 1, where a consumer multiplies all pixels of its channels by a derivative"
     if (needed := registers(t)) > limit:
@@ -86,7 +86,8 @@ def _beside_weight_sums(t: Tiling) -> int:
     needed += 16 if problem.derivative else 0
     if t.cfg.ctas_per_sm == 1:
         return needed
-    # ptxas loads long before it multiplies, unless a loop over places keeps it from that; see `registers`.
+    # Of another block on the SM ptxas knows nothing. It loads fragments of many rows long before it multiplies them, unless a
+    # loop over places keeps it from that, and computes addresses of planes beforehand.
     early = 2 * max(0, t.place_fragments - 9) if places == 1 else 0
     return needed + early + (28 if problem.ndim == 3 else 4)
 
@@ -94,7 +95,7 @@ def _beside_weight_sums(t: Tiling) -> int:
 def unfinished(t: Tiling) -> int:
     """Fragments of outputs in registers at once: of all phases, and of the output rows that an input row is joined to.
 
-    Of sums over taps they are the sums, of sums over pixels the cotangent.
+    Of sums over taps they are the sums, of sums over pixels the partner.
     """
     rows = t.problem.dims[1]
     most = min(t.cfg.tile_pixels[1], t.reaches[1].length // rows.in_stride + 1)

@@ -89,8 +89,8 @@ class Views:
 
     @functools.cached_property
     def partners(self) -> ResultBoxes:
-        """The partner of the pixels in sums over them, [N, *out, C]."""
-        return ResultBoxes(self.problem.batch, self.dims, 1, self.problem.channels, self.dtype)
+        """The partner of the pixels, [N, *out, C]: what they are multiplied with in sums over them."""
+        return dataclasses.replace(self.outputs, dtype=self.dtype)
 
     def pixels_at(self, first: Sequence[Array], moves: Sequence[Any]) -> tuple[Any, ...]:
         """Indices of a load of pixels but for channels. first: (image, plane, row, column), to be moved so far in space."""
@@ -100,12 +100,8 @@ class Views:
         return self.pixels.at(at, distances, (1, *self.tiling.load_pixels[len(self.missing) :]), 0)
 
     def output_at(self, image: Array, box: Sequence[Any], phase: tuple[int, ...]) -> tuple[Any, ...]:
-        """Indices of a box (planes, rows, columns) of a phase of an output but for channels."""
+        """Indices of a box (planes, rows, columns) of a phase of an output, or of the partner, but for channels."""
         return self.outputs.window([image, *box[len(self.missing) :]], phase[len(self.missing) :], 0)
-
-    def partner_at(self, image: Array, box: Sequence[Any], phase: tuple[int, ...]) -> tuple[Any, ...]:
-        """The same of the partner."""
-        return self.partners.window([image, *box[len(self.missing) :]], phase[len(self.missing) :], 0)
 
     @property
     def missing(self) -> tuple[int, ...]:

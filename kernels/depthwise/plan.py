@@ -170,9 +170,9 @@ class Problem:
         return MOST_FRAGMENTS if self.on_tensor_cores else min(MOST_FRAGMENTS, 2 * MOST_FRAGMENTS // self.group)
 
     @property
-    def operand_results(self) -> int:
-        """Operands that are shaped like an output: the residual, or the partner."""
-        return self.residual + self.weight_sums
+    def loaded(self) -> int:
+        """Number of operands that come chunk by chunk: pixels, and what an activation saved of them."""
+        return 2 if self.derivative else 1
 
     @property
     def backward(self) -> bool:

@@ -86,7 +86,8 @@ def _size_reasons(product: Product) -> list[str]:
     if product.role == "bwd" and "db" in product.outputs and (beyond := _cotangents_beyond(product)):
         return [f"the bias gradient needs cotangents that are at the place of no x in spatial dimensions {beyond}"]
     problem = Problem.of(product)
-    pixels, shaped_like_output = {"wgrad": names[:2], "bwd": names[1::-1]}.get(product.role, names[::2])
+    x, other, result = names
+    pixels, shaped_like_output = {"wgrad": (x, other), "bwd": (other, x)}.get(product.role, (x, result))
     if large := large_reasons({pixels: work.read_elements(problem), shaped_like_output: work.stored_elements(problem)}):
         return large
     if problem.outputs and product.models is not None and problem.itemsize == 2 and product.in_channels % LANES:

@@ -93,21 +93,19 @@ class Strips:
     def scratch_types(self) -> list[Any]:
         cfg, tiling = self.cfg, self.tiling
         slots = cfg.stages, len(tiling.residues), *tiling.load_pixels, tiling.pixel_elements
-        buffers = [mgpu.SMEM(slots, self.views.dtype)] * self._loaded
+        buffers = [mgpu.SMEM(slots, self.views.dtype)] * self.problem.loaded
         ring = Ring.barriers(cfg.stages, len(buffers) * len(tiling.residues), cfg.consumers, 1)
         return [*buffers, *ring, *self.own_scratch_types()]
-
-    @property
-    def _loaded(self) -> int:
-        """Number of operands that chunks are loaded of."""
-        return 2 if self.problem.derivative else 1
 
     def body(self, names: tuple[str, ...], *refs: Any) -> None:
         """Run one warpgroup, as the producer or as a consumer. names: those of the operands, which `refs` begins with."""
         n_in, n_out = len(names), len(self.out_type())
         operands = dict.fromkeys(OPERANDS) | dict(zip(names, refs[:n_in], strict=True))
         gmem = Global(**operands, outs=refs[n_in : n_in + n_out])
-        buffers, (full, empty, *others) = refs[n_in + n_out :][: self._loaded], refs[n_in + n_out + self._loaded :]
+        buffers, (full, empty, *others) = (
+            refs[n_in + n_out :][: self.problem.loaded],
+            refs[n_in + n_out + self.problem.loaded :],
+        )
         pixels, saved = (*buffers, None)[:2]
         shared = Shared(pixels, saved, Ring(self.cfg.stages, full, empty), tuple(others))
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
@@ -142,7 +140,7 @@ class Strips:
                 moves.append(tiling.first_column * columns.in_stride + residue)
                 window = (*self.views.pixels_at(at, moves), self.views.channels(strip.channel))
                 loaded = [(gmem.pixels, shared.pixels), (gmem.saved, shared.saved)]
-                for source, to in loaded[: self._loaded]:
+                for source, to in loaded[: self.problem.loaded]:
                     mgpu.copy_gmem_to_smem(
                         source.at[window],
                         to.at[slot, box, *self.views.missing],

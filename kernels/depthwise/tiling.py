@@ -109,7 +109,7 @@ class Tiling:
         """The shape of a weight gradient's sums over pixels, of all parts; the bias gradient is the last.
 
         [parts, weights, C]; or [parts, accumulators, 16, C], where an accumulator has two taps' matrices one below the other, a
-        row for each of a warp's eight channels of x and a column for each of the cotangent.
+        row for each of a warp's eight channels of the pixels and a column for each of their partner's.
         """
         p, channels = self.problem, self.channel_blocks * self.cfg.channels
         sums = (len(p.accumulators) + p.bias, 2 * LANES) if p.whole_matrices else (p.weights + p.bias,)
@@ -187,8 +187,13 @@ class Tiling:
     @functools.cached_property
     def slot_bytes(self) -> int:
         """Bytes of a slot of the ring: of pixels, and where a derivative is taken of what was saved there."""
-        operands = 2 if self.problem.derivative else 1
-        return operands * len(self.residues) * math.prod(self.load_pixels) * self.pixel_elements * self.problem.itemsize
+        return (
+            self.problem.loaded
+            * len(self.residues)
+            * math.prod(self.load_pixels)
+            * self.pixel_elements
+            * self.problem.itemsize
+        )
 
     @functools.cached_property
     def staged_bytes(self) -> int:
@@ -224,8 +229,9 @@ class Tiling:
     @property
     def smem_bytes(self) -> int:
         """Bytes of shared memory, barriers included."""
-        buffers = self.cfg.stages * self.slot_bytes, self.staged_bytes, self.tiles_in_ring * self.partner_bytes
         p = self.problem
+        slots = [self.cfg.stages * self.slot_bytes // p.loaded] * p.loaded
+        buffers = *slots, self.staged_bytes, self.tiles_in_ring * self.partner_bytes
         reduces = p.weight_sums and p.on_tensor_cores and not p.whole_matrices
         whole = sum(-(-size // SMEM_ALIGNMENT) * SMEM_ALIGNMENT for size in buffers)
         return whole + self.barrier_bytes + REDUCTION_BYTES * reduces

@@ -103,7 +103,7 @@ class WeightSums(Strips):
         pixels = [mgpu.ds(at, extent) for at, extent in zip(first, extents, strict=True)]
         to.ring.acquire(slot)
         for number, phase in enumerate(self.problem.phases):
-            window = self.views.partner_at(strip.image, pixels, phase)
+            window = self.views.output_at(strip.image, pixels, phase)
             mgpu.copy_gmem_to_smem(
                 gmem.partner.at[(*window, self.views.channels(strip.channel))],
                 to.pixels.at[slot, number, *self.views.missing],

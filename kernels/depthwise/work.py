@@ -54,7 +54,7 @@ def _read(d: geometry.TapAxis) -> tuple[int, int]:
 
 
 def weight_bytes(problem: Problem) -> int:
-    """Bytes of all weights, and of their gradients. Those of a whole backward pass are float32."""
+    """Bytes of all weights, and of their gradients, which are float32 if a whole backward pass makes them."""
     read = 0 if problem.weight_sums and not problem.backward else problem.itemsize
     written = problem.weight_sums * (4 if problem.backward else problem.out_itemsize)
     return problem.channels * problem.weights * (read + written)
@@ -130,6 +130,8 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     result = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
     twice = problem.backward and problem.on_tensor_cores  # for sums over taps, and over pixels
     fragments = t.tile_fragments * problem.kept * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
+    if problem.backward and problem.bias:
+        fragments += math.prod(cfg.tile_pixels) // PIXELS  # of the cotangent at the places of outputs
     return Work(
         itemsize=problem.itemsize,
         mma_warpgroups=cfg.consumers,

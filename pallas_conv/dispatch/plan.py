@@ -146,9 +146,9 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
             )
         except UnsupportedError as error:
             errors.append(error)
-    whole = equation.whole(operands)
-    if whole and (chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels)):
-        return [chosen]
+    for whole in equation.wholes(operands):
+        if chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels):
+            return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
     in_passing = ((part, equation.in_passing(part.product, operands)) for part in found)

@@ -26,23 +26,25 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     Plans of whole arrays were made before, to place kernels on a mesh. The plans made here are of this device's block.
     """
     chosen, v = plans(equation, target, args), dict(zip(equation.names, args, strict=True))
-    whole = equation.primitive in ("affine", *BILINEAR) or [p.product for p in chosen] == [equation.whole(args)]
+    outputs = set(chosen[0].product.outputs) if len(chosen) == 1 else set()
+    whole = equation.primitive in ("affine", *BILINEAR) or outputs == set(dict(equation.outs))
     if whole and chosen[0].implementation != "xla":
         return _run_kernel(equation, chosen[0], *args)
     computed: dict[str, Array] = {}
     names = list(dict(equation.outs))
-    if summing := next((p for p in chosen if "db" in p.product.outputs), None):
-        computed = _run_in_passing(equation, summing, v)
+    if several := next((p for p in chosen if p.implementation != "xla" and len(p.product.outputs) > 1), None):
+        computed = _run_at_once(equation, several, v)
         equation = equation.without(computed)
     contract = functools.partial(_run_product, equation, {plan.product.role: plan for plan in chosen})
     computed |= zip(dict(equation.outs), equation.formula(v, contract), strict=True)
     return [computed[name] for name in names]
 
 
-def _run_in_passing(equation: Equation, chosen: Plan, v: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs, by name, of a kernel that sums some of them in passing, see `Equation.in_passing`."""
-    part = dataclasses.replace(equation.without({"dx", "dr"}), names=chosen.product.operands)
-    return dict(zip(dict(part.outs), _run_kernel(part, chosen, *(v[name] for name in part.names)), strict=True))
+def _run_at_once(equation: Equation, chosen: Plan, v: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs, by name, of a kernel that computes several of them, see `Equation.wholes` and `in_passing`."""
+    outs = tuple(out for out in equation.outs if out[0] in chosen.product.outputs)
+    part = dataclasses.replace(equation, names=chosen.product.operands, outs=outs)
+    return dict(zip(dict(outs), _run_kernel(part, chosen, *(v[name] for name in part.names)), strict=True))
 
 
 def _run_product(

@@ -1,6 +1,7 @@
 """An equation offers all of itself to one kernel, then its parts to several programs."""
 
 import dataclasses
+import functools
 import logging
 
 import equinox as eqx
@@ -320,3 +321,39 @@ def test_auto_takes_all_at_once_where_that_is_faster_than_the_parts(us, roles, m
     assert [plan.product.role for plan in backward] == roles
     if roles == ["bwd"]:
         assert "x the speed of" in backward[0].source
+
+
+@pytest.mark.parametrize(
+    ("padding", "bias_dtype", "activation", "outputs"),
+    [
+        (1, "bfloat16", None, ("dx", "dw", "db")),
+        (1, "bfloat16", "silu", ("dx", "dw", "db")),
+        pytest.param(2, "bfloat16", "silu", ("dx", "dw"), marks=pytest.mark.extended),
+        (2, "bfloat16", None, ("dx", "dw")),  # some cotangents are at the place of no x
+        (1, "float32", None, ("dx", "dw")),  # whose cotangent is float32, which the kernel would round
+    ],
+)
+def test_xla_sums_the_bias_gradient_where_the_kernel_of_the_others_cannot(
+    padding, bias_dtype, activation, outputs, monkeypatch
+):
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    w, x = jax.random.normal(jax.random.key(0), (32, 1, 3, 3)) / 3, jax.random.normal(jax.random.key(1), (2, 32, 5, 9))
+    w, x, b = w.astype("bfloat16"), x.astype("bfloat16"), jax.random.normal(jax.random.key(2), (32,), bias_dtype)
+
+    def gradients(implementation, w, x, b):
+        def loss(w, x, b):
+            y = pc.conv(
+                x, w, b, padding=padding, groups=32, activation=activation, implementation=implementation,
+                out_dtype=bias_dtype,
+            )  # fmt: skip
+            return jnp.sum(jnp.sin(y.astype("float32")))
+
+        return jax.grad(loss, (0, 1, 2))(w, x, b)
+
+    _, backward, *rest = pc.explain(functools.partial(gradients, "mosaic"), w, x, b, device="h100")
+    assert (backward.product.role, backward.product.outputs, rest) == ("bwd", outputs, [])
+    got, want = (jax.jit(functools.partial(gradients, how))(w, x, b) for how in (("interpret", "xla"), "xla"))
+    for a, other in zip(got, want, strict=True):
+        assert a.dtype == other.dtype
+        largest = jnp.abs(other.astype("float32")).max()
+        np.testing.assert_allclose(a.astype("float32"), other.astype("float32"), atol=0.02 * largest, rtol=0.02)

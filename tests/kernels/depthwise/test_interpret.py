@@ -161,6 +161,25 @@ def test_a_weight_gradient_of_pixels_that_are_not_finite(dtype):
     assert not got[3, 0, 0, 2]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_backward_pass_of_pixels_that_are_not_finite(dtype):
+    """NaN and infinity stay in their channels. At a border of x they are in all taps: those beyond multiply it with zeros."""
+    product = depthwise("bwd", 1, 40, (6, 16), 3, 1, 1, dtype=dtype, outputs=("dx", "dw", "db"))
+    case = Case(f"backward of what is not finite {dtype}", product, Config((1, 2, 16), 2, 3, 2, stages=6), num_sms=2)
+    x, ct, w = (np.asarray(a).copy() for a in case.operands())
+    x[0, 9, 0, 0], x[0, 33, 3, 10], ct[0, 17, 3, 7] = np.nan, np.inf, np.inf
+    operands = [jnp.asarray(a) for a in (x, ct, w)]
+    finite = lambda found: [np.isfinite(np.asarray(a).astype(np.float32)) for a in found]
+    (dx, dw, db), (_, usual, _) = (finite(found) for found in (run(case, operands), cases.baseline(product, *operands)))
+    assert (~dw).any((1, 2, 3)).nonzero()[0].tolist() == [9, 17, 33]
+    np.testing.assert_array_equal(np.delete(dw, 9, 0), np.delete(usual, 9, 0))
+    assert not dw[9].any()
+    assert usual[9].any()  # of taps that never meet the corner
+    lanes = [17] if dtype == "float32" else list(range(16, 24))
+    assert (~dx).any((0, 2, 3)).nonzero()[0].tolist() == lanes
+    assert (~db).nonzero()[0].tolist() == [17]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_an_infinite_weight_stays_in_its_channel(dtype):
     """Beside the diagonals of the tensor cores' matrices are zeros, whatever the weights."""

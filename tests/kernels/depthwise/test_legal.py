@@ -40,7 +40,10 @@ def problem(role="fprop", channels=64, size=(20, 40), kernel=3, **changes):
             "registers must be at most",
         ),
         ({"tile_pixels": (1, 2, 128), "stages": 30}, "smem_bytes"),
-        ({"problem": {"role": "bwd", "outputs": ("dx", "dw")}}, "must be at least 2 on an SM"),
+        (
+            {"problem": {"role": "bwd", "outputs": ("dx", "dw")}},
+            "1 consumers on an SM must be at least 2 in a backward pass",
+        ),
         (
             {"column_warpgroups": 2, "problem": {"role": "bwd", "outputs": ("dx", "dw"), "activation": "silu"}},
             "cfg.column_warpgroups=2 must be 1",
