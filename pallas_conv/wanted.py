@@ -16,7 +16,7 @@ FILE = pathlib.Path(__file__).with_name("wanted.json")
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer of the suite in one direction, as in "resnet50_c2/f": forward, the gradient of input (d) or weights (w), all (b)."""
+    """A layer of the suite in one direction, as in "resnet50_c2/f": forward, gradient of input (d) or weights (w), all (b)."""
 
     name: str
     product: Product

@@ -10,8 +10,8 @@ with them on its diagonal, and one `mma.sync` multiplies 16 pixels by two taps, 
                                                              .  w1  .  ...
 
 XLA makes these matrices, a kernel only loads them. For sums over pixels, one instruction multiplies the pixels of two taps by
-their partner, the cotangent. Of the result's two 8x8 matrices the diagonals are wanted, or blocks on them, the gradients of both
-taps; what lies beside them is products of different groups:
+their partner, the cotangent. Of the result's two 8x8 matrices the diagonals are wanted, or blocks on them, which are the
+gradients of both taps; what lies beside them is products of different groups:
 
     dw [8 of tap 0, 8 of tap 1;  8]  +=  [16 pixels of tap 0, 16 pixels of tap 1]^T @  ct [16 pixels, 8]
 

@@ -86,7 +86,7 @@ DAMAGES = [
     Damage("depthwise backward: a sum of the cotangent that is not carried on", BACKWARD,
            nth(r"(mma\.sync\S* \{[^}]*\}, \{[^}]*\}, \{(%r\d+), %r\d+\}, )\{[^}]*\}", r"\1{\2, \2, \2, \2}", -1), WRONG),
     Damage("depthwise backward in float32: drop the barrier after the cotangent was multiplied", DERIVATIVE_ADDS,
-           nth(r"bar\.sync \S+ 128;", "", 1), "a race: reads what"),
+           nth(r"bar\.sync \S+ 128;", "", 2), "a race: reads what"),
     Damage("depthwise backward: the derivative of other pixels", DERIVATIVE,
            nth(r"(ldmatrix\S+ \{)(%r\d+), (%r\d+)", r"\1\3, \2", 1), WRONG),
 ]

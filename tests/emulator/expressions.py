@@ -211,7 +211,7 @@ def _(e: Expressions, inst: Inst, m: re.Match):
 
 @MEANINGS(r"setp\.([a-z]+)\.(b?f16)x2")
 def _(e: Expressions, inst: Inst, m: re.Match):
-    """Of two packed numbers each is compared, the lower ones for the first predicate."""
+    """Two packed numbers are compared one by one, the lower ones for the first predicate."""
     found, (a, b) = inst.args[0], e.values(inst, "u32", "u32")
     if not isinstance(found, tuple):
         raise inst.unsupported()

@@ -30,8 +30,8 @@ def test_every_rung_has_a_case():
     assert list(cases.QUICK) == [rung.feature for rung in cases.LADDER]
 
 
-# The quickest case of the rung of weight gradients has one tap, and one dtype.
-TAPS = (mutants.WEIGHTS, mutants.WEIGHTS_OF_PHASES, mutants.WEIGHT_ADDS)
+# The quickest cases of the rungs of weight gradients and backward passes have one tap, and one dtype.
+TAPS = (mutants.WEIGHTS, mutants.WEIGHTS_OF_PHASES, mutants.WEIGHT_ADDS, mutants.BACKWARD, mutants.DERIVATIVE)
 
 
 @pytest.mark.parametrize(
