@@ -146,7 +146,8 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
             )
         except UnsupportedError as error:
             errors.append(error)
-    for whole in equation.wholes(operands):
+    wholes = equation.wholes(operands)
+    for whole in wholes:
         if chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels):
             return [chosen]
     if errors:
@@ -156,11 +157,21 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
     ]
-    by_kernels = bool(together) and all(it.implementation != "xla" for it in together)
-    if by_kernels and equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
-        remark = _derivative(op, dict(zip(equation.names, operands, strict=True)), len(together))
-        together[0] = dataclasses.replace(together[0], beside=(remark,))
+    if together and all(it.implementation != "xla" for it in together):
+        remarks = [why for whole in wholes[:1] if (why := _in_parts(whole, found, target))]
+        if equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
+            remarks.append(_derivative(op, dict(zip(equation.names, operands, strict=True)), len(together)))
+        together[0] = dataclasses.replace(together[0], beside=tuple(remarks))
     return together
+
+
+def _in_parts(whole: Product, parts: Sequence[Plan], target: Target) -> str | None:
+    """A remark on why kernels compute all gradients one by one, if some family computes those of such layers at once."""
+    if whole.role != "bwd" or not any(family.is_for(whole) for family in families.FAMILIES if "bwd" in family.roles):
+        return None
+    kernel = serve.find(whole, Gpu.of(target))
+    why = _trust_at_once(kernel, target, parts).why if isinstance(kernel, Kernel) else "; ".join(kernel)
+    return f"no one kernel computes all gradients at once: {why}"
 
 
 def _derivative(op: Op, v: Mapping[str, Operand], kernels: int) -> str:

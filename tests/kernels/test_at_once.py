@@ -321,6 +321,9 @@ def test_auto_takes_all_at_once_where_that_is_faster_than_the_parts(us, roles, m
     assert [plan.product.role for plan in backward] == roles
     if roles == ["bwd"]:
         assert "x the speed of" in backward[0].source
+    if all(plan.implementation == "mosaic" for plan in backward[:2]) and roles != ["bwd"]:
+        assert "no one kernel computes all gradients at once: " in backward[0].notes[-1]
+        assert "0.92x the speed of its parts, which are mosaic and mosaic" in backward[0].notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -357,3 +360,16 @@ def test_xla_sums_the_bias_gradient_where_the_kernel_of_the_others_cannot(
         assert a.dtype == other.dtype
         largest = jnp.abs(other.astype("float32")).max()
         np.testing.assert_allclose(a.astype("float32"), other.astype("float32"), atol=0.02 * largest, rtol=0.02)
+
+
+def test_explain_says_why_gradients_are_not_computed_at_once(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", families.FAMILIES[1:])
+    wide, dense = (halved(pc.Conv2d(64, 64, 7, padding=3, groups=groups, key=jax.random.key(0))) for groups in (64, 1))
+    x = jax.ShapeDtypeStruct((8, 64, 28, 28), jnp.bfloat16)
+    for conv, told in ((wide, True), (dense, False)):
+        step = lambda x, conv=conv: eqx.filter(eqx.filter_grad(lambda both: loss(*both))((conv, x)), eqx.is_array)
+        with pc.implementation("mosaic"):
+            _, by_x, by_w = pc.explain(step, x, device="h100")
+        words = "no one kernel computes all gradients at once: no tile fits on an SM"
+        assert any(words in note for note in by_x.notes) == told
+        assert (by_x.product.role, by_w.product.role) == ("dgrad", "wgrad")
