@@ -37,9 +37,9 @@ def elements(problem: Problem) -> int:
 
 
 def pixel_bytes(problem: Problem) -> int:
-    """Bytes of all pixels that lie where some tap reads, or between."""
+    """Bytes of all pixels that lie where some tap reads, or between, and of what an activation saved of them."""
     space = (max(0, min(d.in_size, last) - max(0, first)) for d in problem.dims for first, last in [_read(d)])
-    return problem.batch * problem.channels * math.prod(space) * problem.itemsize
+    return problem.batch * problem.channels * math.prod(space) * problem.itemsize * problem.loaded
 
 
 def _read(d: geometry.TapAxis) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def copied_bytes(problem: Problem) -> tuple[int, int]:
     space = (math.prod(sizes) for sizes in zip(*((d.in_size, d.out_size) for d in problem.dims), strict=True))
     given, wanted = (problem.batch * problem.channels * n for n in space)
     read, stored = read_elements(problem), stored_elements(problem)
-    before = (given + read) * problem.itemsize if given != read else 0
+    before = (given + read) * problem.itemsize * problem.loaded if given != read else 0
     operands, results = shaped_like_output(problem)
     copied = stored + wanted if stored != wanted else 0
     return before + operands * copied, results * copied
@@ -132,6 +132,9 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     fragments = t.tile_fragments * problem.kept * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
     if problem.backward and problem.bias:
         fragments += math.prod(cfg.tile_pixels) // PIXELS  # of the cotangent at the places of outputs
+    multiplied = (
+        loaded * len(t.residues) * math.prod(t.load_pixels) if problem.derivative else 0
+    )  # pixels, by a derivative
     return Work(
         itemsize=problem.itemsize,
         mma_warpgroups=cfg.consumers,
@@ -144,7 +147,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         rounds=((strips * min(cfg.strip_tiles, t.row_tiles), 1),),
         all_steps=tiles(t),
         macs=int(t.issued_products * PIXELS * CHANNELS * problem.kept * TENSOR_MACS[problem.itemsize]),
-        operand_bytes=fragments * PIXELS * CHANNELS * problem.itemsize,
+        operand_bytes=(fragments * PIXELS + 3 * multiplied) * CHANNELS * problem.itemsize,
         pixel_bytes=int(loaded * t.slot_bytes) + t.partner_bytes,
         weight_bytes=0,
         rows=loaded * len(t.residues) * math.prod(t.load_pixels) + math.prod(t.partner_pixels) * problem.weight_sums,
@@ -153,7 +156,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         pixel_readers=1,
         kept_bytes=0 if not problem.outputs else problem.loaded_weights * cfg.channels * problem.itemsize,
         chunks=1,
-        elements=t.staged_pixels * CHANNELS / WARPGROUP * problem.outputs,
+        elements=(t.staged_pixels * problem.outputs + multiplied) * CHANNELS / WARPGROUP,
         stored_bytes=result * (problem.outputs + problem.residual),
         ahead=0 if problem.residual else None,
         input_bytes=pixel_bytes(problem) + elements(problem) * shaped_like_output(problem)[0] * problem.weight_sums,

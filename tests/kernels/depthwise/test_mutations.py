@@ -130,11 +130,12 @@ def test_the_weights_and_the_bias_of_other_channels_are_wrong(monkeypatch, part)
 
 
 @pytest.mark.extended
-def test_a_row_that_is_stored_before_its_last_tap_is_wrong(monkeypatch):
+@pytest.mark.parametrize("case", [MUTANT, BACKWARD], ids=str)
+def test_a_row_that_is_stored_before_its_last_tap_is_wrong(monkeypatch, case):
     finished = Tiling.finished_by
     monkeypatch.setattr(Tiling, "finished_by", lambda self, row: finished(self, row + 1))
     with WRONG:
-        prove(MUTANT)
+        prove(case)
 
 
 @pytest.mark.extended
@@ -356,14 +357,6 @@ def test_gradients_of_weights_from_the_inputs_to_the_outputs_of_a_group_are_wron
     monkeypatch.setattr(depthwise_operands.Views, "_blocks", turned)
     with WRONG:
         prove(BACKWARD_OF_GROUPS)
-
-
-@pytest.mark.extended
-def test_a_row_of_dx_that_is_staged_before_its_last_tap_is_wrong(monkeypatch):
-    finished = Tiling.finished_by
-    monkeypatch.setattr(Tiling, "finished_by", lambda self, row: finished(self, row + 1))
-    with WRONG:
-        prove(BACKWARD)
 
 
 @pytest.mark.parametrize("case", [DERIVATIVE, pytest.param(DERIVATIVE_ADDS, marks=pytest.mark.extended)], ids=str)

@@ -1,5 +1,6 @@
 """The work of the depthwise kernel, as it is counted and as it is modelled, against the definition and the schedule."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -30,6 +31,9 @@ PRODUCTS = {
     "weight gradient of 7x7": depthwise("wgrad", 64, 96, (56, 56), 7, 1, 3, outputs=("dw", "db")),
     "weight gradient of a line in float32": depthwise("wgrad", 8, 256, (4096,), 4, 1, ((3, 0),), dtype="float32"),
     "backward pass of 3x3": depthwise("bwd", 64, 144, (56, 56), 3, 1, 1, outputs=("dx", "dw", "db")),
+    "backward pass of 3x3 with a derivative": depthwise(
+        "bwd", 64, 144, (56, 56), 3, 1, 1, outputs=("dx", "dw", "db"), activation="silu"
+    ),
     "backward pass of 3x3 s2 in float32": depthwise(
         "bwd", 64, 96, (56, 56), 3, 2, 1, outputs=("dx", "dw"), dtype="float32"
     ),
@@ -146,6 +150,8 @@ def test_bytes_of_a_whole_backward_pass():
     product = depthwise("bwd", 2, 64, (9, 20), 3, 1, 1, out_dtype="float32", outputs=("dx", "dw", "db"))
     problem, image = Problem.of(product), 2 * 64 * 9 * 20
     assert work.least_bytes(problem) == image * (2 + 2 + 4) + 64 * 9 * (2 + 4)
+    with_saved = Problem.of(dataclasses.replace(product, activation="silu"))
+    assert work.least_bytes(with_saved) == work.least_bytes(problem) + image * 2
     t = tiling(problem, Config((1, 2, 16), 1, 2, column_warpgroups=2))
     assert work.loaded_bytes(problem, t.cfg) == work.chunks(t) * t.slot_bytes + work.tiles(t) * t.partner_bytes
     assert t.partner_bytes == 2 * 32 * (32 + 8) * 2
