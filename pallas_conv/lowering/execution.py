@@ -26,9 +26,9 @@ def execute(equation: Equation, target: Target, *args: Array) -> list[Array]:
     Plans of whole arrays were made before, to place kernels on a mesh. The plans made here are of this device's block.
     """
     chosen, v = plans(equation, target, args), dict(zip(equation.names, args, strict=True))
-    outputs = set(chosen[0].product.outputs) if len(chosen) == 1 else set()
-    whole = equation.primitive in ("affine", *BILINEAR) or outputs == set(dict(equation.outs))
-    if whole and chosen[0].implementation != "xla":
+    at_once = len(chosen) == 1 and chosen[0].product in equation.wholes(args)
+    everything = at_once and set(chosen[0].product.outputs) == set(dict(equation.outs))
+    if (everything or equation.primitive in ("affine", *BILINEAR)) and chosen[0].implementation != "xla":
         return _run_kernel(equation, chosen[0], *args)
     computed: dict[str, Array] = {}
     names = list(dict(equation.outs))

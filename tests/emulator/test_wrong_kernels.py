@@ -105,7 +105,7 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
         (PixelSums, "consume", "commit_smem", depthwise_mutants.MUTANT, "without fence.proxy.async|a race"),
         (
             WeightSums,
-            "_add_tile",
+            "add_tile",
             "barrier_wait",
             depthwise_mutants.WEIGHTS,
             "nobody has written|a race: reads what TMA|still writing",

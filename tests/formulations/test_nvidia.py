@@ -90,7 +90,7 @@ def test_committed_programs_are_those_of_todays_rules(path):
     seen = set()
     for row in rows(path):
         products = cases[row["layer"]].products()
-        directions = products if row["direction"] == "fb" else [row["direction"]]
+        directions = cases[row["layer"]].directions if row["direction"] == "fb" else [row["direction"]]
         for direction in directions:
             name, _ = formulations.choose(products[direction], target)
             assert f"{products[direction].role}: {name}" in row["products"], row["layer"]
