@@ -106,7 +106,7 @@ def _configured(options: argparse.Namespace) -> list[Step]:
 
 
 def _jobs(options: argparse.Namespace) -> list[tuple[cases.Case, str]]:
-    """Layers and directions: forward and input gradient, weight gradients, both gradients at once, then training steps."""
+    """Layers and directions: forward and input gradient, weight gradients, all gradients at once, then training steps."""
     wanted = options.cases or ("dcgan_t_last$|resnet50_proj" if options.dry_run else "")
     suite = [case for case in cases.suite() if re.search(wanted, case.name)]
     layers = [small for case in suite if (small := case.on_cpu())] if options.dry_run else suite

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from pallas_conv import strict
+from pallas_conv.equation import Equation, operands_of
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
@@ -31,8 +32,18 @@ WORKERS = 2  # so few that small products give them several tiles
 
 
 def products() -> list[Product]:
-    """All wanted products, the suite's first."""
-    return [layer.product for layer in wanted().suite] + [use.product for use in wanted().networks]
+    """All wanted products, the suite's first, and the parts of those that are several."""
+    found = [layer.product for layer in wanted().suite] + [use.product for use in wanted().networks]
+    return found + [part for product in found for part in parts(product)]
+
+
+def parts(product: Product) -> list[Product]:
+    """The products that take the place of a whole backward pass where two kernels are faster, those that are served."""
+    if product.role != "bwd":
+        return []
+    equation, operands = Equation.of(product, ("auto",)), operands_of(product)
+    found = [equation.in_passing(part, operands) or part for part in equation.products(product.operand_shapes)]
+    return [part for part in found if families.serving(part)]
 
 
 def representatives(kernels: Iterable[Kernel]) -> list[Case]:

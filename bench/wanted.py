@@ -3,8 +3,8 @@
     python -m bench.wanted --out pallas_conv/wanted.json
 
 They are the products of the suite's layers, by themselves, and those of one training step of each network of
-`workloads.models`, as `pallas_conv.explain` finds them, with the parts of whole backward passes: bfloat16, published channels,
-batches and sizes. Left out are products that no kernel serves on Hopper.
+`workloads.models`, as `pallas_conv.explain` finds them: bfloat16, published channels, batches and sizes. Left out are products
+that no kernel serves on Hopper.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 import pallas_conv as pc
 from pallas_conv import strict
-from pallas_conv.equation import Equation, operands_of
 from pallas_conv.kernels import families
 from pallas_conv.kernels.gpu import HOPPER
 from pallas_conv.spec import Product
@@ -53,18 +52,8 @@ def uses(network: Network) -> list[Use]:
     """The products of a network's training step that kernels serve, in the order in which they first occur."""
     with pc.implementation(("mosaic", "xla")):  # whatever records say: with what a kernel sums in passing
         plans = pc.explain(network.step, *step(network), device="h100")
-    products = (part for plan in plans for part in (plan.product, *parts(plan.product)))
-    counts = collections.Counter(product for product in products if _served(product))
+    counts = collections.Counter(plan.product for plan in plans if _served(plan.product))
     return [Use(network.name, count, product) for product, count in counts.items()]
-
-
-def parts(product: Product) -> list[Product]:
-    """The products that take the place of a whole backward pass where two kernels are faster."""
-    if product.role != "bwd":
-        return []
-    equation, operands = Equation.of(product, ("auto",)), operands_of(product)
-    found = equation.products(product.operand_shapes)
-    return [equation.in_passing(part, operands) or part for part in found]
 
 
 def _served(product: Product) -> bool:

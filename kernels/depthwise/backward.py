@@ -36,11 +36,11 @@ from . import fragments
 from .derivatives import DERIVATIVES
 from .fragments import Fragment
 from .operands import Views
-from .pixel_sums import Key, PixelSums, Staging, Weights
+from .pixel_sums import PixelSums, Staging, Weights
 from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
 from .strips import Chunks, Consumer, Global, Place, Shared
-from .taps import Term
+from .taps import Key, Term
 from .weight_sums import Slots, Sums, WeightSums
 
 
@@ -92,26 +92,30 @@ class Backward(WeightSums):
 
         arriving: the slots of chunks, and their numbers in the strip.
         """
-        planes, rows, columns = self.tiling.load_pixels
-        bias = list(sums.bias)
+        bias = sums.bias
         for slot, chunk in arriving:
             shared.ring.wait(slot)
-            first_row = chunk * rows + self.tiling.reaches[1].low
-
-            def per_line(
-                i: Array, bias: list[Fragment], slot: Array = slot, first_row: Array = first_row
-            ) -> list[Fragment]:
-                (box, plane, row), _ = unravel(i, (len(self.tiling.residues), planes, rows))
-                at, row = (slot, box, plane, row), first_row + row
-                own = (row >= 0) & (row < strip.tiles * self.cfg.tile_pixels[1])
-                if planes > 1:
-                    plane = plane + self.tiling.reaches[0].low
-                    own &= (plane >= 0) & (plane < self.cfg.tile_pixels[0])
-                return self._multiply_line(bias, shared, at, own, columns, me)
-
-            bias = lax.fori_loop(0, len(self.tiling.residues) * planes * rows, per_line, bias)
+            bias = self._multiply_chunk(bias, shared, strip, slot, chunk, me)
         mgpu.commit_smem()  # warps read what others multiplied
         return sums._replace(bias=bias)
+
+    def _multiply_chunk(
+        self, bias: list[Fragment], shared: Shared, strip: Strip, slot: Array, chunk: Array, me: Consumer
+    ) -> list[Fragment]:
+        """Multiply a chunk that is in a slot. chunk: its number in the strip."""
+        planes, rows, columns = self.tiling.load_pixels
+        (first_plane, _), (first_row, _), _ = self.tiling.reaches
+        boxes = len(self.tiling.residues)
+
+        def per_line(i: Array, bias: list[Fragment]) -> list[Fragment]:
+            (box, plane, row), _ = unravel(i, (boxes, planes, rows))
+            at_row, at_plane = chunk * rows + row + first_row, plane + first_plane
+            own = (at_row >= 0) & (at_row < strip.tiles * self.cfg.tile_pixels[1])
+            own &= (at_plane >= 0) & (at_plane < self.cfg.tile_pixels[0])
+            return self._multiply_line(bias, shared, (slot, box, plane, row), own, columns, me)
+
+        found: list[Fragment] = lax.fori_loop(0, boxes * planes * rows, per_line, bias)
+        return found
 
     def _multiply_line(
         self, bias: list[Fragment], shared: Shared, at: tuple[Array, ...], own: Array, columns: int, me: Consumer
@@ -147,21 +151,13 @@ class Backward(WeightSums):
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of x, of all its rows in the tile, and stage dx there."""
-        taps, dx, loaded, (plane, place) = dict(sums.taps), dict[Key, Array](), dict[Key, Array](), at
-        tiling, column = self.tiling, me.column + place * PIXELS
-
-        def x(key: Key) -> Array:
-            if key not in loaded:
-                loaded[key] = self.load_partner(shared, slots, key, plane, column, me)
-            return loaded[key]
-
-        for row in range(tiling.tile_rows):
-            lines = chunks.lines(row)
-            for reached in range(tiling.reaches[0].length + 1):
-                into = tiling.row_terms[reached, row]
-                where = Place(lines, plane * self.problem.dims[0].in_stride + reached, column)
+        taps, dx, (plane, place) = dict(sums.taps), dict[Key, Array](), at
+        column = me.column + place * PIXELS
+        x = functools.cache(lambda key: self.load_partner(shared, slots, key, plane, column, me))
+        for row, reads in self.rows_read(chunks, plane, column):
+            for into, where in reads:
                 self.add_row(taps, into, functools.partial(self._add_dx, dx, into, kept, shared, where, me), x)
-            for phase, out_row in tiling.finished_by(row):
+            for phase, out_row in self.tiling.finished_by(row):
                 z = dx.pop((phase, out_row), kept.first)
                 self.over_taps.stage(self._staging(shared), (me.number, phase, plane, out_row, place), z)
         if self.problem.derivative:

@@ -1,4 +1,8 @@
-"""Derivatives of activations, in float32, of what the forward pass saved: see `pallas_conv.activations`."""
+"""Derivatives of activations, in float32, as functions of what the forward pass saved.
+
+Where that is the output, they are those of `pallas_conv.activations`. Those of the sum are written out: there JAX derives them,
+by way of operations that Mosaic does not lower (erfc, and sums of tangents).
+"""
 
 import math
 from collections.abc import Callable
@@ -6,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_conv.activations import LEAKY_RELU_SLOPE
+from pallas_conv.activations import ACTIVATIONS
 
 
 def _silu(z: Array) -> Array:
@@ -26,10 +30,7 @@ def _gelu_tanh(z: Array) -> Array:
 
 
 DERIVATIVES: dict[str, Callable[[Array], Array]] = {
-    "relu": lambda y: jnp.where(y > 0, jnp.float32(1), jnp.float32(0)),
-    "leaky_relu": lambda y: jnp.where(y >= 0, jnp.float32(1), jnp.float32(LEAKY_RELU_SLOPE)),
-    "tanh": lambda y: 1 - y * y,
-    "sigmoid": lambda y: y * (1 - y),
+    **{name: activation.derivative for name, activation in ACTIVATIONS.items() if activation.saved == "y"},
     "silu": _silu,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,

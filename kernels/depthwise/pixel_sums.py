@@ -21,9 +21,7 @@ from .operands import Views
 from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
 from .strips import Consumer, Global, Place, Shared, Strips
-from .taps import Term
-
-type Key = tuple[int, int]  # a phase, and an output row of a tile
+from .taps import Key, Term
 
 
 class Weights(NamedTuple):
@@ -124,12 +122,9 @@ class PixelSums(Strips):
         chunks, may_stage = self.chunks_of_tile(shared, first), False
         for plane, place in itertools.product(range(self.cfg.tile_pixels[0]), range(self.cfg.fragments)):
             sums: dict[Key, Array] = {}
-            column = me.column + place * PIXELS
-            for row in range(self.tiling.tile_rows):
-                lines = chunks.lines(row)
-                for reached in range(self.tiling.reaches[0].length + 1):
-                    at = Place(lines, plane * self.problem.dims[0].in_stride + reached, column)
-                    self._add_row(sums, self.tiling.row_terms[reached, row], shared, at, weights, me)
+            for row, reads in self.rows_read(chunks, plane, me.column + place * PIXELS):
+                for into, at in reads:
+                    self._add_row(sums, into, shared, at, weights, me)
                 for phase, out_row in self.tiling.finished_by(row):
                     if not may_stage:
                         self.wait_for_staging(staging, me)

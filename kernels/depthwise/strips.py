@@ -4,7 +4,7 @@ Rows of input pixels come into a ring of slots, once each, as a strip is walked 
 Strided columns come apart, a box for each remainder: in shared memory, neighbours are what neighbouring outputs read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from .fragments import Line
 from .operands import Views
 from .plan import CHANNELS
 from .schedule import Schedule, Strip
+from .taps import Key, Term
 
 OPERANDS = ("pixels", "w", "partner", "saved", "bias", "residual")
 
@@ -102,11 +103,9 @@ class Strips:
         n_in, n_out = len(names), len(self.out_type())
         operands = dict.fromkeys(OPERANDS) | dict(zip(names, refs[:n_in], strict=True))
         gmem = Global(**operands, outs=refs[n_in : n_in + n_out])
-        buffers, (full, empty, *others) = (
-            refs[n_in + n_out :][: self.problem.loaded],
-            refs[n_in + n_out + self.problem.loaded :],
-        )
-        pixels, saved = (*buffers, None)[:2]
+        pixels, *others = refs[n_in + n_out :]
+        saved = others.pop(0) if self.problem.derivative else None
+        full, empty, *others = others
         shared = Shared(pixels, saved, Ring(self.cfg.stages, full, empty), tuple(others))
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
 
@@ -171,6 +170,18 @@ class Strips:
         """The chunks of a tile, of which the first is in slot `first`. What the tile before had, too, is there."""
         slots = [self.slot_after(first, chunk) for chunk in range(self.tiling.tile_chunks)]
         return Chunks(shared.ring, slots, self.tiling.shared_chunks, self.cfg.chunk_rows)
+
+    def rows_read(
+        self, chunks: "Chunks", plane: Array | int, column: Array
+    ) -> Iterator[tuple[int, list[tuple[dict[Key, list[Term]], Place]]]]:
+        """Each input row of a tile in turn, and in every plane that an output plane reaches, its taps and its place.
+
+        plane, column: those of 16 outputs of a row, within the tile.
+        """
+        for row in range(self.tiling.tile_rows):
+            lines, first = chunks.lines(row), plane * self.problem.dims[0].in_stride
+            planes = range(self.tiling.reaches[0].length + 1)
+            yield row, [(self.tiling.row_terms[i, row], Place(lines, first + i, column)) for i in planes]
 
     def load_fragments[F](
         self,

@@ -32,7 +32,8 @@ class Term(NamedTuple):
     tap: int
 
 
-type RowTerms = dict[tuple[int, int], dict[tuple[int, int], list[Term]]]
+type Key = tuple[int, int]  # of an output row of a tile: its phase, and its number
+type RowTerms = dict[tuple[int, int], dict[Key, list[Term]]]
 
 
 @functools.lru_cache(maxsize=256)

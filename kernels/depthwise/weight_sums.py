@@ -27,11 +27,10 @@ from .. import mosaic as mgpu
 from ..ring import Ring
 from ..scalars import unravel
 from .fragments import Fragment
-from .pixel_sums import Key
 from .plan import CHANNELS, LANES, PIXELS, WARPS
 from .schedule import Strip
-from .strips import Chunks, Consumer, Global, Place, Shared, Strips
-from .taps import Term
+from .strips import Chunks, Consumer, Global, Shared, Strips
+from .taps import Key, Term
 
 type Taps = tuple[int, ...]  # of an accumulator
 
@@ -191,10 +190,10 @@ class WeightSums(Strips):
                 bias[:] = [self.engine.sum_pixels(b, [self.engine.ones()], loaded[key]) for b in bias]
             return loaded[key]
 
-        for row, reached in itertools.product(range(self.tiling.tile_rows), range(self.tiling.reaches[0].length + 1)):
-            where = Place(chunks.lines(row), plane * self.problem.dims[0].in_stride + reached, column)
-            pixels = functools.partial(self.load_fragments, shared, where, me=me, load=self.engine.load_summed)
-            self.add_row(taps, self.tiling.row_terms[reached, row], pixels, cotangent)
+        for _, reads in self.rows_read(chunks, plane, column):
+            for into, where in reads:
+                pixels = functools.partial(self.load_fragments, shared, where, me=me, load=self.engine.load_summed)
+                self.add_row(taps, into, pixels, cotangent)
         if bias:  # of rows that no tap joins to any pixel, too
             for key in itertools.product(range(len(self.problem.phases)), range(self.cfg.tile_pixels[1])):
                 cotangent(key)
