@@ -315,11 +315,11 @@ class Equation:
         return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
 
     def wholes(self, operands: Sequence[Operand]) -> list[Product]:
-        """The products that kernels may compute at once, of those equations that have several parts; the fullest first.
+        """What one kernel may compute instead of several: products with several outputs, that with the most first.
 
-        They are of a backward pass of dw and others, which read the same cotangent, multiplied by act' if need be: "bwd", or
-        "wgrad" with "db" where nobody wants dx. Without dw there is but one product. dr is the cotangent times act': XLA's. So
-        are a bias gradient, and products with act', if `_has_other_numbers` holds.
+        There are some for a backward pass that wants dw and others, which read the same cotangent: "bwd", or "wgrad" with "db"
+        where nobody wants dx. The second leaves db out, for kernels that cannot sum it. None is offered with dr, which is the
+        cotangent times act', and so XLA's. If `_has_other_numbers` holds, none is offered with act', and none with db.
         """
         wanted = {name for name, _ in self.outs}
         if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted:

@@ -10,7 +10,7 @@ So blocks walk down the strips of dx, the pixels that taps read are the cotangen
 weight_sums.py, with the sums of pixel_sums.py in passing. Every fragment of the cotangent serves both. In 16 bits it is loaded
 twice, since a lane has other elements of it for sums over taps than for sums over pixels.
 
-A bias gradient is the sum of the cotangent's pixels at the places of a tile's outputs, one each.
+For a bias gradient, a tile of dx adds the cotangent's pixels at its own coordinates, divided by the stride where dx has phases.
 
 With an activation, the cotangent is multiplied by its derivative, which is read from what the forward pass saved. Both come
 into a slot of the ring. As a chunk arrives, each consumer multiplies the pixels of its channels, once, in the place of the

@@ -61,9 +61,10 @@ def _gradient_reasons(product: Product) -> list[str]:
 
 
 def _cotangents_beyond(product: Product) -> list[int]:
-    """The dimensions in which a whole backward pass does not have every pixel of the cotangent at the place of one of x.
+    """The dimensions in which a whole backward pass would not count every pixel of the cotangent once for the bias gradient.
 
-    Its tiles are of x, in phases, and have the cotangent that taps read there.
+    Its tiles divide x. It counts a tile's rows and columns of the cotangent: all of them if there are no more than of x, and if
+    what taps read includes them.
     """
     found = []
     for i, d in enumerate(dims_of(product)):
@@ -84,7 +85,9 @@ def _size_reasons(product: Product) -> list[str]:
         which = "some taps never meet" if weight_sums else "no tap ever meets"
         return [f"{which} the input in spatial dimensions {idle}"]
     if product.role == "bwd" and "db" in product.outputs and (beyond := _cotangents_beyond(product)):
-        return [f"the bias gradient needs cotangents that are at the place of no x in spatial dimensions {beyond}"]
+        return [
+            f"tiles of x do not hold each cotangent once, which the bias gradient needs, in spatial dimensions {beyond}"
+        ]
     problem = Problem.of(product)
     x, other, result = names
     pixels, shaped_like_output = {"wgrad": (x, other), "bwd": (other, x)}.get(product.role, (x, result))

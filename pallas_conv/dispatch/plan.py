@@ -128,7 +128,7 @@ def plan(
 
 
 def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> list[Plan]:
-    """The plans of an equation: one for a kernel that serves all of it, else one for each product.
+    """The plans of an equation: one for a kernel that serves all of it, see `Equation.wholes`, else one for each product.
 
     operands: arrays, or what has their shapes and dtypes.
 
@@ -158,7 +158,7 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
         for part, more in in_passing
     ]
     if together and all(it.implementation != "xla" for it in together):
-        remarks = [why for whole in wholes[:1] if (why := _in_parts(whole, found, target))]
+        remarks = [why for whole in wholes[-1:] if (why := _in_parts(whole, found, target))]
         if equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
             remarks.append(_derivative(op, dict(zip(equation.names, operands, strict=True)), len(together)))
         together[0] = dataclasses.replace(together[0], beside=tuple(remarks))
@@ -240,8 +240,8 @@ def _beside_kernels(
 def _trust_at_once(kernel: Kernel, target: Target, parts: Sequence[Plan]) -> trust.Trust:
     """Whether `auto` may take a kernel for all parts of an equation at once.
 
-    It must be faster than what runs without kernels. Where kernels serve some of several parts, it must be faster than what
-    runs then, too. What is summed beside the one part of an equation is no reason to leave its kernel.
+    It must be faster than what runs without kernels. If there are several parts, and `auto` takes a kernel for one of them or
+    more, it must also be faster than the parts together.
     """
     proof = _trust(kernel, target, rival(parts))
     if not proof.trusted or len(parts) == 1 or all(part.implementation == "xla" for part in parts):
@@ -249,21 +249,21 @@ def _trust_at_once(kernel: Kernel, target: Target, parts: Sequence[Plan]) -> tru
     at_once, *of_parts = _seconds(kernel, target, rival(parts)), *map(_seconds_of_part, parts)
     known = [seconds for seconds in of_parts if seconds is not None]
     if at_once is None or len(known) < len(parts):
-        return trust.Trust(False, "a part of it was not timed by itself")
+        return trust.Trust(False, "its parts were not all timed, so it cannot be compared with them")
     faster = sum(known) / at_once
     why = f"{faster:.2f}x the speed of its parts, which are {' and '.join(part.implementation for part in parts)}"
     return trust.Trust(faster >= 1, f"{proof.why}; {why}")
 
 
 def _seconds_of_part(part: Plan) -> float | None:
-    """The time of a part, by its kernel if that serves it, as it was measured near it."""
+    """The time of a part by the kernel or the lax program that its plan names; None if nothing near it was timed."""
     if part.kernel is None:
         return None
     return _seconds(part.kernel, part.target, rival([part]), by_kernel=part.implementation == "mosaic")
 
 
 def _seconds(kernel: Kernel, target: Target, lax: str, by_kernel: bool = True) -> float | None:
-    """The time of a kernel's product, or of a lax program's, as of the nearest one that was timed: by its multiply-adds."""
+    """The time of a product by its kernel, or by a lax program: that of the nearest product timed, scaled by multiply-adds."""
     nearest = trust.proofs(kernel.family.name, target).nearest(kernel.series, kernel.size, lax)
     if nearest is None:
         return None

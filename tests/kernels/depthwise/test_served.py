@@ -24,9 +24,12 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ({"role": "bwd", "outputs": BOTH, "activation": "mish"}, "the derivative of mish is not fused"),
         (
             {"role": "bwd", "outputs": ALL, "padding": 3},
-            "cotangents that are at the place of no x in spatial dimensions [0, 1]",
+            "do not hold each cotangent once, which the bias gradient needs, in spatial dimensions [0, 1]",
         ),
-        ({"role": "bwd", "outputs": ALL, "input_dilation": (2, 1)}, "of no x in spatial dimensions [0]"),
+        (
+            {"role": "bwd", "outputs": ALL, "input_dilation": (2, 1)},
+            "the bias gradient needs, in spatial dimensions [0]",
+        ),
         (
             {"role": "bwd", "outputs": BOTH, "kernel": 7, "padding": 3},
             "no tile fits on an SM; of the smallest one, needed=",
