@@ -315,7 +315,7 @@ class Equation:
         return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
 
     def wholes(self, operands: Sequence[Operand]) -> list[Product]:
-        """What one kernel may compute instead of several: products with several outputs, that with the most first.
+        """The products of several outputs that one kernel may compute instead of several; that with the most first.
 
         There are some for a backward pass that wants dw and others, which read the same cotangent: "bwd", or "wgrad" with "db"
         where nobody wants dx. The second leaves db out, for kernels that cannot sum it. None is offered with dr, which is the
