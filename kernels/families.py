@@ -22,9 +22,9 @@ def named(name: str) -> Family:
 def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple[str, ...]:
     """The first family that serves a product on a GPU of this compute capability; else every reason against."""
     device = _device_reasons(capability)
-    computing = [family for family in FAMILIES if product.role in family.roles] or FAMILIES
+    suited = [family for family in FAMILIES if family.is_for(product)] or FAMILIES
     against = list[str]()
-    for family in [family for family in computing if family.is_for(product)] or computing:
+    for family in [family for family in suited if product.role in family.roles] or suited:
         missing = [] if device or capability in family.bodies else [f"no {family.name} kernel is written for this GPU"]
         found = [*missing, *family.reasons(product)]
         if not (device or found):

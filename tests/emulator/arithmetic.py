@@ -56,6 +56,19 @@ def half(a, which, kind):
     )
 
 
+def rounded(a, kind):
+    """Data Movement and Conversion Instructions: cvt.rn of integers of at most 32 bits to 16-bit numbers, as their bits.
+
+    To bf16 by way of a float32 that is rounded to odd, so that rounding it again is as if done once.
+    """
+    exact = a.astype(np.float64)
+    if kind == "f16":
+        return exact.astype(np.float16).view(np.uint16)
+    near = exact.astype(np.float32)
+    bits = near.view(np.uint32) - (np.abs(near.astype(np.float64)) > np.abs(exact))
+    return bf16_bits((bits | (near.astype(np.float64) != exact)).astype(np.uint32).view(np.float32)).astype(np.uint16)
+
+
 def shift_left(a, n):
     """Logic and Shift Instructions: shl; amounts beyond the register's width count as its width."""
     bits = bits_of(a)

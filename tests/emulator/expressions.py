@@ -304,6 +304,11 @@ def _(e: Expressions, inst: Inst, m: re.Match):
     return f"({each[0]}<<np.uint32(16))|{each[1]}" if m[2] else f"{each[0]}.astype(np.uint16)"
 
 
+@MEANINGS(r"cvt\.rn\.(bf16|f16)\.([us](16|32))")
+def _(e: Expressions, inst: Inst, m: re.Match):
+    return f"rounded({e.values(inst, m[2])[0]},'{m[1]}')"
+
+
 @MEANINGS(r"cvt\.f32\.(bf16|f16)")
 def _(e: Expressions, inst: Inst, m: re.Match):
     if m[1] == "bf16":

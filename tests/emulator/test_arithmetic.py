@@ -118,6 +118,32 @@ def test_nan_is_unordered():
         assert executed(f"setp.{how}.f32", (8, 32, 32), [nan] * 32, [one] * 32) == [want] * 32
 
 
+@pytest.mark.parametrize("source", ["u32", "s32", "u16", "s16"])
+@pytest.mark.parametrize(("kind", "digits", "shift"), [("bf16", 8, 7), ("f16", 11, 10)])
+def test_integers_are_rounded_once(kind, digits, shift, source):
+    """To so many binary digits, ties to even; those beyond the largest number of f16 are infinite."""
+    bits, rng, read = int(source[1:]), np.random.default_rng(6), lambda v: v
+    if source[0] == "s":
+        read = lambda v: signed(v, bits)
+
+    def nearest(v: int) -> int:
+        if not v:
+            return 0
+        sign, v = (1 << 15 if v < 0 else 0), abs(v)
+        over = max(0, v.bit_length() - digits)
+        whole, rest, half = v >> over, v & ((1 << over) - 1), 1 << over >> 1
+        whole += rest > half or (over > 0 and rest == half and whole & 1)
+        size = whole.bit_length() + over
+        if kind == "f16" and size > 16:
+            return sign | 0x7C00
+        mantissa = (whole << digits >> whole.bit_length()) & ((1 << shift) - 1)
+        return sign | size - 1 + (127 if kind == "bf16" else 15) << shift | mantissa
+
+    for _ in range(20):
+        a = [v & ((1 << bits) - 1) for v in (*lanes(rng, bits)[:16], *rng.integers(0, 1 << 16, 16).tolist())]
+        assert executed(f"cvt.rn.{kind}.{source}", (16, bits), a) == [nearest(read(v)) for v in a]
+
+
 @pytest.mark.parametrize(("kind", "one"), [("bf16", 0x3F80), ("f16", 0x3C00)])
 def test_comparisons_of_packed_numbers(kind, one):
     """setp.gt of (1, 0), (0, 1), (-1, NaN) and zeros, the first being the lower half."""
