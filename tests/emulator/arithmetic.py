@@ -48,16 +48,18 @@ def remainder(a, b):
 
 def half(a, which, kind):
     """Half Precision Comparison Instructions: the lower or the upper (0, 1) of two packed numbers, as float32."""
-    bits = (a >> np.uint32(16 * which)) & np.uint32(0xFFFF)
-    return (
-        (bits << np.uint32(16)).view(np.float32)
-        if kind == "bf16"
-        else bits.astype(np.uint16).view(np.float16).astype(np.float32)
-    )
+    return number(((a >> np.uint32(16 * which)) & np.uint32(0xFFFF)).astype(np.uint16), kind)
+
+
+def number(bits, kind):
+    """The float32 that the bits of a 16-bit number stand for."""
+    if kind == "f16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def rounded(a, kind):
-    """Data Movement and Conversion Instructions: cvt.rn of integers of at most 32 bits to 16-bit numbers, as their bits.
+    """Data Movement and Conversion Instructions: cvt.rn to 16-bit numbers, as their bits, of what float64 has exactly.
 
     To bf16 by way of a float32 that is rounded to odd, so that rounding it again is as if done once.
     """
@@ -67,6 +69,12 @@ def rounded(a, kind):
     near = exact.astype(np.float32)
     bits = near.view(np.uint32) - (np.abs(near.astype(np.float64)) > np.abs(exact))
     return bf16_bits((bits | (near.astype(np.float64) != exact)).astype(np.uint32).view(np.float32)).astype(np.uint16)
+
+
+def combined(operator, a, b, kind):
+    """Half Precision Floating Point Instructions: add, sub or mul of 16-bit numbers, as bits; float64 has results exactly,
+    or as near to their larger argument as they are."""
+    return rounded(operator(a.astype(np.float64), b.astype(np.float64)), kind)
 
 
 def shift_left(a, n):

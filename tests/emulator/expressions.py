@@ -197,6 +197,22 @@ def _(e: Expressions, inst: Inst, m: re.Match):
     return raw(f"flush({made})" if m[2] else made, 32)
 
 
+# Half Precision Floating Point Instructions.
+
+OPERATORS = {"add": "np.add", "sub": "np.subtract", "mul": "np.multiply"}
+
+
+@MEANINGS(r"(add|sub|mul)(?:\.rn)?\.(b?f16)(x2)?")
+def _(e: Expressions, inst: Inst, m: re.Match):
+    if not m[3]:
+        a, b = (f"number({bits},'{m[2]}')" for bits in e.values(inst, "u16", "u16"))
+        return f"combined({OPERATORS[m[1]]},{a},{b},'{m[2]}')"
+    packed = e.values(inst, "u32", "u32")
+    low, high = ([f"half({a},{i},'{m[2]}')" for a in packed] for i in (0, 1))
+    low, high = (f"combined({OPERATORS[m[1]]},{a},{b},'{m[2]}').astype(np.uint32)" for a, b in (low, high))
+    return f"({high}<<np.uint32(16))|{low}"
+
+
 # Comparison and Selection Instructions.
 
 

@@ -1,5 +1,8 @@
 """Register instructions on random lanes, against the definitions of the PTX ISA in Python's unbounded integers."""
 
+import operator
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -118,30 +121,62 @@ def test_nan_is_unordered():
         assert executed(f"setp.{how}.f32", (8, 32, 32), [nan] * 32, [one] * 32) == [want] * 32
 
 
+FORMATS = {"bf16": (7, 127), "f16": (10, 15)}  # bits of the fraction, bias of the exponent
+
+
+def exact(bits: int, kind: str) -> Fraction:
+    """The value of a finite number of 16 bits."""
+    fraction_bits, bias = FORMATS[kind]
+    exponent, units = divmod(bits & 0x7FFF, 1 << fraction_bits)
+    units += (exponent > 0) << fraction_bits
+    return (-1) ** (bits >> 15) * units * Fraction(2) ** (max(exponent, 1) - bias - fraction_bits)
+
+
+def nearest(value: Fraction | int, kind: str) -> int:
+    """The bits of the number of 16 bits that is nearest, of two the even one; beyond the largest, of infinity."""
+    fraction_bits, bias = FORMATS[kind]
+    size, exponent = abs(Fraction(value)), 1 - bias
+    while size >= Fraction(2) ** (exponent + 1):
+        exponent += 1
+    units = round(size / Fraction(2) ** (exponent - fraction_bits))  # Python rounds halves to the even one
+    infinity = 2 * bias + 1 << fraction_bits
+    return (value < 0) << 15 | min((exponent + bias - 1 << fraction_bits) + units, infinity)
+
+
 @pytest.mark.parametrize("source", ["u32", "s32", "u16", "s16"])
-@pytest.mark.parametrize(("kind", "digits", "shift"), [("bf16", 8, 7), ("f16", 11, 10)])
-def test_integers_are_rounded_once(kind, digits, shift, source):
-    """To so many binary digits, ties to even; those beyond the largest number of f16 are infinite."""
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+def test_integers_are_rounded_once(kind, source):
     bits, rng, read = int(source[1:]), np.random.default_rng(6), lambda v: v
     if source[0] == "s":
         read = lambda v: signed(v, bits)
-
-    def nearest(v: int) -> int:
-        if not v:
-            return 0
-        sign, v = (1 << 15 if v < 0 else 0), abs(v)
-        over = max(0, v.bit_length() - digits)
-        whole, rest, half = v >> over, v & ((1 << over) - 1), 1 << over >> 1
-        whole += rest > half or (over > 0 and rest == half and whole & 1)
-        size = whole.bit_length() + over
-        if kind == "f16" and size > 16:
-            return sign | 0x7C00
-        mantissa = (whole << digits >> whole.bit_length()) & ((1 << shift) - 1)
-        return sign | size - 1 + (127 if kind == "bf16" else 15) << shift | mantissa
-
     for _ in range(20):
         a = [v & ((1 << bits) - 1) for v in (*lanes(rng, bits)[:16], *rng.integers(0, 1 << 16, 16).tolist())]
-        assert executed(f"cvt.rn.{kind}.{source}", (16, bits), a) == [nearest(read(v)) for v in a]
+        assert executed(f"cvt.rn.{kind}.{source}", (16, bits), a) == [nearest(read(v), kind) for v in a]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+@pytest.mark.parametrize("op", [operator.add, operator.sub, operator.mul], ids=lambda op: op.__name__)
+def test_numbers_of_16_bits(op, kind):
+    """Every sign and size: subnormal numbers, results beyond the largest, and sums that all but cancel."""
+    largest, rng, subnormal = {"bf16": 0x7F7F, "f16": 0x7BFF}[kind], np.random.default_rng(7), 1 << FORMATS[kind][0]
+    a, b = rng.integers(0, largest + 1, (2, 640)) | rng.integers(0, 2, (2, 640)) << 15
+    a[::8] &= subnormal - 1
+    b[::2] = np.minimum((a[::2] & 0x7FFF) + rng.integers(0, 4, 320), largest) | (~a[::2] & 0x8000)
+    a[:2], b[:2] = largest, (largest, largest | 0x8000)
+    want = [nearest(op(exact(x, kind), exact(y, kind)), kind) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert any(v & 0x7FFF > largest for v in want)
+    assert any(0 < v & 0x7FFF < subnormal for v in want)
+
+    unsigned_zeros = lambda values: [v if v & 0x7FFF else 0 for v in values]  # Fraction has one zero
+    for i in range(0, 640, 64):
+        low, high = slice(i, i + 32), slice(i + 32, i + 64)
+        single = [
+            v for s in (low, high) for v in executed(f"{op.__name__}.{kind}", (16,) * 3, a[s].tolist(), b[s].tolist())
+        ]
+        x, y = ((v[low] | v[high] << 16).tolist() for v in (a, b))
+        packed = executed(f"{op.__name__}.rn.{kind}x2", (32,) * 3, x, y)
+        assert unsigned_zeros(single) == unsigned_zeros(want[i : i + 64])
+        assert [v & 0xFFFF for v in packed] + [v >> 16 for v in packed] == single
 
 
 @pytest.mark.parametrize(("kind", "one"), [("bf16", 0x3F80), ("f16", 0x3C00)])
