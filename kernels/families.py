@@ -9,9 +9,10 @@ from .dense import DENSE
 from .depthwise import DEPTHWISE
 from .family import Family, Size
 from .gpu import GENERATIONS, generations
+from .large_depthwise import LARGE_DEPTHWISE
 from .wgrad import WEIGHT_GRADIENT
 
-FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT, DEPTHWISE)
+FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT, LARGE_DEPTHWISE, DEPTHWISE)
 
 
 def named(name: str) -> Family:

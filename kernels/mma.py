@@ -40,12 +40,12 @@ def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tu
 
     @inline_mgpu(arg_types=(of_acc, [of_left] * n, [of_right] * n), return_type=shape)
     def multiplied(_: Any, acc: Any, lefts: list[Any], rights: list[Any]) -> Any:
-        sums = [_element(pair, i) for pair in acc.registers.flat for i in range(2)]
+        sums = sums_of(acc)
         for together in itertools.batched(zip(lefts, rights, strict=True), 2):
-            a = [_word(register) for left, _ in together for register in left.registers.flat]
-            b = [_word(right.registers.item()) for _, right in together]
-            sums = _instruction(sums, a, b, kind)
-        return _like(acc, sums)
+            a = [word(register) for left, _ in together for register in left.registers.flat]
+            b = [word(right.registers.item()) for _, right in together]
+            sums = instruction(sums, a, b, kind)
+        return like(acc, sums)
 
     result: Array = multiplied(acc, list(lefts), list(rights))
     return result
@@ -62,12 +62,12 @@ def mma_transposed(acc: Array, lefts: Sequence[Array], right: Array, layouts: tu
 
     @inline_mgpu(arg_types=(of_acc, [of_operand] * len(lefts), of_operand), return_type=shape)
     def multiplied(_: Any, acc: Any, lefts: list[Any], right: Any) -> Any:
-        sums = [_element(pair, i) for pair in acc.registers.flat for i in range(2)]
+        sums = sums_of(acc)
         nothing = utils.c(0, ir.IntegerType.get_signless(32))
-        rows = [[_word(register) for register in left.registers.flat] for left in lefts]
+        rows = [[word(register) for register in left.registers.flat] for left in lefts]
         upper, lower = rows if len(rows) == 2 else (*rows, [nothing] * len(rows[0]))
         a = [word for words in zip(upper, lower, strict=True) for word in words]
-        return _like(acc, _instruction(sums, a, [_word(register) for register in right.registers.flat], kind))
+        return like(acc, instruction(sums, a, [word(register) for register in right.registers.flat], kind))
 
     result: Array = multiplied(acc, list(lefts), right)
     return result
@@ -85,7 +85,7 @@ def multiply_add_rows(acc: Array, x: Array, y: Array, layout: Any) -> Array:
         total = acc.registers.item()
         for a, b in zip(x.registers.flat, y.registers.flat, strict=True):
             total = llvm.intr_fma(a, b, total)
-        return _fragment([total], acc.shape, acc.layout)
+        return fragment([total], acc.shape, acc.layout)
 
     result: Array = added(acc, x, y)
     return result
@@ -112,7 +112,7 @@ def windows(ref: Any, starts: Sequence[int], of_group: tuple[int, int], layout: 
         one = ir.VectorType.get((1,), ir.MemRefType(ref.type).element_type)
         wanted = sorted({start + n for start in starts for n in range(4)})
         at = {n: vector.load(one, ref, [arith.addi(row, utils.c(n, index)), column]) for n in wanted}
-        return [_fragment([at[start + n] for n in range(4)], (16, 32), layout.to_mgpu()) for start in starts]
+        return [fragment([at[start + n] for n in range(4)], (16, 32), layout.to_mgpu()) for start in starts]
 
     results: list[Array] = loaded(ref)
     return results
@@ -124,29 +124,36 @@ def diagonal(a: Array, first: int, layout: Any) -> Array:
     return jnp.sum(jnp.where(row == lax.rem(column, jnp.int32(8)) + first, a, jnp.float32(0)), axis=0)
 
 
-def _word(register: Any) -> Any:
+def sums_of(acc: Any) -> list[Any]:
+    """The sums that a thread has of an accumulator."""
+    return [element(pair, i) for pair in acc.registers.flat for i in range(2)]
+
+
+def word(register: Any) -> Any:
+    """The 32 bits of two packed numbers."""
     return utils.bitcast(register, ir.IntegerType.get_signless(32))
 
 
-def _element(pair: Any, i: int) -> Any:
+def element(pair: Any, i: int) -> Any:
+    """One of two packed numbers."""
     return vector.extract(pair, dynamic_position=[], static_position=ir.DenseI64ArrayAttr.get([i]))
 
 
-def _like(fragment: Any, elements: list[Any]) -> Any:
-    """The fragment with these elements in its registers, two in each."""
+def like(other: Any, elements: list[Any]) -> Any:
+    """An array like another one, with these elements in its registers, two in each."""
     pairs = ir.VectorType.get((2,), elements[0].type)
     registers = [vector.from_elements(pairs, list(pair)) for pair in itertools.batched(elements, 2)]
-    return _fragment(registers, fragment.shape, fragment.layout)
+    return fragment(registers, other.shape, other.layout)
 
 
-def _fragment(registers: list[Any], shape: tuple[int, ...], layout: Any) -> Any:
+def fragment(registers: list[Any], shape: tuple[int, ...], layout: Any) -> Any:
     """The array with these registers."""
     found = np.empty(len(registers), dtype=object)
     found[:] = registers
     return FragmentedArray(_registers=found.reshape(layout.registers_shape(shape)), _layout=layout, _is_signed=None)
 
 
-def _instruction(sums: list[Any], a: list[Any], b: list[Any], kind: str) -> list[Any]:
+def instruction(sums: list[Any], a: list[Any], b: list[Any], kind: str) -> list[Any]:
     """sums [16, 8] + a [16, k] @ b [k, 8]: k is 8 for every register of b, and for two of a."""
     numbers = itertools.count()
     group = lambda n: "{" + ", ".join(f"${next(numbers)}" for _ in range(n)) + "}"

@@ -13,6 +13,7 @@ from pallas_conv.spec import Product
 from .. import layouts
 from .. import mosaic as mgpu
 from ..geometry import TapAxis
+from ..pairwise import added
 from ..views import PixelBoxes, ResultBoxes, pad, reordered
 from .plan import LANES, Problem
 from .tiling import Tiling
@@ -151,7 +152,7 @@ class Views:
     def gradients(self, sums: Array, product: Product) -> list[Array]:
         """Partial sums as `Tiling.sums_shape` -> (C, group, *kernel) and perhaps (C,), with the models first, if any."""
         problem, models = self.problem, product.models or 1
-        sums = _added(sums)[..., : problem.channels]
+        sums = added(sums)[..., : problem.channels]
         count = len(problem.accumulators) if problem.whole_matrices else problem.weights
         dw, db = sums[:count], sums[count:]
         if problem.whole_matrices:
@@ -175,12 +176,3 @@ class Views:
         sums = sums.reshape(*sums.shape[:3], -1)[..., :channels]
         places = [(a, i) for a, taps in enumerate(self.problem.accumulators) for i in range(len(taps))]
         return jnp.stack([sums[place] for place in places])
-
-
-def _added(sums: Array) -> Array:
-    """The sum over the first axis, of one half and the other, again and again: always in this order, and in few steps."""
-    while (parts := len(sums)) > 1:
-        sums = pad(sums, [(0, parts % 2)] + [(0, 0)] * (sums.ndim - 1))
-        half = len(sums) // 2
-        sums = sums[:half] + sums[half:]
-    return sums[0]

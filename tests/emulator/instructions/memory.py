@@ -51,7 +51,7 @@ def store_global(cluster, warp, active, inst):
     cluster.counters["global stores"] += 1
 
 
-@executes(r"st\.shared(::cta)?(\.v[24])?\.[busf](32|64)")
+@executes(r"st\.shared(::cta)?(\.v2\.b16|(\.v[24])?\.[busf](32|64))")
 def store_shared(cluster, warp, active, inst):
     """Store whole words: the shadow of shared memory knows no smaller ones."""
     sources, size = _vector(inst.args[1]), int(inst.parts[-1][1:]) // 8

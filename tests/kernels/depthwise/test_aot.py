@@ -26,7 +26,7 @@ LAYERS = {  # of kinds that the suite does not have
     "float32_result": depthwise("fprop", 32, 128, (56, 56), 5, 1, 2, out_dtype="float32", **FUSED),
     "volume_s2": depthwise("dgrad", 4, 64, (16, 56, 56), 3, 2, 1),
     "64_taps": depthwise("fprop", 8, 512, (1024,), 64, 1, 32, **FUSED),
-    "11x11": depthwise("fprop", 32, 64, (28, 28), 11, 1, 5, **FUSED),
+    "9x11": depthwise("fprop", 32, 64, (28, 28), (9, 11), 1, (4, 5), **FUSED),
     "dilated": depthwise("fprop", 8, 64, (64, 64), 3, 1, 6, 6, bias=True),
     "3x31_weight_gradient": depthwise("wgrad", 32, 64, (64, 256), (3, 31), 1, (1, 15), outputs=("dw", "db")),
     "3x33_weight_gradient": depthwise("wgrad", 32, 32, (64, 256), (3, 33), 1, (1, 16), outputs=("dw", "db")),

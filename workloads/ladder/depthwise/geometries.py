@@ -11,7 +11,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung("depthwise: many taps a row", (
         Case("depthwise, nine taps of a row", fprop(1, 32, (1, 24), (1, 9)), Config((1, 1, 16), stages=2), num_sms=1,
              extended=True),
-        Case("depthwise, 11x11", fprop(1, 16, (12, 14), 11, 1, 5), Config((1, 2, 16), 2, 6, stages=8), num_sms=1,
+        Case("depthwise, 9x11", fprop(1, 16, (12, 14), (9, 11), 1, (4, 5)), Config((1, 2, 16), 2, 6, stages=8), num_sms=1,
              extended=True),
         Case("depthwise, 3x19", fprop(2, 40, (5, 23), (3, 19), 1, (1, 9), bias=True),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),

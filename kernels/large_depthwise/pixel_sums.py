@@ -1,0 +1,146 @@
+"""The forward product and the input gradient: sums over taps, of input pixels times weights, for every output pixel.
+
+    y[q, j] = sum_{r, k} x[q + r, j + k] w[r, k]
+
+An input row r is added to all output rows that it is joined to, eight at a time. As `right` has the rows of taps from the last
+to the first, those that join it to eight output rows lie one below the other, at a place that is the same for every eight. With
+a kernel of 31 rows, chunks of eight input rows meet the sums of five eights of output rows:
+
+    chunk 0   rows 0        .          .          .          .
+    chunk 1   rows 0     rows 1        .          .          .
+    chunk 4   rows 0     rows 1     rows 2     rows 3     rows 4         rows 0 are finished
+    chunk 5              rows 1     rows 2     rows 3     rows 4     rows 5
+
+So sums move up by one accumulator each chunk, the last is stored, and the first begins with the bias.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .. import mosaic as mgpu
+from ..epilogue import Epilogue
+from . import hankel
+from .hankel import SUMS
+from .operands import Views
+from .plan import BLOCK, BUFFERS, CHANNELS, CONSUMERS, ROWS, WARPS
+from .schedule import Schedule, Strip
+from .strips import Global, Shared, Strips
+
+
+class Staging(NamedTuple):
+    """Shared memory for results on their way out, and its barriers. Two buffers of each take turns.
+
+    results   [2, outputs, 8 channels, rows, columns], which consumers have four channels of
+    stored    [2 consumers, 2, outputs, 4 rows, columns, 8 channels], which TMA stores from
+    weights   TMA has loaded the weights
+    written   of each buffer of results: both consumers have written it
+    """
+
+    results: Any
+    stored: Any
+    weights: Any
+    written: Any
+
+
+class PixelSums(Strips):
+    """See above."""
+
+    def __init__(self, schedule: Schedule, views: Views, epilogue: Epilogue):
+        super().__init__(schedule, views)
+        self.epilogue, self.per_group = epilogue, 2 * self.tiling.blocks
+
+    def out_type(self) -> list[jax.ShapeDtypeStruct]:
+        results = self.views.outputs
+        return [jax.ShapeDtypeStruct(results.shape, results.dtype)] * len(self.epilogue.outputs)
+
+    def own_scratch_types(self) -> list[Any]:
+        t, dtype, outputs = self.tiling, self.views.outputs.dtype, self.problem.outputs
+        return [
+            mgpu.SMEM((BUFFERS, outputs, *t.result_shape), dtype),
+            mgpu.SMEM((CONSUMERS, BUFFERS, outputs, *t.staged_shape), dtype),
+            mgpu.Barrier(num_arrivals=1, num_barriers=1),
+            mgpu.Barrier(num_arrivals=CONSUMERS, num_barriers=BUFFERS),
+        ]
+
+    def begin(self, gmem: Global, shared: Shared, worker: Array) -> None:
+        channels = mgpu.ds(self.schedule.strip(worker, jnp.int32(0)).channel, CHANNELS)
+        mgpu.copy_gmem_to_smem(gmem.w.at[channels], shared.right, barrier=Staging(*shared.others).weights.at[0])
+
+    def consume(self, gmem: Global, shared: Shared, worker: Array, me: Array) -> None:
+        staging, groups = Staging(*shared.others), self.tiling.groups
+        first_sums = self._first_sums(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
+        mgpu.barrier_wait(staging.weights.at[0])
+        last_row = self.problem.taps[0] + ROWS - 2  # in `right`, of the last of the eight that join a row to itself
+        rows = lambda row, group: last_row - ROWS * group - row
+
+        def per_strip(strip: Strip, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            buffer, place = state
+
+            def finish(chunk: Array, sums: list[Array], place: Array) -> tuple[list[Array], Array]:
+                """Store the sums that a chunk is the last of, and move up the others."""
+                tile = chunk - (groups - 1)
+                wanted = (tile >= 0) & (strip.row + tile * ROWS < self.problem.dims[0].out_size)
+
+                @mgpu.when(wanted)
+                def _():
+                    self._store(gmem, staging, strip, tile, sums[-self.per_group :], place, me)
+
+                moved = [*[first_sums] * self.per_group, *sums[: -self.per_group]]
+                return moved, jnp.where(wanted, 1 - place, place)
+
+            def per_chunk(chunk: Array, state: Any) -> Any:
+                buffer, place, sums = state
+                sums = self.add_chunk(sums, shared, buffer, rows, me)
+                sums, place = finish(chunk, sums, place)
+                return 1 - buffer, place, sums
+
+            def without_pixels(chunk: Array, state: Any) -> Any:
+                sums, place = state
+                return finish(chunk, sums, place)
+
+            begin = buffer, place, [first_sums] * self.tiling.sums
+            buffer, place, sums = lax.fori_loop(strip.first, strip.last, per_chunk, begin)
+            _, place = lax.fori_loop(strip.last, self.tiling.chunks, without_pixels, (sums, place))
+            return buffer, place
+
+        self.each_strip(worker, per_strip, (jnp.int32(0), jnp.int32(0)))
+        mgpu.wait_smem_to_gmem(0)
+
+    def _first_sums(self, gmem: Global, strip: Strip, me: Array) -> Array:
+        """The bias of a consumer's channels, or zeros."""
+        (zeros,) = self.no_sums(1)
+        if gmem.bias is None:
+            return zeros
+        rows = mgpu.ds((strip.channel + me * WARPS) * (BLOCK // 2), SUMS[0])
+        bias = mgpu.load(gmem.bias.at[rows], layout=mgpu.Layout.WGMMA.reduce(1), optimized=False)
+        row: Array = mgpu.layout_cast(lax.broadcast_in_dim(bias, SUMS, (0,)), mgpu.Layout.WGMMA)
+        return row
+
+    def _store(
+        self, gmem: Global, staging: Staging, strip: Strip, tile: Array, sums: list[Array], place: Array, me: Array
+    ) -> None:
+        """Store eight output rows: each consumer writes its four channels of all, then stores all channels of four of them.
+
+        A buffer of results is free when both consumers have written the other one: they read it before.
+        """
+        mine = mgpu.ds(me * WARPS, WARPS)
+        for block in range(self.tiling.blocks):
+            even, odd = (self.epilogue(z, self.views.outputs.dtype) for z in sums[2 * block : 2 * block + 2])
+            for (output, of_even), (_, of_odd) in zip(even, odd, strict=True):
+                to = staging.results.at[place, output, mine, mgpu.ds(0, ROWS), mgpu.ds(block * BLOCK, BLOCK)]
+                hankel.interleave(of_even, of_odd, to, interpret=self.views.interpret)
+        mgpu.barrier_arrive(staging.written.at[place])
+        mgpu.barrier_wait(staging.written.at[place])
+        mgpu.wait_smem_to_gmem(len(gmem.outs), wait_read_only=True)
+        rows = ROWS // CONSUMERS
+        for output in range(len(gmem.outs)):
+            source = staging.results.at[place, output, :, mgpu.ds(me * rows, rows)]
+            hankel.merge(source, staging.stored.at[me, place, output], interpret=self.views.interpret)
+        mgpu.commit_smem()
+        window = self.views.outputs_at(strip.image, strip.row + tile * ROWS + me * rows, strip.column, rows)
+        for output, out in enumerate(gmem.outs):
+            to = out.at[(*window, mgpu.ds(strip.channel, CHANNELS))]
+            mgpu.copy_smem_to_gmem(staging.stored.at[me, place, output], to)

@@ -1,0 +1,140 @@
+"""The products that the large-kernel depthwise kernel serves, the reasons against others, and the names it files them under."""
+
+import math
+
+from pallas_conv.spec import Product
+
+from .. import geometry
+from ..family import (
+    DTYPES,
+    Size,
+    channels_of_a_group,
+    dtype_reasons,
+    empty_reasons,
+    epilogue_reasons,
+    fused,
+    geometry_reasons,
+    large_reasons,
+    series_of,
+)
+from . import legal, search, work
+from .plan import Config, Problem, tiling
+
+ROLES = ("fprop", "dgrad", "wgrad")
+GRADIENTS = (("dw",), ("dw", "db"))
+LEAST_TAPS = 100  # fewer of them are the other depthwise kernel's, which has each of them in a register
+
+
+def is_for(product: Product) -> bool:
+    """Whether groups are of one channel, and kernels of two dimensions, large."""
+    spec = product.spec
+    depthwise = channels_of_a_group(product) == (1, 1)
+    return (
+        depthwise
+        and spec.ndim == 2
+        and math.prod(spec.kernel_spatial) >= LEAST_TAPS
+        and product.compute_dtype != "float32"
+    )
+
+
+def reasons(product: Product) -> tuple[str, ...]:
+    """Every reason why the kernel does not serve a product; empty if it does."""
+    found = [] if product.role in ROLES else [f"there is no kernel of large kernels for the product {product.role!r}"]
+    if not is_for(product):
+        found.append(
+            f"kernels of two dimensions and at least {LEAST_TAPS} taps are large, groups of one channel depthwise, in 16 bits"
+        )
+    found += [*dtype_reasons(product), *_fusion_reasons(product), *geometry_reasons(product)]
+    return tuple(found or _size_reasons(product))
+
+
+def _fusion_reasons(product: Product) -> list[str]:
+    if product.role != "wgrad":
+        found = epilogue_reasons(product)
+        if product.residual:
+            found.append("a residual is not fused with kernels so large")
+        return found
+    found = []
+    if product.outputs not in GRADIENTS:
+        found.append(f"{' and '.join(map(str, GRADIENTS))} are computed, not {product.outputs}")
+    if product.activation:
+        found.append(f"the derivative of {product.activation} is not fused")
+    return found
+
+
+def _size_reasons(product: Product) -> list[str]:
+    names = {"fprop": ("x", "w", "y"), "dgrad": ("the cotangent", "w", "the input gradient")}
+    x, other, result = names.get(product.role, ("x", "the cotangent", "the weight gradient"))
+    if empty := empty_reasons(
+        dict(zip((x, other, result), (*product.operand_shapes[:2], product.result_shapes[0]), strict=True))
+    ):
+        return empty
+    dims = geometry.dims(product)
+    if any((d.in_stride, d.out_stride) != (1, 1) or (len(d.order) > 1 and d.tap_stride != 1) for d in dims):
+        return ["kernels so large are served without strides and dilations"]
+    if any(len(d.order) < k for d, k in zip(dims, product.spec.kernel_spatial, strict=True)):
+        return ["kernels so large are served where every tap meets the input"]
+    problem = Problem.of(product)
+    pixels = problem.batch * -(-problem.channels // 8) * 8 * math.prod(d.in_size for d in dims)
+    outputs = pixels // math.prod(d.in_size for d in dims) * math.prod(d.out_size for d in dims)
+    if large := large_reasons({x: pixels, other if product.role == "wgrad" else result: outputs}):
+        return large
+    if not search.any_fits(problem):
+        return [f"no strip fits on an SM; of the smallest one, {legal.illegal(problem, search.least(problem))}"]
+    return []
+
+
+def notes(product: Product, config: Config) -> tuple[str, ...]:
+    """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
+    problem, found = Problem.of(product), list[str]()
+    whole = lambda itemsize: -(-problem.channels // (16 // itemsize)) * (16 // itemsize)
+    source = "the cotangent" if product.role == "dgrad" else "x"
+    if problem.channels < (read := whole(2)):
+        found.append(f"{source} is padded from {problem.channels} to {read} channels: TMA strides are 16 bytes")
+        if problem.weight_sums:
+            found.append("the cotangent is padded likewise")
+    if problem.outputs and problem.channels < (stored := whole(problem.out_itemsize)):
+        result = "the input gradient" if product.role == "dgrad" else "y"
+        found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
+    if problem.weight_sums:
+        found.append("XLA adds partial sums of all thread blocks, in float32 and always in the same order")
+    return tuple(found)
+
+
+def series(product: Product) -> str:
+    """A name for products that the kernel treats alike but for their size and epilogue: role, dtypes, models."""
+    return f"{product.role}_{series_of(product, 's1')}"
+
+
+def code_path(product: Product, config: Config) -> str:
+    """A name for the code that makes a strip's sums and stores them. Products alike in it are proven together."""
+    problem, t = Problem.of(product), tiling(Problem.of(product), config)
+    words = {
+        DTYPES[product.compute_dtype]: True,
+        # The code of a chunk is one long line, whose length depends on these numbers.
+        f"{t.blocks}blocks": True,
+        f"{t.steps}steps": True,
+        f"{t.groups}groups": True,
+        # Some boxes begin before the array.
+        "padded": min(problem.first) < 0,
+        # Some strips begin with rows of padding alone, which nobody reads.
+        "skipped": t.chunks_read(0)[0] > 0,
+        f"n{problem.out_itemsize}B": problem.outputs > 0,
+        "outputs": problem.outputs > 1,
+        "weights": problem.weight_sums,
+        "bias": problem.bias,
+    }
+    return " ".join(word for word, holds in words.items() if holds)
+
+
+def epilogue(product: Product, config: Config) -> str:
+    """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu". Sums over pixels are stored as they are."""
+    return "f32 linear" if product.role == "wgrad" else f"{DTYPES[product.out_dtype]} {fused(product)}"
+
+
+def size(product: Product) -> Size:
+    """The size of a product, see `Size`."""
+    problem = Problem.of(product)
+    taps = math.prod(problem.taps)
+    summed = work.elements(problem) / problem.channels if problem.weight_sums else 1
+    return Size(work.useful_macs(problem), work.least_bytes(problem), summed, 1, taps)
