@@ -212,7 +212,7 @@ def clear(ref: Any, *, interpret: bool) -> None:
         kind, index = ir.MemRefType(ref.type), ir.IndexType.get()
         channels, rows, columns = kind.shape
         eight = ir.VectorType.get((8,), kind.element_type)
-        zero = arith.constant(eight, ir.DenseElementsAttr.get_splat(eight, ir.FloatAttr.get(kind.element_type, 0.0)))
+        zeros = vector.broadcast(eight, utils.c(0.0, kind.element_type))
         c = lambda n: utils.c(n, index)
         per_row, thread = columns // 8, arith.remui(arith.index_cast(index, utils.thread_idx()), c(128))
         total = channels * rows * per_row
@@ -222,6 +222,6 @@ def clear(ref: Any, *, interpret: bool) -> None:
                 i = arith.select(arith.cmpi(arith.CmpIPredicate.ult, i, c(total)), i, thread)
             at = arith.divui(i, c(per_row))
             column = arith.muli(arith.remui(i, c(per_row)), c(8))
-            vector.store(zero, ref, [arith.divui(at, c(rows)), arith.remui(at, c(rows)), column], alignment=16)
+            vector.store(zeros, ref, [arith.divui(at, c(rows)), arith.remui(at, c(rows)), column], alignment=16)
 
     cleared(ref)

@@ -116,7 +116,8 @@ class Strips:
         operands = dict.fromkeys(OPERANDS) | dict(zip(names, refs[:n_in], strict=True))
         gmem = Global(**operands, outs=refs[n_in : n_in + n_out])
         scratch = refs[n_in + n_out :]
-        shared = Shared(scratch[:n_loaded], *scratch[n_loaded : n_loaded + 5], others=scratch[n_loaded + 5 :])
+        pixels, right, full, ready, empty, *others = scratch[n_loaded:]
+        shared = Shared(scratch[:n_loaded], pixels, right, full, ready, empty, tuple(others))
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
 
         @mgpu.when(wg_idx == CONSUMERS)

@@ -1,0 +1,21 @@
+"""Cases whose large-kernel depthwise kernel is broken on purpose, for the interpreter and the emulator."""
+
+from pallas_conv.kernels.large_depthwise.plan import Config
+from tests.kernels.cases import Case
+from tests.kernels.large_depthwise.proving import large
+
+MUTANT = Case(
+    "large depthwise mutant",
+    large("fprop", 2, 20, (21, 35), (11, 17), 1, (5, 8), bias=True),
+    Config(32, 16, 2),
+    num_sms=3,
+)
+FLIPPED = Case(
+    "flipped large depthwise mutant", large("dgrad", 1, 8, (17, 9), (11, 10), 1, 5), Config(32, 24, 2), num_sms=1
+)
+WEIGHTS = Case(
+    "large depthwise mutant of a weight gradient",
+    large("wgrad", 3, 20, (21, 35), (11, 17), 1, (5, 8), outputs=("dw", "db")),
+    Config(32, 16, 2),
+    num_sms=3,
+)
