@@ -4,7 +4,6 @@ from ..gpu import ANY_HOPPER, MOST_BARRIERS, Gpu
 from .plan import BLOCK, CONSUMERS, ROWS, Config, Problem, Tiling, tiling, words
 
 MOST_BOX = 256  # elements along a dimension of a TMA copy
-MOST_PRODUCTS = 1536  # instructions of a warp for a chunk: they are one long line of code, which takes long to compile
 
 
 def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
@@ -18,8 +17,6 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     t = tiling(problem, cfg)
     if (box := max(t.load_columns, t.right_shape[2])) > MOST_BOX:
         return f"{box=} must be at most {MOST_BOX} columns: a TMA copy"
-    if (products := t.chunk_products) > MOST_PRODUCTS:
-        return f"{products=} of a chunk must be at most {MOST_PRODUCTS}"
     if (needed := registers(t)) > (limit := gpu.generation.register_limit(CONSUMERS + 1)):
         return f"{needed=} registers must be at most {limit}"
     if (smem_bytes := t.smem_bytes) > (limit := gpu.generation.smem_limit(1)):
