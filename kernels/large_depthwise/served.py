@@ -72,8 +72,6 @@ def _size_reasons(product: Product) -> list[str]:
     dims = geometry.dims(product)
     if any((d.in_stride, d.out_stride) != (1, 1) or (len(d.order) > 1 and d.tap_stride != 1) for d in dims):
         return ["kernels so large are served without strides and dilations"]
-    if any(len(d.order) < k for d, k in zip(dims, product.spec.kernel_spatial, strict=True)):
-        return ["kernels so large are served where every tap meets the input"]
     problem = Problem.of(product)
     pixels = problem.batch * -(-problem.channels // 8) * 8 * math.prod(d.in_size for d in dims)
     outputs = pixels // math.prod(d.in_size for d in dims) * math.prod(d.out_size for d in dims)
