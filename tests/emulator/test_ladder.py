@@ -10,6 +10,8 @@ from tests.kernels.cases import executed
 from tests.kernels.dense.proving import generated
 from tests.kernels.depthwise import mutants
 from tests.kernels.depthwise.proving import generated as generated_depthwise
+from tests.kernels.large_depthwise import mutants as large_mutants
+from tests.kernels.large_depthwise.proving import generated as generated_large_depthwise
 from tests.kernels.wgrad.proving import generated as generated_weight_gradient
 
 pytestmark = pytest.mark.aot
@@ -31,7 +33,14 @@ def test_every_rung_has_a_case():
 
 
 # The quickest cases of the rungs of weight gradients and backward passes have one tap, and one dtype.
-TAPS = (mutants.WEIGHTS, mutants.WEIGHTS_OF_PHASES, mutants.WEIGHT_ADDS, mutants.BACKWARD, mutants.DERIVATIVE)
+TAPS = (
+    mutants.WEIGHTS,
+    mutants.WEIGHTS_OF_PHASES,
+    mutants.WEIGHT_ADDS,
+    mutants.BACKWARD,
+    mutants.DERIVATIVE,
+    large_mutants.FLIPPED,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +60,9 @@ def test_right_whatever_the_timing(case, mode):
 @pytest.mark.extended
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize(
-    "generate", [generated, generated_weight_gradient, generated_depthwise], ids=["dense", "wgrad", "depthwise"]
+    "generate",
+    [generated, generated_weight_gradient, generated_depthwise, generated_large_depthwise],
+    ids=["dense", "wgrad", "depthwise", "large_depthwise"],
 )
 def test_generated(seed, generate):
     prove(generate(seed))

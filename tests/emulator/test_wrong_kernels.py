@@ -11,7 +11,7 @@ from pallas_conv.kernels.depthwise.pixel_sums import PixelSums
 from pallas_conv.kernels.depthwise.weight_sums import WeightSums
 from pallas_conv.kernels.store import TileStore
 from pallas_conv.kernels.wgrad import sm90 as wgrad
-from tests.emulator import damages, depthwise_damages, wgrad_damages
+from tests.emulator import damages, depthwise_damages, large_depthwise_damages, wgrad_damages
 from tests.emulator.cases import run
 from tests.emulator.damages import PLAIN, WRONG, every, matches, said
 from tests.emulator.faults import Unsupported
@@ -22,7 +22,11 @@ from tests.kernels.wgrad import mutants
 
 pytestmark = pytest.mark.aot
 
-DAMAGES = [*damages.DAMAGES, *wgrad_damages.DAMAGES, *depthwise_damages.DAMAGES]
+DAMAGES = [
+    damage
+    for of_family in (damages, wgrad_damages, depthwise_damages, large_depthwise_damages)
+    for damage in of_family.DAMAGES
+]
 PLACE = re.compile(r"block \d+ warp \d+ at \w+\.py:\d+, `[^`]+`: ")
 
 
