@@ -27,9 +27,8 @@ def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple
     against = list[str]()
     for family in [family for family in suited if product.role in family.roles] or suited:
         missing = [] if device or capability in family.bodies else [f"no {family.name} kernel is written for this GPU"]
-        found = [*missing, *family.reasons(product)]
-        if not (device or found):
-            return family
+        if not (found := [*missing, *family.reasons(product)]):
+            return tuple(device) or family
         against += found
     return tuple(dict.fromkeys((*device, *against)))
 

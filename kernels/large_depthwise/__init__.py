@@ -18,7 +18,7 @@ from . import legal, search, served, work
 from .plan import Config, Problem
 
 
-def _sample(role: str, kernel: tuple[int, int] = (9, 11), dtype: str = "bfloat16", **fused: object) -> Product:
+def _sample(role: str, kernel: tuple[int, int] = (10, 11), dtype: str = "bfloat16", **fused: object) -> Product:
     """A convolution, padded to keep its size. No tile divides it evenly."""
     padding = tuple((k // 2, k // 2) for k in kernel)
     spec = ConvSpec((1, 1), padding, (1, 1), (1, 1), 12, (13, 35), kernel)
@@ -34,7 +34,7 @@ class LargeDepthwise:
     config: type[Any] = Config
     samples: tuple[Product, ...] = (
         _sample("fprop", bias=True, activation="silu", outputs=("y", "z")),
-        _sample("dgrad", (17, 5)),
+        _sample("dgrad", (27, 5)),
         _sample("wgrad", outputs=("dw", "db")),
     )
 

@@ -14,6 +14,7 @@ from ..family import (
     epilogue_reasons,
     fused,
     geometry_reasons,
+    group_reasons,
     large_reasons,
     series_of,
 )
@@ -27,23 +28,22 @@ LEAST_TAPS = 100  # fewer of them are the other depthwise kernel's, which has ea
 
 def is_for(product: Product) -> bool:
     """Whether groups are of one channel, and kernels of two dimensions, large."""
-    spec = product.spec
-    depthwise = channels_of_a_group(product) == (1, 1)
-    return (
-        depthwise
-        and spec.ndim == 2
-        and math.prod(spec.kernel_spatial) >= LEAST_TAPS
-        and product.compute_dtype != "float32"
-    )
+    return channels_of_a_group(product) == (1, 1) and not _kernel_reasons(product)
+
+
+def _kernel_reasons(product: Product) -> list[str]:
+    taps = math.prod(product.spec.kernel_spatial)
+    if product.spec.ndim == 2 and taps >= LEAST_TAPS and product.compute_dtype != "float32":
+        return []
+    return [f"large are kernels of two dimensions and at least {LEAST_TAPS} taps, in 16 bits"]
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
+    if channels_of_a_group(product) != (1, 1):
+        return tuple(group_reasons(product) or ["groups must be of one channel"])
     found = [] if product.role in ROLES else [f"there is no kernel of large kernels for the product {product.role!r}"]
-    if not is_for(product):
-        found.append(
-            f"kernels of two dimensions and at least {LEAST_TAPS} taps are large, groups of one channel depthwise, in 16 bits"
-        )
+    found += _kernel_reasons(product)
     found += [*dtype_reasons(product), *_fusion_reasons(product), *geometry_reasons(product)]
     return tuple(found or _size_reasons(product))
 

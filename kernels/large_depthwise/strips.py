@@ -163,7 +163,7 @@ class Strips:
             mgpu.barrier_wait(shared.empty.at[last])
 
     def own_state(self) -> Any:
-        """What `prepare_item` is given first."""
+        """Make the state that `prepare_item` is given first."""
         return ()
 
     def _load(self, gmem: Global, shared: Shared, worker: Array, cursor: Cursor, slot: Array) -> Cursor:

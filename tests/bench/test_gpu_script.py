@@ -98,7 +98,7 @@ def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot(monkeypatch)
         names.index(("spread", "stock")),
     )
     assert list(in_turn) == sorted(in_turn)
-    assert names.index(("spread", "stock")) < names.index(("time", "replknet_31/f"))  # which no kernel serves
+    assert names.index(("spread", "stock")) < names.index(("time", "replknet_31/b"))  # which no kernel serves
     assert {f"{s.name}" for s in steps if s.kind == "stock"} == set(gpu.FIRST)
 
 

@@ -17,10 +17,13 @@ from pallas_conv.kernels.dense import plan as dense
 from pallas_conv.kernels.depthwise import DEPTHWISE
 from pallas_conv.kernels.depthwise import search as depthwise
 from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.large_depthwise import LARGE_DEPTHWISE
+from pallas_conv.kernels.large_depthwise import search as large_depthwise
 from pallas_conv.kernels.wgrad import plan as wgrad
 from pallas_conv.spec import Product
 from tests.kernels import cases
 from tests.kernels.depthwise.proving import some_product as some_depthwise_product
+from tests.kernels.large_depthwise.proving import some_product as some_large_depthwise_product
 from tests.kernels.wgrad.proving import some_product
 
 pytestmark = pytest.mark.usefixtures("dropped_axes")
@@ -51,13 +54,17 @@ PRODUCTS = {
     "groups of four, transposed": p(2, (36, 36), (4, 9), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2, groups=9),
     "groups of eight, models": p(1, (24, 24), (5, 6), 3, 1, 1, groups=3, models=2),
     "groups of four, float32": dataclasses.replace(p(1, (20, 20), (7, 19), 3, 1, 1, groups=5), compute_dtype="float32"),
+    "large depthwise, asymmetric": p(2, (12, 12), (13, 35), (11, 17), 1, ((3, 6), (9, 2)), groups=12),
+    "large depthwise, models": p(1, (6, 6), (20, 9), (31, 5), 1, (15, 2), groups=6, models=3),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
-QUICK = ("transposed", "depthwise, strided, asymmetric", "groups of two, strided")
+QUICK = ("transposed", "depthwise, strided, asymmetric", "groups of two, strided", "large depthwise, asymmetric")
 
 
 def config(product: Product) -> Any:
     """A small tile of the family that serves a product."""
+    if LARGE_DEPTHWISE.is_for(product):
+        return large_depthwise.least(LARGE_DEPTHWISE.problem(product))
     if DEPTHWISE.is_for(product):
         return depthwise.least(DEPTHWISE.problem(product))
     box = {1: (1, 64), 2: (1, 8, 8), 3: (1, 1, 8, 8)}[product.spec.ndim]
@@ -90,7 +97,7 @@ def pairings(product: Product, seed: int) -> list[float]:
 
 def check(product: Product, seed: int) -> None:
     found = pairings(product, seed)
-    assert len(found) == (5 if DEPTHWISE.is_for(product) else 3)
+    assert len(found) == (5 if DEPTHWISE.is_for(product) and not LARGE_DEPTHWISE.is_for(product) else 3)
     assert len(set(found)) == 1
 
 
@@ -101,12 +108,19 @@ def test_three_ways_to_one_number(name):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("seed", range(16))
-@pytest.mark.parametrize("draw", [some_product, some_depthwise_product], ids=["wgrad", "depthwise"])
+@pytest.mark.parametrize(
+    "draw",
+    [some_product, some_depthwise_product, some_large_depthwise_product],
+    ids=["wgrad", "depthwise", "large_depthwise"],
+)
 def test_three_ways_to_one_number_of_random_products(draw, seed):
     rng = random.Random(f"adjoint {seed}")
     drawn = (q for q in map(draw, [rng] * 3000) if q.role == "wgrad")
     products = (dataclasses.replace(q, out_dtype="float32", outputs=(), models=None) for q in drawn)
     of_all = lambda q: [serve.find(dataclasses.replace(q, role=role, outputs=())) for role in ("fprop", "dgrad")]
     served = lambda q: not any(isinstance(found, tuple) for found in of_all(q))
-    small = lambda q: q.batch * np.prod(q.spec.in_spatial) * np.prod(q.spec.kernel_spatial) < 3000
+    small = lambda q: (
+        q.batch * np.prod(q.spec.in_spatial) * np.prod(q.spec.kernel_spatial)
+        < (400_000 if LARGE_DEPTHWISE.is_for(q) else 3000)
+    )
     check(next(q for q in products if small(q) and served(q)), seed)

@@ -8,6 +8,6 @@ is its feature, one of its family's `FEATURES`; its cases have no other than tho
 from . import dense, depthwise, large_depthwise, wgrad
 from .rung import Rung as Rung
 
-FAMILIES = {"dense": dense, "wgrad": wgrad, "depthwise": depthwise, "large_depthwise": large_depthwise}
+FAMILIES = {"dense": dense, "wgrad": wgrad, "large_depthwise": large_depthwise, "depthwise": depthwise}
 LADDER = tuple(rung for family in FAMILIES.values() for rung in family.LADDER)
 CASES = tuple(case for rung in LADDER for case in rung.cases)

@@ -84,7 +84,7 @@ def fused_product(rng: random.Random) -> Product:
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.extended] * (n > 0)) for n in range(40)])
 def test_the_most_sums_fit_in_registers(seed):
-    """Of random products the candidate of most registers."""
+    """For random products, the candidate of most registers."""
     rng = random.Random(f"large depthwise registers {seed}")
     while LARGE_DEPTHWISE.reasons(product := fused_product(rng)):
         pass

@@ -20,8 +20,8 @@ def product(role="fprop", batch=2, channels=64, size=(19, 40), kernel=11, **chan
     ("changes", "words"),
     [
         ({"role": "bwd"}, "no kernel of large kernels for the product 'bwd'"),
-        ({"kernel": 9}, "at least 100 taps are large"),
-        ({"kernel": 101, "size": (400,)}, "of two dimensions"),
+        ({"kernel": 9}, "at least 100 taps, in 16 bits"),
+        ({"kernel": 101, "size": (400,)}, "large are kernels of two dimensions"),
         ({"kernel": 5, "size": (9, 9, 9)}, "of two dimensions"),
         ({"dtype": "float32"}, "in 16 bits"),
         ({"stride": 2}, "without strides and dilations"),
