@@ -14,7 +14,7 @@ from .. import layouts
 from .. import mosaic as mgpu
 from ..pairwise import added
 from ..views import PixelBoxes, ResultBoxes, pad, reordered
-from .plan import BLOCK, CHANNELS, CONSUMERS, LANES, ROWS, WARPS, Problem, Tiling
+from .plan import BLOCK, CHANNELS, CONSUMERS, LANES, ROWS, WARPS, Problem, Tiling, stored_channels
 
 
 def operands_by_name(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
@@ -62,13 +62,17 @@ class Views:
 
     @functools.cached_property
     def outputs(self) -> ResultBoxes:
-        """Outputs, [N, *out, C]."""
-        return ResultBoxes(self.problem.batch, self.problem.dims, 1, self.problem.channels, self.out_dtype)
+        """Outputs, [N, *out, C], of more channels than a thread block has.
+
+        Were a box all channels and columns of some rows, Mosaic would copy it as so many bytes, those below an image, too.
+        """
+        stored = stored_channels(self.problem)
+        return ResultBoxes(self.problem.batch, self.problem.dims, 1, stored, self.out_dtype)
 
     @functools.cached_property
     def cotangent(self) -> ResultBoxes:
         """The cotangent, [N, *out, C], of which a weight gradient is a sum."""
-        return dataclasses.replace(self.outputs, dtype=self.dtype)
+        return dataclasses.replace(self.outputs, channels=self.problem.channels, dtype=self.dtype)
 
     def pixels_at(self, image: Array, row: Array, column: Array) -> tuple[Any, ...]:
         """Indices, but for channels, of the pixels that eight rows of outputs from here on read with their first tap."""
@@ -105,7 +109,7 @@ class Views:
 
     def channels_first(self, out: Array, models: int | None) -> Array:
         """An output as `outputs` has it -> (models, N, C, *out), without the first axis if models is None."""
-        return layouts.channels_first(self.outputs.result(out), models)
+        return layouts.channels_first(self.outputs.result(out)[..., : self.problem.channels], models)
 
     def sums_shape(self, num_sms: int) -> tuple[int, ...]:
         """The shape of a weight gradient's sums over pixels, of all parts: for every channel block those of its consumers.

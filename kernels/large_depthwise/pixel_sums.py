@@ -101,8 +101,9 @@ class PixelSums(Strips):
                 sums, place = state
                 return finish(chunk, sums, place)
 
-            begin = buffer, place, [first_sums] * self.tiling.sums
-            buffer, place, sums = lax.fori_loop(strip.first, strip.last, per_chunk, begin)
+            before = [first_sums] * self.tiling.sums, place
+            sums, place = lax.fori_loop(0, strip.first, without_pixels, before)
+            buffer, place, sums = lax.fori_loop(strip.first, strip.last, per_chunk, (buffer, place, sums))
             _, place = lax.fori_loop(strip.last, self.tiling.chunks, without_pixels, (sums, place))
             return buffer, place
 

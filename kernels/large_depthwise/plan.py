@@ -114,6 +114,12 @@ class Problem:
         return -(-self.channels // CHANNELS)
 
 
+def stored_channels(problem: Problem) -> int:
+    """Channels of outputs as the kernel stores them: whole 16 bytes, and more than a thread block has."""
+    unit = 16 // problem.out_itemsize
+    return max(-(-problem.channels // unit) * unit, CHANNELS + unit)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiling:
     """A problem tiled by a configuration: the numbers that the budget, the model and the kernel share."""

@@ -19,7 +19,7 @@ from ..family import (
     series_of,
 )
 from . import legal, search, work
-from .plan import Config, Problem, tiling
+from .plan import Config, Problem, stored_channels, tiling
 
 ROLES = ("fprop", "dgrad", "wgrad")
 GRADIENTS = (("dw",), ("dw", "db"))
@@ -85,13 +85,12 @@ def _size_reasons(product: Product) -> list[str]:
 def notes(product: Product, config: Config) -> tuple[str, ...]:
     """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
     problem, found = Problem.of(product), list[str]()
-    whole = lambda itemsize: -(-problem.channels // (16 // itemsize)) * (16 // itemsize)
     source = "the cotangent" if product.role == "dgrad" else "x"
-    if problem.channels < (read := whole(2)):
+    if problem.channels < (read := -(-problem.channels // 8) * 8):
         found.append(f"{source} is padded from {problem.channels} to {read} channels: TMA strides are 16 bytes")
         if problem.weight_sums:
             found.append("the cotangent is padded likewise")
-    if problem.outputs and problem.channels < (stored := whole(problem.out_itemsize)):
+    if problem.outputs and problem.channels < (stored := stored_channels(problem)):
         result = "the input gradient" if product.role == "dgrad" else "y"
         found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
     if problem.weight_sums:

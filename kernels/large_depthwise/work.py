@@ -4,7 +4,7 @@ import math
 
 from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
-from .plan import BLOCK, CHANNELS, CONSUMERS, ROWS, STEP, WARPS, Config, Problem, Tiling, tiling, words
+from .plan import BLOCK, CHANNELS, CONSUMERS, ROWS, STEP, WARPS, Config, Problem, Tiling, stored_channels, tiling, words
 
 INSTRUCTION = BLOCK // 2 * ROWS * STEP  # multiply-adds
 TENSOR_MACS = 8 / 5  # what one of mma.sync costs, in multiply-adds of wgmma, which the cost model counts in
@@ -83,13 +83,12 @@ def partial_bytes(t: Tiling, gpu: Gpu) -> int:
 
 
 def copied_bytes(problem: Problem) -> tuple[int, int]:
-    """Bytes that XLA moves (before, after) the kernel, for whole 16 bytes of channels."""
-    whole = lambda unit: -(-problem.channels // unit) * unit / problem.channels
-    around = lambda count, itemsize: int(count * itemsize * (1 + whole(16 // itemsize)))
+    """Bytes that XLA moves (before, after) the kernel, for whole 16 bytes of channels, and more than a thread block has."""
+    channels, read, stored = problem.channels, -(-problem.channels // 8) * 8, stored_channels(problem)
+    copied = lambda count, others: count // channels * (channels + others) if channels != others else 0
     before = pixel_elements(problem) + problem.weight_sums * elements(problem)
     after = problem.outputs * elements(problem)
-    ragged = [problem.channels % (16 // itemsize) > 0 for itemsize in (2, problem.out_itemsize)]
-    return around(before, 2) * ragged[0], around(after, problem.out_itemsize) * ragged[1]
+    return 2 * copied(before, read), problem.out_itemsize * copied(after, stored)
 
 
 def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:

@@ -10,8 +10,12 @@ MUTANT = Case(
     Config(32, 16, 2),
     num_sms=3,
 )
+# Of eight channels and whole rows: a box of results is so many bytes in a row, which must not be copied as such.
 FLIPPED = Case(
-    "flipped large depthwise mutant", large("dgrad", 1, 8, (17, 9), (11, 10), 1, 5), Config(32, 24, 2), num_sms=1
+    "flipped large depthwise mutant",
+    large("dgrad", 2, 8, (17, 32), (11, 10), 1, 5),
+    Config(32, 24, 2),
+    num_sms=1,
 )
 WEIGHTS = Case(
     "large depthwise mutant of a weight gradient",
