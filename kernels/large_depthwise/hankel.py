@@ -9,9 +9,9 @@ the weights of a row of taps it sums over these, multiplied by a row of a cotang
 and eight rows of weights, or of cotangents, make that a product of matrices for tensor cores, of which nothing is in vain. Each
 warp has a channel of its own.
 
-`mma.sync` wants two neighbours along k in a register. So that they are words of shared memory, whole and aligned, a matrix has
-every other m: the even ones, or the odd ones, whose words are made from two neighbours'. Lane 4 g + t then has, of rows m = 2 g
-and 2 g + 16, words g + t and g + t + 8 of the row: all matrices of a row are the same few words.
+`mma.sync` wants two neighbours along k in a register. So that they are words of shared memory, whole and aligned, a matrix of
+sixteen m has the even ones above the odd ones. Lane 4 g + t then has word g + t of the row, of m = 2 g, and of m = 2 g + 1 what
+lies half a word further, which is made from two neighbours. All matrices of a row are the same few words:
 
     word       0     1     2     3   ...              x0 x1 | x2 x3 | x4 x5 | x6 x7 | ...
     even, g=0  t=0   t=1   t=2   t=3                  odd:   x1 x2 | x3 x4 | x5 x6 | ...
@@ -31,7 +31,8 @@ from jaxlib.mlir.dialects import arith, llvm, memref, vector
 from ..mma import KINDS, ONE_A_LANE, element, fragment, instruction, like, sums_of, word
 from .plan import BLOCK, LANES, ROWS, STEP, WARPS, words
 
-SUMS = (WARPS * BLOCK // 2, ROWS)  # the shape of the sums of one of them
+SUMS = (WARPS * BLOCK, ROWS)  # the shape of an accumulator: for each warp 16 m, even ones first
+EVEN_FIRST = [*range(0, BLOCK, 2), *range(1, BLOCK, 2)]
 
 
 class Lane(NamedTuple):
@@ -55,8 +56,8 @@ def multiply_row(
 ) -> list[Array]:
     """The sums, plus the Hankel matrices of a row of pixels times some groups of eight rows.
 
-    sums    [64, 8] float32, of every group, block, and of even and odd m: 16 m of four warps, and the group's rows
-    pixels  [4, >= 32 blocks + 16 steps], of a channel for each warp, in shared memory
+    sums    [64, 8] float32, of every group and block: 16 m of four warps, and the group's rows
+    pixels  [4, >= 16 (blocks + steps)], of a channel for each warp, in shared memory
     rows    [4, 8, >= 16 steps] of every group, likewise
     """
     if interpret:
@@ -72,11 +73,9 @@ def multiply_row(
             for group, ref in enumerate(rows):
                 right = [_pair(ref, [lane.warp, lane.g], lane.t, STEP * step + 8 * i) for i in range(2)]
                 for block in range(blocks):
-                    first = 4 * block + 2 * step
-                    for parity, of_row in enumerate((even, odd)):
-                        left = [of_row[first + i] for i in (0, 2, 1, 3)]
-                        place = 2 * (group * blocks + block) + parity
-                        found[place] = instruction(found[place], left, right, kind)
+                    left = [of_row[2 * (block + step) + i] for i in range(2) for of_row in (even, odd)]
+                    place = group * blocks + block
+                    found[place] = instruction(found[place], left, right, kind)
         return [like(a, b) for a, b in zip(sums, found, strict=True)]
 
     result: list[Array] = multiplied(list(sums), pixels, list(rows))
@@ -89,9 +88,8 @@ def _by_definition(pixels: Any, rows: Sequence[Any], blocks: int, steps: int) ->
     for ref in rows:
         right = ref[...][:, :, :k].astype(jnp.float32)
         for block in range(blocks):
-            hankel = jnp.stack([x[:, BLOCK * block + m : BLOCK * block + m + k] for m in range(BLOCK)], axis=1)
-            product = jnp.einsum("cmk,cnk->cmn", hankel, right)
-            found += [product[:, parity::2].reshape(SUMS) for parity in range(2)]
+            hankel = jnp.stack([x[:, BLOCK * block + m : BLOCK * block + m + k] for m in EVEN_FIRST], axis=1)
+            found.append(jnp.einsum("cmk,cnk->cmn", hankel, right).reshape(SUMS))
     return found
 
 
@@ -148,26 +146,25 @@ def transpose(pixels: Any, to: Any, added: Array | None, *, interpret: bool) -> 
     return result[0] if result else None
 
 
-def interleave(even: Array, odd: Array, to: Any, *, interpret: bool) -> None:
-    """Store results [64, 8], of even pixels and of odd ones, to shared memory [4 channels, 8 rows, 32 pixels]."""
+def interleave(results: Array, to: Any, *, interpret: bool) -> None:
+    """Store results [64, 8], of even pixels above odd ones, to shared memory [4 channels, 8 rows, 16 pixels]."""
     if interpret:
-        both = jnp.stack([a.reshape(WARPS, BLOCK // 2, ROWS) for a in (even, odd)], axis=2)
-        to[...] = both.reshape(WARPS, BLOCK, ROWS).swapaxes(1, 2)
+        both = results.reshape(WARPS, 2, BLOCK // 2, ROWS)
+        to[...] = jnp.transpose(both, (0, 3, 2, 1)).reshape(WARPS, ROWS, BLOCK)
         return
 
-    @inline_mgpu(arg_types=(Layout.WGMMA, Layout.WGMMA, RefType()))
-    def interleaved(_: Any, even: Any, odd: Any, to: Any) -> None:
+    @inline_mgpu(arg_types=(Layout.WGMMA, RefType()))
+    def interleaved(_: Any, results: Any, to: Any) -> None:
         lane, index = Lane.here(), ir.IndexType.get()
         c = lambda n: utils.c(n, index)
         pair = ir.VectorType.get((2,), ir.MemRefType(to.type).element_type)
-        for half, registers in enumerate(zip(even.registers.flat, odd.registers.flat, strict=True)):
-            pixel = arith.muli(arith.addi(lane.g, c(8 * half)), c(2))
-            for n in range(2):
-                row = arith.addi(arith.muli(lane.t, c(2)), c(n))
-                two = vector.from_elements(pair, [element(register, n) for register in registers])
-                vector.store(two, to, [lane.warp, row, pixel], alignment=_bytes(pair))
+        pixel = arith.muli(lane.g, c(2))
+        for n in range(2):
+            row = arith.addi(arith.muli(lane.t, c(2)), c(n))
+            even_odd = [element(register, n) for register in results.registers.flat]
+            vector.store(vector.from_elements(pair, even_odd), to, [lane.warp, row, pixel], alignment=_bytes(pair))
 
-    interleaved(even, odd, to)
+    interleaved(results, to)
 
 
 def merge(channels: Any, to: Any, *, interpret: bool) -> None:

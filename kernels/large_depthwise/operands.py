@@ -105,7 +105,7 @@ class Views:
     def bias(self, b: Array) -> Array:
         """(C,) -> for every channel of the thread blocks as many as a consumer's sums have rows of one."""
         missing = self.problem.channel_blocks * CHANNELS - self.problem.channels
-        return jnp.repeat(pad(b, [(0, missing)]), BLOCK // 2)
+        return jnp.repeat(pad(b, [(0, missing)]), BLOCK)
 
     def channels_first(self, out: Array, models: int | None) -> Array:
         """An output as `outputs` has it -> (models, N, C, *out), without the first axis if models is None."""
@@ -114,11 +114,11 @@ class Views:
     def sums_shape(self, num_sms: int) -> tuple[int, ...]:
         """The shape of a weight gradient's sums over pixels, of all parts: for every channel block those of its consumers.
 
-        Of each of them [eights of taps down, blocks of taps across, even and odd ones, four channels and 16 across, 8 down].
+        Of each of them [eights of taps down, blocks of taps across, four channels and 16 across, 8 down].
         """
         t = self.tiling
         blocks = self.problem.channel_blocks * CONSUMERS
-        return t.parts(num_sms), blocks, t.groups, t.blocks, 2, WARPS * BLOCK // 2, ROWS
+        return t.parts(num_sms), blocks, t.groups, t.blocks, WARPS * BLOCK, ROWS
 
     def bias_shape(self, num_sms: int) -> tuple[int, ...]:
         """The shape of a bias gradient's sums, of all parts and channel blocks: what the lanes of a warpgroup have."""
@@ -127,10 +127,10 @@ class Views:
     def gradients(self, sums: Sequence[Array], product: Product) -> list[Array]:
         """Partial sums -> (C, 1, *kernel) and perhaps (C,), with the models first, if any."""
         (down, across), channels = self.problem.taps, self.problem.channels
-        dw = added(sums[0]).reshape(-1, *sums[0].shape[2:5], WARPS, BLOCK // 2, ROWS)
+        dw = added(sums[0]).reshape(-1, *sums[0].shape[2:4], WARPS, 2, BLOCK // 2, ROWS)
         dw = jnp.flip(dw, -1)  # eight taps down lie from the last to the first
         dw = jnp.transpose(
-            dw, (0, 4, 1, 6, 2, 5, 3)
+            dw, (0, 3, 1, 6, 2, 5, 4)
         )  # consumers, warps; eights, taps down; blocks, taps across, parity
         dw = dw.reshape(-1, self.tiling.groups * ROWS, self.tiling.blocks * BLOCK)[:channels, :down, :across]
         for axis, d in enumerate(self.problem.dims):

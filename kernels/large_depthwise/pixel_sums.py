@@ -50,7 +50,7 @@ class PixelSums(Strips):
 
     def __init__(self, schedule: Schedule, views: Views, epilogue: Epilogue):
         super().__init__(schedule, views)
-        self.epilogue, self.per_group = epilogue, 2 * self.tiling.blocks
+        self.epilogue = epilogue
 
     def out_type(self) -> list[jax.ShapeDtypeStruct]:
         results = self.views.outputs
@@ -70,7 +70,7 @@ class PixelSums(Strips):
         mgpu.copy_gmem_to_smem(gmem.w.at[channels], shared.right, barrier=Staging(*shared.others).weights.at[0])
 
     def consume(self, gmem: Global, shared: Shared, worker: Array, me: Array) -> None:
-        staging, groups = Staging(*shared.others), self.tiling.groups
+        staging, groups, blocks = Staging(*shared.others), self.tiling.groups, self.tiling.blocks
         first_sums = self._first_sums(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
         mgpu.barrier_wait(staging.weights.at[0])
         last_row = self.problem.taps[0] + ROWS - 2  # in `right`, of the last of the eight that join a row to itself
@@ -86,9 +86,9 @@ class PixelSums(Strips):
 
                 @mgpu.when(wanted)
                 def _():
-                    self._store(gmem, staging, strip, tile, sums[-self.per_group :], place, me)
+                    self._store(gmem, staging, strip, tile, sums[-blocks:], place, me)
 
-                moved = [*[first_sums] * self.per_group, *sums[: -self.per_group]]
+                moved = [*[first_sums] * blocks, *sums[:-blocks]]
                 return moved, jnp.where(wanted, 1 - place, place)
 
             def per_chunk(chunk: Array, state: Any) -> Any:
@@ -115,7 +115,7 @@ class PixelSums(Strips):
         (zeros,) = self.no_sums(1)
         if gmem.bias is None:
             return zeros
-        rows = mgpu.ds((strip.channel + me * WARPS) * (BLOCK // 2), SUMS[0])
+        rows = mgpu.ds((strip.channel + me * WARPS) * BLOCK, SUMS[0])
         bias = mgpu.load(gmem.bias.at[rows], layout=mgpu.Layout.WGMMA.reduce(1), optimized=False)
         row: Array = mgpu.layout_cast(lax.broadcast_in_dim(bias, SUMS, (0,)), mgpu.Layout.WGMMA)
         return row
@@ -128,11 +128,10 @@ class PixelSums(Strips):
         A buffer of results is free when both consumers have written the other one: they read it before.
         """
         mine = mgpu.ds(me * WARPS, WARPS)
-        for block in range(self.tiling.blocks):
-            even, odd = (self.epilogue(z, self.views.outputs.dtype) for z in sums[2 * block : 2 * block + 2])
-            for (output, of_even), (_, of_odd) in zip(even, odd, strict=True):
+        for block, z in enumerate(sums):
+            for output, value in self.epilogue(z, self.views.outputs.dtype):
                 to = staging.results.at[place, output, mine, mgpu.ds(0, ROWS), mgpu.ds(block * BLOCK, BLOCK)]
-                hankel.interleave(of_even, of_odd, to, interpret=self.views.interpret)
+                hankel.interleave(value, to, interpret=self.views.interpret)
         mgpu.barrier_arrive(staging.written.at[place])
         mgpu.barrier_wait(staging.written.at[place])
         mgpu.wait_smem_to_gmem(len(gmem.outs), wait_read_only=True)

@@ -16,9 +16,8 @@ ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 CHANNELS = 8  # of a thread block: 16 bytes, the least that TMA loads, and a channel for every warp of two consumers
 CONSUMERS = 2
 BUFFERS = 2  # of transposed chunks, and of results that are stored
-# Of matrices, see hankel.py: rows of weights or cotangents that a pair of Hankel matrices, of even rows and of odd ones, is
-# multiplied with at once; the rows of the two, and their columns.
-ROWS, BLOCK, STEP = 8, 32, 16
+# Of a product of matrices, see hankel.py: rows of weights or of cotangents, rows of pixels' matrix, what both are summed over.
+ROWS, BLOCK, STEP = 8, 16, 16
 WARPS, LANES = 4, 32  # of a warpgroup, of a warp
 
 
@@ -26,7 +25,7 @@ WARPS, LANES = 4, 32  # of a warpgroup, of a warp
 class Config:
     """A way to tile the kernel.
 
-    columns      outputs side by side in a strip, or of a weight gradient columns of the cotangent: 32 or 64
+    columns      outputs side by side in a strip, or of a weight gradient columns of the cotangent: a multiple of 16
     strip_rows   rows of them that a strip has, one below the other: a multiple of 8
     stages       chunks of eight input rows that TMA loads ahead
     """
@@ -129,7 +128,7 @@ class Tiling:
 
     @property
     def blocks(self) -> int:
-        """Pairs of matrices side by side: of outputs, or of the taps of a weight gradient."""
+        """Matrices side by side: of outputs, or of the taps of a weight gradient."""
         return -(-self.problem.taps[1] // BLOCK) if self.problem.weight_sums else self.cfg.columns // BLOCK
 
     @property
@@ -146,7 +145,7 @@ class Tiling:
     @property
     def sums(self) -> int:
         """Accumulators of a consumer, four registers each."""
-        return self.groups * self.blocks * 2
+        return self.groups * self.blocks
 
     @property
     def load_columns(self) -> int:
@@ -172,7 +171,7 @@ class Tiling:
     @functools.cached_property
     def chunk_products(self) -> int:
         """Instructions of a warp for a chunk: each multiplies 16 by 16 by 8."""
-        return sum(len(self.groups_of_row(row)) for row in range(ROWS)) * self.blocks * self.steps * 2
+        return sum(len(self.groups_of_row(row)) for row in range(ROWS)) * self.blocks * self.steps
 
     # Shared memory.
 
@@ -280,8 +279,8 @@ def _clip(value: int, by: int, low: int, high: int) -> int:
 
 
 def words(blocks: int, steps: int) -> int:
-    """Number of words that a lane has of the even matrices of a row: each lies four further than the one before."""
-    return 4 * (blocks - 1) + 2 * (steps - 1) + 4
+    """Number of words that a lane has of a row, as many again of odd pixels: each lies four further than the one before."""
+    return 2 * (blocks + steps - 1)
 
 
 def transposed_shape(rows: int, columns: int, itemsize: int = 2) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..gpu import ANY_HOPPER, Gpu
 from .legal import illegal
-from .plan import ROWS, Config, Problem
+from .plan import BLOCK, ROWS, Config, Problem
 
 STAGES = (4, 3, 2)
 STRIPS = (1, 2, 4)  # parts that the rows of an image are divided into
@@ -16,8 +16,8 @@ def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Some legal configurations, each with as many stages as fit."""
     rows, columns = problem.dims
     tiles = -(-rows.out_size // ROWS)
-    widths = (32, 64) if columns.out_size > 32 else (32,)
-    for width in widths:
+    wide = -(-columns.out_size // BLOCK)
+    for width in sorted({-(-wide // n) * BLOCK for n in range(1, wide + 1)} | {2 * BLOCK, 4 * BLOCK}):
         for strip in sorted({-(-tiles // n) for n in (*STRIPS, *range(8, tiles + 1, 8))}):
             if deep := _as_deep_as_fits(problem, Config(width, strip * ROWS), gpu):
                 yield deep
@@ -36,4 +36,4 @@ def _as_deep_as_fits(problem: Problem, cfg: Config, gpu: Gpu) -> Config | None:
 
 def least(problem: Problem) -> Config:
     """The smallest tile."""
-    return Config(32, ROWS, STAGES[-1])
+    return Config(BLOCK, ROWS, STAGES[-1])

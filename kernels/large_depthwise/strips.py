@@ -195,21 +195,21 @@ class Strips:
     ) -> list[Array]:
         """Add the products of a chunk's eight rows, whose pixels are in a buffer, and hand it back.
 
-        sums: of every group, block, and of even and odd matrix rows. rows: the first row in `right` of what a row of the chunk
+        sums: of every group and block. rows: the first row in `right` of what a row of the chunk
         is multiplied with, of a group.
         """
-        channels, per_group = mgpu.ds(me * WARPS, WARPS), 2 * self.tiling.blocks
+        channels, blocks = mgpu.ds(me * WARPS, WARPS), self.tiling.blocks
         mgpu.barrier_wait(shared.ready.at[buffer])
         sums = list(sums)
         for row in range(ROWS):
             groups = self.tiling.groups_of_row(row)
             right = [shared.right.at[channels, mgpu.ds(rows(row, group), ROWS)] for group in groups]
-            first, last = per_group * groups[0], per_group * (groups[-1] + 1)
+            first, last = blocks * groups[0], blocks * (groups[-1] + 1)
             sums[first:last] = hankel.multiply_row(
                 sums[first:last],
                 shared.pixels.at[buffer, channels, row],
                 right,
-                self.tiling.blocks,
+                blocks,
                 self.tiling.steps,
                 interpret=self.views.interpret,
             )

@@ -13,6 +13,7 @@ One thing to know: pixels are multiplied with those zeros, too. If one is infini
 meet it, where the definition has a finite one.
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -108,12 +109,7 @@ class WeightSums(Strips):
     def _store(self, gmem: Global, sums: list[Array], worker: Array, me: Array) -> None:
         """Store a consumer's sums, as a part of the result that no other has."""
         part, block = self._place(worker)
-        places = [
-            (group, pair, parity)
-            for group in range(self.tiling.groups)
-            for pair in range(self.tiling.blocks)
-            for parity in range(2)
-        ]
+        places = itertools.product(range(self.tiling.groups), range(self.tiling.blocks))
         whole = mgpu.ds(0, hankel.SUMS[0]), mgpu.ds(0, ROWS)
         for place, value in zip(places, sums, strict=True):
             where = part, block * CONSUMERS + me, *place, *whole

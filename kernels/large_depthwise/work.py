@@ -6,7 +6,7 @@ from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
 from .plan import BLOCK, CHANNELS, CONSUMERS, ROWS, STEP, WARPS, Config, Problem, Tiling, stored_channels, tiling, words
 
-INSTRUCTION = BLOCK // 2 * ROWS * STEP  # multiply-adds
+INSTRUCTION = BLOCK * ROWS * STEP  # multiply-adds
 TENSOR_MACS = 8 / 5  # what one of mma.sync costs, in multiply-adds of wgmma, which the cost model counts in
 WAVEFRONT = 128  # bytes of shared memory that a warp's load or store of a word takes
 
@@ -78,7 +78,7 @@ def partial_bytes(t: Tiling, gpu: Gpu) -> int:
     """Bytes of the partial sums over pixels, of all thread blocks."""
     if not t.problem.weight_sums:
         return 0
-    of_block = CONSUMERS * t.sums * WARPS * BLOCK // 2 * ROWS + t.problem.bias * WARPGROUP
+    of_block = CONSUMERS * t.sums * WARPS * BLOCK * ROWS + t.problem.bias * WARPGROUP
     return t.workers(gpu.num_sms) * of_block * 4
 
 
