@@ -100,7 +100,7 @@ class Views:
             w = reordered(w, 1 + axis, d.order)
         missing = self.problem.channel_blocks * CHANNELS - self.problem.channels
         across = self.tiling.right_shape[2] - w.shape[2]
-        return pad(jnp.flip(w, 1), [(0, missing), (ROWS - 1, ROWS - 1), (0, across)])
+        return pad(jnp.flip(w, 1), [(0, missing), (ROWS - 1, ROWS), (0, across)])
 
     def bias(self, b: Array) -> Array:
         """(C,) -> for every channel of the thread blocks as many as a consumer's sums have rows of one."""

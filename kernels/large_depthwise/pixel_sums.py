@@ -11,9 +11,12 @@ a kernel of 31 rows, chunks of eight input rows meet the sums of five eights of 
     chunk 4   rows 0     rows 1     rows 2     rows 3     rows 4         rows 0 are finished
     chunk 5              rows 1     rows 2     rows 3     rows 4     rows 5
 
-So sums move up by one accumulator each chunk, the last is stored, and the first begins with the bias.
+So sums move up by one accumulator each chunk, the last is stored, and the first begins with the bias. Of small images all rows
+have their sums in registers, and are stored when the last chunk was added: rows of padding, and rows of taps that join an input
+row to no output, are then left out.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -70,45 +73,78 @@ class PixelSums(Strips):
         mgpu.copy_gmem_to_smem(gmem.w.at[channels], shared.right, barrier=Staging(*shared.others).weights.at[0])
 
     def consume(self, gmem: Global, shared: Shared, worker: Array, me: Array) -> None:
-        staging, groups, blocks = Staging(*shared.others), self.tiling.groups, self.tiling.blocks
-        first_sums = self._first_sums(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
+        staging = Staging(*shared.others)
+        first_sums = [self._first_sums(gmem, self.schedule.strip(worker, jnp.int32(0)), me)] * self.tiling.blocks
         mgpu.barrier_wait(staging.weights.at[0])
-        last_row = self.problem.taps[0] + ROWS - 2  # in `right`, of the last of the eight that join a row to itself
-        rows = lambda row, group: last_row - ROWS * group - row
-
-        def per_strip(strip: Strip, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            buffer, place = state
-
-            def finish(chunk: Array, sums: list[Array], place: Array) -> tuple[list[Array], Array]:
-                """Store the sums that a chunk is the last of, and move up the others."""
-                tile = chunk - (groups - 1)
-                wanted = (tile >= 0) & (strip.row + tile * ROWS < self.problem.dims[0].out_size)
-
-                @mgpu.when(wanted)
-                def _():
-                    self._store(gmem, staging, strip, tile, sums[-blocks:], place, me)
-
-                moved = [*[first_sums] * blocks, *sums[:-blocks]]
-                return moved, jnp.where(wanted, 1 - place, place)
-
-            def per_chunk(chunk: Array, state: Any) -> Any:
-                buffer, place, sums = state
-                sums = self.add_chunk(sums, shared, buffer, rows, me)
-                sums, place = finish(chunk, sums, place)
-                return 1 - buffer, place, sums
-
-            def without_pixels(chunk: Array, state: Any) -> Any:
-                sums, place = state
-                return finish(chunk, sums, place)
-
-            before = [first_sums] * self.tiling.sums, place
-            sums, place = lax.fori_loop(0, strip.first, without_pixels, before)
-            buffer, place, sums = lax.fori_loop(strip.first, strip.last, per_chunk, (buffer, place, sums))
-            _, place = lax.fori_loop(strip.last, self.tiling.chunks, without_pixels, (sums, place))
-            return buffer, place
-
+        walk = self._walk_resident if self.tiling.resident else self._walk_moving
+        per_strip = functools.partial(walk, gmem, shared, staging, first_sums, me)
         self.each_strip(worker, per_strip, (jnp.int32(0), jnp.int32(0)))
         mgpu.wait_smem_to_gmem(0)
+
+    def _walk_moving(
+        self,
+        gmem: Global,
+        shared: Shared,
+        staging: Staging,
+        first_sums: list[Array],
+        me: Array,
+        strip: Strip,
+        state: tuple[Array, Array],
+    ) -> tuple[Array, Array]:
+        """Sum a strip, chunk by chunk, and store what each is the last of. state: the next buffers of pixels and of results."""
+        (buffer, place), groups, blocks = state, self.tiling.groups, self.tiling.blocks
+        last_row = self.tiling.rows_of_zeros - 1  # of the eight that join a row to itself
+        rows = lambda row, group: last_row - ROWS * group - row
+
+        def finish(chunk: Array, sums: list[Array], place: Array) -> tuple[list[Array], Array]:
+            """Store the sums that a chunk is the last of, and move up the others."""
+            place = self._store(gmem, staging, strip, chunk - (groups - 1), sums[-blocks:], place, me)
+            return [*first_sums, *sums[:-blocks]], place
+
+        def per_chunk(chunk: Array, state: Any) -> Any:
+            buffer, place, sums = state
+            sums, place = finish(chunk, self.add_chunk(sums, shared, buffer, rows, me), place)
+            return 1 - buffer, place, sums
+
+        def without_pixels(chunk: Array, state: Any) -> Any:
+            sums, place = state
+            return finish(chunk, sums, place)
+
+        _, first, last, _ = strip.rows
+        sums, place = lax.fori_loop(0, first, without_pixels, (first_sums * groups, place))
+        buffer, place, sums = lax.fori_loop(first, last, per_chunk, (buffer, place, sums))
+        _, place = lax.fori_loop(last, self.tiling.chunks, without_pixels, (sums, place))
+        return buffer, place
+
+    def _walk_resident(
+        self,
+        gmem: Global,
+        shared: Shared,
+        staging: Staging,
+        first_sums: list[Array],
+        me: Array,
+        strip: Strip,
+        state: tuple[Array, Array],
+    ) -> tuple[Array, Array]:
+        """Sum a strip, then store it. state: the next buffers of pixels and of results."""
+        (buffer, place), tiles, blocks = state, self.tiling.groups, self.tiling.blocks
+        zeros = self.tiling.rows_of_zeros
+
+        def per_chunk(chunk: Array, state: Any) -> Any:
+            buffer, sums = state
+
+            def rows(row: int, tile: int) -> Array:
+                further = self.from_first(strip, chunk, row) - tile * ROWS
+                return jnp.where((further >= 0) & (further < zeros), zeros - 1 - further, zeros)
+
+            return 1 - buffer, self.add_chunk(sums, shared, buffer, rows, me)
+
+        buffer, sums = lax.fori_loop(strip.rows.first, strip.rows.last, per_chunk, (buffer, first_sums * tiles))
+        for tile in range(tiles):
+            place = self._store(
+                gmem, staging, strip, jnp.int32(tile), sums[tile * blocks : (tile + 1) * blocks], place, me
+            )
+        return buffer, place
 
     def _first_sums(self, gmem: Global, strip: Strip, me: Array) -> Array:
         """The bias of a consumer's channels, or zeros."""
@@ -121,6 +157,18 @@ class PixelSums(Strips):
         return row
 
     def _store(
+        self, gmem: Global, staging: Staging, strip: Strip, tile: Array, sums: list[Array], place: Array, me: Array
+    ) -> Array:
+        """Store eight output rows of a strip, if there are any. Returns the place of the next ones."""
+        wanted = (tile >= 0) & (strip.row + tile * ROWS < self.problem.dims[0].out_size)
+
+        @mgpu.when(wanted)
+        def _():
+            self._store_rows(gmem, staging, strip, tile, sums, place, me)
+
+        return jnp.where(wanted, 1 - place, place)
+
+    def _store_rows(
         self, gmem: Global, staging: Staging, strip: Strip, tile: Array, sums: list[Array], place: Array, me: Array
     ) -> None:
         """Store eight output rows: each consumer writes its four channels of all, then stores all channels of four of them.

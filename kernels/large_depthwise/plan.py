@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from pallas_conv import strict
 from pallas_conv.spec import Product
@@ -137,10 +137,21 @@ class Tiling:
         return self.cfg.columns // STEP if self.problem.weight_sums else -(-self.problem.taps[1] // STEP)
 
     @property
+    def resident(self) -> bool:
+        """Whether the sums of all rows of a strip stay in registers. Else they are those of the rows that a chunk meets."""
+        return not self.problem.weight_sums and self.output_tiles < self._tiles_met
+
+    @property
+    def _tiles_met(self) -> int:
+        """Eights of output rows that eight input rows are joined to."""
+        return (self.problem.taps[0] + 2 * (ROWS - 1)) // ROWS
+
+    @property
     def groups(self) -> int:
-        """Groups of eight rows that an input row is multiplied with: rows of taps, aligned to eights of outputs or of taps."""
-        down = self.problem.taps[0]
-        return -(-down // ROWS) if self.problem.weight_sums else (down + 2 * (ROWS - 1)) // ROWS
+        """Groups of eight rows that an input row is multiplied with: of taps, for eight outputs each, or of the cotangent."""
+        if self.problem.weight_sums:
+            return -(-self.problem.taps[0] // ROWS)
+        return self.output_tiles if self.resident else self._tiles_met
 
     @property
     def sums(self) -> int:
@@ -164,7 +175,7 @@ class Tiling:
 
     def groups_of_row(self, row: int) -> tuple[int, ...]:
         """The groups that an input row of a chunk is joined to by any tap."""
-        if self.problem.weight_sums:
+        if self.problem.weight_sums or self.resident:
             return tuple(range(self.groups))
         return tuple(i for i in range(self.groups) if ROWS * i + row < self.problem.taps[0] + ROWS - 1)
 
@@ -184,13 +195,17 @@ class Tiling:
     def right_shape(self) -> tuple[int, int, int]:
         """[channels, rows, columns] of what Hankel matrices are multiplied with.
 
-        Of weights, whose rows lie from the last tap to the first, and eight rows are read wherever one of them is a tap's:
-        seven rows of zeros before, seven after. Of a strip's cotangent likewise, and eight more rows of zeros, to read where
-        no row of it meets an input row.
+        A strip's cotangent, or weights, whose rows lie from the last tap to the first. Eight rows are read wherever one of them
+        is wanted: so there are seven rows of zeros before, and eight after, to read where none is.
         """
         if self.problem.weight_sums:
             return transposed_shape(self.cfg.strip_rows + 2 * ROWS - 1, self.cfg.columns)
-        return CHANNELS, self.problem.taps[0] + 2 * (ROWS - 1), STEP * self.steps + 8
+        return CHANNELS, self.problem.taps[0] + 2 * ROWS - 1, STEP * self.steps + 8
+
+    @property
+    def rows_of_zeros(self) -> int:
+        """The first of eight rows of zeros in `right_shape`."""
+        return (self.cfg.strip_rows if self.problem.weight_sums else self.problem.taps[0]) + ROWS - 1
 
     @property
     def loaded_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -259,19 +274,37 @@ class Tiling:
         """Partial sums of a weight gradient, which XLA adds: one of each thread block that has its channel."""
         return self.workers(num_sms) // self.problem.channel_blocks
 
-    def chunks_read(self, first_row: int) -> tuple[int, int]:
-        """The chunks [first, last) that have a row of the image, of the strip that begins with this output row."""
-        return read(self, -(first_row + self.problem.first[0]), _clip)
+    def rows_read(self, first_row: int) -> "Rows":
+        """The input rows that are read of the strip that begins with this output row."""
+        return rows_read(self, first_row, _clip)
 
 
-def read(t: Tiling, above: Any, clip: Any) -> tuple[Any, Any]:
-    """The chunks [first, last) of a strip that have a row of the image, at least one. above: rows of padding before the image.
+class Rows(NamedTuple):
+    """The input rows of a strip: chunks [first, last) of eight, of which chunk 0 begins at row `top`.
 
-    One formula for Python's numbers and traced ones. clip(value, low, high) of a quotient that rounds towards zero.
+    late: how many chunks later those of the cotangent begin than its own, in a weight gradient.
     """
-    height = t.problem.dims[0].in_size
-    first = clip(above, ROWS, 0, t.chunks - 1)
-    return first, clip(above + height + ROWS - 1, ROWS, first + 1, t.chunks)
+
+    top: Any
+    first: Any
+    last: Any
+    late: Any
+
+
+def rows_read(t: Tiling, first_row: Any, clip: Any) -> Rows:
+    """The input rows that a strip reads, those of padding left out, but at least one chunk.
+
+    Where sums move up chunk by chunk, chunk 0 begins with what the first output row reads, be it padding. Else it begins with
+    the first row of the image. One formula for Python's numbers and traced ones: clip(value, by, low, high) is value // by
+    within these limits, 0 for negative values.
+    """
+    height, top = t.problem.dims[0].in_size, first_row + t.problem.first[0]
+    if not (t.problem.weight_sums or t.resident):
+        first = clip(-top, ROWS, 0, t.chunks - 1)
+        return Rows(top, first, clip(height - top + ROWS - 1, ROWS, first + 1, t.chunks), 0)
+    begin, end = clip(top, 1, 0, height - 1), clip(top + t.cfg.strip_rows + t.problem.taps[0] - 1, 1, 0, height)
+    late = clip(begin - top + ROWS - 1, ROWS, 0, t.output_tiles - 1) if t.problem.weight_sums else 0
+    return Rows(begin, 0, clip(end - begin + ROWS - 1, ROWS, 1, t.chunks), late)
 
 
 def _clip(value: int, by: int, low: int, high: int) -> int:

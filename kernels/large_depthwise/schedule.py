@@ -12,18 +12,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..scalars import unravel
-from .plan import CHANNELS, Problem, Tiling, read
+from .plan import CHANNELS, Problem, Rows, Tiling, rows_read
 
 
 class Strip(NamedTuple):
-    """A strip: its image, its first row, column and channel; and the chunks of eight input rows that have any of the image."""
+    """A strip: its image, its first row, column and channel, and the input rows that it reads."""
 
     image: Array
     row: Array
     column: Array
     channel: Array
-    first: Array
-    last: Array
+    rows: Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +49,18 @@ class Schedule:
         """The i-th strip of a worker."""
         (image, down, across, block), _ = unravel(worker + i * self.workers, self.tiling.grid)
         row = down * self.tiling.cfg.strip_rows
-        first, last = read(self.tiling, -(row + self.problem.first[0]), _clip)
-        return Strip(image, row, across * self.tiling.cfg.columns, block * CHANNELS, first, last)
+        rows = rows_read(self.tiling, row, _clip)
+        return Strip(image, row, across * self.tiling.cfg.columns, block * CHANNELS, rows)
 
-    def items(self, strip: Strip) -> tuple[Array, Array]:
-        """The chunks [first, last) of a strip that are loaded. Of a weight gradient all that have any of the cotangent, too."""
+    def items(self, strip: Strip) -> tuple[Array | int, Array]:
+        """What is loaded of a strip: its chunks [first, last), in a weight gradient each with eight rows of the cotangent.
+
+        There as many that chunk 0 meets come first, with pixels that nobody reads. And there may be more of them.
+        """
+        rows = strip.rows
         if not self.problem.weight_sums:
-            return strip.first, strip.last
-        return jnp.int32(0), jnp.maximum(strip.last, self.tiling.output_tiles)
+            return rows.first, rows.last
+        return 0, jnp.maximum(rows.late + rows.last, self.tiling.output_tiles)
 
 
 def _clip(value: Array, by: int, low: Array | int, high: int) -> Array:

@@ -114,8 +114,10 @@ def code_path(product: Product, config: Config) -> str:
         f"{t.groups}groups": True,
         # Some boxes begin before the array.
         "padded": min(problem.first) < 0,
-        # Some strips begin with rows of padding alone, which nobody reads.
-        "skipped": t.chunks_read(0)[0] > 0,
+        # All rows of a strip have their sums in registers.
+        "resident": t.resident,
+        # Some strips begin with chunks of padding alone, which nobody reads.
+        "skipped": t.rows_read(0).first > 0,
         f"n{problem.out_itemsize}B": problem.outputs > 0,
         "outputs": problem.outputs > 1,
         "weights": problem.weight_sums,

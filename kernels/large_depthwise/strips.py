@@ -133,7 +133,8 @@ class Strips:
     def prepare(self, gmem: Global, shared: Shared, worker: Array) -> None:
         """Load and transpose all chunks of all strips."""
         stages, strips = self.cfg.stages, self.schedule.strips_of(worker)
-        cursor = Cursor(jnp.int32(0), self.schedule.items(self.schedule.strip(worker, jnp.int32(0)))[0])
+        first, _ = self.schedule.items(self.schedule.strip(worker, jnp.int32(0)))
+        cursor = Cursor(jnp.int32(0), jnp.asarray(first, jnp.int32))
         for slot in range(stages):
             cursor = self._load(gmem, shared, worker, cursor, jnp.int32(slot))
         self.begin(gmem, shared, worker)
@@ -170,12 +171,13 @@ class Strips:
         """Load the chunk at a cursor into a slot, if there is one. Returns the next."""
         strip = self.schedule.strip(worker, cursor.strip)
         following = self.schedule.strip(worker, cursor.strip + 1)
-        row = strip.row + cursor.item * ROWS
+        chunk = jnp.maximum(cursor.item - strip.rows.late, strip.rows.first)
+        first_rows = strip.rows.top + chunk * ROWS - self.problem.first[0], strip.row + cursor.item * ROWS
 
         @mgpu.when(cursor.strip < self.schedule.strips_of(worker))
         def _():
             boxes = [(gmem.pixels, self.views.pixels_at), (gmem.cotangent, self.views.outputs_at)]
-            for (source, at), to in zip(boxes, shared.loaded, strict=False):
+            for (source, at), row, to in zip(boxes, first_rows, shared.loaded, strict=False):
                 window = *at(strip.image, row, strip.column), mgpu.ds(strip.channel, CHANNELS)
                 mgpu.copy_gmem_to_smem(
                     source.at[window], to.at[slot], barrier=shared.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
@@ -215,6 +217,10 @@ class Strips:
             )
         mgpu.barrier_arrive(shared.empty.at[buffer])
         return sums
+
+    def from_first(self, strip: Strip, chunk: Array, row: int) -> Array:
+        """The number of a row of a chunk among the input rows that a strip reads, those of padding counted."""
+        return strip.rows.top - (strip.row + self.problem.first[0]) + chunk * ROWS + row
 
     def no_sums(self, count: int) -> list[Array]:
         """Accumulators before anything was added."""

@@ -71,7 +71,7 @@ class WeightSums(Strips):
             mgpu.store(gmem.outs[1], (part, block, *everywhere), state[0], interpret=self.views.interpret)
 
     def consume(self, gmem: Global, shared: Shared, worker: Array, me: Array) -> None:
-        tiles, done = self.tiling.output_tiles, shared.others[0].at[0]
+        zeros, done = self.tiling.rows_of_zeros, shared.others[0].at[0]
         mgpu.barrier_arrive(done)
 
         def per_strip(strip: Strip, state: Any) -> Any:
@@ -79,9 +79,8 @@ class WeightSums(Strips):
                 buffer, sums = state
 
                 def rows(row: int, group: int) -> Array:
-                    tile = chunk - group
-                    met = (tile >= 0) & (tile <= tiles)
-                    return jnp.where(met, tile * ROWS + row, (tiles + 1) * ROWS - 1)
+                    first = self.from_first(strip, chunk - strip.rows.late, row) - group * ROWS
+                    return jnp.where((first >= 0) & (first < zeros), first, zeros)
 
                 return 1 - buffer, self.add_chunk(sums, shared, buffer, rows, me)
 
@@ -91,10 +90,10 @@ class WeightSums(Strips):
                 mgpu.barrier_arrive(shared.empty.at[buffer])
                 return 1 - buffer, sums
 
-            first, last = self.schedule.items(strip)
-            state = lax.fori_loop(first, strip.first, without_pixels, state)
-            state = lax.fori_loop(strip.first, strip.last, per_chunk, state)
-            state = lax.fori_loop(strip.last, last, without_pixels, state)
+            (first, last), (_, _, chunks, late) = self.schedule.items(strip), strip.rows
+            state = lax.fori_loop(first, late, without_pixels, state)
+            state = lax.fori_loop(late, late + chunks, per_chunk, state)
+            state = lax.fori_loop(late + chunks, last, without_pixels, state)
             mgpu.barrier_arrive(done)
             return state
 

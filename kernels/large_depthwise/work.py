@@ -48,13 +48,15 @@ def multiplied_chunks(t: Tiling) -> int:
 
 
 def _read(t: Tiling) -> list[tuple[int, int]]:
-    return [t.chunks_read(strip * t.cfg.strip_rows) for strip in range(t.grid[1])]
+    rows = (t.rows_read(strip * t.cfg.strip_rows) for strip in range(t.grid[1]))
+    return [(read.first, read.last) for read in rows]
 
 
 def _items(t: Tiling) -> list[tuple[int, int]]:
     if not t.problem.weight_sums:
         return _read(t)
-    return [(0, max(last, t.output_tiles)) for _, last in _read(t)]
+    rows = (t.rows_read(strip * t.cfg.strip_rows) for strip in range(t.grid[1]))
+    return [(0, max(read.late + read.last, t.output_tiles)) for read in rows]
 
 
 def columns_of_strips(t: Tiling) -> int:

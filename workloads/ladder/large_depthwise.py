@@ -55,7 +55,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "large depthwise: several strips down an image": lambda w: w.tiling.grid[1] > 1,
     "large depthwise: ragged edges": lambda w: w.ragged,
     "large depthwise: padding": lambda w: min(w.problem.first) < 0,
-    "large depthwise: chunks of padding alone": lambda w: w.tiling.chunks_read(0)[0] > 0,
+    "large depthwise: chunks of padding alone": lambda w: w.tiling.rows_read(0).first > 0,
     "large depthwise: several steps along a row": lambda w: w.tiling.steps > 1,
     "large depthwise: several blocks of matrices": lambda w: w.tiling.blocks > 1,
     "large depthwise: bias or activation": lambda w: w.case.product.bias or w.case.product.activation is not None,
