@@ -55,9 +55,10 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "large depthwise: several strips down an image": lambda w: w.tiling.grid[1] > 1,
     "large depthwise: ragged edges": lambda w: w.ragged,
     "large depthwise: padding": lambda w: min(w.problem.first) < 0,
-    "large depthwise: chunks of padding alone": lambda w: w.tiling.rows_read(0).first > 0,
     "large depthwise: several steps along a row": lambda w: w.tiling.steps > 1,
     "large depthwise: several blocks of matrices": lambda w: w.tiling.blocks > 1,
+    "large depthwise: sums that move up": lambda w: not (w.problem.weight_sums or w.tiling.resident),
+    "large depthwise: chunks of padding alone": lambda w: w.tiling.rows_read(0).first > 0,
     "large depthwise: bias or activation": lambda w: w.case.product.bias or w.case.product.activation is not None,
     "large depthwise: two outputs": lambda w: len(w.case.product.outputs) > 1,
     "large depthwise: wider result": lambda w: w.problem.out_itemsize > 2,
@@ -80,50 +81,58 @@ def _layer(role: str, batch: int, channels: int, size: Any, kernel: Any, padding
 
 
 fprop, dgrad, wgrad = (functools.partial(_layer, role) for role in ("fprop", "dgrad", "wgrad"))
-ONE, BOTH = Config(32, 8), ("dw", "db")
+ONE, BOTH = Config(16, 8), ("dw", "db")
 
 # fmt: off
 LADDER: tuple[Rung, ...] = (
     Rung("large depthwise: one strip", (
-        Case("large depthwise, 10x10", fprop(1, 8, (17, 41), 10), ONE, num_sms=1),
+        Case("large depthwise, 10x10", fprop(1, 8, (17, 25), 10), ONE, num_sms=1),
     )),
     Rung("large depthwise: more strips than workers", (
-        Case("large depthwise, 9x12, two images", fprop(2, 8, (16, 43), (9, 12)), Config(32, 8, 4), num_sms=1, extended=True),
+        Case("large depthwise, 9x12, two images", fprop(2, 8, (16, 27), (9, 12)), Config(16, 8, 4), num_sms=1, extended=True),
     )),
     Rung("large depthwise: slots used again", (
-        Case("large depthwise, 12x9, three images, two slots", fprop(3, 8, (19, 40), (12, 9)), Config(32, 8, 2), num_sms=1,
+        Case("large depthwise, 12x9, three images, two slots", fprop(3, 8, (19, 24), (12, 9)), Config(16, 8, 2), num_sms=1,
              extended=True),
     )),
     Rung("large depthwise: several blocks of channels", (
-        Case("large depthwise, 11x11, 24 channels", fprop(2, 24, (18, 42), 11), Config(32, 8, 2), num_sms=3, extended=True),
+        Case("large depthwise, 11x11, 24 channels", fprop(2, 24, (18, 26), 11), Config(16, 8, 2), num_sms=3, extended=True),
     )),
     Rung("large depthwise: several eights of rows a strip", (
-        Case("large depthwise, 17x7, 24 rows a strip", fprop(2, 16, (40, 38), (17, 7)), Config(32, 24, 2), num_sms=2,
+        Case("large depthwise, 17x7, 16 rows a strip", fprop(2, 16, (32, 22), (17, 7)), Config(16, 16, 2), num_sms=2,
              extended=True),
     )),
     Rung("large depthwise: several strips down an image", (
-        Case("large depthwise, 25x4, 32 rows in two strips", fprop(1, 8, (56, 67), (25, 4)), Config(32, 16, 3), num_sms=2,
+        Case("large depthwise, 25x4, 32 rows in two strips", fprop(1, 8, (56, 35), (25, 4)), Config(16, 16, 3), num_sms=2,
              extended=True),
     )),
     Rung("large depthwise: ragged edges", (
-        Case("large depthwise, 13x9, odd sizes", fprop(2, 20, (29, 49), (13, 9)), Config(32, 16, 2), num_sms=2),
+        Case("large depthwise, 13x9, odd sizes", fprop(2, 20, (25, 29), (13, 9)), Config(16, 16, 2), num_sms=2),
     )),
     Rung("large depthwise: padding", (
-        Case("large depthwise, 9x13, asymmetric padding, cropped", fprop(2, 12, (19, 37), (9, 13), ((3, -2), (7, 4))),
-             Config(32, 16, 2), num_sms=2, extended=True),
-    )),
-    Rung("large depthwise: chunks of padding alone", (
         Case("large depthwise, 27x5 of small images", fprop(3, 12, (7, 9), (27, 5), (13, 2)), ONE, num_sms=2),
+        Case("large depthwise, 9x13, asymmetric padding, cropped", fprop(2, 12, (19, 37), (9, 13), ((3, -2), (7, 4))),
+             Config(16, 8, 2), num_sms=2, extended=True),
         Case("large depthwise, 10x10, outputs that no pixel reaches", fprop(1, 8, (5, 9), 10, ((30, 21), (3, 40))),
-             Config(32, 16), num_sms=2, extended=True),
+             Config(16, 16), num_sms=2, extended=True),
     )),
     Rung("large depthwise: several steps along a row", (
-        Case("large depthwise, 5x31", fprop(2, 12, (13, 35), (5, 31), (2, 15)), Config(32, 16, 2), num_sms=2, extended=True),
-        Case("large depthwise, 31x31", fprop(1, 8, (20, 33), 31, 15), Config(32, 24, 2), num_sms=1),
+        Case("large depthwise, 5x31", fprop(2, 12, (13, 35), (5, 31), (2, 15)), Config(16, 8, 2), num_sms=2, extended=True),
     )),
     Rung("large depthwise: several blocks of matrices", (
-        Case("large depthwise, 17x33, 64 columns", fprop(1, 20, (21, 70), (17, 33), (8, 16)), Config(64, 24, 2), num_sms=3,
+        Case("large depthwise, 17x33, 48 columns", fprop(1, 20, (13, 43), (17, 33), (8, 16)), Config(48, 16, 2), num_sms=3,
              extended=True),
+        Case("large depthwise, 31x31", fprop(1, 8, (20, 33), 31, 15), Config(32, 24, 2), num_sms=1),
+    )),
+    Rung("large depthwise: sums that move up", (
+        Case("large depthwise, 9x13, 24 rows a strip", fprop(1, 8, (32, 28), (9, 13)), Config(16, 24, 2), num_sms=1),
+        Case("large depthwise, 9x13, two strips down, padding", fprop(2, 12, (41, 37), (9, 13), ((3, 4), (7, 4))),
+             Config(32, 24, 2), num_sms=2, extended=True),
+    )),
+    Rung("large depthwise: chunks of padding alone", (
+        Case("large depthwise, 10x10, sums that no pixel reaches", fprop(1, 8, (5, 9), 10, ((30, 21), (3, 40))),
+             Config(16, 24), num_sms=2, extended=True),
+        Case("large depthwise, 19x7, all rows a strip", fprop(2, 12, (35, 21), (19, 7), (9, 3)), Config(32, 40, 2), num_sms=2),
     )),
     Rung("large depthwise: bias or activation", (
         Case("large depthwise, 11x11, bias, silu", fprop(2, 20, (13, 35), 11, 5, bias=True, activation="silu"),
@@ -144,7 +153,7 @@ LADDER: tuple[Rung, ...] = (
              Config(32, 16, 2), num_sms=2),
     )),
     Rung("large depthwise: weight gradient", (
-        Case("large depthwise dw, 10x10", wgrad(1, 8, (17, 41), 10), ONE, num_sms=1),
+        Case("large depthwise dw, 10x10", wgrad(1, 8, (17, 25), 10), ONE, num_sms=1),
         Case("large depthwise dw, 13x9, cropped", wgrad(2, 12, (29, 30), (13, 9), ((-3, 1), (2, -4))), Config(32, 16, 2),
              num_sms=2, extended=True),
         Case("large depthwise dw, 12x9, odd sizes, two strips down", wgrad(3, 20, (35, 43), (12, 9), (2, 5)),

@@ -7,14 +7,14 @@ from tests.kernels.large_depthwise.proving import large
 MUTANT = Case(
     "large depthwise mutant",
     large("fprop", 2, 20, (21, 35), (11, 17), 1, (5, 8), bias=True),
-    Config(32, 16, 2),
+    Config(32, 24, 2),
     num_sms=3,
 )
 # Of eight channels and whole rows: a box of results is so many bytes in a row, which must not be copied as such.
 FLIPPED = Case(
     "flipped large depthwise mutant",
     large("dgrad", 2, 8, (17, 32), (11, 10), 1, 5),
-    Config(32, 24, 2),
+    Config(32, 16, 2),
     num_sms=1,
 )
 WEIGHTS = Case(

@@ -101,10 +101,10 @@ def test_names(changes, name):
 @pytest.mark.parametrize(
     ("config", "changes", "words"),
     [
-        (Config(32, 8), {}, "bf16 1blocks 1steps 3groups n2B"),
-        (Config(64, 8), {"padding": 5}, "bf16 2blocks 1steps 3groups padded n2B"),
-        (Config(64, 8), {"kernel": 31, "padding": 15}, "bf16 2blocks 2steps 5groups padded skipped n2B"),
-        (Config(32, 8), {"outputs": ("y", "z"), "out_dtype": "float32"}, "bf16 1blocks 1steps 3groups n4B outputs"),
+        (Config(32, 8), {}, "bf16 2blocks 1steps 1groups resident n2B"),
+        (Config(64, 8), {"padding": 5}, "bf16 4blocks 1steps 1groups padded resident n2B"),
+        (Config(64, 40), {"kernel": 31, "padding": 15}, "bf16 4blocks 2steps 5groups padded skipped n2B"),
+        (Config(32, 24), {"outputs": ("y", "z"), "out_dtype": "float32"}, "bf16 2blocks 1steps 3groups n4B outputs"),
         (Config(64, 8), {"role": "wgrad", "outputs": BOTH}, "bf16 1blocks 4steps 2groups weights bias"),
     ],
     ids=str,
