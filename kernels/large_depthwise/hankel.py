@@ -10,8 +10,8 @@ and eight rows of weights, or of cotangents, make that a product of matrices for
 warp has a channel of its own.
 
 `mma.sync` wants two neighbours along k in a register. So that they are words of shared memory, whole and aligned, a matrix of
-sixteen m has the even ones above the odd ones. Lane 4 g + t then has word g + t of the row, of m = 2 g, and of m = 2 g + 1 what
-lies half a word further, which is made from two neighbours. All matrices of a row are the same few words:
+sixteen m has the even ones above the odd ones. Lane 4 g + t then has, of m = 2 g, word g + t of the row; and of m = 2 g + 1 the
+upper half of that and the lower half of the next, joined by a funnel shift. All matrices of a row are the same few words:
 
     word       0     1     2     3   ...              x0 x1 | x2 x3 | x4 x5 | x6 x7 | ...
     even, g=0  t=0   t=1   t=2   t=3                  odd:   x1 x2 | x3 x4 | x5 x6 | ...

@@ -26,4 +26,7 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
 
 def registers(t: Tiling) -> int:
     """Registers of a thread that sums, words of a row and all else need, as ptxas was found to have it."""
-    return 4 * t.sums + 2 * words(t.blocks, t.steps) + (50 if t.problem.weight_sums else 64)
+    needed = 4 * t.sums + 2 * words(t.blocks, t.steps)
+    if t.problem.weight_sums:
+        return needed + 53
+    return needed + 64 + 14 * (t.resident and t.problem.outputs > 1)

@@ -14,6 +14,9 @@ a kernel of 31 rows, chunks of eight input rows meet the sums of five eights of 
 So sums move up by one accumulator each chunk, the last is stored, and the first begins with the bias. Of small images all rows
 have their sums in registers, and are stored when the last chunk was added: rows of padding, and rows of taps that join an input
 row to no output, are then left out.
+
+One thing to know: pixels are multiplied with the zeros around weights. One that is infinite or NaN makes NaN of up to fifteen
+columns and seven rows more than its taps reach, and of all rows of a strip whose sums stay in registers.
 """
 
 import functools

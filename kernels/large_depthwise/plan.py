@@ -15,6 +15,7 @@ from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 CHANNELS = 8  # of a thread block: 16 bytes, the least that TMA loads, and a channel for every warp of two consumers
 CONSUMERS = 2
+MOST_WAVES = 4  # thread blocks that an SM takes one after the other, if blocks of channels are no more
 BUFFERS = 2  # of transposed chunks, and of results that are stored
 # Of a product of matrices, see hankel.py: rows of weights or of cotangents, rows of pixels' matrix, what both are summed over.
 ROWS, BLOCK, STEP = 8, 16, 16
@@ -263,12 +264,13 @@ class Tiling:
         return math.prod(self.grid)
 
     def workers(self, num_sms: int) -> int:
-        """Number of persistent thread blocks: as many for each block of channels, and together one for each SM.
+        """Number of thread blocks: as many for each block of channels, an SM taking one after the other if there are more.
 
-        Where a chip holds less than there are blocks of channels, a thread block for each, one after the other.
+        So many that the SM with most strips has few: of 48 blocks of channels, 96 would leave a quarter of 132 SMs idle.
         """
-        blocks = self.problem.channel_blocks
-        return blocks * min(max(1, num_sms // blocks), self.strips // blocks)
+        blocks, strips = self.problem.channel_blocks, self.strips // self.problem.channel_blocks
+        most = min(strips, max(1, MOST_WAVES * num_sms // blocks))
+        return blocks * min(range(1, most + 1), key=lambda n: waves(blocks * n, num_sms) * -(-strips // n))
 
     def parts(self, num_sms: int) -> int:
         """Partial sums of a weight gradient, which XLA adds: one of each thread block that has its channel."""
@@ -282,7 +284,7 @@ class Tiling:
 class Rows(NamedTuple):
     """The input rows of a strip: chunks [first, last) of eight, of which chunk 0 begins at row `top`.
 
-    late: how many chunks later those of the cotangent begin than its own, in a weight gradient.
+    late: in a weight gradient, how many eights of rows of the cotangent come before chunk 0, which meets them.
     """
 
     top: Any
@@ -309,6 +311,11 @@ def rows_read(t: Tiling, first_row: Any, clip: Any) -> Rows:
 
 def _clip(value: int, by: int, low: int, high: int) -> int:
     return min(max(max(value, 0) // by, low), high)
+
+
+def waves(workers: int, num_sms: int) -> int:
+    """Number of thread blocks that an SM takes one after the other."""
+    return -(-workers // num_sms)
 
 
 def words(blocks: int, steps: int) -> int:

@@ -53,9 +53,10 @@ class Schedule:
         return Strip(image, row, across * self.tiling.cfg.columns, block * CHANNELS, rows)
 
     def items(self, strip: Strip) -> tuple[Array | int, Array]:
-        """What is loaded of a strip: its chunks [first, last), in a weight gradient each with eight rows of the cotangent.
+        """The items [first, last) that are loaded of a strip: of sums over taps its chunks.
 
-        There as many that chunk 0 meets come first, with pixels that nobody reads. And there may be more of them.
+        Item i of a weight gradient are eight rows of the cotangent, from row 8 i of the strip on, and chunk i - late. Before
+        chunk 0, and after the last one, nobody reads the pixels of an item.
         """
         rows = strip.rows
         if not self.problem.weight_sums:

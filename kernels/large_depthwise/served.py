@@ -27,7 +27,7 @@ LEAST_TAPS = 100  # fewer of them are the other depthwise kernel's, which has ea
 
 
 def is_for(product: Product) -> bool:
-    """Whether groups are of one channel, and kernels of two dimensions, large."""
+    """Whether groups are of one channel, and kernels of two dimensions, large. (One channel in all is a dense layer's, too.)"""
     return channels_of_a_group(product) == (1, 1) and not _kernel_reasons(product)
 
 
@@ -70,11 +70,13 @@ def _size_reasons(product: Product) -> list[str]:
     ):
         return empty
     dims = geometry.dims(product)
-    if any((d.in_stride, d.out_stride) != (1, 1) or (len(d.order) > 1 and d.tap_stride != 1) for d in dims):
+    plain = lambda d, k: (d.in_stride, d.out_stride, len(d.order)) == (1, 1, k) and (k == 1 or d.tap_stride == 1)
+    if not all(map(plain, dims, product.spec.kernel_spatial)):
         return ["kernels so large are served without strides and dilations"]
     problem = Problem.of(product)
-    pixels = problem.batch * -(-problem.channels // 8) * 8 * math.prod(d.in_size for d in dims)
-    outputs = pixels // math.prod(d.in_size for d in dims) * math.prod(d.out_size for d in dims)
+    channels = stored_channels(problem)
+    pixels = problem.batch * channels * math.prod(d.in_size for d in dims)
+    outputs = problem.batch * channels * math.prod(d.out_size for d in dims)
     if large := large_reasons({x: pixels, other if product.role == "wgrad" else result: outputs}):
         return large
     if not search.any_fits(problem):
@@ -118,6 +120,8 @@ def code_path(product: Product, config: Config) -> str:
         "resident": t.resident,
         # Some strips begin with chunks of padding alone, which nobody reads.
         "skipped": t.rows_read(0).first > 0,
+        # Some input rows come only when the rows of the cotangent that they meet are there.
+        "late": t.rows_read(0).late > 0,
         f"n{problem.out_itemsize}B": problem.outputs > 0,
         "outputs": problem.outputs > 1,
         "weights": problem.weight_sums,

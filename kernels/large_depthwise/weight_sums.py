@@ -3,8 +3,8 @@
     dw[r, k] = sum_{n, q, j} x[n, q + r, j + k] ct[n, q, j]
 
 An input row is multiplied with the rows of the cotangent that taps join it to, eight at a time. `right` has a strip's
-cotangent, seven rows of zeros above and below it, and eight more: those are read where no row of the cotangent meets the input
-row. It is filled from the top as input rows come, and overwritten when all of a strip have been multiplied.
+cotangent, with seven rows of zeros above and eight below: these are read where no row of the cotangent meets the input row. It
+is filled from the top as input rows come, and overwritten when all of a strip have been multiplied.
 
 The sums of all taps stay in registers until a block has seen all its pixels. Consumers then store theirs, and XLA adds those of
 all blocks, always in the same order. The bias gradient is summed as the cotangent is transposed.

@@ -4,7 +4,21 @@ import math
 
 from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
-from .plan import BLOCK, CHANNELS, CONSUMERS, ROWS, STEP, WARPS, Config, Problem, Tiling, stored_channels, tiling, words
+from .plan import (
+    BLOCK,
+    CHANNELS,
+    CONSUMERS,
+    ROWS,
+    STEP,
+    WARPS,
+    Config,
+    Problem,
+    Tiling,
+    stored_channels,
+    tiling,
+    waves,
+    words,
+)
 
 INSTRUCTION = BLOCK * ROWS * STEP  # multiply-adds
 TENSOR_MACS = 8 / 5  # what one of mma.sync costs, in multiply-adds of wgmma, which the cost model counts in
@@ -97,7 +111,8 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     """The work of a problem under one of its configurations. A step is a chunk, a tile what a strip has on average."""
     t = tiling(problem, cfg)
     workers, (before, after) = t.workers(gpu.num_sms), copied_bytes(problem)
-    strips, chunks = -(-t.strips // workers), multiplied_chunks(t) / t.grid[1]
+    strips = waves(workers, gpu.num_sms) * -(-t.strips // workers)
+    chunks = multiplied_chunks(t) / t.grid[1]
     of_row = 2 * words(t.blocks, t.steps)
     of_groups = sum(len(t.groups_of_row(row)) for row in range(ROWS)) * t.steps * 2
     read = (ROWS * of_row + of_groups) * WARPS * WAVEFRONT

@@ -64,6 +64,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "large depthwise: wider result": lambda w: w.problem.out_itemsize > 2,
     "large depthwise: input gradient": lambda w: w.case.product.role == "dgrad",
     "large depthwise: weight gradient": lambda w: w.problem.weight_sums,
+    "large depthwise: input rows that come late": lambda w: w.tiling.rows_read(0).late > 0,
     "large depthwise: bias gradient": lambda w: w.problem.bias,
     "large depthwise: models": lambda w: w.case.product.models is not None,
     "large depthwise: float16": lambda w: w.case.product.compute_dtype == "float16",
@@ -156,6 +157,8 @@ LADDER: tuple[Rung, ...] = (
         Case("large depthwise dw, 10x10", wgrad(1, 8, (17, 25), 10), ONE, num_sms=1),
         Case("large depthwise dw, 13x9, cropped", wgrad(2, 12, (29, 30), (13, 9), ((-3, 1), (2, -4))), Config(32, 16, 2),
              num_sms=2, extended=True),
+    )),
+    Rung("large depthwise: input rows that come late", (
         Case("large depthwise dw, 12x9, odd sizes, two strips down", wgrad(3, 20, (35, 43), (12, 9), (2, 5)),
              Config(32, 16, 2), num_sms=3, extended=True),
         Case("large depthwise dw, 5x45, two blocks of taps", wgrad(2, 12, (9, 50), (5, 45), (2, 22)), Config(32, 16, 2),

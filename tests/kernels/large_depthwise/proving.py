@@ -51,7 +51,7 @@ def some_product(rng: random.Random) -> Product:
 
 def some_config(rng: random.Random) -> Config:
     """A random configuration, which may be illegal."""
-    return Config(rng.choice((32, 32, 64)), 8 * rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 2, 3)))
+    return Config(16 * rng.choice((1, 2, 3, 4, 5)), 8 * rng.choice((1, 1, 2, 3, 5, 8)), rng.choice((1, 2, 3, 4)))
 
 
 def generated(seed: int) -> Case:

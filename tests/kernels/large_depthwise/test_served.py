@@ -27,6 +27,14 @@ def product(role="fprop", batch=2, channels=64, size=(19, 40), kernel=11, **chan
         ({"stride": 2}, "without strides and dilations"),
         ({"dilation": (1, 2), "kernel": (30, 7), "padding": 15}, "without strides and dilations"),
         ({"input_dilation": 2}, "without strides and dilations"),
+        *(
+            (
+                {"role": role, "stride": 2, "input_dilation": 2, "dilation": n, "padding": 5, "kernel": 12},
+                "without strides",
+            )
+            for role in ("fprop", "dgrad", "wgrad")
+            for n in (1, 2)
+        ),
         ({"role": "dgrad", "stride": 2}, "without strides and dilations"),
         ({"residual": True}, "a residual is not fused with kernels so large"),
         ({"activation": "mish"}, "the activation 'mish' is not fused"),

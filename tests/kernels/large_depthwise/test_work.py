@@ -13,7 +13,7 @@ from pallas_conv.kernels import chips, cost, serve
 from pallas_conv.kernels.gpu import ANY_HOPPER, Gpu
 from pallas_conv.kernels.large_depthwise import LARGE_DEPTHWISE, work
 from pallas_conv.kernels.large_depthwise.legal import illegal
-from pallas_conv.kernels.large_depthwise.plan import CHANNELS, ROWS, Config, Problem, tiling
+from pallas_conv.kernels.large_depthwise.plan import CHANNELS, MOST_WAVES, ROWS, Config, Problem, tiling, waves
 from pallas_conv.kernels.large_depthwise.schedule import Schedule
 from pallas_conv.kernels.large_depthwise.search import candidates, least
 from tests.kernels.large_depthwise.proving import generated, large, some_product
@@ -99,8 +99,17 @@ def test_blocks_are_as_many_for_each_block_of_channels(case):
     t = tiling(Problem.of(case.product), case.config)
     for num_sms in (1, 2, 132):
         workers = t.workers(num_sms)
-        assert 0 < workers <= min(max(num_sms, t.problem.channel_blocks), t.strips)
+        assert 0 < workers <= min(max(MOST_WAVES * num_sms, t.problem.channel_blocks), t.strips)
         assert workers % t.problem.channel_blocks == 0
+
+
+@pytest.mark.parametrize("channels", [128, 384, 544, 768, 1536, 2048])
+def test_few_multiprocessors_idle(channels):
+    t = tiling(Problem.of(large("fprop", 64, channels, (28, 28), 31, 1, 15)), Config(32, 32))
+    workers = t.workers(132)
+    turns = waves(workers, 132) * -(-t.strips // workers)
+    assert t.strips >= 0.85 * 132 * turns
+    assert work.count(t.problem, t.cfg).rounds[0][0] == turns
 
 
 def test_shared_memory_has_no_bank_conflicts():
