@@ -108,7 +108,7 @@ def test_few_multiprocessors_idle(channels):
     t = tiling(Problem.of(large("fprop", 64, channels, (28, 28), 31, 1, 15)), Config(32, 32))
     workers = t.workers(132)
     turns = waves(workers, 132) * -(-t.strips // workers)
-    assert t.strips >= 0.85 * 132 * turns
+    assert t.strips >= 0.8 * 132 * turns
     assert work.count(t.problem, t.cfg).rounds[0][0] == turns
 
 
