@@ -7,8 +7,6 @@ taps, for every pixel (pixel_sums.py); weight gradients are sums over pixels, fo
 pass is both (backward.py).
 """
 
-import functools
-import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -16,9 +14,9 @@ from jax import Array
 
 from pallas_conv.spec import Product
 
-from .. import mosaic as mgpu
 from ..epilogue import Epilogue
 from ..gpu import Gpu
+from ..launch import launch
 from .backward import Backward
 from .legal import illegal
 from .operands import Views, channels_last_operands
@@ -60,20 +58,12 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
 
 
 def _launch(kernel: Strips, given: Mapping[str, Array], name: str) -> list[Array]:
-    """The results of a kernel for the operands in global memory, by their names."""
-    size = lambda a: math.prod(a.shape) * a.dtype.itemsize
-    moved = sum(map(size, [*given.values(), *kernel.out_type()]))
-    cost = mgpu.CostEstimate(flops=2 * useful_macs(kernel.problem), transcendentals=0, bytes_accessed=moved)
-    outs: list[Array] = mgpu.kernel(
-        functools.partial(kernel.body, tuple(given)),
-        out_type=kernel.out_type(),
-        grid=(kernel.schedule.workers,),
-        grid_names=("sm",),
-        num_threads=kernel.cfg.consumers + 1,
-        thread_name="wg",
-        scratch_types=kernel.scratch_types(),
-        kernel_name=name,
-        cost=cost,
+    return launch(
+        kernel,
+        given,
+        workers=kernel.schedule.workers,
+        warpgroups=kernel.cfg.consumers + 1,
+        macs=useful_macs(kernel.problem),
+        name=name,
         interpret=kernel.views.interpret,
-    )(*given.values())
-    return outs
+    )

@@ -51,6 +51,16 @@ class Staging(NamedTuple):
     written: Any
 
 
+class Mine(NamedTuple):
+    """A consumer: the memory it works with, what its sums begin with, its number."""
+
+    gmem: Global
+    shared: Shared
+    staging: Staging
+    first_sums: list[Array]
+    number: Array
+
+
 class PixelSums(Strips):
     """See above."""
 
@@ -80,20 +90,11 @@ class PixelSums(Strips):
         first_sums = [self._first_sums(gmem, self.schedule.strip(worker, jnp.int32(0)), me)] * self.tiling.blocks
         mgpu.barrier_wait(staging.weights.at[0])
         walk = self._walk_resident if self.tiling.resident else self._walk_moving
-        per_strip = functools.partial(walk, gmem, shared, staging, first_sums, me)
-        self.each_strip(worker, per_strip, (jnp.int32(0), jnp.int32(0)))
+        mine = Mine(gmem, shared, staging, first_sums, me)
+        self.each_strip(worker, functools.partial(walk, mine), (jnp.int32(0), jnp.int32(0)))
         mgpu.wait_smem_to_gmem(0)
 
-    def _walk_moving(
-        self,
-        gmem: Global,
-        shared: Shared,
-        staging: Staging,
-        first_sums: list[Array],
-        me: Array,
-        strip: Strip,
-        state: tuple[Array, Array],
-    ) -> tuple[Array, Array]:
+    def _walk_moving(self, mine: Mine, strip: Strip, state: tuple[Array, Array]) -> tuple[Array, Array]:
         """Sum a strip, chunk by chunk, and store what each is the last of. state: the next buffers of pixels and of results."""
         (buffer, place), groups, blocks = state, self.tiling.groups, self.tiling.blocks
         last_row = self.tiling.rows_of_zeros - 1  # of the eight that join a row to itself
@@ -101,12 +102,12 @@ class PixelSums(Strips):
 
         def finish(chunk: Array, sums: list[Array], place: Array) -> tuple[list[Array], Array]:
             """Store the sums that a chunk is the last of, and move up the others."""
-            place = self._store(gmem, staging, strip, chunk - (groups - 1), sums[-blocks:], place, me)
-            return [*first_sums, *sums[:-blocks]], place
+            place = self._store(mine, strip, chunk - (groups - 1), sums[-blocks:], place)
+            return [*mine.first_sums, *sums[:-blocks]], place
 
         def per_chunk(chunk: Array, state: Any) -> Any:
             buffer, place, sums = state
-            sums, place = finish(chunk, self.add_chunk(sums, shared, buffer, rows, me), place)
+            sums, place = finish(chunk, self.add_chunk(sums, mine.shared, buffer, rows, mine.number), place)
             return 1 - buffer, place, sums
 
         def without_pixels(chunk: Array, state: Any) -> Any:
@@ -114,21 +115,12 @@ class PixelSums(Strips):
             return finish(chunk, sums, place)
 
         _, first, last, _ = strip.rows
-        sums, place = lax.fori_loop(0, first, without_pixels, (first_sums * groups, place))
+        sums, place = lax.fori_loop(0, first, without_pixels, (mine.first_sums * groups, place))
         buffer, place, sums = lax.fori_loop(first, last, per_chunk, (buffer, place, sums))
         _, place = lax.fori_loop(last, self.tiling.chunks, without_pixels, (sums, place))
         return buffer, place
 
-    def _walk_resident(
-        self,
-        gmem: Global,
-        shared: Shared,
-        staging: Staging,
-        first_sums: list[Array],
-        me: Array,
-        strip: Strip,
-        state: tuple[Array, Array],
-    ) -> tuple[Array, Array]:
+    def _walk_resident(self, mine: Mine, strip: Strip, state: tuple[Array, Array]) -> tuple[Array, Array]:
         """Sum a strip, then store it. state: the next buffers of pixels and of results."""
         (buffer, place), tiles, blocks = state, self.tiling.groups, self.tiling.blocks
         zeros = self.tiling.rows_of_zeros
@@ -140,13 +132,11 @@ class PixelSums(Strips):
                 further = self.from_first(strip, chunk, row) - tile * ROWS
                 return jnp.where((further >= 0) & (further < zeros), zeros - 1 - further, zeros)
 
-            return 1 - buffer, self.add_chunk(sums, shared, buffer, rows, me)
+            return 1 - buffer, self.add_chunk(sums, mine.shared, buffer, rows, mine.number)
 
-        buffer, sums = lax.fori_loop(strip.rows.first, strip.rows.last, per_chunk, (buffer, first_sums * tiles))
+        buffer, sums = lax.fori_loop(strip.rows.first, strip.rows.last, per_chunk, (buffer, mine.first_sums * tiles))
         for tile in range(tiles):
-            place = self._store(
-                gmem, staging, strip, jnp.int32(tile), sums[tile * blocks : (tile + 1) * blocks], place, me
-            )
+            place = self._store(mine, strip, jnp.int32(tile), sums[tile * blocks : (tile + 1) * blocks], place)
         return buffer, place
 
     def _first_sums(self, gmem: Global, strip: Strip, me: Array) -> Array:
@@ -159,29 +149,26 @@ class PixelSums(Strips):
         row: Array = mgpu.layout_cast(lax.broadcast_in_dim(bias, SUMS, (0,)), mgpu.Layout.WGMMA)
         return row
 
-    def _store(
-        self, gmem: Global, staging: Staging, strip: Strip, tile: Array, sums: list[Array], place: Array, me: Array
-    ) -> Array:
+    def _store(self, mine: Mine, strip: Strip, tile: Array, sums: list[Array], place: Array) -> Array:
         """Store eight output rows of a strip, if there are any. Returns the place of the next ones."""
         wanted = (tile >= 0) & (strip.row + tile * ROWS < self.problem.dims[0].out_size)
 
         @mgpu.when(wanted)
         def _():
-            self._store_rows(gmem, staging, strip, tile, sums, place, me)
+            self._store_rows(mine, strip, tile, sums, place)
 
         return jnp.where(wanted, 1 - place, place)
 
-    def _store_rows(
-        self, gmem: Global, staging: Staging, strip: Strip, tile: Array, sums: list[Array], place: Array, me: Array
-    ) -> None:
+    def _store_rows(self, mine: Mine, strip: Strip, tile: Array, sums: list[Array], place: Array) -> None:
         """Store eight output rows: each consumer writes its four channels of all, then stores all channels of four of them.
 
         A buffer of results is free when both consumers have written the other one: they read it before.
         """
-        mine = mgpu.ds(me * WARPS, WARPS)
+        gmem, _, staging, _, me = mine
+        channels = mgpu.ds(me * WARPS, WARPS)
         for block, z in enumerate(sums):
             for output, value in self.epilogue(z, self.views.outputs.dtype):
-                to = staging.results.at[place, output, mine, mgpu.ds(0, ROWS), mgpu.ds(block * BLOCK, BLOCK)]
+                to = staging.results.at[place, output, channels, mgpu.ds(0, ROWS), mgpu.ds(block * BLOCK, BLOCK)]
                 hankel.interleave(value, to, interpret=self.views.interpret)
         mgpu.barrier_arrive(staging.written.at[place])
         mgpu.barrier_wait(staging.written.at[place])

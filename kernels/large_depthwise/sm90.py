@@ -5,8 +5,6 @@ each output of 31x31. See hankel.py for the matrices, strips.py for how they com
 forward products and input gradients, weight_sums.py for weight gradients.
 """
 
-import functools
-import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -14,9 +12,9 @@ from jax import Array
 
 from pallas_conv.spec import Product
 
-from .. import mosaic as mgpu
 from ..epilogue import Epilogue
 from ..gpu import Gpu
+from ..launch import launch
 from .legal import illegal
 from .operands import Views, operands_by_name
 from .pixel_sums import PixelSums
@@ -50,20 +48,12 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
 
 
 def _launch(kernel: Strips, given: Mapping[str, Array], name: str) -> list[Array]:
-    """The results of a kernel for the operands in global memory, by their names."""
-    size = lambda a: math.prod(a.shape) * a.dtype.itemsize
-    moved = sum(map(size, [*given.values(), *kernel.out_type()]))
-    cost = mgpu.CostEstimate(flops=2 * useful_macs(kernel.problem), transcendentals=0, bytes_accessed=moved)
-    outs: list[Array] = mgpu.kernel(
-        functools.partial(kernel.body, tuple(given)),
-        out_type=kernel.out_type(),
-        grid=(kernel.schedule.workers,),
-        grid_names=("sm",),
-        num_threads=CONSUMERS + 1,
-        thread_name="wg",
-        scratch_types=kernel.scratch_types(),
-        kernel_name=name,
-        cost=cost,
+    return launch(
+        kernel,
+        given,
+        workers=kernel.schedule.workers,
+        warpgroups=CONSUMERS + 1,
+        macs=useful_macs(kernel.problem),
+        name=name,
         interpret=kernel.views.interpret,
-    )(*given.values())
-    return outs
+    )

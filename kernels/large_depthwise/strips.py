@@ -197,8 +197,8 @@ class Strips:
     ) -> list[Array]:
         """Add the products of a chunk's eight rows, whose pixels are in a buffer, and hand it back.
 
-        sums: of every group and block. rows: the first row in `right` of what a row of the chunk
-        is multiplied with, of a group.
+        sums: of every group and block. rows: for a row of the chunk and a group, the first of the eight rows in `right` that it
+        is multiplied with.
         """
         channels, blocks = mgpu.ds(me * WARPS, WARPS), self.tiling.blocks
         mgpu.barrier_wait(shared.ready.at[buffer])
