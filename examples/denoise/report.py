@@ -4,6 +4,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+ROLES = (
+    "fprop",
+    "dgrad",
+    "wgrad",
+    "bwd",
+)  # of products, in this order: forward, input and weight gradient, both gradients
+
 
 def table(plans: Iterable[Any]) -> str:
     """One line for each program that serves products, with the kernel there is for them, and why it is not taken."""
@@ -34,4 +41,4 @@ def _kernel(plan: Any) -> str:
 
 def _order(row: tuple[str, ...]) -> tuple[bool, int, tuple[str, ...]]:
     role, implementation, *_ = row
-    return implementation == "xla", ("fprop", "dgrad", "wgrad").index(role), row
+    return implementation == "xla", ROLES.index(role), row

@@ -12,6 +12,7 @@ import pytest
 import pallas_conv as pc
 from examples.denoise import data, miniature, report, training
 from examples.denoise.model import Separable, UNet, loss
+from pallas_conv.spec import OUTPUTS
 
 WIDTHS = (8, 16)
 
@@ -152,6 +153,19 @@ def test_plans_of_a_training_step_cover_three_products(stock):
     lines = report.table(plans).splitlines()
     served = lines[1 : lines.index("  Why not a kernel:")]
     assert sum(int(line.split(" x ")[0]) for line in served) == len(plans)
+
+
+def test_a_table_of_what_the_interpreter_runs(stock):
+    """Products of every role that there is, whole backward passes among them."""
+    assert set(report.ROLES) == set(OUTPUTS)
+    batch = data.Patches(0, batch=2, size=8)(0)
+    with pc.implementation(("interpret", "xla")):
+        step, parameters = miniature.training_step(
+            UNet(WIDTHS, layers=pc, compute_dtype="bfloat16", key=jax.random.key(0))
+        )
+        plans = list(pc.explain(step, parameters, *batch))
+    assert {plan.product.role for plan in plans} == set(report.ROLES)
+    assert sum(int(line.split(" x ")[0]) for line in report.table(plans).splitlines()[1:]) >= len(plans)
 
 
 @pytest.mark.parametrize(("kernel_error", "passed"), [(0.019, True), (0.021, False), (float("nan"), False)])
