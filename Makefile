@@ -24,7 +24,7 @@ lint: setup
 	$(PY) -m bench.renew --list
 
 # LLVM would take half of the time to optimise programs that run once; `make test-all` runs them optimised, too.
-test: lint ## lint, type-check, and run the tests (CPU only, about 22 minutes on two cores)
+test: lint ## lint, type-check, and run the tests (CPU only, about 20 minutes on two cores)
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended"
 
 test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13 and test-newest, which take hours together

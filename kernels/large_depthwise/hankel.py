@@ -47,8 +47,10 @@ class Lane(NamedTuple):
         index = ir.IndexType.get()
         thread = arith.index_cast(index, utils.thread_idx())
         c = lambda n: utils.c(n, index)
-        lane = arith.remui(thread, c(32))
-        return cls(arith.remui(arith.divui(thread, c(32)), c(WARPS)), arith.divui(lane, c(4)), arith.remui(lane, c(4)))
+        lane = arith.remui(thread, c(LANES))
+        return cls(
+            arith.remui(arith.divui(thread, c(LANES)), c(WARPS)), arith.divui(lane, c(4)), arith.remui(lane, c(4))
+        )
 
 
 def multiply_row(

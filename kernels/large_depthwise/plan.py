@@ -15,9 +15,9 @@ from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 CHANNELS = 8  # of a thread block: 16 bytes, the least that TMA loads, and a channel for every warp of two consumers
 CONSUMERS = 2
-MOST_WAVES = 4  # thread blocks that an SM takes one after the other, if blocks of channels are no more
+MOST_WAVES = 4  # of thread blocks, one after the other on an SM, unless the blocks of channels alone are more
 BUFFERS = 2  # of transposed chunks, and of results that are stored
-# Of a product of matrices, see hankel.py: rows of weights or of cotangents, rows of pixels' matrix, what both are summed over.
+# One mma.sync multiplies [BLOCK, STEP] of pixels by [STEP, ROWS] of weights or of the cotangent, see hankel.py.
 ROWS, BLOCK, STEP = 8, 16, 16
 WARPS, LANES = 4, 32  # of a warpgroup, of a warp
 
@@ -149,7 +149,7 @@ class Tiling:
 
     @property
     def groups(self) -> int:
-        """Groups of eight rows that an input row is multiplied with: of taps, for eight outputs each, or of the cotangent."""
+        """Groups of eight rows of `right_shape` that an input row is multiplied with: each has accumulators of its own."""
         if self.problem.weight_sums:
             return -(-self.problem.taps[0] // ROWS)
         return self.output_tiles if self.resident else self._tiles_met
@@ -284,7 +284,7 @@ class Tiling:
 class Rows(NamedTuple):
     """The input rows of a strip: chunks [first, last) of eight, of which chunk 0 begins at row `top`.
 
-    late: in a weight gradient, how many eights of rows of the cotangent come before chunk 0, which meets them.
+    late: in a weight gradient, how many eights of rows of the cotangent must be there before chunk 0 is multiplied with them.
     """
 
     top: Any
@@ -327,7 +327,7 @@ def transposed_shape(rows: int, columns: int, itemsize: int = 2) -> tuple[int, i
     """[channels, rows, columns] of rows of pixels in shared memory, channel by channel, with a few rows and columns to spare.
 
     Eight lanes that read eight rows, and eight lanes that write eight channels, then find them in different banks: a row is an
-    odd number of 16 bytes, and so many more than a multiple of 128 bytes is a channel.
+    odd number of units of 16 bytes, and a channel is one such unit more than a multiple of 128 bytes.
     """
     unit = 16 // itemsize
     pitch = columns // unit | 1

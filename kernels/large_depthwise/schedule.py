@@ -38,7 +38,7 @@ class Schedule:
 
     @property
     def workers(self) -> int:
-        """Number of persistent thread blocks."""
+        """Number of thread blocks."""
         return self.tiling.workers(self.num_sms)
 
     def strips_of(self, worker: Array) -> Array:

@@ -35,14 +35,14 @@ def _kernel_reasons(product: Product) -> list[str]:
     taps = math.prod(product.spec.kernel_spatial)
     if product.spec.ndim == 2 and taps >= LEAST_TAPS and product.compute_dtype != "float32":
         return []
-    return [f"large are kernels of two dimensions and at least {LEAST_TAPS} taps, in 16 bits"]
+    return [f"a large kernel has two dimensions, at least {LEAST_TAPS} taps and operands of 16 bits"]
 
 
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     if channels_of_a_group(product) != (1, 1):
         return tuple(group_reasons(product) or ["groups must be of one channel"])
-    found = [] if product.role in ROLES else [f"there is no kernel of large kernels for the product {product.role!r}"]
+    found = [] if product.role in ROLES else [f"for large kernels there is no product {product.role!r}"]
     found += _kernel_reasons(product)
     found += [*dtype_reasons(product), *_fusion_reasons(product), *geometry_reasons(product)]
     return tuple(found or _size_reasons(product))

@@ -51,9 +51,9 @@ class WeightSums(Strips):
         return (mgpu.layout_cast(zeros, ONE_A_LANE),) if self.problem.bias else ()
 
     def prepare_item(self, shared: Shared, item: Array, slot: Array, state: Any) -> Any:
-        """Transpose eight rows of the cotangent. Beyond a strip's there are none: what TMA loaded is transposed to nowhere.
+        """Transpose eight rows of the cotangent, unless the item is beyond those of the strip.
 
-        (A loop of one turn or none, so that it can have a state.)
+        A loop of one turn or none, not `when`, which could not return the sums of the bias gradient.
         """
 
         def per_tile(tile: Array, state: Any) -> Any:
@@ -75,11 +75,11 @@ class WeightSums(Strips):
         mgpu.barrier_arrive(done)
 
         def per_strip(strip: Strip, state: Any) -> Any:
-            def per_chunk(chunk: Array, state: Any) -> Any:
+            def per_item(item: Array, state: Any) -> Any:
                 buffer, sums = state
 
                 def rows(row: int, group: int) -> Array:
-                    first = self.from_first(strip, chunk - strip.rows.late, row) - group * ROWS
+                    first = self.from_first(strip, item - strip.rows.late, row) - group * ROWS
                     return jnp.where((first >= 0) & (first < zeros), first, zeros)
 
                 return 1 - buffer, self.add_chunk(sums, shared, buffer, rows, me)
@@ -92,7 +92,7 @@ class WeightSums(Strips):
 
             (first, last), (_, _, chunks, late) = self.schedule.items(strip), strip.rows
             state = lax.fori_loop(first, late, without_pixels, state)
-            state = lax.fori_loop(late, late + chunks, per_chunk, state)
+            state = lax.fori_loop(late, late + chunks, per_item, state)
             state = lax.fori_loop(late + chunks, last, without_pixels, state)
             mgpu.barrier_arrive(done)
             return state

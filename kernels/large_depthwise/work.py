@@ -13,6 +13,7 @@ from .plan import (
     WARPS,
     Config,
     Problem,
+    Rows,
     Tiling,
     stored_channels,
     tiling,
@@ -52,25 +53,19 @@ def least_bytes(problem: Problem) -> int:
 
 
 def loaded_chunks(t: Tiling) -> int:
-    """Chunks of a strip that are loaded, of all strips down an image."""
-    return sum(last - first for first, last in _items(t))
+    """Chunks that are loaded, of all strips down an image. Of a weight gradient each comes with eight rows of the cotangent."""
+    if not t.problem.weight_sums:
+        return multiplied_chunks(t)
+    return sum(max(rows.late + rows.last, t.output_tiles) for rows in _rows(t))
 
 
 def multiplied_chunks(t: Tiling) -> int:
-    """Chunks of a strip that are multiplied, of all strips down an image: those with rows of the image."""
-    return sum(last - first for first, last in _read(t))
+    """Chunks that are multiplied, of all strips down an image: those with rows of the image."""
+    return sum(rows.last - rows.first for rows in _rows(t))
 
 
-def _read(t: Tiling) -> list[tuple[int, int]]:
-    rows = (t.rows_read(strip * t.cfg.strip_rows) for strip in range(t.grid[1]))
-    return [(read.first, read.last) for read in rows]
-
-
-def _items(t: Tiling) -> list[tuple[int, int]]:
-    if not t.problem.weight_sums:
-        return _read(t)
-    rows = (t.rows_read(strip * t.cfg.strip_rows) for strip in range(t.grid[1]))
-    return [(0, max(read.late + read.last, t.output_tiles)) for read in rows]
+def _rows(t: Tiling) -> list[Rows]:
+    return [t.rows_read(strip * t.cfg.strip_rows) for strip in range(t.grid[1])]
 
 
 def columns_of_strips(t: Tiling) -> int:

@@ -19,11 +19,11 @@ def product(role="fprop", batch=2, channels=64, size=(19, 40), kernel=11, **chan
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"role": "bwd"}, "no kernel of large kernels for the product 'bwd'"),
-        ({"kernel": 9}, "at least 100 taps, in 16 bits"),
-        ({"kernel": 101, "size": (400,)}, "large are kernels of two dimensions"),
-        ({"kernel": 5, "size": (9, 9, 9)}, "of two dimensions"),
-        ({"dtype": "float32"}, "in 16 bits"),
+        ({"role": "bwd"}, "for large kernels there is no product 'bwd'"),
+        ({"kernel": 9}, "at least 100 taps"),
+        ({"kernel": 101, "size": (400,)}, "a large kernel has two dimensions"),
+        ({"kernel": 5, "size": (9, 9, 9)}, "has two dimensions"),
+        ({"dtype": "float32"}, "operands of 16 bits"),
         ({"stride": 2}, "without strides and dilations"),
         ({"dilation": (1, 2), "kernel": (30, 7), "padding": 15}, "without strides and dilations"),
         ({"input_dilation": 2}, "without strides and dilations"),
