@@ -24,13 +24,14 @@ from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.spec import Product
 
 from .cost import Work
+from .geometry import TapAxis
 from .gpu import MAX_ELEMENTS, Gpu
 
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
 EPILOGUE_OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64  # taps a side
-LEAST_CHANNELS = 16  # of a group in a matrix product: fewer leave most of a tensor core's tile empty
-NARROW = (1, 2, 4, 8)  # channels of a group, on either side, of which a tensor core's tile of 8x8 holds whole ones
+MOST_NARROW = 8  # channels of a group of which a tensor core's tile of 8x8 holds whole ones
+LEAST_CHANNELS = MOST_NARROW + 1  # of a group in a matrix product
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
@@ -194,15 +195,15 @@ def group_reasons(product: Product) -> list[str]:
     channels = channels_of_a_group(product)
     if product.spec.groups == 1 or min(channels) >= LEAST_CHANNELS:
         return []
-    *few, most = NARROW
-    least = f"at least {LEAST_CHANNELS} channels on either side, or {', '.join(map(str, few))} or {most} on both"
-    return [f"a group must have {least}, not {channels}"]
+    return [
+        f"a group must have at least {LEAST_CHANNELS} channels on either side, or at most {MOST_NARROW} on both, not {channels}"
+    ]
 
 
 def narrow(product: Product) -> bool:
-    """Whether groups have few channels, as many on either side, and a tensor core's tile holds whole ones."""
-    given, wanted = channels_of_a_group(product)
-    return given == wanted and given in NARROW and (given == 1 or product.spec.groups > 1)
+    """Whether groups have few channels on both sides. One channel in all is a group, more are a matrix product's."""
+    channels = channels_of_a_group(product)
+    return max(channels) <= MOST_NARROW and (product.spec.groups > 1 or channels == (1, 1))
 
 
 def channels_of_a_group(product: Product) -> tuple[int, int]:
@@ -230,6 +231,12 @@ def series_of(product: Product, strides: str) -> str:
         dtype += DTYPES[product.out_dtype]
     several = ["grouped"] * (1 < product.spec.groups < product.in_channels) + ["models"] * (product.models is not None)
     return "_".join([f"{product.spec.ndim}d", dtype, strides, *several])
+
+
+def strides_of(dims: Sequence[TapAxis]) -> str:
+    """The strides of the pixels that taps read (s), and of the output phases (u, as in up-sampling), as a word."""
+    strides = "s" + as_word([d.in_stride for d in dims])
+    return strides + ("u" + as_word([d.out_stride for d in dims]) if any(d.out_stride > 1 for d in dims) else "")
 
 
 def as_word(strides: Sequence[int]) -> str:

@@ -12,6 +12,12 @@ def channels_last(a: Array, groups: int) -> Array:
     return a.reshape(images, *spatial, models * groups, channels // groups)
 
 
+def flat_channels_last(a: Array) -> Array:
+    """(models, N, C, *spatial) -> [N, *spatial, models * C]."""
+    a = channels_last(a, groups=1)
+    return a.reshape(*a.shape[:-2], -1)
+
+
 def channels_first(a: Array, models: int | None) -> Array:
     """[N, *spatial, models * C] -> (models, N, C, *spatial), without the first axis if models is None."""
     if models is None:

@@ -14,7 +14,7 @@ MODULE = """
 import jax, jax.numpy as jnp, pallas_conv as pc
 
 layer = pc.Conv2d(16, 32, 3, padding=1, dtype=jnp.bfloat16, key=jax.random.key(0))
-strict = pc.Conv2d(6, 6, 3, groups=2, dtype=jnp.bfloat16, implementation="mosaic", key=jax.random.key(0))
+strict = pc.Conv2d(6, 18, 3, groups=2, dtype=jnp.bfloat16, implementation="mosaic", key=jax.random.key(0))
 number = 3
 
 class Steps:

@@ -119,7 +119,7 @@ def test_it_walks_into_control_flow():
 
 
 def test_strict_implementations_raise_with_every_reason():
-    layer = pc.Conv1d(6, 6, 65, padding=32, groups=2, key=jax.random.key(0), implementation="mosaic")
+    layer = pc.Conv1d(6, 18, 65, padding=32, groups=2, key=jax.random.key(0), implementation="mosaic")
     with pytest.raises(pc.UnsupportedError) as error:
         pc.explain(layer, jax.ShapeDtypeStruct((6, 9), jnp.float32), device="a100")
     for part in ("8.0", "a group", "64 a side"):

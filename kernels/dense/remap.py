@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from ..epilogue import Epilogue
 from ..geometry import TapAxis
 from ..partials import add_parts
-from ..views import pad, reordered
+from ..views import of_several, pad, reordered
 from .plan import Config, Problem
 
 
@@ -69,7 +69,7 @@ def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
 def _add_taps(sums: Array, problem: Problem, count: int) -> Array:
     """[N, *in, G taps K] -> [N, *out, G K]: the sum over the taps of the last `count` dimensions."""
     dims = problem.dims
-    groups = (problem.groups,) if problem.groups > 1 else ()
+    groups = of_several(problem.groups, problem.groups)
     sums = sums.reshape(*sums.shape[:-1], *groups, *(len(d.order) for d in dims[-count:]), problem.out_channels)
     for axis in range(len(dims), len(dims) - count, -1):
         sums = _add_taps_along(sums, dims[axis - 1], axis)

@@ -8,7 +8,6 @@ from .. import geometry
 from ..family import (
     DTYPES,
     Size,
-    as_word,
     dtype_reasons,
     empty_reasons,
     epilogue_reasons,
@@ -17,6 +16,7 @@ from ..family import (
     group_reasons,
     large_reasons,
     series_of,
+    strides_of,
 )
 from . import work
 from .plan import ITEMSIZE, Config, Problem, tiling
@@ -112,15 +112,8 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
 
 
 def series(product: Product) -> str:
-    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups.
-
-    Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
-    """
-    dims = geometry.dims(product)
-    strides = "s" + as_word([d.in_stride for d in dims])
-    if any(d.out_stride > 1 for d in dims):
-        strides += "u" + as_word([d.out_stride for d in dims])
-    return f"{product.role}_{series_of(product, strides)}"
+    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups."""
+    return f"{product.role}_{series_of(product, strides_of(geometry.dims(product)))}"
 
 
 def code_path(product: Product, config: Config) -> str:

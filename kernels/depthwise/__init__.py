@@ -1,4 +1,4 @@
-"""The depthwise family: all products of groups of one, two, four or eight channels, as sums of shifted pixels, or over them.
+"""The depthwise family: all products of groups of few channels, up to eight, as sums of shifted pixels, or over them.
 
 served.py      products it serves, and their names     schedule.py     which strip comes next
 plan.py        problems, configurations                 strips.py       how a thread block walks down a strip

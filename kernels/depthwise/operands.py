@@ -12,50 +12,67 @@ from pallas_conv.spec import Product
 
 from .. import layouts
 from .. import mosaic as mgpu
+from ..family import channels_of_a_group
 from ..geometry import TapAxis
-from ..pairwise import added
+from ..partials import pairwise_sum
 from ..views import PixelBoxes, ResultBoxes, pad, reordered
-from .plan import LANES, Problem
+from .plan import LANES, Problem, whole_group
 from .tiling import Tiling
 
 
 def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
     """The operands by name: pixels and saved [N, *in, C], w [*kernel, group, C], partner and residual [N, *out, C], bias [C].
 
-    C: of all models. Pixels are what taps read: x, or the cotangent of an input gradient, and of a whole backward pass. Weights
-    are those of each channel that results, for all channels of its group that are summed.
+    C: of all models, of whole groups. Pixels are what taps read: x, or the cotangent of an input gradient, and of a whole
+    backward pass. Weights are those of each channel that results, for all channels of its group that are summed.
     """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
     given = dict(zip(product.operands, operands, strict=True))
+    groups, group = product.spec.groups, whole_group(product)
+    channels_last = lambda a: layouts.flat_channels_last(_with_whole_groups(a, 2, groups, group))
     given |= {name: given[name].astype(product.compute_dtype) for name in ("x", "ct", "w", "a") if name in given}
     pixels, partner = ("ct", "x") if product.role in ("dgrad", "bwd") else ("x", "ct")
-    found = {"pixels": _channels_last(given[pixels])}
+    found = {"pixels": channels_last(given[pixels])}
     if partner in given:
-        found["partner"] = _channels_last(given[partner])
+        found["partner"] = channels_last(given[partner])
     if "a" in given:
-        found["saved"] = _channels_last(given["a"])
+        found["saved"] = channels_last(given["a"])
     if "w" in given:
-        found["w"] = _weights_last(given["w"], summed=2 if product.role == "fprop" else 1)
+        w = _with_whole_groups(_with_whole_groups(given["w"], 1, groups, group), 2, 1, group)
+        found["w"] = _weights_last(w, summed=2 if product.role == "fprop" else 1)
     if product.bias:
-        found["bias"] = given["b"].astype(jnp.float32).reshape(-1)
+        found["bias"] = _with_whole_groups(given["b"].astype(jnp.float32), 1, groups, group).reshape(-1)
     if product.residual:
-        found["residual"] = _channels_last(given["r"].astype(product.out_dtype))
+        found["residual"] = channels_last(given["r"].astype(product.out_dtype))
     return found
 
 
 def _weights_last(w: Array, summed: int) -> Array:
-    """(models, O, C / groups, *kernel) -> [*kernel, group, C]. summed: which axis is, 1 or 2."""
+    """(models, C, group, *kernel) -> [*kernel, group, C]. summed: which axis is, 1 or 2."""
     group = w.shape[2]
-    w = w.reshape(-1, group, *w.shape[2:])  # (groups, O / groups, C / groups, *kernel)
+    w = w.reshape(-1, group, *w.shape[2:])  # (groups, channels that result, channels of x, *kernel)
     w = jnp.transpose(w, (*range(3, w.ndim), summed, 0, 3 - summed))
     return w.reshape(*w.shape[:-2], -1)
 
 
-def _channels_last(a: Array) -> Array:
-    """(models, N, C, *spatial) -> [N, *spatial, models * C]."""
-    a = layouts.channels_last(a, groups=1)
-    return a.reshape(*a.shape[:-2], -1)
+def _with_whole_groups(a: Array, axis: int, groups: int, group: int) -> Array:
+    """The array with zeros after the channels of each group along an axis, so that there are so many."""
+    missing = group - a.shape[axis] // groups
+    if not missing:
+        return a
+    apart = a.reshape(*a.shape[:axis], groups, -1, *a.shape[axis + 1 :])
+    padded = pad(apart, [(0, 0)] * (axis + 1) + [(0, missing)] + [(0, 0)] * (a.ndim - axis - 1))
+    return padded.reshape(*a.shape[:axis], groups * group, *a.shape[axis + 1 :])
+
+
+def _without_zeros(a: Array, axis: int, group: int, wanted: int) -> Array:
+    """The first so many channels of each group along an axis: the inverse of `_with_whole_groups`."""
+    if group == wanted:
+        return a
+    apart = a.reshape(*a.shape[:axis], -1, group, *a.shape[axis + 1 :])
+    apart = lax.slice_in_dim(apart, 0, wanted, axis=axis + 1)
+    return apart.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +164,15 @@ class Views:
 
     def channels_first(self, out: Array, models: int | None) -> Array:
         """An output as `outputs` has it -> (models, N, C, *out), without the first axis if models is None."""
-        return layouts.channels_first(self.outputs.result(out), models)
+        out = self.outputs.result(out)
+        return layouts.channels_first(
+            _without_zeros(out, out.ndim - 1, self.problem.group, self.problem.output_group), models
+        )
 
     def gradients(self, sums: Array, product: Product) -> list[Array]:
-        """Partial sums as `Tiling.sums_shape` -> (C, group, *kernel) and perhaps (C,), with the models first, if any."""
+        """Partial sums as `Tiling.sums_shape` -> (O, C / groups, *kernel) and perhaps (O,), with the models first, if any."""
         problem, models = self.problem, product.models or 1
-        sums = added(sums)[..., : problem.channels]
+        sums = pairwise_sum(sums)[..., : problem.channels]
         count = len(problem.accumulators) if problem.whole_matrices else problem.weights
         dw, db = sums[:count], sums[count:]
         if problem.whole_matrices:
@@ -163,8 +183,12 @@ class Views:
         dw = jnp.moveaxis(dw, (-2, -1, -3), (0, 1, 2))
         if problem.backward:  # whose pixels are the cotangent, so that the partner's channels are those that are summed
             dw = dw.reshape(models, -1, problem.group, *dw.shape[2:]).swapaxes(2, 3).reshape(dw.shape)
+        of_x, of_ct = channels_of_a_group(product)
+        dw = _without_zeros(dw[:, :, :of_x], 1, problem.group, of_ct)
         dw = dw.astype(product.result_dtypes[product.outputs.index("dw")])
-        found = [dw, *([db.reshape(models, -1)] if problem.bias else [])]
+        found = [dw]
+        if problem.bias:
+            found.append(_without_zeros(db.reshape(models, -1), 1, problem.group, of_ct))
         return found if product.models is not None else [a[0] for a in found]
 
     def _blocks(self, sums: Array) -> Array:

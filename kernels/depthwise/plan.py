@@ -10,7 +10,7 @@ from pallas_conv import strict
 from pallas_conv.spec import Product
 
 from .. import geometry
-from ..family import changed_fields
+from ..family import changed_fields, channels_of_a_group
 from .taps import moves_of
 
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -80,6 +80,11 @@ class Config:
         return strict.parse(cls, data, where)
 
 
+def whole_group(product: Product) -> int:
+    """Channels of a group once zeros fill it up: the next power of two."""
+    return 1 << (max(1, *channels_of_a_group(product)) - 1).bit_length()
+
+
 def dims_of(product: Product) -> tuple[geometry.TapAxis, ...]:
     """The dimensions of a product as taps: those of a whole backward pass are the input gradient's."""
     if product.role == "bwd":
@@ -98,7 +103,10 @@ class Problem:
 
     batch        N
     channels     C, of all models
-    group        channels of a group, on either side: each result sums over those of its own
+    group        channels of a group, on either side: each result sums over those of its own. Tensor cores' tiles hold whole
+                 groups, so it is 1, 2, 4 or 8
+    pixel_group  how many of them a group of pixels has, before zeros fill it up
+    output_group likewise, of what is shaped like an output
     dims         the dimensions as taps: always (planes, rows, columns), of which a convolution of fewer has the last ones
     ndim         how many it has
     outputs      how many there are, of a size each; none of a weight gradient by itself
@@ -111,6 +119,8 @@ class Problem:
     batch: int
     channels: int
     group: int
+    pixel_group: int
+    output_group: int
     dims: tuple[geometry.TapAxis, ...]
     ndim: int
     itemsize: int = 2
@@ -125,10 +135,15 @@ class Problem:
     def of(cls, product: Product) -> "Problem":
         """The problem of a product. Several models are so many more channels."""
         dims, weight_sums = dims_of(product), product.role in ("wgrad", "bwd")
+        of_x, of_ct = channels_of_a_group(product)
+        group = whole_group(product)
+        pixels, outputs = (of_ct, of_x) if product.role in ("dgrad", "bwd") else (of_x, of_ct)
         return cls(
             batch=product.batch,
-            channels=(product.models or 1) * product.in_channels,
-            group=product.in_channels // product.spec.groups,
+            channels=(product.models or 1) * product.spec.groups * group,
+            group=group,
+            pixel_group=pixels,
+            output_group=outputs,
             dims=(*[ONE] * (3 - len(dims)), *dims),
             ndim=len(dims),
             itemsize=ITEMSIZE[product.compute_dtype],
@@ -139,6 +154,11 @@ class Problem:
             bias="db" in product.outputs,
             derivative=product.activation if product.role == "bwd" else None,
         )
+
+    @property
+    def groups(self) -> int:
+        """Number of groups, of all models."""
+        return self.channels // self.group
 
     @property
     def taps(self) -> int:

@@ -6,8 +6,8 @@ from pallas_conv.spec import Product
 
 from ..family import (
     DTYPES,
+    MOST_NARROW,
     Size,
-    as_word,
     channels_of_a_group,
     dtype_reasons,
     empty_reasons,
@@ -18,10 +18,11 @@ from ..family import (
     large_reasons,
     narrow,
     series_of,
+    strides_of,
 )
 from . import legal, search, work
 from .derivatives import DERIVATIVES
-from .plan import LANES, Config, Problem, dims_of
+from .plan import LANES, Config, Problem, dims_of, whole_group
 from .taps import reach
 from .tiling import tiling
 
@@ -40,11 +41,13 @@ def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     if not narrow(product):
         groups = f"{product.spec.groups} of {channels_of_a_group(product)}"
-        return tuple(group_reasons(product) or [f"there must be groups, of few channels, not {groups}"])
+        return tuple(
+            group_reasons(product) or [f"there must be groups, of at most {MOST_NARROW} channels, not {groups}"]
+        )
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
     fusion = _gradient_reasons(product) if product.role in GRADIENTS else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
-    of_a_tap = channels_of_a_group(product)[0] if product.compute_dtype == "float32" else 1  # see `Problem.kept`
+    of_a_tap = whole_group(product) if product.compute_dtype == "float32" else 1  # see `Problem.kept`
     if (kept := math.prod(product.spec.kernel_spatial) * of_a_tap) > MOST_WEIGHTS:
         found.append(f"a thread keeps its weights in registers, at most {MOST_WEIGHTS}, not {kept}")
     return tuple(found or _size_reasons(product))
@@ -93,10 +96,9 @@ def _size_reasons(product: Product) -> list[str]:
     pixels, shaped_like_output = {"wgrad": (x, other), "bwd": (other, x)}.get(product.role, (x, result))
     if large := large_reasons({pixels: work.read_elements(problem), shaped_like_output: work.stored_elements(problem)}):
         return large
-    if problem.outputs and product.models is not None and problem.itemsize == 2 and product.in_channels % LANES:
-        return [
-            f"models of {product.in_channels} channels would share tensor cores' matrices of {LANES}, and their NaNs"
-        ]
+    of_a_model = problem.channels // (product.models or 1)
+    if problem.outputs and product.models is not None and problem.itemsize == 2 and of_a_model % LANES:
+        return [f"models of {of_a_model} channels would share tensor cores' matrices of {LANES}, and their NaNs"]
     if not search.any_fits(problem):
         return [f"no tile fits on an SM; of the smallest one, {legal.illegal(problem, search.least(problem))}"]
     return []
@@ -109,20 +111,26 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
     if problem.backward:
         source, other = other, source
     whole = lambda itemsize: -(-problem.channels // (16 // itemsize)) * (16 // itemsize)
+    if problem.pixel_group < problem.group:
+        found.append(f"{source} is padded from {problem.pixel_group} to {problem.group} channels a group")
     if problem.channels < (read := whole(problem.itemsize)):
         found.append(f"{source} is padded from {problem.channels} to {read} channels: TMA strides are 16 bytes")
     if dims[-1].in_size % dims[-1].in_stride:
         found.append(f"{source} is padded to whole strides in its last dimension")
     ragged = [i for i, d in enumerate(dims) if d.out_size % d.out_stride]
     if problem.weight_sums:
+        if problem.output_group < problem.group:
+            found.append(f"{other} is padded from {problem.output_group} to {problem.group} channels a group")
         if problem.channels < read:
-            found.append(f"{other} is padded likewise")
+            found.append(f"{other} is padded to {read} channels, likewise")
         if ragged:
             found.append(f"{other} is padded to whole output phases in spatial dimensions {ragged}")
     if problem.outputs:
         result += " (and the residual likewise)" if product.residual else ""
         if problem.channels < (stored := whole(problem.out_itemsize)):
             found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
+        if problem.output_group < problem.group:
+            found.append(f"{result} is sliced from {problem.group} to {problem.output_group} channels a group")
         if ragged:
             found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
     if problem.weight_sums:
@@ -132,15 +140,9 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
 
 
 def series(product: Product) -> str:
-    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides.
-
-    Strides are those of the pixels that are read (s) and of the output phases (u, as in up-sampling).
-    """
-    dims = dims_of(product)
-    strides = "s" + as_word([d.in_stride for d in dims])
-    if any(d.out_stride > 1 for d in dims):
-        strides += "u" + as_word([d.out_stride for d in dims])
-    return f"{product.role}_{series_of(product, strides)}"
+    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups."""
+    filled = "_filled" * (channels_of_a_group(product) != (whole_group(product),) * 2)
+    return f"{product.role}_{series_of(product, strides_of(dims_of(product)))}{filled}"
 
 
 def code_path(product: Product, config: Config) -> str:
@@ -191,7 +193,7 @@ def size(product: Product) -> Size:
     problem = Problem.of(product)
     macs = work.useful_macs(problem)
     if product.role == "wgrad":
-        pixels = macs / (problem.channels * problem.weights)
-        return Size(macs, work.least_bytes(problem), pixels, problem.group, problem.taps)
-    taps = macs / work.elements(problem) / problem.group / (2 if problem.backward else 1)
-    return Size(macs, work.least_bytes(problem), problem.group, problem.group, taps)
+        weights = problem.groups * problem.pixel_group * problem.output_group * problem.taps
+        return Size(macs, work.least_bytes(problem), macs / weights, problem.output_group, problem.taps)
+    taps = macs / work.elements(problem) / problem.pixel_group / (2 if problem.backward else 1)
+    return Size(macs, work.least_bytes(problem), problem.pixel_group, problem.output_group, taps)

@@ -32,11 +32,11 @@ from .work import useful_macs
 def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
     """Launch the kernel of a product that `served.reasons` has nothing against. Arrays are channels first.
 
-    fprop: x (N, C, *in), w (C, group, *kernel), b (C,) if product.bias, r (N, C, *out) if product.residual
-           -> (N, C, *out) for each of product.outputs
-    dgrad: ct (N, C, *out), w (C, group, *kernel) -> [(N, C, *in)]
-    wgrad: x (N, C, *in), ct (N, C, *out) -> [(C, group, *kernel)], and (C,) if product.outputs has "db"
-    bwd: x, ct, w -> [(N, C, *in), (C, group, *kernel)], and (C,) likewise
+    fprop: x (N, C, *in), w (O, C / groups, *kernel), b (O,) if product.bias, r (N, O, *out) if product.residual
+           -> (N, O, *out) for each of product.outputs
+    dgrad: ct (N, O, *out), w -> [(N, C, *in)]
+    wgrad: x, ct -> [(O, C / groups, *kernel)], and (O,) if product.outputs has "db"
+    bwd: x, ct, w -> [(N, C, *in), (O, C / groups, *kernel)], and (O,) likewise
 
     With product.models, every array has that axis first.
     """

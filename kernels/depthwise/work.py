@@ -17,7 +17,8 @@ TENSOR_MACS = {2: 8 * 8 / 5, 4: 8.0}
 def useful_macs(problem: Problem) -> int:
     """The multiply-adds of the definition: taps over padding count, stuffed zeros do not. A backward pass has two each."""
     taps = [sum(-(-(d.out_size - p) // d.out_stride) * n for p, n in enumerate(d.count)) for d in problem.dims]
-    return problem.batch * problem.channels * problem.group * math.prod(taps) * (2 if problem.backward else 1)
+    pairs = problem.groups * problem.pixel_group * problem.output_group
+    return problem.batch * pairs * math.prod(taps) * (2 if problem.backward else 1)
 
 
 def shaped_like_output(problem: Problem) -> tuple[int, int]:
@@ -33,13 +34,14 @@ def result_bytes(problem: Problem) -> int:
 
 def elements(problem: Problem) -> int:
     """Number of elements of what is shaped like an output."""
-    return problem.batch * problem.channels * math.prod(d.out_size for d in problem.dims)
+    return problem.batch * problem.groups * problem.output_group * math.prod(d.out_size for d in problem.dims)
 
 
 def pixel_bytes(problem: Problem) -> int:
     """Bytes of all pixels that lie where some tap reads, or between, and of what an activation saved of them."""
     space = (max(0, min(d.in_size, last) - max(0, first)) for d in problem.dims for first, last in [_read(d)])
-    return problem.batch * problem.channels * math.prod(space) * problem.itemsize * problem.loaded
+    channels = problem.groups * problem.pixel_group
+    return problem.batch * channels * math.prod(space) * problem.itemsize * problem.loaded
 
 
 def _read(d: geometry.TapAxis) -> tuple[int, int]:
@@ -57,7 +59,7 @@ def weight_bytes(problem: Problem) -> int:
     """Bytes of all weights, and of their gradients, which are float32 if a whole backward pass makes them."""
     read = 0 if problem.weight_sums and not problem.backward else problem.itemsize
     written = problem.weight_sums * (4 if problem.backward else problem.out_itemsize)
-    return problem.channels * problem.weights * (read + written)
+    return problem.groups * problem.pixel_group * problem.output_group * problem.taps * (read + written)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -95,9 +97,9 @@ def partial_bytes(t: Tiling, gpu: Gpu) -> int:
 
 
 def copied_bytes(problem: Problem) -> tuple[int, int]:
-    """Bytes that XLA moves (before, after) the kernel, for whole 16 bytes of channels, whole strides, whole phases."""
-    space = (math.prod(sizes) for sizes in zip(*((d.in_size, d.out_size) for d in problem.dims), strict=True))
-    given, wanted = (problem.batch * problem.channels * n for n in space)
+    """Bytes that XLA moves (before, after) the kernel, for whole groups, 16 bytes of channels, strides and phases."""
+    given = problem.batch * problem.groups * problem.pixel_group * math.prod(d.in_size for d in problem.dims)
+    wanted = elements(problem)
     read, stored = read_elements(problem), stored_elements(problem)
     before = (given + read) * problem.itemsize * problem.loaded if given != read else 0
     operands, results = shaped_like_output(problem)
@@ -132,6 +134,9 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     fragments = t.tile_fragments * problem.kept * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
     if problem.backward and problem.bias:
         fragments += math.prod(cfg.tile_pixels) // PIXELS  # of the cotangent at the places of outputs
+    # Zeros that fill groups up are read, too.
+    pixels = pixel_bytes(problem) * problem.group // problem.pixel_group
+    partner = elements(problem) * problem.group // problem.output_group * problem.itemsize * problem.weight_sums
     multiplied = (
         loaded * len(t.residues) * math.prod(t.load_pixels) if problem.derivative else 0
     )  # pixels, by a derivative
@@ -159,7 +164,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         elements=(t.staged_pixels * problem.outputs + multiplied) * CHANNELS / WARPGROUP,
         stored_bytes=result * (problem.outputs + problem.residual),
         ahead=0 if problem.residual else None,
-        input_bytes=pixel_bytes(problem) + elements(problem) * shaped_like_output(problem)[0] * problem.weight_sums,
+        input_bytes=pixels + partner,
         weights_bytes=weight_bytes(problem),
         held_bytes=workers * (t.tile_chunks * t.slot_bytes + t.partner_bytes + result * problem.outputs)
         + weight_bytes(problem),

@@ -12,7 +12,7 @@ from pallas_conv.spec import Product
 
 from .. import layouts
 from .. import mosaic as mgpu
-from ..pairwise import added
+from ..partials import pairwise_sum
 from ..views import PixelBoxes, ResultBoxes, pad, reordered
 from .plan import BLOCK, CHANNELS, CONSUMERS, LANES, ROWS, WARPS, Problem, Tiling, stored_channels
 
@@ -26,20 +26,14 @@ def operands_by_name(product: Product, operands: Sequence[Array]) -> dict[str, A
         operands = tuple(t[None] for t in operands)
     given = dict(zip(product.operands, operands, strict=True))
     given |= {name: given[name].astype(product.compute_dtype) for name in ("x", "ct", "w") if name in given}
-    found = {"pixels": _channels_last(given.pop("ct" if product.role == "dgrad" else "x"))}
+    found = {"pixels": layouts.flat_channels_last(given.pop("ct" if product.role == "dgrad" else "x"))}
     if "ct" in given:
-        found["cotangent"] = _channels_last(given["ct"])
+        found["cotangent"] = layouts.flat_channels_last(given["ct"])
     if "w" in given:
         found["w"] = given["w"].reshape(-1, *product.spec.kernel_spatial)
     if product.bias:
         found["bias"] = given["b"].astype(jnp.float32).reshape(-1)
     return found
-
-
-def _channels_last(a: Array) -> Array:
-    """(models, N, C, *spatial) -> [N, *spatial, models * C]."""
-    a = layouts.channels_last(a, groups=1)
-    return a.reshape(*a.shape[:-2], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +121,7 @@ class Views:
     def gradients(self, sums: Sequence[Array], product: Product) -> list[Array]:
         """Partial sums -> (C, 1, *kernel) and perhaps (C,), with the models first, if any."""
         (down, across), channels = self.problem.taps, self.problem.channels
-        dw = added(sums[0]).reshape(-1, *sums[0].shape[2:4], WARPS, 2, BLOCK // 2, ROWS)
+        dw = pairwise_sum(sums[0]).reshape(-1, *sums[0].shape[2:4], WARPS, 2, BLOCK // 2, ROWS)
         dw = jnp.flip(dw, -1)  # eight taps down lie from the last to the first
         dw = jnp.transpose(
             dw, (0, 3, 1, 6, 2, 5, 4)
@@ -138,6 +132,6 @@ class Views:
         models = product.models or 1
         found = [dw.reshape(models, -1, 1, down, across).astype(product.result_dtypes[product.outputs.index("dw")])]
         if self.problem.bias:
-            of_lanes = added(sums[1]).reshape(-1, WARPS, CHANNELS, LANES // CHANNELS)
+            of_lanes = pairwise_sum(sums[1]).reshape(-1, WARPS, CHANNELS, LANES // CHANNELS)
             found.append(of_lanes.sum((1, 3)).reshape(-1)[:channels].reshape(models, -1))
         return found if product.models is not None else [a[0] for a in found]

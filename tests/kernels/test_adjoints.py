@@ -54,11 +54,24 @@ PRODUCTS = {
     "groups of four, transposed": p(2, (36, 36), (4, 9), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2, groups=9),
     "groups of eight, models": p(1, (24, 24), (5, 6), 3, 1, 1, groups=3, models=2),
     "groups of four, float32": dataclasses.replace(p(1, (20, 20), (7, 19), 3, 1, 1, groups=5), compute_dtype="float32"),
+    "groups of three, strided": p(2, (24, 24), (9, 20), (3, 2), 2, ((0, 2), (1, 0)), groups=8),
+    "one channel in, three out, transposed": p(
+        2, (8, 24), (4, 9), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2, groups=8
+    ),
+    "five channels in, two out, models": p(1, (15, 6), (5, 6), 3, 1, 1, groups=3, models=2),
+    "groups of nine and twelve": p(1, (18, 24), (7, 6), 3, 1, 1, groups=2),
     "large depthwise, asymmetric": p(2, (12, 12), (13, 35), (11, 17), 1, ((3, 6), (9, 2)), groups=12),
     "large depthwise, models": p(1, (6, 6), (20, 9), (31, 5), 1, (15, 2), groups=6, models=3),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
-QUICK = ("transposed", "depthwise, strided, asymmetric", "groups of two, strided", "large depthwise, asymmetric")
+QUICK = (
+    "transposed",
+    "depthwise, strided, asymmetric",
+    "groups of two, strided",
+    "one channel in, three out, transposed",
+    "groups of nine and twelve",
+    "large depthwise, asymmetric",
+)
 
 
 def config(product: Product) -> Any:
@@ -71,6 +84,11 @@ def config(product: Product) -> Any:
     if product.role == "wgrad":
         return wgrad.Config(box, stages=2, transposed=not wgrad.Problem.of(product).walkable)
     return dense.Config(box, 32, tile_k=16, stages=2)
+
+
+def at_once(product: Product) -> bool:
+    """Whether a kernel is to compute both gradients of a layer at once."""
+    return DEPTHWISE.is_for(product) and not LARGE_DEPTHWISE.is_for(product)
 
 
 def pairings(product: Product, seed: int) -> list[float]:
@@ -97,7 +115,7 @@ def pairings(product: Product, seed: int) -> list[float]:
 
 def check(product: Product, seed: int) -> None:
     found = pairings(product, seed)
-    assert len(found) == (5 if DEPTHWISE.is_for(product) and not LARGE_DEPTHWISE.is_for(product) else 3)
+    assert len(found) == (5 if at_once(product) else 3)
     assert len(set(found)) == 1
 
 
@@ -117,8 +135,9 @@ def test_three_ways_to_one_number_of_random_products(draw, seed):
     rng = random.Random(f"adjoint {seed}")
     drawn = (q for q in map(draw, [rng] * 3000) if q.role == "wgrad")
     products = (dataclasses.replace(q, out_dtype="float32", outputs=(), models=None) for q in drawn)
-    of_all = lambda q: [serve.find(dataclasses.replace(q, role=role, outputs=())) for role in ("fprop", "dgrad")]
-    served = lambda q: not any(isinstance(found, tuple) for found in of_all(q))
+    whole = lambda q: [dataclasses.replace(q, role="bwd", outputs=("dx", "dw"))] * at_once(q)
+    others = lambda q: [*(dataclasses.replace(q, role=role, outputs=()) for role in ("fprop", "dgrad")), *whole(q)]
+    served = lambda q: all(map(families.serving, others(q)))
     small = lambda q: (
         q.batch * np.prod(q.spec.in_spatial) * np.prod(q.spec.kernel_spatial)
         < (400_000 if LARGE_DEPTHWISE.is_for(q) else 3000)

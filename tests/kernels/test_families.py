@@ -24,7 +24,7 @@ def test_served_on_hopper_only(case):
 
 def test_all_reasons_are_listed():
     found = families.reasons(
-        product(channels=(24, 24), groups=8, kernel=65, size=(70, 70), dtype="float64", activation="mish"), None
+        product(channels=(24, 72), groups=8, kernel=65, size=(70, 70), dtype="float64", activation="mish"), None
     )
     assert len(found) == 5
 
@@ -49,7 +49,7 @@ def test_what_no_family_serves():
     with pytest.raises(KeyError):
         families.named("another")
     for role in ("fprop", "dgrad", "wgrad"):
-        no_kernel = product(role=role, channels=(48, 48), groups=16)
+        no_kernel = product(role=role, channels=(48, 144), groups=16)
         assert families.serving(no_kernel) is None
         with pytest.raises(ValueError, match="no kernel serves"):
             families.size(no_kernel)

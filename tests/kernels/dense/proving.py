@@ -9,7 +9,7 @@ from pallas_conv.activations import ACTIVATIONS
 from pallas_conv.kernels.dense import served, work
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
-from pallas_conv.kernels.family import EPILOGUE_OUTPUTS
+from pallas_conv.kernels.family import EPILOGUE_OUTPUTS, LEAST_CHANNELS
 from pallas_conv.kernels.geometry import boxes
 from pallas_conv.verify.reference import truncated_to_tf32
 from tests.kernels import cases, proving
@@ -51,7 +51,9 @@ def generated(seed: int) -> Case:
         p = cases.product(
             role,
             rng.randint(1, 3) if rng.random() < 0.8 else rng.randint(32, 70),
-            pair(1, 100) if groups == 1 else (groups * rng.randint(16, 40), groups * rng.randint(16, 40)),
+            pair(1, 100)
+            if groups == 1
+            else (groups * rng.randint(LEAST_CHANNELS, 40), groups * rng.randint(LEAST_CHANNELS, 40)),
             size,
             each(1, 5),
             padding=tuple(pair(-2, 5) for _ in range(nd)),

@@ -158,7 +158,7 @@ def generated(seed: int) -> Product:
     while True:
         nd, groups = rng.choice((1, 2, 2, 3, 3)), rng.choice((1, 1, 1, 2, 4))
         each = lambda low, high, nd=nd: tuple(rng.randint(low, high) for _ in range(nd))
-        few = (1, 3, 4) if groups == 1 else ()
+        few = (1, 3, 4) if groups == 1 else (9, 12)
         channels = lambda: groups * rng.choice((*few, 16, 24, 32, 48, 64, 80, 128, 256, 512))  # noqa: B023
         role, dtype = rng.choice(("fprop", "fprop", "dgrad")), rng.choice(("bfloat16", "float16", "float32"))
         epilogue: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from tests.kernels.products import product
         ({"dtype": "float32", "precision": "high"}, "TF32"),
         ({"out_dtype": "float16"}, "result must be"),
         ({"size": (9, 9, 9, 9)}, "1 to 3 spatial dimensions"),
-        ({"groups": 8}, "16 channels"),
+        ({"groups": 8}, "9 channels"),
         ({"kernel": 1, "input_dilation": 2, "stride": 2, "padding": 1}, "no tap"),
         ({"kernel": 65, "size": (70, 70)}, "64 a side"),
         ({"activation": "mish"}, "'mish'"),

@@ -8,15 +8,13 @@ from pallas_conv.kernels.depthwise.plan import Config, Problem
 from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.gpu import MOST_BARRIERS, Gpu
 from pallas_conv.spec import Product
-from tests.kernels import cases
 from tests.kernels.cases import Case
+from workloads.ladder.depthwise.products import narrow
 
 MOST_MACS = 1_500_000  # that the interpreter does in seconds
 
 
-def depthwise(role: str, batch: int, channels: int, *args, group: int = 1, **kwargs) -> Product:
-    """A product of groups of one channel or a few, see `configured.product`."""
-    return cases.product(role, batch, (channels, channels), *args, groups=channels // group, **kwargs)
+depthwise = narrow  # a product of groups of one channel or a few
 
 
 def some_product(rng: random.Random) -> Product:
@@ -29,7 +27,12 @@ def some_product(rng: random.Random) -> Product:
         )
         each = lambda lo, hi, nd=nd: tuple(rng.randint(lo, hi) for _ in range(nd))
         pair = lambda lo, hi: (rng.randint(lo, hi), rng.randint(lo, hi))
-        dtype, fused, group = pick(("bfloat16", "bfloat16", "float16", "float32")), {}, pick((1, 1, 1, 2, 4, 8))
+        dtype, fused, group = (
+            pick(("bfloat16", "bfloat16", "float16", "float32")),
+            {},
+            pick((1, 1, 1, 2, 4, 8, 3, (1, 2), (rng.randint(1, 8), rng.randint(1, 8)))),
+        )
+        of_x = group[0] if isinstance(group, tuple) else group
         if role == "fprop":
             fused = {
                 "bias": pick((True, False)),
@@ -44,7 +47,7 @@ def some_product(rng: random.Random) -> Product:
         p = depthwise(
             role,
             rng.randint(1, 3),
-            rng.randint(1, pick((12, 80)) // group) * group,
+            rng.randint(1, pick((12, 80)) // of_x) * of_x,
             each(1, (90, 20, 7)[nd - 1]),
             each(1, pick((3, 5, (20, 7, 4)[nd - 1]))),
             stride=pick((1, 1, each(1, 3))),
@@ -57,7 +60,7 @@ def some_product(rng: random.Random) -> Product:
             group=group,
             **fused,
         )
-        if p.in_channels > 1 and not served.reasons(p):
+        if p.spec.groups > 1 and not served.reasons(p):
             return p
 
 

@@ -43,6 +43,11 @@ LAYERS = {  # of kinds that the suite does not have
     "float32_groups_of_eight": depthwise(
         "wgrad", 32, 96, (56, 56), 3, 1, 1, group=8, dtype="float32", outputs=("dw", "db")
     ),
+    "one_channel_in_two_out": depthwise("fprop", 32, 96, (56, 56), 3, 1, 1, group=(1, 2), **FUSED),
+    "groups_of_three": depthwise("wgrad", 32, 96, (56, 56), 3, 2, 1, group=3, outputs=("dw", "db")),
+    "backward_of_two_in_six_out": depthwise(
+        "bwd", 32, 96, (56, 56), 3, 1, 1, group=(2, 6), outputs=ALL, activation="silu"
+    ),
     "backward_5x5": depthwise("bwd", 32, 96, (56, 56), 5, 1, 2, outputs=ALL),
     "backward_5x5_gelu": depthwise("bwd", 32, 96, (56, 56), 5, 1, 2, outputs=ALL, activation="gelu"),
     "backward_of_a_line_silu": depthwise("bwd", 8, 512, (2048,), 31, 1, 15, outputs=ALL, activation="silu"),

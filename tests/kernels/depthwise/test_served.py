@@ -65,6 +65,8 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ),
         ({"channels": 12, "models": 3}, "models of 12 channels would share"),
         ({"channels": 12, "models": 3, "group": 4}, "models of 12 channels would share"),
+        ({"channels": 9, "models": 3, "group": 3}, "models of 12 channels would share"),
+        ({"kernel": 5, "group": (1, 7), "dtype": "float32"}, "in registers, at most 128, not 200"),
         ({"kernel": 5, "group": 8, "dtype": "float32"}, "in registers, at most 128, not 200"),
     ],
 )
@@ -75,14 +77,14 @@ def test_each_reason(changes, words):
 
 @pytest.mark.parametrize(
     "channels",
-    [(64, 128, 64), (63, 63, 21), (64, 32, 32), (64, 64, 1), (8, 8, 1), (64, 64, 4)],
-    ids=["multiplier", "threes", "two in one", "dense", "few channels", "large groups"],
+    [(64, 576, 64), (64, 64, 1), (8, 8, 1), (64, 64, 4), (72, 72, 8), (24, 36, 3)],
+    ids=["many for one", "dense", "few channels", "large groups", "groups of nine", "eight and twelve"],
 )
 def test_groups_of_other_channels_are_refused_for_that_alone(channels):
     c, o, groups = channels
     found = served.reasons(cases.product("fprop", 2, (c, o), (9, 9, 9, 9), 3, groups=groups, dtype="float64"))
     assert len(found) == 1
-    assert "there must be groups, of few channels" in found[0] or "or 1, 2, 4 or 8 on both, not" in found[0]
+    assert "there must be groups, of at most 8 channels" in found[0] or "or at most 8 on both, not" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,12 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
         {"out_dtype": "float32"},
         {"channels": 3},
         {"group": 2},
+        {"group": 3, "channels": 63},
+        {"group": (1, 2), "bias": True, "residual": True},
+        {"group": (1, 8), "role": "dgrad", "stride": 2},
+        {"group": (8, 5), "role": "wgrad", "outputs": ("dw", "db")},
+        {"group": (2, 1), "role": "bwd", "outputs": ALL, "dtype": "float32"},
+        {"group": 3, "channels": 24, "models": 2, "role": "bwd", "outputs": ALL, "activation": "silu"},
         {"group": 4, "role": "dgrad", "stride": 2},
         {"group": 8, "role": "wgrad", "outputs": ("dw", "db"), "kernel": 7, "padding": 3},
         {"group": 4, "kernel": 5, "dtype": "float32", "precision": "highest"},
@@ -143,6 +151,8 @@ def test_served(changes):
         ({"out_dtype": "float32"}, "depthwise_fprop_2d_bf16f32_s1_linear"),
         ({"role": "wgrad", "stride": 2}, "depthwise_wgrad_2d_bf16_s2_linear"),
         ({"role": "wgrad", "outputs": ("dw", "db")}, "depthwise_wgrad_2d_bf16_s1_dwdb"),
+        ({"group": (1, 2)}, "depthwise_fprop_2d_bf16_s1_filled_linear"),
+        ({"group": 3, "channels": 63, "role": "dgrad"}, "depthwise_dgrad_2d_bf16_s1_grouped_filled_linear"),
         ({"role": "bwd", "outputs": ALL, "stride": 2}, "depthwise_bwd_2d_bf16_s1u2_dxdwdb"),
         ({"size": (9,), "dtype": "float32", "models": 2}, "depthwise_fprop_1d_f32_s1_models_linear"),
     ],
@@ -215,9 +225,32 @@ def test_notes_of_copies():
     assert told == "the input gradient is sliced from whole output phases in spatial dimensions [0]"
 
 
+def test_notes_of_groups_that_zeros_fill_up():
+    told = served.notes(product(channels=20, group=(1, 3)), Config(TILE))
+    assert told == (
+        "x is padded from 1 to 4 channels a group",
+        "y is sliced from 4 to 3 channels a group",
+    )
+    told = served.notes(product("bwd", channels=9, group=(3, 4), padding=1, outputs=BOTH), Config(TILE))
+    wanted = (
+        "the cotangent is padded from 12 to 16 channels",
+        "x is padded from 3 to 4 channels a group",
+        "x is padded to 16 channels, likewise",
+        "the input gradient is sliced from 16 to 12 channels",
+        "the input gradient is sliced from 4 to 3 channels a group",
+        "partial sums",
+    )
+    assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 6
+
+
 def test_notes_of_a_weight_gradient():
     told = served.notes(product("wgrad", channels=20, size=(9, 21), input_dilation=2, padding=1), Config(TILE))
-    wanted = ("x is padded from 20 to 24", "the cotangent is padded likewise", "whole output phases", "partial sums")
+    wanted = (
+        "x is padded from 20 to 24",
+        "the cotangent is padded to 24 channels",
+        "whole output phases",
+        "partial sums",
+    )
     assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 4
     assert len(served.notes(product("wgrad"), Config(TILE))) == 1
 
@@ -226,7 +259,7 @@ def test_notes_of_a_whole_backward_pass():
     told = served.notes(product("bwd", channels=20, size=(9, 21), stride=2, padding=1, outputs=BOTH), Config(TILE))
     wanted = (
         "the cotangent is padded from 20 to 24",
-        "x is padded likewise",
+        "x is padded to 24 channels",
         "x is padded to whole output phases",
         "the input gradient is sliced from 24 to 20",
         "the input gradient is sliced from whole output phases",
@@ -248,6 +281,17 @@ def test_the_size_of_a_weight_gradient():
     assert size.macs == 2 * 64 * 7 * 18 * 9
     assert (size.summed, size.produced, size.taps) == (2 * 7 * 18, 1, 9)
     assert size.nbytes == 2 * 2 * 64 * (9 * 20 + 7 * 18) + 4 * 64 * 9
+
+
+@pytest.mark.parametrize(
+    ("role", "pixels", "summed", "produced"),
+    [("fprop", 7 * 18, 1, 3), ("dgrad", 9 * 20, 3, 1), ("wgrad", 7 * 18, 2 * 7 * 18, 3)],
+)
+def test_the_size_counts_no_zeros_that_fill_groups_up(role, pixels, summed, produced):
+    size = served.size(product(role, channels=20, group=(1, 3)))
+    assert size.macs == 2 * 20 * 3 * pixels * 9  # taps over padding count
+    assert (size.summed, size.produced, size.taps) == (summed, produced, 9)
+    assert size.nbytes == 2 * (2 * 20 * (9 * 20 + 3 * 7 * 18) + 20 * 3 * 9)
 
 
 def test_the_size():

@@ -2,6 +2,7 @@
 
 import random
 
+from pallas_conv.kernels.family import LEAST_CHANNELS
 from pallas_conv.kernels.geometry import boxes
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.wgrad import served, work
@@ -24,7 +25,9 @@ def some_product(rng: random.Random) -> Product:
         p = cases.product(
             "wgrad",
             rng.randint(1, 4) if rng.random() < 0.8 else rng.randint(32, 70),
-            pair(1, pick((8, 150))) if groups == 1 else (groups * rng.randint(16, 40), groups * rng.randint(16, 40)),
+            pair(1, pick((8, 150)))
+            if groups == 1
+            else (groups * rng.randint(LEAST_CHANNELS, 40), groups * rng.randint(LEAST_CHANNELS, 40)),
             each(1, (90, 16, 7)[nd - 1]),
             each(1, 5),
             stride=pick((1, 1, each(1, 3))),

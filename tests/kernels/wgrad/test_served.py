@@ -28,7 +28,7 @@ def product(**changes):
         ({"outputs": ("dw", "db"), "dtype": "float32"}, "cotangents of 16 bits"),
         ({"activation": "relu"}, "without the derivative"),
         ({"size": (9, 9, 9, 9)}, "1 to 3 spatial dimensions"),
-        ({"groups": 8}, "16 channels"),
+        ({"groups": 8}, "9 channels"),
         ({"kernel": 65, "size": (70, 70)}, "64 a side"),
         ({"stride": (2, 1), "input_dilation": (1, 2)}, "several phases"),
         ({"stride": 2, "input_dilation": 3}, "several phases"),

@@ -89,6 +89,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), 32, tile_k=16, stages=2)),
         Case("three groups, s2", fprop(2, (72, 120), (9, 11), 3, 2, 1, groups=3, bias=True),
              Config((1, 8, 8), 48, tile_k=32, stages=2)),
+        Case("groups of nine and twelve channels, s2", fprop(2, (27, 36), (9, 11), 3, 2, 1, groups=3, bias=True),
+             Config((1, 8, 8), 16, tile_k=16, stages=2), extended=True),
     )),
     Rung("wider result", (
         Case("1x1, float32 result", fprop(1, (128, 64), (8, 16), 1, out_dtype="float32"),

@@ -34,6 +34,9 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise backward, groups of four, 3x5, padding on one side, bias",
              bwd(3, 40, (9, 37), (3, 5), 1, ((2, 0), (1, 3)), group=4, outputs=DB),
              Config((1, 2, 32), 1, 3, channel_warpgroups=2, stages=6), num_sms=2),
+        Case("depthwise backward, one channel in, two out, 3x3 s2, odd sizes, bias",
+             bwd(3, 20, (9, 37), 3, 2, 1, group=(1, 2), outputs=DB),
+             Config((1, 2, 16), 1, 3, channel_warpgroups=2, stages=6), num_sms=2, extended=True),
         Case("depthwise backward, float32, 5x5, bias", bwd(2, 40, (9, 35), 5, 1, 2, dtype="float32", outputs=DB),
              Config((1, 2, 32), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
         Case("depthwise backward, float32, groups of two, 2x3, bias",
@@ -42,7 +45,8 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise backward, float16, groups of eight, dilated",
              bwd(2, 40, (9, 25), 3, 1, 2, 2, group=8, dtype="float16"),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
-    )),    Rung("depthwise: derivative of an activation", (
+    )),
+    Rung("depthwise: derivative of an activation", (
         Case("depthwise backward, 1x1, relu", bwd(1, 64, (1, 16), 1, activation="relu"),
              Config((1, 1, 16), channel_warpgroups=2, stages=2), num_sms=1, extended=True),
         Case("depthwise backward, causal k4, silu, bias", bwd(3, 72, (40,), 4, 1, ((3, 0),), activation="silu", outputs=DB),
@@ -62,5 +66,8 @@ RUNGS: tuple[Rung, ...] = (
         Case("depthwise backward, float32, 5x3, gelu_tanh, bias",
              bwd(2, 40, (9, 35), (5, 3), 1, (2, 1), dtype="float32", activation="gelu_tanh", outputs=DB),
              Config((1, 2, 16), 2, 3, channel_warpgroups=2, stages=4), num_sms=2, extended=True),
+        Case("depthwise backward, groups of three, two models, 5x3, silu, bias",
+             bwd(2, 24, (9, 35), (5, 3), 1, (2, 1), group=3, models=2, activation="silu", outputs=DB),
+             Config((1, 2, 32), 2, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
     )),
 )

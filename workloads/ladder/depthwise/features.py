@@ -91,6 +91,9 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "depthwise: float32": lambda w: w.case.product.compute_dtype == "float32",
     "depthwise: float16": lambda w: w.case.product.compute_dtype == "float16",
     "depthwise: groups of several channels": lambda w: w.problem.group > 1,
+    "depthwise: groups filled up with zeros": lambda w: (
+        w.problem.group > min(w.problem.pixel_group, w.problem.output_group)
+    ),
     "depthwise: whole backward pass": lambda w: w.problem.backward,
     "depthwise: derivative of an activation": lambda w: w.problem.derivative is not None,
 }

@@ -99,6 +99,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), stages=2), num_sms=2, extended=True),
         Case("dw, three groups, s2", wgrad(2, (72, 120), (9, 11), 3, 2, 1, groups=3),
              Config((1, 8, 8), taps_per_tile=3, stages=2), extended=True),
+        Case("dw, groups of nine and twelve channels, s2", wgrad(2, (27, 36), (9, 11), 3, 2, 1, groups=3),
+             Config((1, 8, 8), taps_per_tile=3, stages=2), extended=True),
         Case("dw, groups, s2, strides as channels", wgrad(1, (32, 48), (9, 12), 3, 2, 1, groups=2),
              Config((1, 8, 8), taps_per_tile=2, stages=2, fold=True), num_sms=3, extended=True),
         Case("dw, two groups of 32 channels, halo, through registers, parts", wgrad(2, (64, 64), (9, 11), 3, 1, 1, groups=2),
