@@ -1,5 +1,5 @@
 # Everything a contributor runs. `make test` and `make demo` work from a fresh clone: they set up .venv themselves.
-.PHONY: setup lint test test-all test-long test-cuda13 test-newest emulate demo bench networks gpu lock clean
+.PHONY: setup lint check docs test test-all test-long test-cuda13 test-newest package emulate demo bench networks gpu lock clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -23,9 +23,15 @@ lint: setup
 	$(VENV)/bin/mypy
 	$(PY) -m bench.renew --list
 
+docs: setup ## build the documentation into build/docs; every warning is an error
+	$(PY) -m sphinx -b html -E -d build/doctrees -W --keep-going -q docs build/docs
+
+check: lint ## lint, type-check, and run the tests that compile nothing, in less than a minute
+	$(PY) -m pytest -n 2 --dist worksteal --uncompiled -m "not extended and not aot"
+
 # LLVM would take half of the time to optimise programs that run once; `make test-all` runs them optimised, too.
-test: lint ## lint, type-check, and run the tests (CPU only, about 20 minutes on two cores)
-	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended"
+test: lint docs package ## lint, type-check, build documentation and package, and run the tests (CPU only, about 20 minutes on two cores)
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended" --durations=15
 
 test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13 and test-newest, which take hours together
 
@@ -41,6 +47,9 @@ test-newest: setup ## the tests of `make test` with the newest JAX
 	bash .ci/setup .venv-newest --upgrade ".[cuda12,flax,haiku,inox,test,bench,demo]"
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not extended"
 
+package: setup ## build source distribution and wheel, install the wheel into an empty environment, and use it there
+	bash .ci/package $(VENV)
+
 emulate: setup ## execute the compiled kernels (PTX) on this CPU, one case a rung of the ladder, and print what they did
 	$(PY) -m tests.emulator
 
@@ -53,8 +62,9 @@ bench: setup ## layers on this CPU, stock equinox beside this package, under 15 
 	env -u NPROC $(PY) -m pytest bench/test_layers.py -q --benchmark-json=out/layers_cpu.json --benchmark-disable-gc --benchmark-quiet
 	$(PY) -m bench.chart out/layers_cpu.json out/cpu.png
 
-networks: setup ## training steps of eight networks on this CPU, stock equinox beside this package; writes out/networks_cpu.json
+networks: setup ## training steps of eight networks on this CPU, stock equinox beside this package; writes out/, draws out/networks.png
 	env -u NPROC $(PY) -m bench.networks --out out/networks_cpu.json
+	$(PY) -m bench.chart out/networks_cpu.json out/networks.png
 
 PYTHON ?= python3
 gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel, time the suite against XLA; no set-up
@@ -62,7 +72,7 @@ gpu: ## on a machine with a GPU and JAX: probe the hardware, check every kernel,
 
 lock: SHELL := bash
 lock: ## resolve the newest packages (JAX stays pinned below) into requirements.lock
-	uv pip compile pyproject.toml --extra test --extra bench --extra demo --extra flax --extra haiku --extra inox --extra cuda12 --extra lint \
+	uv pip compile pyproject.toml --extra test --extra bench --extra demo --extra flax --extra haiku --extra inox --extra cuda12 --extra lint --extra docs \
 	    --constraint <(echo 'jax==0.11.2') --python-version 3.12 --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean: ## remove the environments and caches

@@ -1,4 +1,8 @@
-"""Draws what `make bench` measured, and prints it: python -m bench.chart out/layers_cpu.json out/cpu.png"""
+"""Draws what `make bench` or `make networks` measured, and prints it.
+
+python -m bench.chart out/layers_cpu.json out/cpu.png
+python -m bench.chart out/networks_cpu.json out/networks.png
+"""
 
 import argparse
 import collections
@@ -23,6 +27,16 @@ COLOURS = {
 HEAVY = ("transposed", "depthwise", "grouped", "dense 3-D")  # the families that XLA's CPU compiler is slow at
 ALONE = {"f": "forward alone", "d": "input gradient alone", "w": "weight gradient alone"}
 PROGRAMS = {"ours": "ours", "best": "best", "torch": "PyTorch"}  # best: of all formulations
+NETWORKS = {  # as plots and pages call them
+    "unet3d": "3-D U-Net, 32x32x32",
+    "efficientnet": "EfficientNet-B0, 64x64",
+    "dcgan": "DCGAN, both networks, 64x64",
+    "convnext": "ConvNeXt-T, 64x64",
+    "mamba": "Mamba-like, 24 blocks, 1024 steps",
+    "wavenet": "WaveNet, 30 layers, 4096 samples",
+    "unet": "U-Net, 64x64",
+    "resnet18": "ResNet-18, 64x64",
+}
 
 
 def family(case: Case) -> str:
@@ -91,7 +105,13 @@ def label(row: Row) -> str:
     return f"{row['layer']}  ({network}{alone})"
 
 
+def where(machine: Row) -> str:
+    """The machine and the versions that were measured, as captions say them."""
+    return ", ".join([machine["cpu"], f"{machine['threads']} threads", f"JAX {machine['jax']}"])
+
+
 def draw(results: Row, out: pathlib.Path) -> None:
+    """A plot of layers: stock's time by that of each program."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -137,10 +157,9 @@ def draw(results: Row, out: pathlib.Path) -> None:
         side.tick_params(axis="y", length=0)
         side.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel("stock equinox's time / the program's time (log scale; right of 1x is faster than stock)")
-    where = [machine["cpu"], f"{machine['threads']} threads", f"JAX {machine['jax']}"]
-    where += [f"PyTorch {machine['torch']}"] if machine["torch"] else []
+    versions = where(machine) + (f", PyTorch {machine['torch']}" if machine["torch"] else "")
     figure.suptitle("A training step of one layer on a CPU (forward and backward), stock equinox = 1x", fontsize=13)
-    axes.set_title(f"{', '.join(where)}; float32, channels first, interleaved in one process", fontsize=9)
+    axes.set_title(f"{versions}; float32, channels first, interleaved in one process", fontsize=9)
     steps = lambda of: [r for r in of if r["direction"] == "fb"]
     means = lambda of: ", ".join(f"{name} {number(mean(steps(of), p))}" for p, name in shown.items())
     key: list[Any] = [(Patch(color=COLOURS[g]), f"{g}: {means(members[g])}") for g in groups]
@@ -155,14 +174,71 @@ def draw(results: Row, out: pathlib.Path) -> None:
     plt.close(figure)
 
 
+# ---------------------------------------------------------------- networks
+
+
+def networks(results: Row) -> list[Row]:
+    """The networks whose steps were timed, those first that gain most."""
+    return sorted((r for r in results["networks"] if r["status"] == "ok"), key=lambda r: -r["ratio"])
+
+
+def ms(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds >= 9.95 else f"{milliseconds:.1f} ms"
+
+
+def table_of_networks(found: list[Row]) -> str:
+    """A table in Markdown, as the pages have it."""
+    lines = [
+        f"| {NETWORKS.get(r['name'], r['name'])} | {ms(r['stock_ms'])} | {ms(r['ours_ms'])} | {r['ratio']:.1f}x |"
+        for r in found
+    ]
+    return "\n".join(["| training step | stock | converted | |", "|---|--:|--:|--:|", *lines])
+
+
+def draw_networks(results: Row, out: pathlib.Path) -> None:
+    """A plot of networks: a training step in stock equinox, and beside it the converted model's, as part of stock's time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found, machine = networks(results), results["machine"]
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.52 * len(found)), layout="constrained")
+    stock, ours = COLOURS["dense 1-D and 2-D"], COLOURS["transposed"]
+    for y, r in enumerate(found):
+        part = r["ours_ms"] / r["stock_ms"]
+        axes.barh(y - 0.19, 1, height=0.34, color=stock, label="stock equinox" if y == 0 else None)
+        axes.barh(y + 0.19, part, height=0.34, color=ours, label="after pc.convert(model)" if y == 0 else None)
+        axes.text(1.01, y - 0.19, ms(r["stock_ms"]), va="center", fontsize=9, color="0.35")
+        axes.text(part + 0.01, y + 0.19, f"{ms(r['ours_ms'])}   {r['ratio']:.1f}x as fast", va="center", fontsize=9)
+    axes.set_yticks(range(len(found)), [NETWORKS.get(r["name"], r["name"]) for r in found])
+    axes.set_xlim(0, 1.13)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    axes.spines["bottom"].set_bounds(0, 1)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("time of a training step, stock equinox = 100%")
+    figure.suptitle("Training steps of eight networks on a CPU", fontsize=13)
+    axes.set_title(f"{where(machine)}, equinox {machine['equinox']}; float32, a quarter of the channels", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench.chart", description=__doc__)
-    parser.add_argument("results", type=pathlib.Path)
-    parser.add_argument("out", type=pathlib.Path)
+    parser = argparse.ArgumentParser(prog="bench.chart", description=__doc__.partition("\n")[0])
+    parser.add_argument("results", type=pathlib.Path, help="of layers or of networks")
+    parser.add_argument("out", type=pathlib.Path, help="the plot")
     args = parser.parse_args(argv)
     results = json.loads(args.results.read_text())
-    draw(results, args.out)
-    print(report(rows(results)))
+    if "networks" in results:
+        draw_networks(results, args.out)
+        print(table_of_networks(networks(results)))
+    else:
+        draw(results, args.out)
+        print(report(rows(results)))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Settings that tests need before JAX starts: eight CPU devices, threads for the interpreter, strict promotion, no records."""
 
 import os
+import pathlib
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,10 +12,40 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["PALLAS_CONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="pallas_conv_tests_")
 
+import jax
 import pytest
+
+# Files of tests that make XLA compile nothing, but for those marked `aot`, and take seconds: all that `make check` runs.
+UNCOMPILED = {
+    pathlib.Path(__file__).parent / path
+    for path in (
+        "bench/test_kernels.py",
+        "bench/test_record_from_rows.py",
+        "bench/test_renew.py",
+        "bench/test_report.py",
+        "bench/test_table.py",
+        "kernels/dense/test_legal.py",
+        "kernels/dense/test_work.py",
+        "kernels/depthwise/test_legal.py",
+        "kernels/depthwise/test_served.py",
+        "kernels/large_depthwise/test_served.py",
+        "kernels/test_chips.py",
+        "kernels/test_choice.py",
+        "kernels/test_cost.py",
+        "kernels/test_families.py",
+        "kernels/test_tuned.py",
+        "kernels/wgrad/test_legal.py",
+        "test_licences.py",
+        "test_packaging.py",
+        "test_record.py",
+        "test_strict.py",
+        "test_wanted.py",
+    )
+}
 
 
 def pytest_addoption(parser):
+    parser.addoption("--uncompiled", action="store_true", help="run the tests that compile nothing: `make check`")
     parser.addoption("--part", type=_part, help="run every Nth test, from the Kth on: K/N, such as 1/8")
 
 
@@ -26,6 +57,11 @@ def _part(text):
     if not 1 <= k <= n:
         raise pytest.UsageError(f"--part must be K/N with 1 <= K <= N, such as 1/8, not {text}")
     return k, n
+
+
+def pytest_ignore_collect(collection_path, config):
+    others = collection_path.suffix == ".py" and collection_path not in UNCOMPILED
+    return True if others and config.getoption("--uncompiled") else None
 
 
 @pytest.hookimpl(trylast=True)
@@ -46,3 +82,33 @@ def nothing_shipped(request, monkeypatch, tmp_path_factory):
 
     if "shipped" not in request.keywords:
         monkeypatch.setattr(record, "SHIPPED", tmp_path_factory.getbasetemp() / "no_records")
+
+
+@pytest.fixture
+def uncompiled():
+    return UNCOMPILED
+
+
+@pytest.fixture
+def compilations():
+    """The programs that XLA compiles during a test, a row of seconds, which grows."""
+    found = []
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture(autouse=True)
+def as_listed(request):
+    """A test of a file in UNCOMPILED fails if XLA compiles anything in it, so that `make check` stays fast."""
+    listed = request.path in UNCOMPILED and "aot" not in request.keywords
+    found = request.getfixturevalue("compilations") if listed else []
+    yield
+    assert not found, (
+        f"XLA compiled {len(found)} programs: take {request.path.name} off UNCOMPILED in tests/conftest.py"
+    )

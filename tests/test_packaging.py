@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -213,16 +214,26 @@ def test_riddles_are_found():
 
 
 def test_wheel(tmp_path):
-    """Built from a copy of the tree, offline: each file once, nothing else but the metadata."""
+    """Built offline from the source distribution of a copy of the tree: each file once, nothing else but the metadata."""
     copy, out = tmp_path / "tree", tmp_path / "out"
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("pallas_conv", "kernels"):
         shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=ignore)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy)
+    build = f"from setuptools import build_meta; build_meta.build_{{}}({str(out)!r})"
+
+    def run(what, folder):
+        subprocess.run(
+            [sys.executable, "-c", build.format(what)], cwd=folder, check=True, capture_output=True, timeout=200
+        )
+
     out.mkdir()
-    build = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True, timeout=200)
+    run("sdist", copy)
+    (sdist,) = out.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    run("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"))
     (wheel,) = out.glob("*.whl")
     assert wheel.name.split("-")[:2] == ["pallas_conv", pallas_conv.__version__]
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]

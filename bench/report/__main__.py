@@ -15,13 +15,13 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("rows", nargs="+", type=pathlib.Path, help="files of rows, of one device")
     add("--out", type=pathlib.Path, help="folder of the report (that of the first file)")
-    add("--readme", type=pathlib.Path, help="a file with markers, whose table is replaced; refused for a dry run")
+    add("--page", type=pathlib.Path, help="a file with markers, whose table is replaced; refused for a dry run")
     args = parser.parse_args(argv)
     out = args.out or args.rows[0].parent
     try:
         runs = rows.read(args.rows)
-        if args.readme:
-            refuse(runs, args.readme)
+        if args.page:
+            refuse(runs, args.page)
     except ValueError as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 1
@@ -31,20 +31,20 @@ def main(argv: list[str] | None = None) -> int:
     page = out / ("README-dry-run.md" if said.dry else "README.md")
     page.write_text(text.readme(runs, products, plots), encoding="utf-8")
     print(f"{said.measured}: {page}, {', '.join(plots) or 'no plots'}")
-    if args.readme:
-        where = out.resolve().relative_to(args.readme.resolve().parent, walk_up=True).as_posix()
-        args.readme.write_text(replaced(args.readme.read_text(), text.short(runs, products, where)), encoding="utf-8")
-        print(f"{args.readme}: the table between its markers")
+    if args.page:
+        where = out.resolve().relative_to(args.page.resolve().parent, walk_up=True).as_posix()
+        args.page.write_text(replaced(args.page.read_text(), text.short(runs, products, where)), encoding="utf-8")
+        print(f"{args.page}: the table between its markers")
     return 0
 
 
-def refuse(runs: list[rows.Run], readme: pathlib.Path) -> None:
+def refuse(runs: list[rows.Run], page: pathlib.Path) -> None:
     """Raises ValueError for rows that are not a GPU's, and for a file without markers."""
     if runs[0].dry:
-        raise ValueError(f"--readme: {runs[0].name} is of a dry run, whose numbers are no GPU's; leave --readme out")
-    content = readme.read_text(encoding="utf-8")
+        raise ValueError(f"--page: {runs[0].name} is of a dry run, whose numbers are no GPU's; leave --page out")
+    content = page.read_text(encoding="utf-8")
     if content.count(BEGIN) != 1 or content.count(END) != 1 or content.index(BEGIN) > content.index(END):
-        raise ValueError(f"{readme} must have one line {BEGIN} and, below it, one line {END}")
+        raise ValueError(f"{page} must have one line {BEGIN} and, below it, one line {END}")
 
 
 def replaced(content: str, table: str) -> str:

@@ -378,15 +378,16 @@ def _constants(runs: list[Run]) -> str:
     return table(("constant", "measured", "modelled"), lines) if lines else ""
 
 
-# ---------------------------------------------------------------- for the README of the project
+# ---------------------------------------------------------------- for a page of the documentation
 
 
 def short(runs: list[Run], products: list[Timed], where: str) -> str:
     """The table for a page that says more; `where` is the path of the folder of the report from there."""
     said, last = label(runs), runs[-1].device
+    name = where.removeprefix("../" * where.count("../"))
     with_kernels = f"driver {last.get('driver')}, JAX {last['jax']}, CUDA {cuda(last)}, kernels {digests(last['code'])}"
     parts = [
-        said.caption(f"{last['date']}; {with_kernels}. {MEANS} Every row: [{where}]({where}/README.md)."),
+        said.caption(f"{last['date']}; {with_kernels}. {MEANS} Every row: [{name}]({where}/README.md)."),
         means(products),
         f"![{said.measured}]({where}/speed-{said.suffix}.png)",
     ]

@@ -1,4 +1,4 @@
-"""The README's numbers of an H200 and an H100 are those of the committed rows, and of the records made from them."""
+"""The pages' numbers of an H200 and an H100 are those of the committed rows, and of the records made from them."""
 
 import collections
 import pathlib
@@ -10,7 +10,7 @@ from bench.report import __main__ as report
 from bench.report import rows, text
 from bench.tune.measure import GAIN
 from pallas_conv.dispatch.plan import plan
-from pallas_conv.kernels import serve
+from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.dense.plan import Config
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.spec import Product
@@ -18,22 +18,24 @@ from pallas_conv.target import resolve
 from pallas_conv.wanted import wanted
 
 ROOT = pathlib.Path(report.__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-SAID = " ".join(README.split())
+PAGE = (ROOT / "docs" / "guide" / "gpu.md").read_text()
+SAID = " ".join(PAGE.split())
+README = " ".join((ROOT / "README.md").read_text().split())
 RUNS, H100_RUNS = (rows.read(sorted((ROOT / "bench" / "results" / name).glob("*.jsonl"))) for name in ("h200", "h100"))
 ROWS, H100_ROWS = ([row for run in runs for row in run.rows] for runs in (RUNS, H100_RUNS))
 
 
 def test_the_table_is_the_one_that_the_report_writes():
-    _, _, rest = README.partition("<!-- gpu-table:begin -->")
+    _, _, rest = PAGE.partition("<!-- gpu-table:begin -->")
     table, _, _ = rest.partition("<!-- gpu-table:end -->")
-    assert table.strip() == text.short(RUNS, rows.timed(RUNS), "bench/results/h200").strip()
+    assert table.strip() == text.short(RUNS, rows.timed(RUNS), "../../bench/results/h200").strip()
 
 
 def test_all_checks_were_right():
     counts = [collections.Counter(row["status"] for row in found if text._is_check(row)) for found in (ROWS, H100_ROWS)]
     assert [list(count) for count in counts] == [["ok"], ["ok"]]
     assert f"right in all {counts[0]['ok']} and all {counts[1]['ok']} checks against float64" in SAID
+    assert f"right in all {counts[0]['ok']} checks on an H200 and all {counts[1]['ok']} on an H100" in README
     bad = [row for row in [*ROWS, *H100_ROWS] if row["status"] in ("wrong", "hung", "crashed")]
     assert [row["name"] for row in bad] == ["unet3d"]
     assert "backend_compile_and_load" in bad[0]["tail"]  # it was compiling when the run was over, no kernel ran
@@ -47,6 +49,11 @@ def test_speed_over_the_suite():
     cells = [cell.strip() for cell in all_h100.split("|")]
     assert cells[2] == "73"
     assert f"over the 73 products {cells[3]} stock equinox and {cells[4]} the best program without kernels" in SAID
+    for device, line in {"H200": all_h200, "H100": all_h100}.items():
+        _, _, products, stock, best, *_ = (cell.strip() for cell in line.split("|"))
+        assert f"| NVIDIA {device} | {products} | {stock} | {best} |" in README
+    least = min(float(line.split("|")[6].split()[0].rstrip("x")) for line in (all_h200, all_h100))
+    assert f"slower with the kernel, down to {least:.2f}x" in README
     ratio, count = cells[5].split()
     assert f"on {count.strip('()')} of them" in SAID
     assert f"has {ratio} its speed" in SAID
@@ -102,7 +109,7 @@ def test_where_stock_is_worst():
 
 @pytest.mark.parametrize(("name", "said"), [("sd15_b0/f", 760), ("unet_mid_f32/f", 380)])
 def test_a_kernel_alone(name, said):
-    """The README's TFLOP/s of a kernel alone are the measured ones, to the next ten."""
+    """The TFLOP/s of a kernel alone that the page has are the measured ones, to the next ten."""
     row = next(r for r in ROWS if (r["kind"], r["name"], r.get("impl")) == ("time", name, "ours") and "longest" in r)
     alone_ms = sum(ms for kernel, ms in row["longest"] if kernel.startswith("pallas_conv"))
     assert round(2 * row["facts"]["size"]["macs"] / alone_ms / 1e10) * 10 == said
@@ -135,17 +142,20 @@ def test_the_times_of_the_h100s_record_are_of_todays_tiles_or_of_tiles_as_fast()
 @pytest.mark.shipped
 @pytest.mark.extended
 def test_how_many_kernels_auto_takes():
+    """Every kernel that it takes is a dense one; weight gradients and depthwise layers are not among its products."""
+    dense = families.named("dense")
     groups = wanted().suite, wanted().networks
     taken = []
     for target in map(resolve, ("h200", "h100")):
         for group in groups:
             plans = [plan(it.product, target, ("auto",)) for it in group]
-            by_kernels = [p.product.role for p in plans if p.implementation == "mosaic"]
-            assert "wgrad" not in by_kernels
+            by_kernels = [p for p in plans if p.implementation == "mosaic"]
+            assert all(p.kernel.family is dense for p in by_kernels)
             taken.append(len(by_kernels))
-    suite, networks = (sum(it.product.role != "wgrad" for it in group) for group in groups)
+    served = lambda product: product.role in dense.roles and not dense.reasons(product)
+    suite, networks = (sum(served(it.product) for it in group) for group in groups)
     assert (
-        f"of the forward products and input gradients that a kernel serves, `auto` takes kernels for {taken[0]} of the suite's "
-        f"{suite} and for {taken[1]} of {networks} in eight networks on the H200, for {taken[2]} and {taken[3]} on the H100. "
-        f"For everything else, all weight gradients among it, a `lax` program runs"
+        f"Of the forward products and input gradients that the dense kernel serves, `auto` takes kernels for {taken[0]} of the "
+        f"suite's {suite} and for {taken[1]} of {networks} in eight networks on the H200, for {taken[2]} and {taken[3]} on the "
+        f"H100. For everything else, all weight gradients and depthwise layers among it, a `lax` program runs"
     ) in SAID

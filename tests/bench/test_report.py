@@ -229,37 +229,47 @@ def test_a_report_of_a_dry_run_says_so_everywhere(tmp_path, monkeypatch):
     assert not (tmp_path / "README.md").exists()
 
 
-README = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nMore.\n"
+PAGE = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nMore.\n"
 
 
-def test_the_table_of_another_readme_is_replaced(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
+def test_the_table_of_another_page_is_replaced(tmp_path):
+    gpu = tmp_path / "gpu.md"
+    gpu.write_text(PAGE)
     paths = written(tmp_path / "h100")
     for _ in range(2):  # the second time its own
-        assert report.main([*paths, f"--readme={readme}"]) == 0
-    found = readme.read_text()
+        assert report.main([*paths, f"--page={gpu}"]) == 0
+    found = gpu.read_text()
     assert found.startswith(f"# Title\n\n{report.BEGIN}\n*Measured on an {H100}. 2026-12-01; driver 580.1, JAX 0.11.2")
     assert found.endswith(f"{report.END}\n\nMore.\n")
     assert "old" not in found
     assert "h100/speed-measured.png" in found
+    assert "[h100](h100/README.md)" in found
     assert cells(found.replace(report.BEGIN, "## Table\n"), "unet", "Table")[1:] == ["100.00", "90.00", "wrong"]
 
 
-def test_the_readme_takes_no_rows_of_a_dry_run(tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    assert report.main([*written(tmp_path / "dry", DRY), f"--readme={readme}"]) == 1
+def test_the_page_takes_no_rows_of_a_dry_run(tmp_path, capsys):
+    gpu = tmp_path / "gpu.md"
+    gpu.write_text(PAGE)
+    assert report.main([*written(tmp_path / "dry", DRY), f"--page={gpu}"]) == 1
     assert "dry run" in capsys.readouterr().err
-    assert readme.read_text() == README
+    assert gpu.read_text() == PAGE
 
 
-def test_a_readme_without_markers_is_left_alone(tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("# Title\n")
-    assert report.main([*written(tmp_path / "h100"), f"--readme={readme}"]) == 1
+def test_a_page_without_markers_is_left_alone(tmp_path, capsys):
+    gpu = tmp_path / "gpu.md"
+    gpu.write_text("# Title\n")
+    assert report.main([*written(tmp_path / "h100"), f"--page={gpu}"]) == 1
     assert report.BEGIN in capsys.readouterr().err
     assert not (tmp_path / "h100" / "README.md").exists()
+
+
+def test_links_lead_from_the_folder_of_the_page_to_that_of_the_rows(tmp_path):
+    gpu = tmp_path / "docs" / "guide" / "gpu.md"
+    gpu.parent.mkdir(parents=True)
+    gpu.write_text(PAGE)
+    assert report.main([*written(tmp_path / "h100"), f"--page={gpu}"]) == 0
+    assert "[h100](../../h100/README.md)" in gpu.read_text()
+    assert "(../../h100/speed-measured.png)" in gpu.read_text()
 
 
 @pytest.mark.parametrize(
