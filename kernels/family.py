@@ -30,7 +30,7 @@ from .gpu import MAX_ELEMENTS, Gpu
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
 EPILOGUE_OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64  # taps a side
-MOST_NARROW = 8  # channels of a group of which a tensor core's tile of 8x8 holds whole ones
+MOST_NARROW = 8  # channels of a group, in and out, of which an 8x8 tile of a tensor core holds one or several
 LEAST_CHANNELS = MOST_NARROW + 1  # of a group in a matrix product
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
@@ -195,13 +195,13 @@ def group_reasons(product: Product) -> list[str]:
     channels = channels_of_a_group(product)
     if product.spec.groups == 1 or min(channels) >= LEAST_CHANNELS:
         return []
-    return [
-        f"a group must have at least {LEAST_CHANNELS} channels on either side, or at most {MOST_NARROW} on both, not {channels}"
-    ]
+    given, wanted = channels
+    either = f"at least {LEAST_CHANNELS} channels both in and out, or at most {MOST_NARROW}"
+    return [f"a group must have {either}, not {given} in and {wanted} out"]
 
 
 def narrow(product: Product) -> bool:
-    """Whether groups have few channels on both sides. One channel in all is a group, more are a matrix product's."""
+    """Whether groups have few channels, both in and out. A single group is, if it has one channel in and one out."""
     channels = channels_of_a_group(product)
     return max(channels) <= MOST_NARROW and (product.spec.groups > 1 or channels == (1, 1))
 
@@ -218,7 +218,8 @@ def empty_reasons(shapes: Mapping[str, Sequence[int]]) -> list[str]:
 
 def large_reasons(elements: Mapping[str, int]) -> list[str]:
     """A reason for every array, by its name, that has more elements than a kernel can index."""
-    return [f"{name} has more than {MAX_ELEMENTS} elements" for name, count in elements.items() if count > MAX_ELEMENTS]
+    counted = f"{MAX_ELEMENTS} elements, zeros that it is padded with included"
+    return [f"{name} has more than {counted}" for name, count in elements.items() if count > MAX_ELEMENTS]
 
 
 def series_of(product: Product, strides: str) -> str:

@@ -1,4 +1,4 @@
-"""The dense family: forward products and input gradients of groups of at least 16 channels, as sums of shifted matrix products.
+"""The dense family: forward products and input gradients of groups from nine channels on, as sums of shifted matrix products.
 
 served.py    products it serves, and their names      schedule.py  which tile, taps and channels come next
 plan.py      problems, configurations, tilings         sm90.py      the kernel, for Hopper

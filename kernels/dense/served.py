@@ -79,6 +79,7 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
     summed, produced = list(_channels(product).values())[:: 1 if product.role == "fprop" else -1]
     dims, found = geometry.dims(product), []
+    of_each = " a group" if product.spec.groups > 1 else ""
     if cfg.im2col:
         found.append(
             f"the {dims[-1].count[0]} taps of {source}'s last dimension become channels: {summed} are too few for a tensor core"
@@ -87,7 +88,8 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     unit = 16 // ITEMSIZE[product.compute_dtype]
     if summed % unit:
         found.append(
-            f"{source} and w are padded from {summed} to {-(-summed // unit) * unit} channels: TMA strides are 16 bytes"
+            f"{source} and w are padded from {summed} to {-(-summed // unit) * unit} channels{of_each}: "
+            "TMA strides are 16 bytes"
         )
     uneven = [i for i, d in enumerate(dims) if d.in_size % d.in_stride]
     if uneven:
@@ -102,12 +104,12 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     if cfg.finished_by_xla:
         return tuple(found)  # in the same pass, what is too much is sliced off
     unit = 16 // ITEMSIZE[product.out_dtype]
-    result += " (and the residual likewise)" if product.residual else ""
+    also = ", and the residual padded likewise" if product.residual else ""
     if produced % unit:
-        found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels")
+        found.append(f"{result} is sliced from {-(-produced // unit) * unit} to {produced} channels{of_each}{also}")
     ragged = [i for i, d in enumerate(geometry.dims(product)) if d.out_size % d.out_stride]
     if ragged:
-        found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
+        found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}{also}")
     return tuple(found)
 
 

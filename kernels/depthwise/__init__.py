@@ -21,10 +21,12 @@ from . import legal, search, served, work
 from .plan import Config, Problem
 
 
-def _sample(role: str, stride: int = 1, dtype: str = "bfloat16", group: int = 1, **fused: object) -> Product:
+def _sample(
+    role: str, stride: int = 1, dtype: str = "bfloat16", group: int = 1, multiplier: int = 1, **fused: object
+) -> Product:
     """A 3x3 convolution, padded to keep its size but for strides. No tile divides it evenly."""
     spec = ConvSpec((stride,) * 2, ((1, 1),) * 2, (1, 1), (1, 1), 24 // group, (10, 7), (3, 3))
-    return Product(role, spec, 2, 24, 24, dtype, dtype, **fused)  # type: ignore[arg-type]
+    return Product(role, spec, 2, 24, 24 * multiplier, dtype, dtype, **fused)  # type: ignore[arg-type]
 
 
 class Depthwise:
@@ -46,6 +48,7 @@ class Depthwise:
         _sample("dgrad", dtype="float32", group=2),
         _sample("wgrad", group=8),
         _sample("bwd", outputs=("dx", "dw", "db")),
+        _sample("bwd", multiplier=2, outputs=("dx", "dw", "db")),
         _sample("bwd", stride=2, dtype="float32", outputs=("dx", "dw")),
     )
 

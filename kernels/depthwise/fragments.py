@@ -18,8 +18,8 @@ gradients of both taps; what lies beside them is products of different groups:
 Seven eighths of its products are with zeros, or in vain. Yet it takes a sixth to an eighth of the instructions that
 multiply-adds in float32 would: of those, one for each element of a lane and each tap, and more to convert the operands.
 
-Of groups of two, four or eight channels, the matrices have blocks of as many on their diagonals, and less is in vain: of
-eight channels, nothing. That takes no more instructions, and no more registers.
+Of groups of two, four or eight channels, to which zeros fill others up (operands.py), the matrices have blocks of as many on
+their diagonals, and less is in vain: of eight channels, nothing. That takes no more instructions, and no more registers.
 
 `MultiplyAdds`, for float32: each warp has 4 of the pixels, each lane a channel of the result. A lane loads its pixels once for
 each channel of its group. Sums over pixels stay apart for each warp.

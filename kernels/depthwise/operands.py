@@ -23,8 +23,8 @@ from .tiling import Tiling
 def channels_last_operands(product: Product, operands: Sequence[Array]) -> dict[str, Array]:
     """The operands by name: pixels and saved [N, *in, C], w [*kernel, group, C], partner and residual [N, *out, C], bias [C].
 
-    C: of all models, of whole groups. Pixels are what taps read: x, or the cotangent of an input gradient, and of a whole
-    backward pass. Weights are those of each channel that results, for all channels of its group that are summed.
+    C: of all models, every group padded to `whole_group`. Pixels are what taps read: x, or the cotangent of an input gradient,
+    and of a whole backward pass. Weights are those of each channel that results, for all channels of its group that are summed.
     """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
@@ -57,7 +57,7 @@ def _weights_last(w: Array, summed: int) -> Array:
 
 
 def _with_whole_groups(a: Array, axis: int, groups: int, group: int) -> Array:
-    """The array with zeros after the channels of each group along an axis, so that there are so many."""
+    """The array with each of its groups along an axis padded to `group` channels, by zeros after its own."""
     missing = group - a.shape[axis] // groups
     if not missing:
         return a
@@ -67,7 +67,7 @@ def _with_whole_groups(a: Array, axis: int, groups: int, group: int) -> Array:
 
 
 def _without_zeros(a: Array, axis: int, group: int, wanted: int) -> Array:
-    """The first so many channels of each group along an axis: the inverse of `_with_whole_groups`."""
+    """The first `wanted` channels of each group of `group` along an axis: the inverse of `_with_whole_groups`."""
     if group == wanted:
         return a
     apart = a.reshape(*a.shape[:axis], -1, group, *a.shape[axis + 1 :])

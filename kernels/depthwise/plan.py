@@ -105,8 +105,8 @@ class Problem:
     channels     C, of all models
     group        channels of a group, on either side: each result sums over those of its own. Tensor cores' tiles hold whole
                  groups, so it is 1, 2, 4 or 8
-    pixel_group  how many of them a group of pixels has, before zeros fill it up
-    output_group likewise, of what is shaped like an output
+    pixel_group  channels of a group of pixels as they are given: the others, up to `group`, are zeros
+    output_group the same of outputs, and of what is shaped like one
     dims         the dimensions as taps: always (planes, rows, columns), of which a convolution of fewer has the last ones
     ndim         how many it has
     outputs      how many there are, of a size each; none of a weight gradient by itself

@@ -19,12 +19,14 @@ def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Some hundreds of legal configurations, each with as many stages as fit.
 
     As far as any such tile fits, they read whole lines of memory, load a tile ahead, and have two consumers on an SM or more:
-    every scheduler then has a warp to turn to while another waits.
+    every scheduler then has a warp to turn to while another waits. Where none fits, the smallest tile is left, if it is legal.
     """
     for line_bytes, consumers, ahead in ((LINE_BYTES, 2, 1), (0, 2, 1), (0, 1, 0)):
         if found := list(_candidates(problem, gpu, line_bytes, consumers, ahead)):
             yield from found
             return
+    if not illegal(problem, smallest := least(problem), gpu):
+        yield smallest
 
 
 @functools.lru_cache(maxsize=256)

@@ -48,8 +48,9 @@ def reasons(product: Product) -> tuple[str, ...]:
     fusion = _gradient_reasons(product) if product.role in GRADIENTS else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
     of_a_tap = whole_group(product) if product.compute_dtype == "float32" else 1  # see `Problem.kept`
-    if (kept := math.prod(product.spec.kernel_spatial) * of_a_tap) > MOST_WEIGHTS:
-        found.append(f"a thread keeps its weights in registers, at most {MOST_WEIGHTS}, not {kept}")
+    if (kept := (taps := math.prod(product.spec.kernel_spatial)) * of_a_tap) > MOST_WEIGHTS:
+        why = f", of {taps} taps and {of_a_tap} channels" if of_a_tap > 1 else ""
+        found.append(f"a thread keeps its weights in registers, at most {MOST_WEIGHTS}, not {kept}{why}")
     return tuple(found or _size_reasons(product))
 
 
@@ -98,7 +99,14 @@ def _size_reasons(product: Product) -> list[str]:
         return large
     of_a_model = problem.channels // (product.models or 1)
     if problem.outputs and product.models is not None and problem.itemsize == 2 and of_a_model % LANES:
-        return [f"models of {of_a_model} channels would share tensor cores' matrices of {LANES}, and their NaNs"]
+        filled = (
+            ", zeros that fill groups up included,"
+            if of_a_model > min(product.in_channels, product.out_channels)
+            else ""
+        )
+        return [
+            f"models of {of_a_model} channels{filled} would share tensor cores' matrices of {LANES}, and their NaNs"
+        ]
     if not search.any_fits(problem):
         return [f"no tile fits on an SM; of the smallest one, {legal.illegal(problem, search.least(problem))}"]
     return []
@@ -110,6 +118,7 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
     source, other, result = NAMES[product.role]
     if problem.backward:
         source, other = other, source
+    source += " (and what the activation saved likewise)" if problem.derivative else ""
     whole = lambda itemsize: -(-problem.channels // (16 // itemsize)) * (16 // itemsize)
     if problem.pixel_group < problem.group:
         found.append(f"{source} is padded from {problem.pixel_group} to {problem.group} channels a group")
@@ -126,13 +135,13 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
         if ragged:
             found.append(f"{other} is padded to whole output phases in spatial dimensions {ragged}")
     if problem.outputs:
-        result += " (and the residual likewise)" if product.residual else ""
+        also = ", and the residual padded likewise" if product.residual else ""
         if problem.channels < (stored := whole(problem.out_itemsize)):
-            found.append(f"{result} is sliced from {stored} to {problem.channels} channels")
+            found.append(f"{result} is sliced from {stored} to {problem.channels} channels{also}")
         if problem.output_group < problem.group:
-            found.append(f"{result} is sliced from {problem.group} to {problem.output_group} channels a group")
+            found.append(f"{result} is sliced from {problem.group} to {problem.output_group} channels a group{also}")
         if ragged:
-            found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}")
+            found.append(f"{result} is sliced from whole output phases in spatial dimensions {ragged}{also}")
     if problem.weight_sums:
         blocks = ", and takes the groups' blocks out of matrices of eight channels" if problem.whole_matrices else ""
         found.append(f"XLA adds partial sums of all thread blocks, in float32 and always in the same order{blocks}")
@@ -140,7 +149,10 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
 
 
 def series(product: Product) -> str:
-    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups."""
+    """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups.
+
+    Groups that zeros fill up are named: XLA's copies take their time.
+    """
     filled = "_filled" * (channels_of_a_group(product) != (whole_group(product),) * 2)
     return f"{product.role}_{series_of(product, strides_of(dims_of(product)))}{filled}"
 

@@ -134,7 +134,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     fragments = t.tile_fragments * problem.kept * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
     if problem.backward and problem.bias:
         fragments += math.prod(cfg.tile_pixels) // PIXELS  # of the cotangent at the places of outputs
-    # Zeros that fill groups up are read, too.
+    # The kernel reads padded copies: zeros that fill groups up are traffic.
     pixels = pixel_bytes(problem) * problem.group // problem.pixel_group
     partner = elements(problem) * problem.group // problem.output_group * problem.itemsize * problem.weight_sums
     multiplied = (

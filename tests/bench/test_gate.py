@@ -21,7 +21,7 @@ def in_process(folder, *arguments):
     return runner.main(gpu.SCRIPT, words)
 
 
-GATE = ("--only=correctness", "--problems=small_(odd_channels|groups_of_3)")
+GATE = ("--only=correctness", "--problems=small_(odd_channels|2_in_9_out)")
 
 
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
         row = found[f"small_odd_channels/{direction}"]
         assert (row["status"], row["family"]) == ("wrong", family)
         assert row["facts"]["code_path"]  # which a record files as wrong
-        assert found[f"small_groups_of_3/{direction}"]["status"] == "unsupported"
+        assert found[f"small_2_in_9_out/{direction}"]["status"] == "unsupported"
 
 
 def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
@@ -52,7 +52,7 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
 
 
 def test_to_check_no_kernel_is_no_success(tmp_path, capsys):
-    assert in_process(tmp_path, "--only=correctness", "--problems=small_groups_of_3") == runner.INCOMPLETE
+    assert in_process(tmp_path, "--only=correctness", "--problems=small_2_in_9_out") == runner.INCOMPLETE
     assert "INCOMPLETE: no kernel was checked" in capsys.readouterr().out
 
 

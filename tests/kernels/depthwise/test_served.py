@@ -65,8 +65,9 @@ def product(role="fprop", batch=2, channels=64, size=(9, 20), kernel=3, **change
         ),
         ({"channels": 12, "models": 3}, "models of 12 channels would share"),
         ({"channels": 12, "models": 3, "group": 4}, "models of 12 channels would share"),
-        ({"channels": 9, "models": 3, "group": 3}, "models of 12 channels would share"),
-        ({"kernel": 5, "group": (1, 7), "dtype": "float32"}, "in registers, at most 128, not 200"),
+        ({"channels": 9, "models": 3, "group": 3}, "models of 12 channels, zeros that fill groups up included, would"),
+        ({"kernel": 5, "group": (1, 7), "dtype": "float32"}, "at most 128, not 200, of 25 taps and 8 channels"),
+        ({"channels": 5 * 200_000, "group": 5, "size": (40, 34)}, "zeros that it is padded with included"),
         ({"kernel": 5, "group": 8, "dtype": "float32"}, "in registers, at most 128, not 200"),
     ],
 )
@@ -84,7 +85,10 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
     c, o, groups = channels
     found = served.reasons(cases.product("fprop", 2, (c, o), (9, 9, 9, 9), 3, groups=groups, dtype="float64"))
     assert len(found) == 1
-    assert "there must be groups, of at most 8 channels" in found[0] or "or at most 8 on both, not" in found[0]
+    assert (
+        "there must be groups, of at most 8 channels" in found[0]
+        or "channels both in and out, or at most 8, not" in found[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,6 +108,7 @@ def test_groups_of_other_channels_are_refused_for_that_alone(channels):
         {"role": "bwd", "outputs": ALL, "kernel": 5, "dtype": "float32", "precision": "highest"},
         {"role": "bwd", "outputs": ALL, "group": 4, "out_dtype": "float32"},
         {"role": "bwd", "outputs": ALL, "size": (9, 9, 9)},
+        {"role": "bwd", "outputs": BOTH, "size": (9, 9, 9), "padding": 1, "batch": 1, "channels": 8},
         {"role": "bwd", "outputs": ALL, "activation": "silu"},
         {"dtype": "float32", "precision": "highest"},
         {"dtype": "float16"},
@@ -218,7 +223,7 @@ def test_notes_of_copies():
     wanted = (
         "x is padded from 20 to 24",
         "whole strides in its last",
-        "y (and the residual likewise) is sliced from 24 to 20",
+        "y is sliced from 24 to 20 channels, and the residual padded likewise",
     )
     assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 3
     (told,) = served.notes(product("dgrad", size=(9, 20), stride=2, padding=1), Config(TILE))
@@ -241,6 +246,14 @@ def test_notes_of_groups_that_zeros_fill_up():
         "partial sums",
     )
     assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 6
+
+
+def test_notes_of_what_lies_beside_what_is_padded():
+    told = served.notes(product(channels=20, group=(1, 3), residual=True), Config(TILE))
+    assert told[-1] == "y is sliced from 4 to 3 channels a group, and the residual padded likewise"
+    p = product("bwd", channels=20, group=(1, 3), padding=1, outputs=ALL, activation="silu")
+    told = served.notes(p, Config(TILE))
+    assert told[0] == "the cotangent (and what the activation saved likewise) is padded from 3 to 4 channels a group"
 
 
 def test_notes_of_a_weight_gradient():

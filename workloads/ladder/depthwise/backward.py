@@ -15,6 +15,8 @@ RUNGS: tuple[Rung, ...] = (
              extended=True),
         Case("depthwise backward, 1x2, two fragments a row, bias", bwd(1, 64, (1, 33), (1, 2), 1, ((0, 0), (0, 1)), outputs=DB),
              Config((1, 1, 32), channel_warpgroups=2, stages=2), num_sms=1, extended=True),
+        Case("depthwise backward, 3-D, 3x3x3, a consumer without channels", bwd(2, 8, (4, 5, 9), 3, 1, 1),
+             Config((1, 1, 16), channel_warpgroups=2, stages=3), num_sms=2, extended=True),
         Case("depthwise backward, 3x3 of whole tiles, slots used again", bwd(4, 64, (8, 16), 3, 1, 1),
              Config((1, 2, 16), 2, 4, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
         Case("depthwise backward, 3x3, cropped, float32 dx", bwd(2, 24, (9, 21), 3, 1, ((-2, 1), (1, -3)), out_dtype="float32"),
