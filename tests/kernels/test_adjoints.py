@@ -67,7 +67,6 @@ PRODUCTS = {
 QUICK = (
     "transposed",
     "depthwise, strided, asymmetric",
-    "groups of two, strided",
     "one channel in, three out, transposed",
     "groups of nine and twelve",
     "large depthwise, asymmetric",

@@ -84,7 +84,8 @@ def test_what_is_chosen_for_wanted_products(case, counted):
     prove_as_planned(case, counted)
 
 
-SEEDS = (8, 9, 13)  # a weight gradient in float16, an input gradient and a forward product in bfloat16
+# A weight gradient in float16; of groups that zeros fill up, a forward product and a weight gradient of several models.
+SEEDS = (6, 7, 14)
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.extended] * (n not in SEEDS)) for n in range(60)])

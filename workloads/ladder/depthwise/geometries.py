@@ -135,7 +135,7 @@ RUNGS: tuple[Rung, ...] = (
              Config((2, 2, 16), 1, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
         Case("depthwise dx, 3-D, 3x2x3 s2x1x2, tiles of two planes",
              dgrad(1, 24, (7, 5, 35), (3, 2, 3), (2, 1, 2), (1, 0, 1)), Config((2, 2, 16), 1, 3, stages=5), num_sms=2),
-        Case("depthwise dw, 3-D, 3x3x3, tiles of two planes, bias", wgrad(2, 40, (5, 5, 35), 3, 1, 1, outputs=("dw", "db")),
+        Case("depthwise dw, 3-D, 3x3x3, tiles of two planes, bias", wgrad(1, 40, (3, 5, 35), 3, 1, 1, outputs=("dw", "db")),
              Config((2, 2, 32), 1, 3, channel_warpgroups=2, stages=5), num_sms=2, extended=True),
     )),
     Rung("depthwise: float32", (
