@@ -61,24 +61,27 @@ class Canvas:
     def line(
         self, x: float, y: float, to_x: float, to_y: float, colour: str = "soft", arrow: bool = False, dash: str = ""
     ) -> None:
-        end = ' marker-end="url(#{' + colour + '}-head)"' if arrow else ""
+        end = f' marker-end="url(#{colour}-head)"' if arrow else ""
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
             f'<line x1="{x:g}" y1="{y:g}" x2="{to_x:g}" y2="{to_y:g}" stroke="{{{colour}}}" stroke-width="1.6"{end}{dashes}/>'
         )
 
+    def notes(self, y: float, *lines: str) -> None:
+        """Lines of text below a drawing."""
+        for i, said in enumerate(lines):
+            self.text(20, y + 24 * i, said, "soft", 13, "start")
+
     def svg(self, theme: str) -> str:
         palette = THEMES[theme]
-        used = [name for name in palette if any(f"url(#{{{name}}}-head)" in part for part in self.parts)]
-        heads = "".join(
-            f'<marker id="{palette[name]}-head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-            f'orient="auto">'
-            f'<path d="M0 0 8 4 0 8z" fill="{palette[name]}"/></marker>'
-            for name in used
-        ).replace('id="#', 'id="c')
         body = "\n".join(self.parts)
+        heads = "".join(
+            f'<marker id="{name}-head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+            f'<path d="M0 0 8 4 0 8z" fill="{value}"/></marker>'
+            for name, value in palette.items()
+            if f"url(#{name}-head)" in body
+        )
         for name, value in palette.items():
-            body = body.replace(f"url(#{{{name}}}-head)", f"url(#{value.replace('#', 'c')}-head)")
             body = body.replace(f"{{{name}}}", value)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
@@ -126,13 +129,12 @@ def shifted() -> Canvas:
     c.text(724, top - 4, "y", size=14, bold=True)
     c.text(812, top + 5 * side - 9, "8 pixels", "soft", 12)
     c.text(812, top + 5 * side + 9, "4 channels", "soft", 12)
-    notes = (
+    c.notes(
+        252,
         "A row is a pixel, a column a channel. Each product multiplies the rows inside its frame: 8 x 5 by 5 x 4.",
         "Dashed rows are padding. TMA, the tensor memory accelerator, fills them with zeros. There is no padded copy.",
         "The sums stay in registers from the first tap to the last. Two and three dimensions only make the shifts longer.",
     )
-    for i, note in enumerate(notes):
-        c.text(20, 252 + 25 * i, note, "soft", 13, at="start")
     return c
 
 
@@ -174,14 +176,7 @@ def phases() -> Canvas:
         c.label(x - 24, 354, 48, 30, f"out[{o}]", "grey")
     c.text(690, 346, "green: useful", "green", 13, at="start")
     c.text(690, 370, "red: times zero", "red", 13, at="start")
-    c.text(
-        20,
-        412,
-        "In one dimension half of the products are with zeros, in two 3/4, in three 7/8.",
-        "soft",
-        13,
-        at="start",
-    )
+    c.notes(412, "In one dimension half of the products are with zeros, in two 3/4, in three 7/8.")
     return c
 
 
@@ -226,14 +221,13 @@ def pipeline() -> Canvas:
     c.text(left + 3.2 * wide, rows["producer"] + high + 18, "empty", "blue", 12)
     c.line(left + 6.4 * wide, 54, left + 6.4 * wide, rows["producer"] + high + 6, "soft", dash="2 4")
     c.text(left + 6.5 * wide, 50, "loads of the next tile", "soft", 12, at="start")
-    notes = (
+    c.notes(
+        278,
         "A slot holds the pixels and the weights of one step: some channels of one tap, or of several taps that share a load.",
         "full (solid): the bytes have arrived, a consumer may multiply. empty (dashed): both consumers have read the slot.",
         "The block is persistent. It goes on to its next tile, whose loads begin while consumers finish this one.",
         "Each consumer keeps the sums of its part of the tile in registers, over all taps and all channels.",
     )
-    for i, note in enumerate(notes):
-        c.text(20, 278 + 24 * i, note, "soft", 13, at="start")
     return c
 
 
@@ -270,13 +264,9 @@ def fused_backward() -> Canvas:
     c.line(711, 66, 767, 66, "green", arrow=True)
     c.text(807, 128, "dw, db", "green", 14)
     c.line(711, 128, 776, 128, "green", arrow=True)
-    c.text(
-        20,
+    c.notes(
         186,
         "read: ct, saved, g twice, x.  written: g, dx.  Weights and their gradients are small, and are not counted.",
-        "soft",
-        13,
-        "start",
     )
 
     c.line(20, 210, 880, 210, "line")
@@ -300,21 +290,10 @@ def fused_backward() -> Canvas:
     c.text(807, 362, "dw, db", "green", 14)
     c.line(697, 347, 774, 358, "green", arrow=True)
     c.line(697, 385, 774, 367, "green", arrow=True)
-    c.text(
-        20,
+    c.notes(
         432,
         "read: ct, saved, x.  written: dx.  Rows of g are read from shared memory twice, for dx and for dw.",
-        "soft",
-        13,
-        "start",
-    )
-    c.text(
-        20,
-        456,
         "It takes the registers of both kernels, which allows taps up to about 5x5. Larger layers run the two kernels.",
-        "soft",
-        13,
-        "start",
     )
     return c
 

@@ -9,12 +9,9 @@ from pallas_conv.kernels.depthwise.tiling import tiling
 from pallas_conv.kernels.gpu import MOST_BARRIERS, Gpu
 from pallas_conv.spec import Product
 from tests.kernels.cases import Case
-from workloads.ladder.depthwise.products import narrow
+from workloads.ladder.depthwise.products import narrow as depthwise
 
 MOST_MACS = 1_500_000  # that the interpreter does in seconds
-
-
-depthwise = narrow  # a product of groups of one channel or a few
 
 
 def some_product(rng: random.Random) -> Product:
@@ -27,11 +24,8 @@ def some_product(rng: random.Random) -> Product:
         )
         each = lambda lo, hi, nd=nd: tuple(rng.randint(lo, hi) for _ in range(nd))
         pair = lambda lo, hi: (rng.randint(lo, hi), rng.randint(lo, hi))
-        dtype, fused, group = (
-            pick(("bfloat16", "bfloat16", "float16", "float32")),
-            {},
-            pick((1, 1, 1, 2, 4, 8, 3, (1, 2), (rng.randint(1, 8), rng.randint(1, 8)))),
-        )
+        dtype, fused = pick(("bfloat16", "bfloat16", "float16", "float32")), {}
+        group = pick((1, 1, 1, 2, 4, 8, 3, (1, 2), pair(1, 8)))
         of_x = group[0] if isinstance(group, tuple) else group
         if role == "fprop":
             fused = {
