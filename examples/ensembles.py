@@ -29,15 +29,11 @@ def batch_loss(model, noisy, clean):
     return jnp.mean(jax.vmap(loss, in_axes=(None, 0, 0))(model, noisy, clean))
 
 
-def descend(model, gradients, rate=0.05):
-    return eqx.apply_updates(model, jax.tree.map(lambda g: -rate * g, gradients))
-
-
 @eqx.filter_jit
 @eqx.filter_vmap(in_axes=(eqx.if_array(0), None, None))
 def ensemble_step(model, noisy, clean):
     value, gradients = eqx.filter_value_and_grad(batch_loss)(model, noisy, clean)
-    return descend(model, gradients), value
+    return eqx.apply_updates(model, jax.tree.map(lambda g: -0.05 * g, gradients)), value
 
 
 @eqx.filter_jit
@@ -61,9 +57,8 @@ def main():
     models = eqx.filter_vmap(network)(jax.random.split(jax.random.key(2), 4))
     one = network(jax.random.key(2))
     alone = len(pc.explain(eqx.filter_grad(batch_loss), one, noisy, clean))
-    print(
-        f"convolutions of a step: {alone} for a network, {len(pc.explain(ensemble_step, models, noisy, clean))} for four"
-    )
+    four = len(pc.explain(ensemble_step, models, noisy, clean))
+    print(f"convolutions of a step: {alone} for a network, {four} for four")
     losses = []
     for _ in range(50):
         models, values = ensemble_step(models, noisy, clean)

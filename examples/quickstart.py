@@ -25,13 +25,9 @@ def stripes(key, count):
 
 def network(key):
     one, two, three = jax.random.split(key, 3)
-    return eqx.nn.Sequential(
-        [
-            pc.Conv2d(1, 16, 3, padding=1, activation="relu", key=one),
-            pc.Conv2d(16, 32, 3, stride=2, padding=1, activation="relu", key=two),
-            pc.Conv2d(32, 1, 8, key=three),
-        ]
-    )
+    first = pc.Conv2d(1, 16, 3, padding=1, activation="relu", key=one)
+    second = pc.Conv2d(16, 32, 3, stride=2, padding=1, activation="relu", key=two)
+    return eqx.nn.Sequential([first, second, pc.Conv2d(32, 1, 8, key=three)])
 
 
 def loss(model, images, labels):

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import warnings
@@ -13,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from examples import ensembles, gan, quickstart, segment3d, third_party, wavenet
+from examples import devices, ensembles, gan, quickstart, segment3d, third_party, wavenet
 
 FOLDER = pathlib.Path(quickstart.__file__).parent
 ROOT = FOLDER.parent
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
-LONGEST = 55  # lines of code, imports left out
+LONGEST = 41  # lines of code, imports left out
 
 pytestmark = pytest.mark.usefixtures("as_users_promote")
 
@@ -50,7 +52,7 @@ def test_a_converted_model_trains_on_as_if_nothing_had_happened():
     before, converted, stock, checkpoint = third_party.main()
     assert before[-1] < 0.6 * before[0]
     np.testing.assert_allclose(converted, stock, rtol=1e-4)
-    assert type(checkpoint.layers[0]) is eqx.nn.Conv2d
+    assert type(checkpoint.convs[0]) is eqx.nn.Conv2d
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -79,9 +81,9 @@ def test_a_generator_comes_closer_to_the_data():
 
 
 def test_a_wavenet_continues_a_melody():
-    losses, error = wavenet.main()
-    assert losses[-1] < 0.01 * losses[0]
-    assert error.mean() < 0.2
+    loss, error = wavenet.main()
+    assert loss < 1e-3
+    assert error < 0.2
 
 
 def test_a_wavenet_does_not_see_the_future():
@@ -91,8 +93,8 @@ def test_a_wavenet_does_not_see_the_future():
 
 
 def test_balls_are_found():
-    losses, dice = segment3d.main()
-    assert losses[-1] < 0.2 * losses[0]
+    loss, dice = segment3d.main()
+    assert loss < 0.1
     assert dice > 0.6
 
 
@@ -109,9 +111,15 @@ def test_devices_send_each_other_gradients_alone():
         timeout=200,
     )
     assert run.returncode == 0, run.stderr
-    alone, losses, messages, parameters, batch = json.loads(run.stdout.splitlines()[-1])
+    alone, losses, messages = json.loads(run.stdout.splitlines()[-1])
     np.testing.assert_allclose(losses[0], alone, rtol=1e-5)
     assert losses[-1] < 0.2 * losses[0]
-    assert {kind for kind, _ in messages} == {"all-reduce"}
-    sent = sum(size for _, size in messages)
-    assert parameters < sent < parameters + 100 < batch
+    assert {kind for _, kind in messages} == {"all-reduce"}
+    sent = [
+        math.prod(map(int, filter(None, s.split(","))))
+        for text, _ in messages
+        for s in re.findall(r"f32\[(.*?)\]", text)
+    ]
+    arrays = jax.tree.leaves(eqx.filter(devices.network(jax.random.key(0)), eqx.is_array))
+    parameters = sum(leaf.size for leaf in arrays)
+    assert parameters < sum(sent) < parameters + 25  # the rest: the loss, and single floats
