@@ -1,5 +1,6 @@
 """The suite's products that kernels may be asked for, and those of them that one serves."""
 
+import functools
 from collections.abc import Iterator
 
 from pallas_conv.kernels import families
@@ -23,5 +24,9 @@ def computed(product: Product) -> bool:
 
 def served(family: Family | None = None) -> dict[str, Product]:
     """The products that a kernel serves on Hopper, or that one of this family does, by name."""
-    found = ((name, product, families.find(product, HOPPER.capability)) for name, product in products())
-    return {name: product for name, product, by in found if not isinstance(by, tuple) and family in (None, by)}
+    return {name: product for name, product, by in _found() if not isinstance(by, tuple) and family in (None, by)}
+
+
+@functools.cache
+def _found() -> tuple[tuple[str, Product, Family | tuple[str, ...]], ...]:
+    return tuple((name, product, families.find(product, HOPPER.capability)) for name, product in products())

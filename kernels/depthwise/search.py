@@ -22,7 +22,9 @@ def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     every scheduler then has a warp to turn to while another waits. Where none fits, the smallest tile is left, if it is legal.
     """
     for line_bytes, consumers, ahead in ((LINE_BYTES, 2, 1), (0, 2, 1), (0, 1, 0)):
-        if found := list(_candidates(problem, gpu, line_bytes, consumers, ahead)):
+        found = _candidates(problem, gpu, line_bytes, consumers, ahead)
+        if first := next(found, None):
+            yield first
             yield from found
             return
     if not illegal(problem, smallest := least(problem), gpu):
@@ -92,5 +94,11 @@ def _as_deep_as_fits(problem: Problem, cfg: Config, gpu: Gpu, ahead: int) -> Con
     """The configuration with as many stages as there is shared memory for, if that is enough to load tiles ahead."""
     t, limit = tiling(problem, cfg), gpu.generation.smem_limit(cfg.ctas_per_sm)
     most, enough = min(MOST_BARRIERS, t.tile_chunks + AHEAD * t.advance), t.tile_chunks + ahead * t.advance
-    fitting = (dataclasses.replace(cfg, stages=stages) for stages in range(most, enough - 1, -1))
-    return next((deep for deep in fitting if tiling(problem, deep).smem_bytes <= limit), None)
+    if enough > most or not _fits(problem, dataclasses.replace(cfg, stages=enough), limit):
+        return None
+    deeper = (dataclasses.replace(cfg, stages=stages) for stages in range(most, enough - 1, -1))
+    return next(deep for deep in deeper if _fits(problem, deep, limit))
+
+
+def _fits(problem: Problem, cfg: Config, limit: int) -> bool:
+    return tiling(problem, cfg).smem_bytes <= limit

@@ -3,6 +3,7 @@
 What happens to a kernel that hangs or crashes is the runner's: see test_runner.py.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -78,13 +79,16 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
 # ------------------------------------------------------------ the order
 
 
-def steps_on_hopper(monkeypatch, *arguments):
-    monkeypatch.setattr(gpu, "resolve", lambda device: H100)
-    return gpu.steps(runner.parse(gpu.SCRIPT, list(arguments)))
+@functools.cache
+def steps_on_hopper():
+    """Made once: every kernel of every step is planned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "resolve", lambda device: H100)
+        return gpu.steps(runner.parse(gpu.SCRIPT, []))
 
 
-def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot(monkeypatch):
-    steps = steps_on_hopper(monkeypatch)
+def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot():
+    steps = steps_on_hopper()
     names = [(s.kind, s.name) for s in steps]
     assert len(set(names)) == len(names)
     kinds = list(dict.fromkeys(s.kind for s in steps))
@@ -102,30 +106,30 @@ def test_what_cannot_hang_comes_first_then_the_ladder_from_its_foot(monkeypatch)
     assert {f"{s.name}" for s in steps if s.kind == "stock"} == set(gpu.FIRST)
 
 
-def test_a_family_is_proven_on_its_ladder_and_its_paths_before_the_next(monkeypatch):
+def test_a_family_is_proven_on_its_ladder_and_its_paths_before_the_next():
     family = {str(case): case.kernel.family.name for case in (*ladder.CASES, *paths.cases())}
-    steps = [s for s in steps_on_hopper(monkeypatch) if s.kind in ("ladder", "path")]
+    steps = [s for s in steps_on_hopper() if s.kind in ("ladder", "path")]
     turns = [turn for turn, _ in itertools.groupby((family[s.name], s.kind) for s in steps)]
     assert turns == list(itertools.product([f.name for f in families.FAMILIES], ("ladder", "path")))
     assert len(steps) == len(ladder.CASES) + len(paths.cases())
 
 
-def test_kernels_can_be_lowered_by_other_processes(monkeypatch):
-    wanted = {p for s in steps_on_hopper(monkeypatch) for p in s.programs if p.kernel}
+def test_kernels_can_be_lowered_by_other_processes():
+    wanted = {p for s in steps_on_hopper() for p in s.programs if p.kernel}
     assert all(p.portable for p in wanted if "/fb " not in p.name)
     assert len(pickle.dumps([p for p in wanted if p.portable])) > 0
 
 
-def test_what_is_likely_lost_together_asks_one_question(monkeypatch):
-    steps = steps_on_hopper(monkeypatch)
+def test_what_is_likely_lost_together_asks_one_question():
+    steps = steps_on_hopper()
     asked = {s.name: s.programs[0].question for s in steps if s.kind == "probe"}
     assert asked["view_load_32B_1x64"] == asked["view_load_128B_1x64"] != asked["store_clips"]
     rungs = {s.name: s.programs[0].question for s in steps if s.kind == "ladder"}
     assert all(rungs[str(case)] == rung.feature for rung in ladder.LADDER for case in rung.cases)
 
 
-def test_what_is_beside_a_kernel_is_measured_if_that_is_lost(monkeypatch):
-    assert all(s.again == (s.kind == "time") for s in steps_on_hopper(monkeypatch))
+def test_what_is_beside_a_kernel_is_measured_if_that_is_lost():
+    assert all(s.again == (s.kind == "time") for s in steps_on_hopper())
 
 
 @pytest.mark.parametrize("word", ["--cases", "--problems", "--rungs"])

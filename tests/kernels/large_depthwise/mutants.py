@@ -6,9 +6,9 @@ from tests.kernels.large_depthwise.proving import large
 
 MUTANT = Case(
     "large depthwise mutant",
-    large("fprop", 2, 20, (21, 35), (11, 17), 1, (5, 8), bias=True),
+    large("fprop", 2, 12, (13, 35), (11, 17), 1, (5, 8), bias=True),
     Config(32, 24, 2),
-    num_sms=3,
+    num_sms=1,
 )
 # Of eight channels and whole rows: a box of results is so many bytes in a row, which must not be copied as such.
 FLIPPED = Case(
@@ -19,7 +19,7 @@ FLIPPED = Case(
 )
 WEIGHTS = Case(
     "large depthwise mutant of a weight gradient",
-    large("wgrad", 3, 20, (21, 35), (11, 17), 1, (5, 8), outputs=("dw", "db")),
-    Config(32, 16, 2),
-    num_sms=3,
+    large("wgrad", 2, 12, (13, 24), (11, 17), 1, (5, 8), outputs=("dw", "db")),
+    Config(32, 8, 2),
+    num_sms=2,
 )
