@@ -32,15 +32,8 @@ def test_every_rung_has_a_case():
     assert list(cases.QUICK) == [rung.feature for rung in cases.LADDER]
 
 
-# The quickest cases of the rungs of weight gradients and backward passes have one tap, and one dtype.
-TAPS = (
-    mutants.WEIGHTS,
-    mutants.WEIGHTS_OF_PHASES,
-    mutants.WEIGHT_ADDS,
-    mutants.BACKWARD,
-    mutants.DERIVATIVE,
-    large_mutants.FLIPPED,
-)
+# The quickest cases of the rungs of weight gradients have one tap; those of other mutants are run in test_wrong_kernels.py.
+TAPS = (mutants.WEIGHTS_OF_PHASES, large_mutants.FLIPPED)
 
 
 @pytest.mark.parametrize(

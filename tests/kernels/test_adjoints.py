@@ -60,7 +60,7 @@ PRODUCTS = {
     ),
     "five channels in, two out, models": p(1, (15, 6), (5, 6), 3, 1, 1, groups=3, models=2),
     "groups of nine and twelve": p(1, (18, 24), (7, 6), 3, 1, 1, groups=2),
-    "large depthwise, asymmetric": p(2, (12, 12), (13, 35), (11, 17), 1, ((3, 6), (9, 2)), groups=12),
+    "large depthwise, asymmetric": p(1, (12, 12), (13, 20), (11, 12), 1, ((3, 6), (7, 2)), groups=12),
     "large depthwise, models": p(1, (6, 6), (20, 9), (31, 5), 1, (15, 2), groups=6, models=3),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
