@@ -52,6 +52,7 @@ class Work(NamedTuple):
     held_bytes     bytes that all blocks have under way: pixels, weights, results
     before_bytes   bytes that XLA reads and writes before the kernel
     after_bytes    bytes that XLA reads and writes after it
+    others         the work of launches that follow, where a product takes several
     """
 
     itemsize: int
@@ -82,11 +83,13 @@ class Work(NamedTuple):
     held_bytes: float
     before_bytes: int
     after_bytes: int
+    others: tuple["Work", ...] = ()
 
 
 def executed(work: Work) -> float:
     """Multiply-adds that all thread blocks together issue."""
-    return work.all_steps * work.cluster * work.mma_warpgroups * work.macs
+    own = work.all_steps * work.cluster * work.mma_warpgroups * work.macs
+    return own + sum(map(executed, work.others))
 
 
 def flops_per_clock(itemsize: int, chip: Chip) -> float:
@@ -100,10 +103,11 @@ def dram_bytes_per_clock(chip: Chip) -> float:
 
 
 def clocks(work: Work, chip: Chip) -> float:
-    """Clocks of the whole product: the kernel as fast as power allows, and XLA's passes before and after it."""
-    softly = 1 / POWER_SOFTNESS
-    kernel = (_kernel(work, chip) ** POWER_SOFTNESS + _power(work, chip) ** POWER_SOFTNESS) ** softly
-    return kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
+    """Clocks of the whole product: its launches as fast as power allows, and XLA's passes before and after each."""
+    softly, alone = 1 / POWER_SOFTNESS, work._replace(others=())
+    kernel = (_kernel(alone, chip) ** POWER_SOFTNESS + _power(alone, chip) ** POWER_SOFTNESS) ** softly
+    own = kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
+    return own + sum(clocks(other, chip) for other in work.others)
 
 
 def _pass(nbytes: float, chip: Chip) -> float:

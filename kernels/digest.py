@@ -5,8 +5,9 @@ right holds as long as this digest stays. `choice` covers the source that decide
 long as this digest stays; a proof does not depend on it. The lax program that a kernel was timed beside is named with the time,
 and gets another name when it becomes another program.
 
-Both digests cover a family's folder and what it imports, so an edit of one family leaves the records of others alone. Both are
-computed from the syntax tree: comments, docstrings and layout do not count, and every version of Python gives the same.
+Both digests cover a family's folder, that of a family whose kernel it launches, and what they import, so an edit of one family
+leaves the records of others alone. Both are computed from the syntax tree: comments, docstrings and layout do not count, and
+every version of Python gives the same.
 """
 
 import ast
@@ -44,11 +45,12 @@ def choice(family: str, device_kind: str | None = None) -> str:
 
 
 def _files(family: str) -> list[pathlib.Path]:
-    """The modules of a family's folder."""
-    found = list((_KERNELS / family).glob("*.py"))
-    if not found:
+    """The modules of a family's folder, and of those of families that it imports from."""
+    own = list((_KERNELS / family).glob("*.py"))
+    if not own:
         raise ValueError(f"there is no family of kernels named {family!r}")
-    return found
+    launched = {module.parent for path in own for module in _imports(path)} - {_KERNELS, _KERNELS / family}
+    return own + [path for folder in sorted(launched) for path in folder.glob("*.py")]
 
 
 def _imported(roots: Iterable[pathlib.Path], left_out: Callable[[pathlib.Path], bool]) -> set[pathlib.Path]:

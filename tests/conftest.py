@@ -29,6 +29,7 @@ UNCOMPILED = {
         "kernels/depthwise/test_legal.py",
         "kernels/depthwise/test_served.py",
         "kernels/large_depthwise/test_served.py",
+        "kernels/tap_blocks/test_blocks.py",
         "kernels/test_chips.py",
         "kernels/test_choice.py",
         "kernels/test_cost.py",

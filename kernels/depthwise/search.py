@@ -33,8 +33,8 @@ def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
 
 @functools.lru_cache(maxsize=256)
 def any_fits(problem: Problem) -> bool:
-    """Whether there are candidates on a Hopper GPU."""
-    return next(candidates(problem), None) is not None
+    """Whether there are candidates on a Hopper GPU. Of most problems the smallest tile is legal, which is quickly seen."""
+    return not illegal(problem, least(problem)) or next(candidates(problem), None) is not None
 
 
 def _candidates(problem: Problem, gpu: Gpu, line_bytes: int, consumers: int, ahead: int) -> Iterator[Config]:

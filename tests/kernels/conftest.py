@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import math
 import threading
 
@@ -9,6 +10,8 @@ import jax
 import pytest
 
 from pallas_conv.kernels import chips, mosaic
+from pallas_conv.kernels.depthwise import fragments
+from pallas_conv.kernels.depthwise.plan import CHANNELS, PIXELS
 
 
 @pytest.fixture
@@ -52,6 +55,28 @@ def count(monkeypatch, dropped_axes) -> collections.Counter:
 
     monkeypatch.setattr(mosaic, "wgmma", counting_wgmma)
     monkeypatch.setattr(mosaic, "copy_gmem_to_smem", counting_copy)
+    return count
+
+
+@pytest.fixture
+def counted_products(count, monkeypatch) -> collections.Counter:
+    """`count`, with the depthwise kernel's products of fragments and taps: for each channel of a group, a multiply-add."""
+    one_at_a_time = threading.Lock()
+
+    def now(products):
+        with one_at_a_time:  # the interpreter calls from several threads
+            count["macs"] += products * PIXELS * CHANNELS
+
+    def counting(multiply):
+        def counted(self, acc, xs, others):
+            jax.debug.callback(functools.partial(now, len(xs)))
+            return multiply(self, acc, xs, others)
+
+        return counted
+
+    engines = fragments.TensorCores, fragments.MultiplyAdds
+    for engine, name in itertools.product(engines, ("multiply", "sum_pixels")):
+        monkeypatch.setattr(engine, name, counting(getattr(engine, name)))
     return count
 
 

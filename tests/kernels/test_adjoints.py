@@ -19,6 +19,7 @@ from pallas_conv.kernels.depthwise import search as depthwise
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.large_depthwise import LARGE_DEPTHWISE
 from pallas_conv.kernels.large_depthwise import search as large_depthwise
+from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from pallas_conv.kernels.wgrad import plan as wgrad
 from pallas_conv.spec import Product
 from tests.kernels import cases
@@ -62,6 +63,12 @@ PRODUCTS = {
     "groups of nine and twelve": p(1, (18, 24), (7, 6), 3, 1, 1, groups=2),
     "large depthwise, asymmetric": p(1, (12, 12), (13, 20), (11, 12), 1, ((3, 6), (7, 2)), groups=12),
     "large depthwise, models": p(1, (6, 6), (20, 9), (31, 5), 1, (15, 2), groups=6, models=3),
+    "blocks of taps, strided": dataclasses.replace(
+        p(1, (16, 16), (9, 12), (5, 6), 2, ((1, 2), (2, 3)), groups=2), compute_dtype="float32"
+    ),
+    "blocks of taps, transposed": dataclasses.replace(
+        p(1, (16, 16), (4, 9), (6, 7), 1, ((1, 2), (2, 3)), input_dilation=2, groups=2), compute_dtype="float32"
+    ),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
 QUICK = (
@@ -77,6 +84,8 @@ def config(product: Product) -> Any:
     """A small tile of the family that serves a product."""
     if LARGE_DEPTHWISE.is_for(product):
         return large_depthwise.least(LARGE_DEPTHWISE.problem(product))
+    if families.serving(product) is TAP_BLOCKS:
+        return next(TAP_BLOCKS.candidates(TAP_BLOCKS.problem(product), Gpu(4)))
     if DEPTHWISE.is_for(product):
         return depthwise.least(DEPTHWISE.problem(product))
     box = {1: (1, 64), 2: (1, 8, 8), 3: (1, 1, 8, 8)}[product.spec.ndim]
@@ -87,7 +96,7 @@ def config(product: Product) -> Any:
 
 def at_once(product: Product) -> bool:
     """Whether a kernel is to compute both gradients of a layer at once."""
-    return DEPTHWISE.is_for(product) and not LARGE_DEPTHWISE.is_for(product)
+    return families.serving(product) is DEPTHWISE
 
 
 def pairings(product: Product, seed: int) -> list[float]:

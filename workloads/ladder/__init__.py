@@ -5,9 +5,15 @@ enough for the interpreter; few workers give each of them several tiles, as a wh
 is its feature, one of its family's `FEATURES`; its cases have no other than those of the rungs below.
 """
 
-from . import dense, depthwise, large_depthwise, wgrad
+from . import dense, depthwise, large_depthwise, tap_blocks, wgrad
 from .rung import Rung as Rung
 
-FAMILIES = {"dense": dense, "wgrad": wgrad, "large_depthwise": large_depthwise, "depthwise": depthwise}
+FAMILIES = {
+    "dense": dense,
+    "wgrad": wgrad,
+    "large_depthwise": large_depthwise,
+    "depthwise": depthwise,
+    "tap_blocks": tap_blocks,
+}
 LADDER = tuple(rung for family in FAMILIES.values() for rung in family.LADDER)
 CASES = tuple(case for rung in LADDER for case in rung.cases)

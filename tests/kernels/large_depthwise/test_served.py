@@ -7,6 +7,7 @@ from pallas_conv.kernels.depthwise import DEPTHWISE
 from pallas_conv.kernels.gpu import ANY_HOPPER
 from pallas_conv.kernels.large_depthwise import LARGE_DEPTHWISE, served
 from pallas_conv.kernels.large_depthwise.plan import Config
+from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from tests.kernels.large_depthwise.proving import large
 
 BOTH = ("dw", "db")
@@ -74,7 +75,7 @@ def test_served(changes):
     assert serve.choose(p) in LARGE_DEPTHWISE.candidates(LARGE_DEPTHWISE.problem(p), ANY_HOPPER)
 
 
-def test_the_other_family_serves_what_it_can_of_the_rest():
+def test_the_other_families_serve_what_they_can_of_the_rest():
     for changes in (
         {"kernel": 9},
         {"stride": 2},
@@ -83,14 +84,14 @@ def test_the_other_family_serves_what_it_can_of_the_rest():
         {"dilation": 3, "padding": 15},
     ):
         assert families.serving(product(**changes)) is DEPTHWISE
-    assert families.serving(product(kernel=13, stride=2)) is None
+    for changes in ({"stride": 2}, {"dtype": "float32"}, {"residual": True}):
+        assert families.serving(product(kernel=13, **changes)) is TAP_BLOCKS
 
 
-def test_reasons_of_both_families_are_told():
-    found = families.reasons(product(kernel=31, stride=2, padding=15), (9, 0))
-    assert [any(words in reason for reason in found) for words in ("without strides", "at most 128, not 961")] == [
-        True
-    ] * 2
+def test_reasons_of_all_families_are_told():
+    far_apart = product(batch=1, channels=8, kernel=31, dilation=100, size=(3100,) * 2)
+    found, known = families.reasons(far_apart, (9, 0)), ("without strides", "at most 128, not 961", "no tile fits")
+    assert [any(words in reason for reason in found) for words in known] == [True] * 3
 
 
 @pytest.mark.parametrize(
