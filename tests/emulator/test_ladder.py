@@ -3,6 +3,7 @@
 import pytest
 
 from pallas_conv.kernels.depthwise import DEPTHWISE
+from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from tests.emulator import cases
 from tests.emulator.faults import Fault
 from tests.emulator.timing import MODES
@@ -24,7 +25,7 @@ def prove(case: cases.Case, timing: tuple[str, int] = ("random", 0)) -> None:
     outcome = cases.run(case, timing=timing, key=case)
     assert outcome.right, outcome.worst
     on_tensor_cores = outcome.ran["wgmma"] + outcome.ran["mma"] > 0
-    by_lanes = case.kernel.family is DEPTHWISE and case.product.compute_dtype == "float32"
+    by_lanes = case.kernel.family in (DEPTHWISE, TAP_BLOCKS) and case.product.compute_dtype == "float32"
     assert on_tensor_cores == (executed(case) > 0 and not by_lanes)
 
 

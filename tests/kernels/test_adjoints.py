@@ -67,7 +67,7 @@ PRODUCTS = {
         p(1, (16, 16), (9, 12), (5, 6), 2, ((1, 2), (2, 3)), groups=2), compute_dtype="float32"
     ),
     "blocks of taps, transposed": dataclasses.replace(
-        p(1, (16, 16), (4, 9), (6, 7), 1, ((1, 2), (2, 3)), input_dilation=2, groups=2), compute_dtype="float32"
+        p(1, (16, 16), (4, 9), (6, 7), 1, ((1, 2), (2, 3)), input_dilation=2, groups=4), compute_dtype="float32"
     ),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }

@@ -115,7 +115,7 @@ LADDER: tuple[Rung, ...] = (
     )),
     Rung("tap blocks: results of 16 bits", (
         Case("tap blocks, bfloat16, 13x11 s2, residual, relu", fprop((9, 17), (13, 11), (6, 5), "bfloat16", 1, stride=2,
-             residual=True, activation="relu"), DEEP, num_sms=2),
+             residual=True, activation="relu"), DEEP, num_sms=2, extended=True),
     )),
     Rung("tap blocks: models", (
         Case("tap blocks, two models of groups of eight, 4x6", fprop((6, 9), (4, 6), (1, 2), models=2), SMALL, num_sms=2,

@@ -30,7 +30,7 @@ def test_right_and_executed_as_planned(case, counted_products):
     assert counted_products["bytes"] == sum(depthwise_work.loaded_bytes(problem, cfg) for problem in problems)
 
 
-@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.extended] * (n > 1)) for n in range(60)])
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.extended] * (n > 0)) for n in range(60)])
 def test_generated(seed):
     prove(generated(seed))
 
