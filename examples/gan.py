@@ -48,20 +48,22 @@ def descend(model, state, loss, *arrays):
 
 @eqx.filter_jit
 def step(drawing, judging, key):
-    noise = jax.random.normal(key, (32, NOISE, 1, 1))
-    judging = descend(*judging, doubt, discs(key, 32), jax.vmap(drawing[0])(noise))
+    for_data, for_noise = jax.random.split(key)
+    noise = jax.random.normal(for_noise, (32, NOISE, 1, 1))
+    judging = descend(*judging, doubt, discs(for_data, 32), jax.vmap(drawing[0])(noise))
     return descend(*drawing, failure, judging[0], noise), judging
 
 
 def main():
-    drawing, judging = [(model, adam.init(eqx.filter(model, eqx.is_array))) for model in networks(jax.random.key(0))]
-    noise, distances = jax.random.normal(jax.random.key(1), (256, NOISE, 1, 1)), []
-    for i in range(201):
+    for_networks, for_noise, for_data, *for_steps = jax.random.split(jax.random.key(0), 204)
+    drawing, judging = [(model, adam.init(eqx.filter(model, eqx.is_array))) for model in networks(for_networks)]
+    noise, distances = jax.random.normal(for_noise, (256, NOISE, 1, 1)), []
+    for i, key in enumerate(for_steps):
         if i % 50 == 0:
-            apart = jax.vmap(drawing[0])(noise).mean(0) - discs(jax.random.key(2), 256).mean(0)
+            apart = jax.vmap(drawing[0])(noise).mean(0) - discs(for_data, 256).mean(0)
             distances.append(jnp.abs(apart).mean().item())
             print(f"after {i} steps the mean of drawn pictures is {distances[-1]:.3f} from that of the data")
-        drawing, judging = step(drawing, judging, jax.random.key(i))
+        drawing, judging = step(drawing, judging, key)
     return distances
 
 

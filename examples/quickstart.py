@@ -42,13 +42,14 @@ def step(model, images, labels):
 
 
 def main():
-    model, losses = network(jax.random.key(0)), []
-    for i in range(60):
-        model, value = step(model, *stripes(jax.random.key(i), 32))
+    for_network, for_test, *for_steps = jax.random.split(jax.random.key(0), 62)
+    model, losses = network(for_network), []
+    for key in for_steps:
+        model, value = step(model, *stripes(key, 32))
         losses.append(value.item())
     print(f"loss: {losses[0]:.3f} at first, {losses[-1]:.3f} after {len(losses)} steps")
 
-    test = stripes(jax.random.key(1000), 32)
+    test = stripes(for_test, 32)
     stock = pc.convert(model, to="equinox")
     difference = abs(loss(model, *test) - loss(stock, *test)).item()
     print(f"loss on new images: {loss(model, *test):.3f}; stock equinox differs from that by {difference:.1e}\n")

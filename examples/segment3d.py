@@ -57,14 +57,15 @@ def step(model, state, key):
 
 
 def main():
-    model = UNet3d(jax.random.key(0))
+    for_model, for_test, *for_steps = jax.random.split(jax.random.key(0), 62)
+    model = UNet3d(for_model)
     state = adam.init(eqx.filter(model, eqx.is_array))
-    for i in range(60):
-        model, state, value = step(model, state, jax.random.key(i))
-    volumes, inside = balls(jax.random.key(1000), 8)
+    for key in for_steps:
+        model, state, value = step(model, state, key)
+    volumes, inside = balls(for_test, 8)
     found = jax.vmap(model)(volumes) > 0
     dice = (2 * jnp.sum(found & inside) / (jnp.sum(found) + jnp.sum(inside))).item()
-    print(f"loss after {i + 1} steps: {value:.3f}")
+    print(f"loss after {len(for_steps)} steps: {value:.3f}")
     print(f"Dice coefficient on new volumes: {dice:.2f}, where 1 is perfect; parameters are {model.stem.weight.dtype}")
     return value.item(), dice
 

@@ -52,7 +52,7 @@ class Work(NamedTuple):
     held_bytes     bytes that all blocks have under way: pixels, weights, results
     before_bytes   bytes that XLA reads and writes before the kernel
     after_bytes    bytes that XLA reads and writes after it
-    others         the work of launches that follow, where a product takes several
+    others         the work of launches that follow, where a product takes several; all else is the first one's
     """
 
     itemsize: int
@@ -88,8 +88,12 @@ class Work(NamedTuple):
 
 def executed(work: Work) -> float:
     """Multiply-adds that all thread blocks together issue."""
-    own = work.all_steps * work.cluster * work.mma_warpgroups * work.macs
-    return own + sum(map(executed, work.others))
+    return _issued(work) + sum(map(executed, work.others))
+
+
+def _issued(work: Work) -> float:
+    """Multiply-adds of the first launch."""
+    return work.all_steps * work.cluster * work.mma_warpgroups * work.macs
 
 
 def flops_per_clock(itemsize: int, chip: Chip) -> float:
@@ -104,8 +108,8 @@ def dram_bytes_per_clock(chip: Chip) -> float:
 
 def clocks(work: Work, chip: Chip) -> float:
     """Clocks of the whole product: its launches as fast as power allows, and XLA's passes before and after each."""
-    softly, alone = 1 / POWER_SOFTNESS, work._replace(others=())
-    kernel = (_kernel(alone, chip) ** POWER_SOFTNESS + _power(alone, chip) ** POWER_SOFTNESS) ** softly
+    softly = 1 / POWER_SOFTNESS
+    kernel = (_kernel(work, chip) ** POWER_SOFTNESS + _power(work, chip) ** POWER_SOFTNESS) ** softly
     own = kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
     return own + sum(clocks(other, chip) for other in work.others)
 
@@ -121,7 +125,7 @@ def _pass(nbytes: float, chip: Chip) -> float:
 def _power(work: Work, chip: Chip) -> float:
     """Clocks of all products at the rate that power allows."""
     cap = chip.power_cap if work.itemsize == 2 else chip.power_cap_tf32
-    return 2 * executed(work) * chip.clock * 1e-3 / cap
+    return 2 * _issued(work) * chip.clock * 1e-3 / cap
 
 
 def _kernel(work: Work, chip: Chip) -> float:

@@ -2,7 +2,7 @@
 
 A family is a folder of this package, with the family's name, one object like `Family` in its `__init__.py`, a row in
 `families.FAMILIES`, and one in the list of packages in pyproject.toml.
-Nothing outside its folder names it. It has
+Nothing outside its folder names it, but for a family that launches its kernel. It has
 
     a plan      what it computes (`problem`), the ways to tile that (`candidates`), which of them are legal (`illegal`),
                 and what each costs, counted (`work`): pure Python, no Pallas

@@ -1,8 +1,9 @@
 """The family of depthwise products of more taps than a thread has registers: launches of the depthwise kernel, block by block.
 
-blocks.py   how a product is divided     served.py   products it serves, and their names
-tiles.py    the tiles of all blocks      sm90.py     the launches
-work.py     their multiply-adds, counted
+served.py   products it serves, and their names     legal.py    which configurations all blocks take
+blocks.py   how a product is divided                search.py   the candidates
+plan.py     a problem: those of its blocks          work.py     what all launches cost, counted
+sm90.py     the launches
 """
 
 import types
@@ -14,7 +15,7 @@ from pallas_conv.spec import ConvSpec, Product
 from ..depthwise import DEPTHWISE
 from ..depthwise.plan import Config
 from ..family import narrow
-from . import served, tiles
+from . import legal, search, served, work
 
 
 def _sample(role: str, kernel: tuple[int, int], stride: int = 1, dtype: str = "float32", **fused: object) -> Product:
@@ -40,9 +41,9 @@ class TapBlocks:
     is_for = staticmethod(narrow)
     reasons = staticmethod(served.reasons)
     problem = staticmethod(served.problem)
-    illegal = staticmethod(tiles.illegal)
-    candidates = staticmethod(tiles.candidates)
-    work = staticmethod(tiles.count)
+    illegal = staticmethod(legal.illegal)
+    candidates = staticmethod(search.candidates)
+    work = staticmethod(work.count)
     size = staticmethod(DEPTHWISE.size)
     series = staticmethod(DEPTHWISE.series)
     code_path = staticmethod(served.code_path)

@@ -13,17 +13,12 @@ from .. import geometry
 from ..depthwise import DEPTHWISE
 from ..geometry import ConvAxis
 from ..gpu import ANY_HOPPER
-from .tiles import candidates
+from .search import candidates
 
-MOST_TAPS = (
-    128,
-    96,
-    64,
-    48,
-    32,
-    16,
-    8,
-)  # of a block, tried in turn: how many fit depends on all else that a thread keeps
+# Taps of a block, tried in turn: how many fit depends on all else that a thread keeps.
+MOST_TAPS = (128, 96, 64, 48, 32, 16, 8, 4)
+# Every launch has its own code, which takes seconds to compile, and passes over the sums once more.
+MOST_LAUNCHES = 32
 
 
 class Block(NamedTuple):
@@ -35,14 +30,15 @@ class Block(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def blocks(product: Product) -> tuple[Block, ...]:
-    """The blocks of a product, as few as the depthwise kernel allows; none if it does not take them.
+    """The blocks of a product, of the first of `sizes` that the depthwise kernel takes; none if there is no such size.
 
     Those of a forward product, and of an input gradient as the forward product that it is, add up: each has the sum so far as
     its residual, in float32, and the last one all that is fused. Those of a weight gradient lie side by side.
+
+    Few launches are taken to be the fastest. Where their weights leave registers for one consumer only, more of them might be:
+    that is unmeasured.
     """
-    if product.role not in ("fprop", "dgrad", "wgrad"):
-        return ()
-    for most in MOST_TAPS:
+    for most in sizes(product):
         found = divided(product, most)
         if any(DEPTHWISE.reasons(block.product) for block in found):
             continue
@@ -51,15 +47,28 @@ def blocks(product: Product) -> tuple[Block, ...]:
     return ()
 
 
+def sizes(product: Product) -> list[int]:
+    """The sizes of blocks with which there are not too many of them, in turn."""
+    return [most for most in MOST_TAPS if launches(product, most) <= MOST_LAUNCHES]
+
+
+def launches(product: Product, most: int) -> int:
+    """The number of blocks of at most so many taps."""
+    return math.prod(map(len, _sides(product.spec.kernel_spatial, most)))
+
+
 def divided(product: Product, most: int) -> tuple[Block, ...]:
     """The product as blocks of at most so many taps, whether or not a kernel takes them."""
     whole = as_forward(product) if product.role == "dgrad" else product
     axes = geometry.axes(whole)
-    taken = [(taps, _with(whole, _some_taps(axes, taps))) for taps in _blocks_of(whole.spec.kernel_spatial, most)]
+    taken = [
+        (taps, _with(whole, _some_taps(axes, taps)))
+        for taps in itertools.product(*_sides(whole.spec.kernel_spatial, most))
+    ]
     if product.role == "wgrad":
         first, *others = (Block(*block) for block in taken)
         return first, *(block._replace(product=dataclasses.replace(block.product, outputs=("dw",))) for block in others)
-    # Of an input that is dilated by more than the output is strided, some taps meet nothing but zeros between its elements.
+    # Where input dilation and stride have a common divisor, some taps only ever meet the zeros between elements.
     met = [block for block in taken if all(any(d.count) for d in geometry.dims(block[1]))] or taken[:1]
     last = len(met) - 1
     return tuple(
@@ -110,12 +119,12 @@ def _some_taps(axes: Sequence[ConvAxis], taps: Sequence[slice]) -> list[ConvAxis
     ]
 
 
-def _blocks_of(kernel: Sequence[int], most: int) -> list[tuple[slice, ...]]:
-    """The taps of each block: as many as there may be along a row, then of rows, then of planes, alike in size."""
-    sides = list[list[slice]]()
+def _sides(kernel: Sequence[int], most: int) -> list[list[slice]]:
+    """The taps of blocks in every dimension: as many as may be along a row, then of rows, then of planes, alike in size."""
+    found = list[list[slice]]()
     for taps in reversed(kernel):
         count = math.ceil(taps / max(1, min(most, taps)))
         side = math.ceil(taps / count)
-        sides.append([slice(first, min(first + side, taps)) for first in range(0, taps, side)])
+        found.append([slice(first, min(first + side, taps)) for first in range(0, taps, side)])
         most //= side
-    return list(itertools.product(*reversed(sides)))
+    return found[::-1]

@@ -138,6 +138,24 @@ def test_a_family_that_is_not_there_has_no_digest(digest_of):
         digest_of("nosuch")
 
 
+@pytest.mark.parametrize(
+    ("file", "code_changes", "choice_changes"),
+    [
+        ("tap_blocks/blocks.py", True, False),
+        ("tap_blocks/search.py", False, True),
+        ("depthwise/served.py", True, False),
+        ("depthwise/sm90.py", True, False),
+        ("depthwise/work.py", False, True),
+        ("dense/sm90.py", False, False),
+    ],
+)
+def test_a_family_has_the_source_of_the_one_whose_kernel_it_launches(copied, file, code_changes, choice_changes):
+    code, choice, launched = copied.code("tap_blocks"), copied.choice("tap_blocks"), copied.code("depthwise")
+    copied.edit(file)
+    assert (copied.code("tap_blocks") != code, copied.choice("tap_blocks") != choice) == (code_changes, choice_changes)
+    assert (copied.code("depthwise") != launched) == (file.startswith("depthwise/") and code_changes)
+
+
 def test_two_families_share_what_both_import_and_nothing_else(copied):
     copied.edit("another/sm90.py", "from .. import mosaic\nfrom ..ring import Ring\nfrom .plan import Config\n")
     copied.edit("another/plan.py", "class Config: ...\n")

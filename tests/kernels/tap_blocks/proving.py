@@ -5,7 +5,7 @@ import random
 
 from pallas_conv.kernels import families
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.kernels.tap_blocks import TAP_BLOCKS, tiles
+from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from pallas_conv.spec import Product
 from tests.kernels.cases import Case, product
 
@@ -50,5 +50,5 @@ def generated(seed: int) -> Case:
     found = some_product(rng)
     size = lambda cfg: (cfg.tile_pixels[0] * cfg.tile_pixels[1] * cfg.columns * cfg.channels, rng.random())
     return Case(
-        f"generated tap blocks {seed}", found, min(tiles.candidates(TAP_BLOCKS.problem(found), gpu), key=size), 3
+        f"generated tap blocks {seed}", found, min(TAP_BLOCKS.candidates(TAP_BLOCKS.problem(found), gpu), key=size), 3
     )

@@ -9,7 +9,7 @@ from pallas_conv.kernels import cost, families, geometry, serve
 from pallas_conv.kernels.chips import chips
 from pallas_conv.kernels.depthwise import DEPTHWISE
 from pallas_conv.kernels.gpu import ANY_HOPPER
-from pallas_conv.kernels.tap_blocks import TAP_BLOCKS, tiles
+from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from pallas_conv.kernels.tap_blocks.blocks import as_forward, blocks, divided
 from tests.kernels import cases
 from tests.kernels.tap_blocks.proving import generated, grouped
@@ -54,7 +54,7 @@ def test_each_block_adds_to_those_before_and_the_last_one_has_the_rest(seed):
     assert all(part.epilogue in ("linear", "residual") for part in before)
     assert all(part.out_dtype == "float32" for part in (*before, last))
     assert (last.bias, last.activation) == (product.bias, product.activation)
-    assert last.outputs == ("y",) if product.role == "dgrad" else product.outputs
+    assert last.outputs == (("y",) if product.role == "dgrad" else product.outputs)
 
 
 def test_an_input_gradient_as_a_forward_product_reads_the_same_pixels():
@@ -103,7 +103,7 @@ def test_served(changes):
     assert families.serving(product) is TAP_BLOCKS
     kernel = serve.kernel(product)
     assert kernel.notes[0].startswith(f"{len(blocks(product))} launches, of at most ")
-    assert tiles.illegal(TAP_BLOCKS.problem(product), kernel.config, ANY_HOPPER) is None
+    assert TAP_BLOCKS.illegal(TAP_BLOCKS.problem(product), kernel.config, ANY_HOPPER) is None
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,19 @@ def test_served(changes):
         ({"size": (3, 40), "padding": 0}, "y is empty"),
         ({"role": "wgrad", "activation": "relu"}, "the derivative of relu is not fused"),
         ({"role": "bwd"}, "at most 128, not 144"),
+        ({"out_dtype": "float64"}, "the result must be float32 like the operands"),
+        ({"dtype": "bfloat16", "out_dtype": "float16"}, "the result must be bfloat16 like the operands"),
+        ({"role": "dgrad", "bias": True}, "only a forward product has a fused epilogue"),
+        ({"kernel": (3, 0)}, "w is empty"),
+        ({"kernel": 64, "size": (70, 70), "group": 8}, "256 blocks of taps"),
+        ({"kernel": 31, "dilation": 100, "size": (3100, 3100)}, "in blocks of at most 32 taps: no tile fits"),
     ],
     ids=str,
 )
 def test_reasons(changes, words):
-    given = {"role": "fprop", "size": (19, 40), "padding": 6} | changes
-    found = TAP_BLOCKS.reasons(grouped(given.pop("role"), 64, given.pop("size"), 12, group=1, **given))
+    given = {"role": "fprop", "size": (19, 40), "kernel": 12, "padding": 6, "group": 1} | changes
+    role, size, kernel = (given.pop(name) for name in ("role", "size", "kernel"))
+    found = families.reasons(grouped(role, 64, size, kernel, **given), (9, 0))
     assert any(words in reason for reason in found), found
 
 
@@ -128,7 +135,7 @@ def test_what_the_model_says_is_the_sum_over_launches():
     problems, config = TAP_BLOCKS.problem(product), serve.choose(product)
     h100 = chips()[0]
     each = [cost.clocks(DEPTHWISE.work(problem, config, ANY_HOPPER), h100) for problem in problems]
-    whole = tiles.count(problems, config, ANY_HOPPER)
+    whole = TAP_BLOCKS.work(problems, config, ANY_HOPPER)
     assert len(each) > 1
     assert cost.clocks(whole, h100) == pytest.approx(sum(each))
     assert cost.executed(whole) == sum(cost.executed(DEPTHWISE.work(p, config, ANY_HOPPER)) for p in problems)
