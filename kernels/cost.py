@@ -52,7 +52,6 @@ class Work(NamedTuple):
     held_bytes     bytes that all blocks have under way: pixels, weights, results
     before_bytes   bytes that XLA reads and writes before the kernel
     after_bytes    bytes that XLA reads and writes after it
-    others         the work of launches that follow, where a product takes several; all else is the first one's
     """
 
     itemsize: int
@@ -83,16 +82,10 @@ class Work(NamedTuple):
     held_bytes: float
     before_bytes: int
     after_bytes: int
-    others: tuple["Work", ...] = ()
 
 
 def executed(work: Work) -> float:
     """Multiply-adds that all thread blocks together issue."""
-    return _issued(work) + sum(map(executed, work.others))
-
-
-def _issued(work: Work) -> float:
-    """Multiply-adds of the first launch."""
     return work.all_steps * work.cluster * work.mma_warpgroups * work.macs
 
 
@@ -107,11 +100,10 @@ def dram_bytes_per_clock(chip: Chip) -> float:
 
 
 def clocks(work: Work, chip: Chip) -> float:
-    """Clocks of the whole product: its launches as fast as power allows, and XLA's passes before and after each."""
+    """Clocks of the whole product: the kernel as fast as power allows, and XLA's passes before and after it."""
     softly = 1 / POWER_SOFTNESS
     kernel = (_kernel(work, chip) ** POWER_SOFTNESS + _power(work, chip) ** POWER_SOFTNESS) ** softly
-    own = kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
-    return own + sum(clocks(other, chip) for other in work.others)
+    return kernel + _pass(work.before_bytes, chip) + _pass(work.after_bytes, chip)
 
 
 def _pass(nbytes: float, chip: Chip) -> float:
@@ -125,7 +117,7 @@ def _pass(nbytes: float, chip: Chip) -> float:
 def _power(work: Work, chip: Chip) -> float:
     """Clocks of all products at the rate that power allows."""
     cap = chip.power_cap if work.itemsize == 2 else chip.power_cap_tf32
-    return 2 * _issued(work) * chip.clock * 1e-3 / cap
+    return 2 * executed(work) * chip.clock * 1e-3 / cap
 
 
 def _kernel(work: Work, chip: Chip) -> float:
