@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def blocks(product: Product) -> tuple[Block, ...]:
-    """The blocks of a product, of the first of `sizes` that the depthwise kernel takes; none if there is no such size.
+    """The blocks of a product, as large as the depthwise kernel takes them; none if it takes none of `sizes`.
 
     Those of a forward product, and of an input gradient as the forward product that it is, add up: each has the sum so far as
     its residual, in float32, and the last one all that is fused. Those of a weight gradient lie side by side.
@@ -48,7 +48,7 @@ def blocks(product: Product) -> tuple[Block, ...]:
 
 
 def sizes(product: Product) -> list[int]:
-    """The sizes of blocks with which there are not too many of them, in turn."""
+    """The most taps of a block, largest first, as long as there are no more than MOST_LAUNCHES blocks."""
     return [most for most in MOST_TAPS if launches(product, most) <= MOST_LAUNCHES]
 
 

@@ -44,7 +44,7 @@ def emulation(
 ) -> Iterator[Emulation]:
     """Every kernel built by `module.kernel` is emulated; outside of jit, since its operands must be there.
 
-    key              the kernels of a key, each with its place among them, are compiled once for shapes; None: every time
+    key              the n-th launch of a key, with operands of the same shapes, is compiled once; None: every time
     damage           of the PTX text, to see what is said of a wrong kernel
     timing           mode and seed, see `timing`
     clusters         which run, see `Machine.run`; what the others would have stored stays NaN
@@ -59,8 +59,8 @@ def emulation(
 
         def call(*operands: jax.Array) -> Any:
             specs = [jax.ShapeDtypeStruct(o.shape, o.dtype) for o in operands]
-            one_of_several = None if key is None else (key, len(ran.machines))
-            found = captured or _capture_once(one_of_several, built, specs)
+            nth_launch = None if key is None else (key, len(ran.machines))
+            found = captured or _capture_once(nth_launch, built, specs)
             text = damage(found.ptx) if damage else found.ptx
             buffers = [_bytes(operand) for operand in operands]
             buffers += [np.full(o.size * o.dtype.itemsize, UNWRITTEN, np.uint8) for o in results]
