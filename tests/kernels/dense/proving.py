@@ -11,6 +11,7 @@ from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
 from pallas_conv.kernels.family import EPILOGUE_OUTPUTS, LEAST_CHANNELS
 from pallas_conv.kernels.geometry import boxes
+from pallas_conv.spec import Product
 from pallas_conv.verify.reference import truncated_to_tf32
 from tests.kernels import cases, proving
 from tests.kernels.cases import Case
@@ -68,24 +69,32 @@ def generated(seed: int) -> Case:
         )
         if served.reasons(p):
             continue
-        cfg = Config(
-            tile_pixels=pick(list(boxes(64, nd))),
-            tile_n=pick((16, 48, 64, 80)),
-            tile_k=pick((8, 16, 32, 64)),
-            taps_per_step=pick((1, 1, 2, 3)),
-            halo=pick((True, False)),
-            im2col=pick((True, False)) and p.in_channels + p.out_channels < 40,
-            col2im_dims=pick((0, 1, nd)) if p.in_channels + p.out_channels < 60 else 0,
-            stages=pick((2, 3)),
-            mma_warpgroups=pick((1, 2)),
-            cluster=pick((1, 1, 2)),
-            split_k=pick((1, 1, 2, 3)),
-            epi_stages=pick((1, 2, 3)),
-            skip_padding=pick((True, True, False)),
-        )
-        problem = Problem.of(p)
-        if illegal(problem, cfg):
-            continue
-        # The interpreter multiplies a line of pixels at a time: leave out what would take it minutes.
-        if work.executed_macs(problem, cfg) <= 800 * cfg.tile_pixels[-1] * cfg.tile_n * cfg.tile_k:
+        cfg = some_config(rng, p)
+        if cfg:
             return Case(f"generated {seed}", p, cfg, num_sms=rng.randint(2, 5))
+
+
+def some_config(rng: random.Random, p: Product) -> Config | None:
+    """A random configuration, or None if it is illegal, or would take the interpreter minutes."""
+    pick, nd = rng.choice, p.spec.ndim
+    cfg = Config(
+        tile_pixels=pick(list(boxes(64, nd))),
+        tile_n=pick((16, 48, 64, 80)),
+        tile_k=pick((8, 16, 32, 64)),
+        taps_per_step=pick((1, 1, 2, 3)),
+        halo=pick((True, False)),
+        im2col=pick((True, False)) and p.in_channels + p.out_channels < 40,
+        col2im_dims=pick((0, 1, nd)) if p.in_channels + p.out_channels < 60 else 0,
+        stages=pick((2, 3)),
+        mma_warpgroups=pick((1, 2)),
+        cluster=pick((1, 1, 2)),
+        split_k=pick((1, 1, 2, 3)),
+        epi_stages=pick((1, 2, 3)),
+        skip_padding=pick((True, True, False)),
+    )
+    problem = Problem.of(p)
+    if illegal(problem, cfg):
+        return None
+    # It multiplies a line of pixels at a time.
+    in_seconds = work.executed_macs(problem, cfg) <= 800 * cfg.tile_pixels[-1] * cfg.tile_n * cfg.tile_k
+    return cfg if in_seconds else None
