@@ -28,6 +28,7 @@ SMALL = (
     _case("small_depthwise", (16, 16), (9, 8), 3, padding=1, groups=16),
     _case("small_groups_of_3", (12, 12), (9, 8), 3, padding=1, groups=4),
     _case("small_2_in_9_out", (8, 36), (9, 8), 3, padding=1, groups=4),
+    _case("small_65_taps", (8, 8), (70,), 65, padding=32),  # for which there is no kernel
     _case("small_f32", (8, 8), (6, 6), 3, padding=1, dtype="float32"),
 )
 MEDIUM = (

@@ -64,12 +64,12 @@ def diagonal_blocks(dw: Array, count: int) -> Array:
 
 
 def packed_word(product: Product) -> str:
-    """What packed groups add to the name of a series: their zeros take time."""
+    """A word for the name of a series, if groups are packed: their zeros take time."""
     return "_packed" * (packed_groups(product) > 1)
 
 
 def packing_notes(product: Product) -> list[str]:
-    """What packing costs, for users to read."""
+    """A note on what packing costs, for users to read."""
     if (count := packed_groups(product)) == 1:
         return []
     vain = f"{count - 1} of {count} multiply-adds are in vain"

@@ -21,7 +21,7 @@ def in_process(folder, *arguments):
     return runner.main(gpu.SCRIPT, words)
 
 
-GATE = ("--only=correctness", "--problems=small_(odd_channels|2_in_9_out)")
+GATE = ("--only=correctness", "--problems=small_(odd_channels|65_taps)")
 
 
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
         row = found[f"small_odd_channels/{direction}"]
         assert (row["status"], row["family"]) == ("wrong", family)
         assert row["facts"]["code_path"]  # which a record files as wrong
-        assert found[f"small_2_in_9_out/{direction}"]["status"] == "unsupported"
+        assert found[f"small_65_taps/{direction}"]["status"] == "unsupported"
 
 
 def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
@@ -45,14 +45,14 @@ def test_an_exception_costs_its_own_row_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Kernel, "run", broken)
     assert in_process(tmp_path, *GATE) == 1
     found = [r for r in rows_in(tmp_path) if r["kind"] == "correctness"]
-    assert [r["status"] for r in found] == ["error"] * 3 + ["unsupported"] * 4
+    assert [r["status"] for r in found] == ["error"] * 3 + ["unsupported"] * 3
     assert found[0]["exception"] == "RuntimeError: no such kernel"
     assert "broken" in found[0]["traceback"]
     assert "BAD  correctness small_odd_channels/f: error RuntimeError: no such kernel" in capsys.readouterr().out
 
 
 def test_to_check_no_kernel_is_no_success(tmp_path, capsys):
-    assert in_process(tmp_path, "--only=correctness", "--problems=small_2_in_9_out") == runner.INCOMPLETE
+    assert in_process(tmp_path, "--only=correctness", "--problems=small_65_taps") == runner.INCOMPLETE
     assert "INCOMPLETE: no kernel was checked" in capsys.readouterr().out
 
 

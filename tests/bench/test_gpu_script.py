@@ -28,7 +28,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
     missing = tmp_path_factory.mktemp("missing")
     for name in ABSENT:
         (missing / f"{name}.py").write_text("raise ImportError('not installed there')")
-    few = ("--minutes=4", "--cases=dcgan_t_last", "--problems=small_(odd|2_in)", "--rungs=^one tile$")
+    few = ("--minutes=4", "--cases=dcgan_t_last", "--problems=small_(odd|65)", "--rungs=^one tile$")
     command = [
         sys.executable,
         "-m",
@@ -62,7 +62,7 @@ def test_a_dry_run_takes_every_kind_of_step(tmp_path, tmp_path_factory):
             "deterministic",
         } <= checked.keys()
     assert by["ladder", "one_tile_of_two_steps", None]["rung"] == "one tile"
-    assert by["correctness", "small_2_in_9_out/f", None]["reasons"]
+    assert by["correctness", "small_65_taps/f", None]["reasons"]
     for direction in ("f", "d", "w", "fb"):
         timed = by["time", f"dcgan_t_last/{direction}", "stock"]
         assert timed["status"] == "ok"

@@ -92,7 +92,7 @@ def test_every_formulation_is_stocks(seed, cache):
                 np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11, err_msg=formulation.name)
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.extended) for n in range(3, 90))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.extended) for n in range(1, 90))])
 def test_what_a_cpu_is_served_by(seed):
     """Layers large enough for every rule, cropped ones among them."""
     rng = random.Random(f"served {seed}")

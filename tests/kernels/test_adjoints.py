@@ -61,6 +61,10 @@ PRODUCTS = {
     ),
     "five channels in, two out, models": p(1, (15, 6), (5, 6), 3, 1, 1, groups=3, models=2),
     "groups of nine and twelve": p(1, (18, 24), (7, 6), 3, 1, 1, groups=2),
+    "groups of one channel in, ten out, packed, strided": p(1, (16, 160), (7, 6), 3, 2, 1, groups=16),
+    "groups of ten channels in, three out, packed, transposed, models": p(
+        1, (60, 18), (4, 5), (3, 4), 1, ((1, 2), (2, 1)), input_dilation=2, groups=6, models=2
+    ),
     "large depthwise, asymmetric": p(1, (12, 12), (13, 20), (11, 12), 1, ((3, 6), (7, 2)), groups=12),
     "large depthwise, models": p(1, (6, 6), (20, 9), (31, 5), 1, (15, 2), groups=6, models=3),
     "blocks of taps, strided": dataclasses.replace(
@@ -74,9 +78,8 @@ PRODUCTS = {
 QUICK = (
     "transposed",
     "depthwise, strided, asymmetric",
-    "one channel in, three out, transposed",
-    "groups of nine and twelve",
     "large depthwise, asymmetric",
+    "groups of one channel in, ten out, packed, strided",
 )
 
 

@@ -10,10 +10,14 @@ import pytest
 
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.dense import DENSE
+from pallas_conv.kernels.dense import operands as dense_operands
+from pallas_conv.kernels.dense import plan as dense
 from pallas_conv.kernels.family import LEAST_CHANNELS
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.packing import block_diagonal, diagonal_blocks, packed, packed_groups
 from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT
+from pallas_conv.kernels.wgrad import operands as wgrad_operands
+from pallas_conv.kernels.wgrad import plan as wgrad
 from pallas_conv.spec import Product
 from tests.kernels import cases
 from tests.kernels.cases import Case
@@ -129,3 +133,34 @@ def test_generated(seed):
     case = generated(seed)
     assert packed_groups(case.product) > 1
     (prove if case.product.role == "wgrad" else of_dense.prove)(case)
+
+
+# ------------------------------------------------------------ broken ones
+
+WRONG = pytest.raises(AssertionError, match="right=False")
+FORWARD = Case(
+    "a packed mutant", of_groups("fprop", 8, 2, 9, (3, 5), 1), dense.Config((1, 8, 8), 48, tile_k=16, stages=2), 2
+)
+WEIGHTS = Case(
+    "a packed mutant of weights", of_groups("wgrad", 8, 2, 9, (3, 5), 1), wgrad.Config((1, 8, 8), stages=2), 2
+)
+
+
+def test_unbroken():
+    of_dense.prove(FORWARD)
+    prove(WEIGHTS)
+
+
+def test_weights_of_other_groups_are_wrong(monkeypatch):
+    """Blocks beside the diagonal, which is zero."""
+    turned = lambda w, count: jnp.roll(block_diagonal(w, count), w.shape[2], axis=2)
+    monkeypatch.setattr(dense_operands, "block_diagonal", turned)
+    with WRONG:
+        of_dense.prove(FORWARD)
+
+
+def test_gradients_of_zeros_are_wrong(monkeypatch):
+    beside = lambda dw, count: diagonal_blocks(jnp.roll(dw, dw.shape[3] // count, axis=3), count)
+    monkeypatch.setattr(wgrad_operands, "diagonal_blocks", beside)
+    with WRONG:
+        prove(WEIGHTS)

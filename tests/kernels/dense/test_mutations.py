@@ -6,6 +6,7 @@ kernel must show as wrong numbers, or as a barrier that nobody waited for.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_resident_weights_are_waited_for(monkeypatch):
     within(monkeypatch, sm90._Kernel, "_consume", barrier_wait=listed)
     for case, count in ((MUTANT, 0), (KEEPING, 1)):
         waited.clear()
-        prove(case)
+        jax.eval_shape(case.kernel.run, *case.operands())
         assert sum(not hasattr(barrier, "transforms") for barrier in waited) == count  # the one that is no slot's
 
 

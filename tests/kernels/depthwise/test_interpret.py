@@ -40,12 +40,16 @@ def prove_as_planned(case: Case, counted: collections.Counter) -> None:
     assert counted["bytes"] == work.loaded_bytes(problem, cfg)
 
 
-# Few cases of all features here: the emulator, which is closer to the GPU, executes one a rung.
+# Few cases of most features here: the emulator, which is closer to the GPU, executes one a rung.
 BY_NAME = {case.name: case for case in ladder.CASES}
-OFTEN = covering(ladder.LADDER, ladder.features) | {
+SLOW = {
+    BY_NAME["depthwise dw, float32, transposed k4 s2, two models, bias"],
+    BY_NAME["depthwise dx, 3-D, 3x2x3 s2x1x2, tiles of two planes"],
+    BY_NAME["depthwise, nine taps of a row"],
+}
+OFTEN = covering(ladder.LADDER, ladder.features) - SLOW | {
     BY_NAME["depthwise dw, 5x4 s2x3, rows in vain, asymmetric padding, bias"],
     BY_NAME["depthwise dw, 3-D, 3x3x3, tiles of two planes, bias"],
-    BY_NAME["depthwise dw, float32, transposed k4 s2, two models, bias"],
 }
 
 
@@ -63,8 +67,7 @@ def test_what_is_chosen_for_wanted_products(case, counted):
     prove_as_planned(case, counted)
 
 
-# A weight gradient in float16; of groups that zeros fill up, a forward product and a weight gradient of several models.
-SEEDS = (6, 7, 14)
+SEEDS = (6,)  # a weight gradient in float16
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.extended] * (n not in SEEDS)) for n in range(60)])

@@ -359,7 +359,8 @@ def test_gradients_of_weights_from_the_inputs_to_the_outputs_of_a_group_are_wron
         prove(BACKWARD_OF_GROUPS)
 
 
-@pytest.mark.parametrize("case", [DERIVATIVE, pytest.param(DERIVATIVE_ADDS, marks=pytest.mark.extended)], ids=str)
+@pytest.mark.extended
+@pytest.mark.parametrize("case", [DERIVATIVE, DERIVATIVE_ADDS], ids=str)
 def test_a_bias_gradient_of_pixels_beside_the_outputs_is_wrong(monkeypatch, case):
     at_outputs = Backward._at_outputs
     monkeypatch.setattr(Backward, "_at_outputs", lambda self, first: at_outputs(self, first) | True)

@@ -18,7 +18,7 @@ UNORDERED = pytest.raises(REFUSED, match=r"observed|in all phases|RACE DETECTED"
 EITHER = pytest.raises((AssertionError, *REFUSED), match=r"right=False|RACE DETECTED|observed|in all phases")
 
 
-@pytest.mark.parametrize("case", [MUTANT, FLIPPED, WEIGHTS], ids=str)
+@pytest.mark.parametrize("case", [MUTANT, pytest.param(FLIPPED, marks=pytest.mark.extended), WEIGHTS], ids=str)
 def test_unbroken(case):
     prove(case)
 
@@ -47,7 +47,8 @@ def test_weights_in_the_order_of_the_kernel_instead_of_the_offsets(monkeypatch):
         prove(FLIPPED)
 
 
-@pytest.mark.parametrize("case", [MUTANT, pytest.param(WEIGHTS, marks=pytest.mark.extended)], ids=str)
+@pytest.mark.extended
+@pytest.mark.parametrize("case", [MUTANT, WEIGHTS], ids=str)
 def test_rows_one_further_are_wrong(monkeypatch, case):
     add_chunk = Strips.add_chunk
     monkeypatch.setattr(
