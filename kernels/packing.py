@@ -22,7 +22,7 @@ from pallas_conv.spec import Product
 from .family import LEAST_CHANNELS, channels_of_a_group, narrow
 
 WHOLE = 8  # channels: no array of whole eights is padded, whatever its dtype
-MOST_CHANNELS = 64  # of a packed group's smaller side, for the sake of whole eights: zeros are multiplied for them
+MOST_CHANNELS = 64  # of a packed group's smaller side: the more there are, the more of the weights are zeros
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def packed_groups(product: Product) -> int:
     """The number of groups that are packed into one; 1 if they have enough channels as they are.
 
     It is the least divisor of the number of groups that makes enough channels, and whole eights of them on both sides if a
-    divisor does without making too many.
+    divisor does without making too many. If none makes enough, it is all groups.
     """
     groups, channels = product.spec.groups, channels_of_a_group(product)
     if groups == 1 or narrow(product) or min(channels) >= LEAST_CHANNELS:
@@ -48,6 +48,8 @@ def packed(product: Product) -> Product:
 
 def block_diagonal(w: Array, count: int) -> Array:
     """(G, K, C, *kernel) -> (G / count, count K, count C, *kernel): the weights of so many groups in one."""
+    if count == 1:
+        return w
     groups, k, c, *kernel = w.shape
     own = jnp.eye(count, dtype=bool).reshape(count, 1, count, *[1] * (1 + len(kernel)))
     # Selected, not multiplied by zero: a weight may be infinite.
@@ -57,10 +59,21 @@ def block_diagonal(w: Array, count: int) -> Array:
 
 def diagonal_blocks(dw: Array, count: int) -> Array:
     """(E, G, count K, count C, *kernel) -> (E, G count, K, C, *kernel): the gradients of weights, without those of zeros."""
+    if count == 1:
+        return dw
     examples, groups, k, c, *kernel = dw.shape
     of_each = dw.reshape(examples, groups, count, k // count, count, c // count, *kernel)
     own = jnp.stack([of_each[:, :, i, :, i] for i in range(count)], axis=2)
     return own.reshape(examples, groups * count, k // count, c // count, *kernel)
+
+
+def packing_reasons(product: Product) -> list[str]:
+    """The reason against groups whose number has no divisor that makes enough channels, and not too many."""
+    few = min(channels_of_a_group(product))
+    if (count := packed_groups(product)) == 1 or count * few <= MOST_CHANNELS:
+        return []
+    into = f"{count} of them would make {count * few} channels on the smaller side, more than {MOST_CHANNELS}"
+    return [f"groups of {few} channels are packed, but of {product.spec.groups} groups at least {into}"]
 
 
 def packed_word(product: Product) -> str:

@@ -18,7 +18,7 @@ from ..family import (
     series_of,
     strides_of,
 )
-from ..packing import packed, packed_word, packing_notes
+from ..packing import packed, packed_word, packing_notes, packing_reasons
 from . import work
 from .plan import ITEMSIZE, Config, Problem, tiling
 
@@ -33,7 +33,7 @@ def is_for(product: Product) -> bool:
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     found = [*_type_reasons(product), *epilogue_reasons(product), *geometry_reasons(product)]
-    return (*found, *group_reasons(product), *_size_reasons(product))
+    return (*found, *group_reasons(product), *packing_reasons(product), *_size_reasons(product))
 
 
 def _type_reasons(product: Product) -> list[str]:

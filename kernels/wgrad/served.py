@@ -16,7 +16,7 @@ from ..family import (
     large_reasons,
     series_of,
 )
-from ..packing import packed_word, packing_notes
+from ..packing import packed_word, packing_notes, packing_reasons
 from . import work
 from .plan import Config, M, Problem, tiling
 
@@ -52,6 +52,7 @@ def _type_reasons(product: Product) -> list[str]:
 
 def _geometry_reasons(product: Product) -> list[str]:
     found, problem = [*geometry_reasons(product), *group_reasons(product)], Problem.of(product)
+    found += packing_reasons(product)
     if not (problem.walkable or problem.transpose().walkable):
         found.append("strides and input dilations leave several phases of x and of its cotangent")
     return found

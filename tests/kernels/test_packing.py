@@ -59,7 +59,7 @@ def test_how_many_groups_are_packed(groups, channels, count):
 
 
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
-@pytest.mark.parametrize("groups", [2, 3, 12, 31, 64, 96])
+@pytest.mark.parametrize("groups", [2, 3, 7, 12, 64, 96])
 def test_a_kernel_serves_whatever_groups(role, groups):
     for few, many in itertools.product((1, 3, 5, 8), (9, 16, 21)):
         for channels in ((few, many), (many, few)):
@@ -69,6 +69,15 @@ def test_a_kernel_serves_whatever_groups(role, groups):
             assert seen.spec.groups == 1 or seen.spec.groups * LEAST_CHANNELS <= min(
                 seen.in_channels, seen.out_channels
             )
+
+
+@pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize(("groups", "few", "channels"), [(67, 1, 67), (19, 4, 76), (1009, 8, 8072)])
+def test_groups_of_which_too_many_would_be_packed_are_refused(role, groups, few, channels):
+    (reason,) = families.reasons(of_groups(role, groups, few, 16), (9, 0))
+    assert reason.startswith(f"groups of {few} channels are packed, but of {groups} groups at least {groups}")
+    assert f"would make {channels} channels on the smaller side, more than 64" in reason
+    assert families.reasons(of_groups(role, groups + 1, few, 16), (9, 0)) == ()
 
 
 def by_definition(w: np.ndarray, count: int) -> np.ndarray:

@@ -28,7 +28,7 @@ LAYERS = {
     "5x5_of_groups_of_eight_in_float32_weight_gradient": grouped("wgrad", 128, (56, 56), 5, 1, 2, batch=64),
     "two_models": grouped("fprop", 64, (28, 28), (12, 11), 1, (6, 5), group=1, batch=8, models=2),
 }
-IN_CI = {"13x13_s2"}
+IN_CI = {"13x13_s2_input_gradient", "two_models"}
 
 
 @pytest.mark.parametrize(
