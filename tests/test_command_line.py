@@ -14,7 +14,7 @@ MODULE = """
 import jax, jax.numpy as jnp, pallas_conv as pc
 
 layer = pc.Conv2d(16, 32, 3, padding=1, dtype=jnp.bfloat16, key=jax.random.key(0))
-strict = pc.Conv2d(6, 18, 3, groups=2, dtype=jnp.bfloat16, implementation="mosaic", key=jax.random.key(0))
+strict = pc.Conv2d(6, 18, 65, padding=32, dtype=jnp.bfloat16, implementation="mosaic", key=jax.random.key(0))
 number = 3
 
 class Steps:
@@ -86,7 +86,7 @@ def test_what_was_mistyped_is_named_with_the_fix(module, arguments, said, capsys
 
 def test_what_a_strict_implementation_does_not_serve_is_said(module, capsys):
     assert status("explain", f"{module}:strict", "--device", "a100", "--arg", "bfloat16[6,9,9]") == 1
-    assert "a group" in capsys.readouterr().err
+    assert "at most 64 a side" in capsys.readouterr().err
 
 
 def test_an_error_in_the_function_is_said_with_its_line(module, tmp_path, capsys):

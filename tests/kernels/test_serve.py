@@ -34,7 +34,7 @@ def test_a_configuration_that_is_given_takes_the_place_of_the_chosen_one():
 
 
 def test_what_no_kernel_serves_is_refused_with_every_reason():
-    unserved = product(channels=(24, 72), groups=8, dtype="float64")
+    unserved = product(size=(70, 70), kernel=65, dtype="float64")
     reasons = families.reasons(unserved, Gpu().generation.capability)
     assert len(reasons) == 2
     assert serve.find(unserved) == reasons
