@@ -22,7 +22,6 @@ from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.geometry import TapAxis
 from pallas_conv.kernels.gpu import Gpu
-from pallas_conv.kernels.packing import packed
 from pallas_conv.kernels.serve import Kernel
 from pallas_conv.spec import ConvSpec, Product, dilated
 from pallas_conv.wanted import wanted
@@ -114,7 +113,7 @@ def _changed(product: Product, field: str, size: int, unit: int, extra: int) -> 
 
 def shrunk(kernel: Kernel) -> Case:
     """A dense product at the least size at which a worker takes several tiles, some ragged; of more images if need be."""
-    product, cfg = packed(kernel.product), kernel.config
+    product, cfg = kernel.product, kernel.config
     ragged = (_of_tiles(n, product, cfg) for n in itertools.count(1))
     small = next(p for p in ragged if tiling(Problem.of(p), cfg).work_tiles > WORKERS)
     return Case(case_name(kernel), small, cfg, num_sms=WORKERS * cfg.cluster // cfg.ctas_per_sm)

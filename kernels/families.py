@@ -10,10 +10,18 @@ from .depthwise import DEPTHWISE
 from .family import Family, Size
 from .gpu import GENERATIONS, generations
 from .large_depthwise import LARGE_DEPTHWISE
+from .packed_groups import PACKED_GROUPS
 from .tap_blocks import TAP_BLOCKS
 from .wgrad import WEIGHT_GRADIENT
 
-FAMILIES: tuple[Family, ...] = (DENSE, WEIGHT_GRADIENT, LARGE_DEPTHWISE, DEPTHWISE, TAP_BLOCKS)
+FAMILIES: tuple[Family, ...] = (
+    DENSE,
+    WEIGHT_GRADIENT,
+    LARGE_DEPTHWISE,
+    DEPTHWISE,
+    TAP_BLOCKS,
+    PACKED_GROUPS,
+)
 
 
 def named(name: str) -> Family:

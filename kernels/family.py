@@ -31,7 +31,7 @@ DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of
 EPILOGUE_OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64  # taps a side
 MOST_NARROW = 8  # channels of a group, in and out, of which an 8x8 tile of a tensor core holds one or several
-LEAST_CHANNELS = MOST_NARROW + 1  # of a group in a matrix product, in and out: those of fewer on one side are packed
+LEAST_CHANNELS = MOST_NARROW + 1  # of a group in a matrix product
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 
@@ -191,11 +191,13 @@ def geometry_reasons(product: Product) -> list[str]:
 
 
 def group_reasons(product: Product) -> list[str]:
-    """The reasons against groups that are too small to be matrix products, even packed (see packing.py)."""
-    if product.spec.groups == 1 or not narrow(product):
+    """The reasons against groups that are too small to be matrix products."""
+    channels = channels_of_a_group(product)
+    if product.spec.groups == 1 or min(channels) >= LEAST_CHANNELS:
         return []
-    given, wanted = channels_of_a_group(product)
-    return [f"a group must have at least {LEAST_CHANNELS} channels in or out, not {given} in and {wanted} out"]
+    given, wanted = channels
+    either = f"at least {LEAST_CHANNELS} channels both in and out, or at most {MOST_NARROW}"
+    return [f"a group must have {either}, not {given} in and {wanted} out"]
 
 
 def narrow(product: Product) -> bool:

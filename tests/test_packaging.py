@@ -95,7 +95,7 @@ def is_in(module: str, package: str) -> bool:
 
 
 KERNELS = "pallas_conv.kernels"
-LAUNCHED_BY = {"depthwise": "tap_blocks"}
+LAUNCHED_BY = {"depthwise": "tap_blocks", "dense": "packed_groups", "wgrad": "packed_groups"}
 
 
 def test_kernels_import_little_of_the_package():

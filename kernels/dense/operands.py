@@ -12,7 +12,6 @@ from pallas_conv.spec import Product
 
 from ..geometry import TapAxis
 from ..layouts import channels_last
-from ..packing import block_diagonal, packed_groups
 from ..views import PixelBoxes, ResultBoxes, pad, reordered, unaligned
 from .plan import Config, Problem
 
@@ -22,18 +21,16 @@ def channels_last_operands(
 ) -> tuple[Array, Array, Array | None, Array | None]:
     """x [N, *in, G, C], w [*kernel, G, K, C], bias [G, K] and residual [N, *out, G, K], which may be None.
 
-    Groups are packed if they have few channels on one side. Several models are so many more groups: the kernel does not tell
-    them apart.
+    Several models are so many more groups: the kernel does not tell them apart.
     """
     if product.models is None:
         operands = tuple(t[None] for t in operands)
     source, w = (operand.astype(product.compute_dtype) for operand in operands[:2])
     bias = operands[2].astype(jnp.float32) if product.bias else None
     residual = operands[-1].astype(product.out_dtype) if product.residual else None
-    count, nd = packed_groups(product), product.spec.ndim
-    w = w.reshape(-1, product.out_channels // product.spec.groups, *w.shape[2:])
-    w = block_diagonal(w, count)  # (G, O / G, C / G, *kernel)
-    groups, together = product.spec.groups // count, w.shape[0]
+    groups, nd = product.spec.groups, product.spec.ndim
+    together = source.shape[0] * groups
+    w = w.reshape(together, w.shape[1] // groups, *w.shape[2:])  # (G, O / G, C / G, *kernel)
     summed = 2 if product.role == "fprop" else 1  # channels of w that the product sums over
     w = jnp.transpose(w, (*range(3, 3 + nd), 0, 3 - summed, summed))
     if w.dtype == jnp.float32:  # wgmma truncates to TF32; weights can be rounded beforehand, for half the error

@@ -11,7 +11,6 @@ from pallas_conv.spec import Product
 from .. import geometry
 from ..family import changed_fields
 from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
-from ..packing import packed
 
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 FORMER_NAMES = {  # of fields of Config, in rows of hardware runs that are kept as they were written
@@ -112,14 +111,9 @@ class Problem:
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
-        """The problem of a product, of packed groups if those of the product have few channels on one side."""
-        return cls.of_groups(packed(product))
+        """The problem of a product, which sums over C: input channels forward, output channels in the input gradient.
 
-    @classmethod
-    def of_groups(cls, product: Product) -> "Problem":
-        """The problem of a product and its own groups.
-
-        It sums over C: input channels forward, output channels in the input gradient. Several models are so many more groups.
+        Several models are so many more groups.
         """
         groups, models = product.spec.groups, product.models or 1
         channels = product.in_channels // groups, product.out_channels // groups

@@ -18,7 +18,6 @@ from ..family import (
     series_of,
     strides_of,
 )
-from ..packing import packed, packed_word, packing_notes, packing_reasons
 from . import work
 from .plan import ITEMSIZE, Config, Problem, tiling
 
@@ -33,7 +32,7 @@ def is_for(product: Product) -> bool:
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     found = [*_type_reasons(product), *epilogue_reasons(product), *geometry_reasons(product)]
-    return (*found, *group_reasons(product), *packing_reasons(product), *_size_reasons(product))
+    return (*found, *group_reasons(product), *_size_reasons(product))
 
 
 def _type_reasons(product: Product) -> list[str]:
@@ -55,14 +54,13 @@ def _size_reasons(product: Product) -> list[str]:
         return empty
     if product.role not in ROLES:
         return []
-    product = packed(product)
     dims = geometry.dims(product)
     idle = [i for i, d in enumerate(dims) if not d.order]
     if idle:
         return [f"no tap ever meets the input in spatial dimensions {idle}"]
     source, result = ("x", "y") if product.role == "fprop" else ("y", "x")
     whole = {name: -(-channels // 8) * 8 for name, channels in _channels(product).items()}  # 16 bytes, or 32
-    sheets = (product.models or 1) * product.spec.groups  # as the kernel sees them: strided dimensions in whole strides
+    sheets = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
     elements = {
         source: sheets * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
         "w": sheets * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
@@ -79,10 +77,8 @@ def _channels(product: Product) -> dict[str, int]:
 def notes(product: Product, cfg: Config) -> tuple[str, ...]:
     """The copies of activations that XLA makes around the kernel of a served product, beyond changes of layout."""
     source, result = ("x", "y") if product.role == "fprop" else ("the cotangent", "the input gradient")
-    found = packing_notes(product)
-    product = packed(product)
     summed, produced = list(_channels(product).values())[:: 1 if product.role == "fprop" else -1]
-    dims = geometry.dims(product)
+    dims, found = geometry.dims(product), []
     of_each = " a group" if product.spec.groups > 1 else ""
     if cfg.im2col:
         found.append(
@@ -119,7 +115,7 @@ def notes(product: Product, cfg: Config) -> tuple[str, ...]:
 
 def series(product: Product) -> str:
     """A name for products that the kernel treats alike but for their size and epilogue: role, rank, dtypes, strides, groups."""
-    return f"{product.role}_{series_of(product, strides_of(geometry.dims(product)))}{packed_word(product)}"
+    return f"{product.role}_{series_of(product, strides_of(geometry.dims(product)))}"
 
 
 def code_path(product: Product, config: Config) -> str:
@@ -171,7 +167,7 @@ def epilogue(product: Product, config: Config) -> str:
 
 def size(product: Product) -> Size:
     """The size of a product, see `Size`."""
-    problem = Problem.of_groups(product)
+    problem = Problem.of(product)
     macs = work.useful_macs(problem)
     elements = problem.batch * problem.groups * problem.out_channels * math.prod(d.out_size for d in problem.dims)
     return Size(

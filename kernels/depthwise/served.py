@@ -14,6 +14,7 @@ from ..family import (
     epilogue_reasons,
     fused,
     geometry_reasons,
+    group_reasons,
     large_reasons,
     narrow,
     series_of,
@@ -39,9 +40,10 @@ MOST_WEIGHTS = 128  # registers of a thread for weights, or for their gradients
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     if not narrow(product):
-        given, wanted = channels_of_a_group(product)
-        groups = f"{product.spec.groups} of {given} in and {wanted} out"
-        return (f"there must be groups, of at most {MOST_NARROW} channels in and out, not {groups}",)
+        groups = f"{product.spec.groups} of {channels_of_a_group(product)}"
+        return tuple(
+            group_reasons(product) or [f"there must be groups, of at most {MOST_NARROW} channels, not {groups}"]
+        )
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
     fusion = _gradient_reasons(product) if product.role in GRADIENTS else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]

@@ -14,6 +14,7 @@ from ..family import (
     epilogue_reasons,
     fused,
     geometry_reasons,
+    group_reasons,
     large_reasons,
     series_of,
 )
@@ -40,7 +41,7 @@ def _kernel_reasons(product: Product) -> list[str]:
 def reasons(product: Product) -> tuple[str, ...]:
     """Every reason why the kernel does not serve a product; empty if it does."""
     if channels_of_a_group(product) != (1, 1):
-        return ("groups must be of one channel",)
+        return tuple(group_reasons(product) or ["groups must be of one channel"])
     found = [] if product.role in ROLES else [f"for large kernels there is no product {product.role!r}"]
     found += _kernel_reasons(product)
     found += [*dtype_reasons(product), *_fusion_reasons(product), *geometry_reasons(product)]

@@ -11,7 +11,6 @@ from jax import Array, lax
 from pallas_conv.spec import Product
 
 from ..geometry import ConvAxis
-from ..packing import diagonal_blocks, packed_groups
 from ..partials import add_parts
 from ..views import PixelBoxes, pad, reordered, unaligned
 from .plan import Tiling
@@ -122,6 +121,5 @@ class Views:
             dw = reordered(dw, i + 1, d.order)
         channels = (nd + 3, nd + 2) if cfg.transposed else (nd + 2, nd + 3)
         dw = jnp.transpose(dw, (0, nd + 1, *channels, *range(1, nd + 1)))
-        dw = diagonal_blocks(dw, packed_groups(product))
         dw = dw.reshape(p.examples, -1, *dw.shape[3:])
         return dw if product.models is not None else dw[0]

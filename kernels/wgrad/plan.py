@@ -11,7 +11,6 @@ from pallas_conv.spec import Product
 from .. import geometry
 from ..family import changed_fields
 from ..gpu import BARRIER_BYTES, SMEM_ALIGNMENT
-from ..packing import packed
 
 M = 64  # rows of a wgmma: output channels of one warpgroup
 REDUCTION_BYTES = 2048  # that Mosaic reserves in a kernel that sums along an axis, as for a bias gradient
@@ -123,12 +122,7 @@ class Problem:
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
-        """The problem of a product, of packed groups if those of the product have few channels on one side."""
-        return cls.of_groups(packed(product))
-
-    @classmethod
-    def of_groups(cls, product: Product) -> "Problem":
-        """The problem of a product and its own groups. Several models are so many examples."""
+        """The problem of a product. Several models are so many examples."""
         groups = product.spec.groups
         return cls(
             examples=product.models or 1,

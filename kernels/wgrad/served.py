@@ -16,7 +16,6 @@ from ..family import (
     large_reasons,
     series_of,
 )
-from ..packing import packed_word, packing_notes, packing_reasons
 from . import work
 from .plan import Config, M, Problem, tiling
 
@@ -52,7 +51,6 @@ def _type_reasons(product: Product) -> list[str]:
 
 def _geometry_reasons(product: Product) -> list[str]:
     found, problem = [*geometry_reasons(product), *group_reasons(product)], Problem.of(product)
-    found += packing_reasons(product)
     if not (problem.walkable or problem.transpose().walkable):
         found.append("strides and input dilations leave several phases of x and of its cotangent")
     return found
@@ -76,17 +74,16 @@ def _size_reasons(product: Product) -> list[str]:
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
     """The copies that XLA makes around the kernel, for users to read."""
-    found, t = packing_notes(product), tiling(Problem.of(product), config)
+    found, t = [], tiling(Problem.of(product), config)
     p = t.problem
     x, dy = ("the cotangent", "x") if config.transposed else ("x", "the cotangent")
-    of_each = " a group" if p.groups > 1 else ""
     if p.terms > 1:
         found.append(
             "x and the cotangent are split into two bfloat16 each, for three products in place of one of float32"
         )
     for name, channels in ((x, p.in_channels), (dy, p.out_channels)):
         if channels % 8:
-            found.append(f"{name} is padded from {channels} to {-(-channels // 8) * 8} channels{of_each}")
+            found.append(f"{name} is padded from {channels} to {-(-channels // 8) * 8} channels")
     folded = [config.fold and axis.in_size % axis.stride > 0 for axis in t.raw.oriented(config).axes]
     if ragged := [i for i, d in enumerate(p.dims) if folded[i] or d.in_size % d.in_stride]:
         found.append(f"{x} is padded to whole strides in spatial dimensions {ragged}")
@@ -106,7 +103,7 @@ def series(product: Product) -> str:
     """
     up = max(product.spec.input_dilation) > 1
     strides = ("u" if up else "s") + as_word(product.spec.input_dilation if up else product.spec.strides)
-    return series_of(product, strides) + packed_word(product)
+    return series_of(product, strides)
 
 
 def code_path(product: Product, config: Config) -> str:
@@ -147,7 +144,7 @@ def epilogue(product: Product, config: Config) -> str:
 
 def size(product: Product) -> Size:
     """The size of a product, see `Size`. Sums are over pixels, of all images."""
-    problem = Problem.of_groups(product)
+    problem = Problem.of(product)
     macs, taps = work.useful_macs(problem), math.prod(product.spec.kernel_spatial)
     weights = problem.examples * problem.groups * problem.in_channels * problem.out_channels * taps
     return Size(macs, work.least_bytes(problem), macs / weights, problem.out_channels, taps)

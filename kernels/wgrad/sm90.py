@@ -54,7 +54,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
         raise ValueError(why)
     if product.models is None:
         operands = tuple(a[None] for a in operands)
-    x, dy = (pieces(channels_last(a.astype(product.compute_dtype), raw.groups)) for a in operands)
+    x, dy = (pieces(channels_last(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
     if cfg.transposed:
         x, dy = dy, x
     if cfg.fold:

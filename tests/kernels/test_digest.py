@@ -156,6 +156,17 @@ def test_a_family_has_the_source_of_the_one_whose_kernel_it_launches(copied, fil
     assert (copied.code("depthwise") != launched) == (file.startswith("depthwise/") and code_changes)
 
 
+@pytest.mark.parametrize("launched", ["dense", "wgrad"])
+def test_a_family_may_launch_kernels_of_two(copied, launched):
+    code, choice, untouched = (digest_of("packed_groups") for digest_of in (copied.code, copied.choice, copied.code))
+    copied.edit(f"{launched}/sm90.py")
+    assert copied.code("packed_groups") != code
+    assert copied.choice("packed_groups") == choice
+    copied.edit(f"{launched}/work.py")
+    assert copied.choice("packed_groups") != choice
+    assert copied.code("depthwise") != untouched
+
+
 def test_two_families_share_what_both_import_and_nothing_else(copied):
     copied.edit("another/sm90.py", "from .. import mosaic\nfrom ..ring import Ring\nfrom .plan import Config\n")
     copied.edit("another/plan.py", "class Config: ...\n")

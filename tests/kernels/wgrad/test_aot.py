@@ -23,8 +23,6 @@ SUITE = served(WEIGHT_GRADIENT)
 p = functools.partial(cases.product, "wgrad")
 LAYERS = {  # of kinds that the suite does not have
     "grouped": p(32, (512, 512), (28, 28), 3, 1, 1, groups=8),
-    "channel_multiplier": p(64, (64, 1024), (56, 56), 3, 1, 1, groups=64, outputs=("dw", "db")),
-    "one_channel_out_of_sixteen": p(64, (512, 32), (56, 56), 3, 1, 1, groups=32, dtype="float32"),
     "float32_result": p(16, (320, 320), (64, 64), 3, 1, 1, out_dtype="float32"),
     "to_rgb": p(16, (64, 3), (256, 256), 3, 1, 1),
     "volume_s2": p(2, (64, 128), (64, 64, 64), 3, 2, 1),

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from pallas_conv.kernels.dense import work
 from pallas_conv.kernels.dense.plan import Problem, Tiling, tiling
-from pallas_conv.kernels.packing import packed_groups
 
 from ...configured import Case
 from ..rung import held
@@ -98,7 +97,6 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "strided": lambda w: any(d.in_stride > 1 for d in w.problem.dims),
     "phases": lambda w: w.problem.phases > 1,
     "groups": lambda w: w.problem.groups > 1,
-    "packed groups": lambda w: packed_groups(w.case.product) > 1,
     "wider result": lambda w: w.problem.out_itemsize > w.problem.itemsize,
     "split channels": lambda w: w.case.config.split_k > 1,
     "folded taps": lambda w: w.case.config.col2im_dims > 0,

@@ -8,7 +8,6 @@ import functools
 import math
 from collections.abc import Callable
 
-from pallas_conv.kernels.packing import packed_groups
 from pallas_conv.kernels.wgrad import work
 from pallas_conv.kernels.wgrad.plan import Config, Problem, Tiling, tiling
 
@@ -99,7 +98,6 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "wgrad: x and dy exchanged": lambda w: w.cfg.transposed,
     "wgrad: transposed": lambda w: any(s > 1 for s in w.case.product.spec.input_dilation),
     "wgrad: groups": lambda w: w.problem.groups > 1,
-    "wgrad: packed groups": lambda w: packed_groups(w.case.product) > 1,
     "wgrad: examples": lambda w: w.problem.examples > 1,
     "wgrad: wider result": lambda w: w.case.product.out_dtype != w.case.product.compute_dtype,
     "wgrad: bias gradient": lambda w: w.problem.bias,

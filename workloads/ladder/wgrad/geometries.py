@@ -109,17 +109,6 @@ RUNGS: tuple[Rung, ...] = (
              wgrad(2, (144, 40), (5, 9), 2, 1, 1, groups=2, input_dilation=2),
              Config((1, 8, 8), taps_per_tile=2, stages=2, multicast="x", transposed=True)),
     )),
-    Rung("wgrad: packed groups", (
-        Case("dw, a channel multiplier of nine, all groups in one", wgrad(2, (16, 144), (8, 8), 1, groups=16),
-             Config((1, 8, 8), stages=2), extended=True),
-        Case("dw, five groups of nine and two channels in one, s2",
-             wgrad(2, (45, 10), (9, 11), 3, 2, 1, groups=5), Config((1, 8, 8), stages=2), extended=True),
-        Case("dw, groups of two and twelve channels, eight in one, halo",
-             wgrad(2, (32, 192), (9, 11), 3, 1, 1, groups=16), Config((1, 8, 8), 16, halo=True, dy_registers=True, stages=2)),
-        Case("dw, groups of ten and three channels, three in one, transposed",
-             wgrad(1, (60, 18), (4, 9), 3, 1, 1, groups=6, input_dilation=2),
-             Config((1, 8, 8), taps_per_tile=2, stages=2, transposed=True), extended=True),
-    )),
     Rung("wgrad: examples", (
         Case("dw, three examples of whole tiles", wgrad(2, (64, 64), (8, 8), 1, models=3),
              Config((1, 8, 8), stages=2), num_sms=3, extended=True),

@@ -1,0 +1,57 @@
+"""The products of packed groups that are served, the reasons against others, and the names that they are filed under."""
+
+from pallas_conv.spec import Product
+
+from ..family import MOST_NARROW, Size, channels_of_a_group
+from .plan import LAUNCHED, Config, counts, packed, reasons_of_launched
+
+
+def is_for(product: Product) -> bool:
+    """Whether groups have few channels on one side alone."""
+    channels = channels_of_a_group(product)
+    return product.spec.groups > 1 and min(channels) <= MOST_NARROW < max(channels)
+
+
+def reasons(product: Product) -> tuple[str, ...]:
+    """Every reason why a product is not served; empty if it is."""
+    if not is_for(product):
+        given, wanted = channels_of_a_group(product)
+        groups = f"{product.spec.groups} of {given} in and {wanted} out"
+        return (
+            f"there must be groups, of at most {MOST_NARROW} channels in or out, and of more out or in, not {groups}",
+        )
+    if product.role not in LAUNCHED:
+        return (f"of such groups there is no product {product.role!r}",)
+    return reasons_of_launched(product)
+
+
+def size(product: Product) -> Size:
+    """The size of a product, see `Size`. Zeros among packed weights do not count."""
+    return LAUNCHED[product.role].size(product)
+
+
+def series(product: Product) -> str:
+    """A name for products that are treated alike but for their size: the launched kernel's, and how many groups may be one."""
+    return f"{LAUNCHED[product.role].series(product)}_by_{max(counts(product), default=1)}"
+
+
+def code_path(product: Product, config: Config) -> str:
+    """The code path of the launched kernel, and whether weights or their gradients are packed around it."""
+    path = LAUNCHED[product.role].code_path(packed(product, config.count), config.tile)
+    return f"{path} packed" if config.count > 1 else path
+
+
+def epilogue(product: Product, config: Config) -> str:
+    """The epilogue of the launched kernel."""
+    return LAUNCHED[product.role].epilogue(packed(product, config.count), config.tile)
+
+
+def notes(product: Product, config: Config) -> tuple[str, ...]:
+    """What packing costs, and the copies of activations that XLA makes around the launched kernel."""
+    found = tuple(LAUNCHED[product.role].notes(packed(product, config.count), config.tile))
+    if (count := config.count) == 1:
+        return found
+    vain = f"{count - 1} of {count} multiply-adds, at least"
+    if product.role == "wgrad":
+        return (f"{count} groups are computed as one: gradients between different ones are dropped, {vain}", *found)
+    return (f"{count} groups are computed as one, with weights in blocks on a diagonal: {vain}, are with zeros", *found)

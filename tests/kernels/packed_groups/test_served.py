@@ -1,0 +1,208 @@
+"""Packed groups: which products are served, how many groups may be one, their weights, and the names of things."""
+
+import itertools
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_conv.kernels import cost, families, serve
+from pallas_conv.kernels.chips import chips
+from pallas_conv.kernels.dense import DENSE
+from pallas_conv.kernels.gpu import ANY_HOPPER
+from pallas_conv.kernels.packed_groups import PACKED_GROUPS
+from pallas_conv.kernels.packed_groups.packing import block_diagonal, diagonal_blocks
+from pallas_conv.kernels.packed_groups.plan import Config, counts, packed
+from pallas_conv.kernels.packed_groups.search import makes_channels_of_taps
+from pallas_conv.kernels.wgrad import WEIGHT_GRADIENT
+from tests.kernels.packed_groups.proving import generated, of_groups
+
+ROLES = pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
+
+
+@ROLES
+@pytest.mark.parametrize("groups", [2, 3, 12, 67, 96])
+def test_groups_of_few_channels_on_one_side_are_served_whatever_their_number(role, groups):
+    for few, many in itertools.product((1, 3, 8), (9, 21)):
+        for channels in ((few, many), (many, few)):
+            product = of_groups(role, groups, channels)
+            assert families.serving(product) is PACKED_GROUPS
+            for count in counts(product):
+                assert groups % count == 0
+                assert packed(product, count).spec.groups == groups // count
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "found"),
+    [
+        (32, (1, 16), (1, 2, 4, 8, 16, 32)),
+        (32, (16, 8), (1, 2, 4, 8)),
+        (96, (7, 64), (1, 2, 3, 4, 6, 8)),
+        (67, (8, 16), (1,)),  # a prime number: all or none, and all would be too many
+        (61, (1, 16), (1, 61)),
+    ],
+)
+def test_how_many_groups_may_be_one(groups, channels, found):
+    assert counts(of_groups("fprop", groups, channels)) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"role": "bwd"}, "of such groups there is no product 'bwd'"),
+        ({"dtype": "float64"}, "operands must be bfloat16"),
+        ({"dtype": "float32", "precision": "highest"}, "TF32"),
+        ({"size": (9, 9, 9, 9)}, "1 to 3 spatial dimensions"),
+        ({"kernel": 65, "size": (70, 70)}, "64 a side"),
+        ({"activation": "mish"}, "'mish'"),
+        ({"role": "wgrad", "activation": "relu"}, "without the derivative"),
+        ({"role": "wgrad", "stride": 2, "input_dilation": 3}, "several phases"),
+        ({"channels": (0, 9)}, "is empty"),
+        ({"size": (2, 9)}, "is empty"),
+        ({"groups": 2**20, "channels": (3, 16), "size": (40, 40)}, "elements"),
+        ({"channels": (8, 8)}, "of more out or in, not 4 of 8 in and 8 out"),
+        ({"channels": (9, 9)}, "not 4 of 9 in and 9 out"),
+        ({"groups": 1, "channels": (3, 64)}, "there must be groups"),
+    ],
+    ids=str,
+)
+def test_each_reason(changes, words):
+    given = {"role": "fprop", "groups": 4, "channels": (3, 12)} | changes
+    role, groups, channels = (given.pop(name) for name in ("role", "groups", "channels"))
+    found = PACKED_GROUPS.reasons(of_groups(role, groups, channels, **given))
+    assert any(words in reason for reason in found), found
+    assert not any("a group must have" in reason for reason in found)
+
+
+@ROLES
+def test_no_way_to_pack_is_modelled_much_faster_than_the_chosen_one(role):
+    """As long as none is left out that multiplies little: see choice.WASTEFUL."""
+    chip = chips()[0]
+    for groups, channels, kernel in ((64, (1, 16), 3), (32, (4, 16), 3), (96, (7, 64), 7), (48, (3, 12), 3)):
+        product = of_groups(role, groups, channels, (28, 28), kernel, 1, kernel // 2)
+        problem, chosen = PACKED_GROUPS.problem(product), serve.choose(product)
+        clocks = lambda count, tile: cost.clocks(problem.family.work(problem.packing(count), tile, ANY_HOPPER), chip)  # noqa: B023
+        mine = clocks(chosen.count, chosen.tile)
+        for count in counts(product):
+            other = serve.choice.best(problem.family, problem.packing(count), ANY_HOPPER)
+            assert mine <= 1.1 * clocks(count, other), (channels, kernel, chosen, count, other)
+
+
+def test_all_candidates_make_channels_of_taps_or_none_does():
+    kinds = set()
+    for kernel, channels in ((3, (16, 4)), (7, (64, 7))):
+        problem = PACKED_GROUPS.problem(of_groups("fprop", 96, channels, (28, 28), kernel, 1, kernel // 2))
+        (kind,) = {makes_channels_of_taps(config.tile) for config in PACKED_GROUPS.candidates(problem, ANY_HOPPER)}
+        kinds.add(kind)
+    assert kinds == {True, False}
+
+
+def by_definition(w: np.ndarray, groups: int, count: int) -> np.ndarray:
+    """(O, C / groups, *kernel) -> (O, count C / groups, *kernel), weight by weight."""
+    channels, of_each, *kernel = w.shape
+    found = np.zeros((channels, count * of_each, *kernel), w.dtype)
+    for o, i in np.ndindex(channels, of_each):
+        found[o, o // (channels // groups) % count * of_each + i] = w[o, i]
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_weights_and_their_gradients(count):
+    product = of_groups("wgrad", 6, (2, 15), (7, 9, 4), (3, 2, 1))
+    w = np.random.default_rng(count).standard_normal(product.result_shapes[0]).astype("float32")
+    w[2, 1, 0] = np.inf  # and no NaN anywhere
+    blocks = block_diagonal(jnp.asarray(w), product, count)
+    np.testing.assert_array_equal(blocks, by_definition(w, 6, count))
+    np.testing.assert_array_equal(diagonal_blocks(blocks, product, count), w)
+    two = jnp.stack([w, -w])  # models
+    both = block_diagonal(two, product, count)
+    np.testing.assert_array_equal(both, jnp.stack([blocks, -blocks]))
+    np.testing.assert_array_equal(diagonal_blocks(both, product, count), two)
+
+
+@ROLES
+def test_sizes_count_no_zeros(role):
+    size, alone = PACKED_GROUPS.size(of_groups(role, 32, (2, 12))), PACKED_GROUPS.size(of_groups(role, 2, (2, 12)))
+    assert size.macs == 16 * alone.macs
+    assert size.nbytes == 16 * alone.nbytes
+    assert size[2:] == alone[2:]
+
+
+def test_names():
+    multiplier = {"groups": 64, "channels": (1, 16)}
+    for role, changes, series in (
+        ("fprop", multiplier, "fprop_2d_bf16_s1_by_64"),
+        ("dgrad", {"groups": 96, "channels": (7, 64)}, "dgrad_2d_bf16_s1_grouped_by_8"),
+        (
+            "dgrad",
+            {"groups": 94, "channels": (7, 64)},
+            "dgrad_2d_bf16_s1_grouped_by_2",
+        ),  # which takes much longer a group
+        ("wgrad", multiplier | {"stride": 2, "models": 2}, "2d_bf16_s2_models_by_64"),
+    ):
+        kernel = serve.kernel(of_groups(role, **changes))
+        assert kernel.series == series
+        assert kernel.name == f"pallas_conv_packed_groups_{series}_linear"
+
+
+def test_what_a_record_is_filed_under():
+    product, how = of_groups("fprop", 16, (2, 12), bias=True), serve.choose(of_groups("fprop", 16, (2, 12)))
+    assert how.count > 1
+    path = PACKED_GROUPS.code_path(product, how)
+    assert path == DENSE.code_path(packed(product, how.count), how.tile) + " packed"
+    assert PACKED_GROUPS.epilogue(product, how) == "bf16 bias"
+    alone = Config(1, how.family, how.tile)
+    assert PACKED_GROUPS.code_path(product, alone) == DENSE.code_path(product, how.tile)
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        (
+            "fprop",
+            "8 groups are computed as one, with weights in blocks on a diagonal: 7 of 8 multiply-adds, at least,",
+        ),
+        ("wgrad", "8 groups are computed as one: gradients between different ones are dropped, 7 of 8 multiply-adds"),
+    ],
+)
+def test_notes(role, words):
+    product = of_groups(role, 16, (2, 12))
+    chosen = serve.choose(product)
+    how = Config(8, chosen.family, chosen.tile)
+    assert PACKED_GROUPS.notes(product, how)[0].startswith(words)
+    assert not any("padded" in note for note in PACKED_GROUPS.notes(product, how))
+    alone = PACKED_GROUPS.notes(product, Config(1, chosen.family, chosen.tile))
+    assert any("padded from 2 to 8 channels" in note for note in alone)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_configurations_survive_json(seed):
+    config = generated(seed).config
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"family": "depthwise"}, "config.family must be a family that is launched, not 'depthwise'"),
+        ({"count": 1.5}, "config.count must be int"),
+        ({"tile": {}}, "config.tile must have the fields of Config"),
+        ({"more": 1}, "unknown"),
+    ],
+)
+def test_json_that_is_none(changes, words):
+    data = serve.choose(of_groups("fprop", 16, (2, 12))).to_json() | changes
+    with pytest.raises(ValueError, match=words):
+        Config.from_json(data)
+
+
+def test_illegal_configurations():
+    product = of_groups("fprop", 12, (2, 12))
+    problem, chosen = PACKED_GROUPS.problem(product), serve.choose(product)
+    illegal = lambda config: PACKED_GROUPS.illegal(problem, config, ANY_HOPPER)
+    assert illegal(chosen) is None
+    assert "config.count=5 must be one of [1, 2, 3, 4, 6, 12]" in illegal(Config(5, chosen.family, chosen.tile))
+    gradient = serve.choose(of_groups("wgrad", 12, (2, 12)))
+    assert gradient.family == WEIGHT_GRADIENT.name
+    assert "must be 'dense', whose kernel is launched" in illegal(gradient)
