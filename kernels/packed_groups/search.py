@@ -1,5 +1,6 @@
-"""The configurations that may be the fastest: those of the launched kernel, for all ways to pack groups."""
+"""The configurations that may be the fastest: those of the launched kernel, for one way to pack groups."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,16 +14,17 @@ from .work import count as work
 
 
 def candidates(problem: Problem, gpu: Gpu) -> Iterator[Config]:
-    """The candidates of the launched kernel for every number of groups in one.
+    """The candidates of the launched kernel for one number of groups in one, and with channels made of taps or without.
 
-    Either XLA makes channels of taps in all of them, or in none: whichever the model finds faster. Those that do so multiply
-    least, by far, and copy the pixels for every tap. Beside them `choice.best` would leave out the others unpriced.
+    It is the way whose fastest candidate is the fastest by the model. The more groups are one, the more zeros are multiplied,
+    and the less is copied. `choice.best` would leave out unpriced whatever multiplies far more than the rest.
     """
-    kinds: dict[bool, list[Config]] = {}
-    for count, packing in problem.packings:
-        for tile in problem.family.candidates(packing, gpu):
-            kinds.setdefault(makes_channels_of_taps(tile), []).append(Config(count, problem.family.name, tile))
-    yield from min(kinds.values(), key=lambda kind: _fastest(problem, kind, gpu), default=[])
+    ways = (
+        [Config(count, problem.family.name, tile) for tile in tiles]
+        for count, packing in problem.packings
+        for tiles in _kinds(list(problem.family.candidates(packing, gpu)))
+    )
+    yield from min(ways, key=lambda way: _fastest(problem, way, gpu), default=[])
 
 
 def makes_channels_of_taps(tile: Any) -> bool:
@@ -30,8 +32,14 @@ def makes_channels_of_taps(tile: Any) -> bool:
     return isinstance(tile, DenseConfig) and (tile.im2col or tile.col2im_dims > 0)
 
 
-def _fastest(problem: Problem, configs: Sequence[Config], gpu: Gpu) -> float:
-    """The least clocks, on the first chip, of configurations that `choice.best` would price."""
-    works, chip = [work(problem, config, gpu) for config in configs], chips(gpu)[0]
+def _kinds(tiles: list[Any]) -> Iterator[list[Any]]:
+    """Two lists at most: tiles that make channels of taps, and the others."""
+    for _, kind in itertools.groupby(sorted(tiles, key=makes_channels_of_taps), makes_channels_of_taps):
+        yield list(kind)
+
+
+def _fastest(problem: Problem, way: Sequence[Config], gpu: Gpu) -> float:
+    """The least clocks, on the first chip, of the configurations that `choice.best` prices."""
+    works, chip = [work(problem, config, gpu) for config in way], chips(gpu)[0]
     most = WASTEFUL * min(map(cost.executed, works))
     return min(cost.clocks(work, chip) for work in works if cost.executed(work) <= most)

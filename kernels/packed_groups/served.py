@@ -47,7 +47,7 @@ def epilogue(product: Product, config: Config) -> str:
 
 
 def notes(product: Product, config: Config) -> tuple[str, ...]:
-    """What packing costs, and the copies of activations that XLA makes around the launched kernel."""
+    """The cost of packing, and the copies of activations that XLA makes around the launched kernel."""
     found = tuple(LAUNCHED[product.role].notes(packed(product, config.count), config.tile))
     if (count := config.count) == 1:
         return found

@@ -80,12 +80,12 @@ BOX, BOTH = (1, 8, 8), ("dw", "db")
 
 
 def dense(count: int, tile_n: int, tile_k: int = 16, box: tuple[int, ...] = BOX, **more: Any) -> Config:
-    """So many groups in one, and a tile of the dense kernel."""
+    """A configuration: so many groups in one, and a tile of the dense kernel."""
     return Config(count, LAUNCHED["fprop"].name, DenseConfig(box, tile_n, tile_k, **{"stages": 2} | more))
 
 
 def of_wgrad(count: int, tile_n: int = 16, box: tuple[int, ...] = BOX, **more: Any) -> Config:
-    """So many groups in one, and a tile of the weight-gradient kernel."""
+    """A configuration: so many groups in one, and a tile of the weight-gradient kernel."""
     how = {"stages": 2, "dy_registers": tile_n < 64} | more
     return Config(count, LAUNCHED["wgrad"].name, WeightGradientConfig(box, tile_n, **how))
 
