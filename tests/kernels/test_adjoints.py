@@ -19,6 +19,9 @@ from pallas_conv.kernels.depthwise import search as depthwise
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.large_depthwise import LARGE_DEPTHWISE
 from pallas_conv.kernels.large_depthwise import search as large_depthwise
+from pallas_conv.kernels.packed_groups import PACKED_GROUPS
+from pallas_conv.kernels.packed_groups.plan import LAUNCHED, counts, packed
+from pallas_conv.kernels.packed_groups.plan import Config as Packing
 from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from pallas_conv.kernels.wgrad import plan as wgrad
 from pallas_conv.spec import Product
@@ -87,6 +90,9 @@ def config(product: Product) -> Any:
     """A small tile of the family that serves a product."""
     if LARGE_DEPTHWISE.is_for(product):
         return large_depthwise.least(LARGE_DEPTHWISE.problem(product))
+    if PACKED_GROUPS.is_for(product):
+        count = counts(product)[-1]
+        return Packing(count, LAUNCHED[product.role].name, config(packed(product, count)))
     if families.serving(product) is TAP_BLOCKS:
         return next(TAP_BLOCKS.candidates(TAP_BLOCKS.problem(product), Gpu(4)))
     if DEPTHWISE.is_for(product):

@@ -211,8 +211,7 @@ def test_two_devices(mesh_type, transformed, runs):
     assert all(shapes[0][0] == 2 // blocks for shapes in runs)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.extended)])
 def test_shard_map(check_vma, runs):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     summed = lambda *at: lax.psum(total(conv_layer)(*at), "d")

@@ -28,6 +28,7 @@ OFTEN = ("tap blocks, 4x6, bias, residual, relu", "tap blocks dx, 4x6, asymmetri
     ids=str,
 )
 def test_right_and_executed_as_planned(case, counted_products):
+    assert {case.name for case in ladder.CASES} >= set(OFTEN)
     prove(case)
     problems, cfg = TAP_BLOCKS.problem(case.product), case.config
     assert len(problems) > 1
