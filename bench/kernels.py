@@ -15,6 +15,7 @@ import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -71,11 +72,16 @@ def _of_dense(product: Product, cfg: Config) -> dict[str, Any]:
 
 def _of_any(cfg: Any, asked: cost.Work) -> dict[str, Any]:
     """The sizes in a configuration that are not 1, and the tiles of the busiest block."""
-    sizes = (value for value in cfg.to_json().values() if not isinstance(value, bool))
-    numbers = [
-        n for value in sizes for n in (value if isinstance(value, list) else [value]) if isinstance(n, int) and n > 1
-    ]
+    numbers = [n for n in _numbers(cfg.to_json()) if n > 1]
     return {"tile": "x".join(map(str, numbers)) or "1", "waves": sum(count for count, _ in asked.rounds)}
+
+
+def _numbers(data: Any) -> Iterator[int]:
+    """The whole numbers in a JSON value, in their order."""
+    if isinstance(data, int) and not isinstance(data, bool):
+        yield data
+    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _numbers(value)
 
 
 def floor_us(size: Size, itemsize: int) -> float:

@@ -30,8 +30,8 @@ from .gpu import MAX_ELEMENTS, Gpu
 DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}  # as names of kernels have them
 EPILOGUE_OUTPUTS = (("y",), ("z",), ("y", "z"))
 MAX_KERNEL = 64  # taps a side
-MOST_NARROW = 8  # channels of a group, in and out, of which an 8x8 tile of a tensor core holds one or several
-LEAST_CHANNELS = MOST_NARROW + 1  # of a group in a matrix product
+MOST_NARROW = 8  # channels of a group, of which an 8x8 tile of a tensor core holds one or several
+LEAST_CHANNELS = MOST_NARROW + 1  # of a group that is a matrix product by itself
 FORMER_NAMES = {"family": "series"}  # of fields of Facts, in rows of hardware runs that are kept as they were written
 
 

@@ -17,6 +17,9 @@ from pallas_conv.kernels.dense import DENSE, search
 from pallas_conv.kernels.dense.legal import illegal
 from pallas_conv.kernels.dense.plan import Config, Problem
 from pallas_conv.kernels.gpu import Gpu
+from pallas_conv.kernels.packed_groups import PACKED_GROUPS
+from pallas_conv.kernels.packed_groups.plan import Config as Packing
+from pallas_conv.kernels.packed_groups.search import fastest, ways
 from pallas_conv.spec import Product
 
 MOST = 6  # with today's choice
@@ -38,10 +41,13 @@ OF_DENSE: Features = {
 }
 
 
-def features(config: type[Any]) -> Features:
-    """The features of a class of configurations: of other families than the dense one, its fields."""
-    if config is Config:
+def features(config: Any) -> Features:
+    """The features of configurations like this one: of packed groups their number, and those of the tile; else the fields."""
+    if isinstance(config, Config):
         return OF_DENSE
+    if isinstance(config, Packing):
+        of_tile = {name: lambda cfg, of=of: of(cfg.tile) for name, of in features(config.tile).items()}
+        return {"count": operator.attrgetter("count"), **of_tile}
     return {field.name: operator.attrgetter(field.name) for field in dataclasses.fields(config)}
 
 
@@ -67,9 +73,10 @@ def candidates(product: Product, gpu: Gpu, most: int = MOST) -> tuple[Candidate,
     problem = family.problem(product)
     first = dict.fromkeys((today, choice.best(family, problem, gpu)))
     pool = {*family.candidates(problem, gpu), *(_depths(problem, today, gpu) if family is DENSE else ())}
+    pool |= {fastest(problem, way, gpu)[1] for way in ways(problem, gpu)} if family is PACKED_GROUPS else set()
     works = {cfg: family.work(problem, cfg, gpu) for cfg in pool.union(first)}
     likely = _ranked({cfg: works[cfg] for cfg in pool}, gpu)
-    others = {cfg for feature in features(family.config) for cfg in _first_with_other(feature, today, likely)}
+    others = {cfg for feature in features(today) for cfg in _first_with_other(feature, today, likely)}
     chosen = [*first, *(cfg for cfg in likely if cfg in others and cfg not in first)][:most]
     for cfg in likely:
         if len(chosen) < most and all(set(differences(other, cfg)) - {"tile_pixels", "depth"} for other in chosen):
@@ -79,7 +86,7 @@ def candidates(product: Product, gpu: Gpu, most: int = MOST) -> tuple[Candidate,
 
 
 def differences(a: Any, b: Any) -> tuple[str, ...]:
-    return tuple(name for name, of in features(type(a)).items() if of(a) != of(b))
+    return tuple(name for name, of in features(a).items() if of(a) != of(b))
 
 
 def _ranked(works: Mapping[Any, Work], gpu: Gpu) -> list[Any]:

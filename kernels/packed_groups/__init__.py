@@ -1,4 +1,4 @@
-"""The family of groups of few channels on one side and more on the other: several groups are one of a matrix-product kernel.
+"""The family of groups of few channels on one side and more on the other: other kernels, of one or several groups as one.
 
 served.py    products it serves, and their names      legal.py    which configurations the launched kernel takes
 plan.py      problems, configurations, packed products  search.py   the candidates

@@ -1,11 +1,11 @@
 """Weights of several groups as those of one, with blocks on a diagonal, and the blocks of such a matrix.
 
-Pixels and results stay where they are: channels of neighbouring groups are neighbours. Four groups of two channels in and three
-out, packed by twos, have these weights of a tap:
+Pixels and results stay where they are: channels of neighbouring groups are neighbours. Four groups of two channels in and nine
+out, two of them as one, have these weights of a tap; each row stands for nine:
 
-               in  g0 g0 g1 g1          in  g2 g2 g3 g3
-    out g0 g0 g0 [  w  w  0  0 ]  g2 g2 g2 [  w  w  0  0 ]
-        g1 g1 g1 [  0  0  w  w ]  g3 g3 g3 [  0  0  w  w ]
+             in  g0 g0 g1 g1             in  g2 g2 g3 g3
+    out g0     [  w  w  0  0 ]  out g2     [  w  w  0  0 ]
+        g1     [  0  0  w  w ]      g3     [  0  0  w  w ]
 """
 
 import jax.numpy as jnp

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from pallas_conv import strict
@@ -13,8 +12,8 @@ from ..family import Family, channels_of_a_group, group_reasons
 from ..wgrad import WEIGHT_GRADIENT
 
 LAUNCHED: dict[str, Family] = {"fprop": DENSE, "dgrad": DENSE, "wgrad": WEIGHT_GRADIENT}  # by role
-# On the smaller side of a packed group. Tensor cores sum over 16 channels at once: with more, zeros are multiplied that need
-# not be, for the sake of whole sixteen bytes at most.
+# The most channels on the smaller side of a packed group. Beyond 16, which a tensor core sums at once, more groups only add
+# zeros. But their number may have no smaller divisor: 61 groups of one channel are packed all together, or not at all.
 MOST_CHANNELS = 64
 
 
@@ -22,7 +21,7 @@ MOST_CHANNELS = 64
 class Config:
     """A way to pack groups, and a tile for what is launched.
 
-    count   neighbouring groups that are one: a divisor of their number
+    count   neighbouring groups that are computed as one: a divisor of their number
     family  the name of the family whose kernel is launched
     tile    a configuration of that family
     """
@@ -33,7 +32,7 @@ class Config:
 
     @property
     def complexity(self) -> tuple[float, ...]:
-        """A sort key, lower for simpler configurations: few groups in one, a simple tile."""
+        """A sort key, lower for simpler configurations: few groups as one, a simple tile."""
         return self.count, *self.tile.complexity
 
     def __str__(self) -> str:
@@ -61,7 +60,7 @@ class Problem(NamedTuple):
     """
 
     family: Family
-    packings: tuple[tuple[int, Hashable], ...]
+    packings: tuple[tuple[int, Any], ...]
 
     @classmethod
     def of(cls, product: Product) -> "Problem":
@@ -69,9 +68,9 @@ class Problem(NamedTuple):
         family = LAUNCHED[product.role]
         return cls(family, tuple((count, family.problem(packed(product, count))) for count in counts(product)))
 
-    def packing(self, count: int) -> Hashable:
-        """The problem with so many groups in one."""
-        return dict(self.packings)[count]
+    def packing(self, count: int) -> Any:
+        """The problem with so many groups as one."""
+        return next(packing for n, packing in self.packings if n == count)
 
 
 def packed(product: Product, count: int) -> Product:
@@ -82,16 +81,16 @@ def packed(product: Product, count: int) -> Product:
 
 @functools.lru_cache(maxsize=1024)
 def counts(product: Product) -> tuple[int, ...]:
-    """The numbers of groups that may be one, the least first; none if the kernel serves the product in no way."""
+    """The numbers of groups that may be computed as one, the least first; empty if the kernel serves no packed product."""
     groups, few = product.spec.groups, min(channels_of_a_group(product))
-    most = min(groups, max(1, MOST_CHANNELS // max(1, few)))
+    most = min(groups, MOST_CHANNELS // max(1, few))
     return tuple(n for n in range(1, most + 1) if groups % n == 0 and not reasons_of_launched(packed(product, n)))
 
 
 def reasons_of_launched(product: Product) -> tuple[str, ...]:
-    """The reasons of the launched family against a product, but for groups of few channels.
+    """The launched family's reasons against a product, without the one that its groups are small.
 
-    It would leave these to others, for the sake of those of few channels on both sides; its kernel computes them.
+    That reason only leaves small groups to other kernels: the launched one is right for them, too.
     """
     small = group_reasons(product)
     return tuple(reason for reason in LAUNCHED[product.role].reasons(product) if reason not in small)

@@ -14,17 +14,20 @@ from .work import count as work
 
 
 def candidates(problem: Problem, gpu: Gpu) -> Iterator[Config]:
-    """The candidates of the launched kernel for one number of groups in one, and with channels made of taps or without.
+    """The candidates of one of the `ways`: of the one whose fastest candidate is the fastest by the model.
 
-    It is the way whose fastest candidate is the fastest by the model. The more groups are one, the more zeros are multiplied,
-    and the less is copied. `choice.best` would leave out unpriced whatever multiplies far more than the rest.
+    The more groups are computed as one, the more zeros are multiplied, and the less is copied. `choice.best` cannot compare
+    ways: it drops what has many more multiply-adds than the least before it prices anything.
     """
-    ways = (
-        [Config(count, problem.family.name, tile) for tile in tiles]
-        for count, packing in problem.packings
-        for tiles in _kinds(list(problem.family.candidates(packing, gpu)))
-    )
-    yield from min(ways, key=lambda way: _fastest(problem, way, gpu), default=[])
+    yield from min(ways(problem, gpu), key=lambda way: fastest(problem, way, gpu)[0], default=[])
+
+
+def ways(problem: Problem, gpu: Gpu) -> Iterator[list[Config]]:
+    """The candidates of every way to pack groups: so many as one, with channels made of taps or without."""
+    for count, packing in problem.packings:
+        tiles = sorted(problem.family.candidates(packing, gpu), key=makes_channels_of_taps)
+        for _, kind in itertools.groupby(tiles, makes_channels_of_taps):
+            yield [Config(count, problem.family.name, tile) for tile in kind]
 
 
 def makes_channels_of_taps(tile: Any) -> bool:
@@ -32,14 +35,10 @@ def makes_channels_of_taps(tile: Any) -> bool:
     return isinstance(tile, DenseConfig) and (tile.im2col or tile.col2im_dims > 0)
 
 
-def _kinds(tiles: list[Any]) -> Iterator[list[Any]]:
-    """Two lists at most: tiles that make channels of taps, and the others."""
-    for _, kind in itertools.groupby(sorted(tiles, key=makes_channels_of_taps), makes_channels_of_taps):
-        yield list(kind)
-
-
-def _fastest(problem: Problem, way: Sequence[Config], gpu: Gpu) -> float:
-    """The least clocks, on the first chip, of the configurations that `choice.best` prices."""
-    works, chip = [work(problem, config, gpu) for config in way], chips(gpu)[0]
-    most = WASTEFUL * min(map(cost.executed, works))
-    return min(cost.clocks(work, chip) for work in works if cost.executed(work) <= most)
+def fastest(problem: Problem, way: Sequence[Config], gpu: Gpu) -> tuple[float, Config]:
+    """The least clocks on the first chip, and whose they are, of the configurations that `choice.best` prices."""
+    works, chip = {config: work(problem, config, gpu) for config in way}, chips(gpu)[0]
+    most = WASTEFUL * min(map(cost.executed, works.values()))
+    priced = [config for config, asked in works.items() if cost.executed(asked) <= most]
+    clocks = [cost.clocks(works[config], chip) for config in priced]
+    return min(zip(clocks, priced, strict=True), key=lambda found: found[0])

@@ -1,4 +1,4 @@
-"""The products of packed groups that are served, the reasons against others, and the names that they are filed under."""
+"""The products that are served with packed groups, the reasons against others, and the names that they are filed under."""
 
 from pallas_conv.spec import Product
 
@@ -17,12 +17,11 @@ def reasons(product: Product) -> tuple[str, ...]:
     if not is_for(product):
         given, wanted = channels_of_a_group(product)
         groups = f"{product.spec.groups} of {given} in and {wanted} out"
-        return (
-            f"there must be groups, of at most {MOST_NARROW} channels in or out, and of more out or in, not {groups}",
-        )
+        wished = f"at most {MOST_NARROW} channels on one side and more on the other"
+        return (f"there must be groups, of {wished}, not {groups}",)
     if product.role not in LAUNCHED:
-        return (f"of such groups there is no product {product.role!r}",)
-    return reasons_of_launched(product)
+        return (f"for groups of few channels on one side there is no kernel for the product {product.role!r}",)
+    return () if counts(product) else reasons_of_launched(product)
 
 
 def size(product: Product) -> Size:
@@ -31,8 +30,8 @@ def size(product: Product) -> Size:
 
 
 def series(product: Product) -> str:
-    """A name for products that are treated alike but for their size: the launched kernel's, and how many groups may be one."""
-    return f"{LAUNCHED[product.role].series(product)}_by_{max(counts(product), default=1)}"
+    """A name for products that are treated alike but for their size: the launched kernel's, and the most groups as one."""
+    return f"{LAUNCHED[product.role].series(product)}_by_{counts(product)[-1]}"
 
 
 def code_path(product: Product, config: Config) -> str:
@@ -51,7 +50,8 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
     found = tuple(LAUNCHED[product.role].notes(packed(product, config.count), config.tile))
     if (count := config.count) == 1:
         return found
-    vain = f"{count - 1} of {count} multiply-adds, at least"
+    as_one = f"{count} groups are computed as one"
+    vain = f"at least {count - 1} of {count} multiply-adds are"
     if product.role == "wgrad":
-        return (f"{count} groups are computed as one: gradients between different ones are dropped, {vain}", *found)
-    return (f"{count} groups are computed as one, with weights in blocks on a diagonal: {vain}, are with zeros", *found)
+        return (f"{as_one}: {vain} of gradients between different groups, which are dropped", *found)
+    return (f"{as_one}, with weights in blocks on a diagonal: {vain} with zeros", *found)

@@ -22,6 +22,7 @@ from pallas_conv.target import resolve
 from pallas_conv.verify import timing
 from pallas_conv.wanted import wanted
 from workloads.cases import suite
+from workloads.configured import product
 
 KIND = "NVIDIA H100 80GB HBM3"
 SUITE = {f"{case.name}/{d}": product for case in suite() for d, product in case.products().items()}
@@ -341,3 +342,12 @@ def test_dry_run_and_resumed(tmp_path, capsys):
     done.write_text(json.dumps(timed) + "\n")
     options = runner.parse(command.SCRIPT, [*words, f"--resume={done}"])
     assert command.steps(options) == []
+
+
+@pytest.mark.parametrize("role", ["fprop", "wgrad"])
+def test_other_numbers_of_packed_groups_are_tried(role):
+    asked = product(role, 2, (32 * 4, 32 * 16), (28, 28), 3, 1, 1, groups=32)
+    tried = candidates(asked, ANY_HOPPER)
+    assert len({found.config.count for found in tried}) > 1
+    assert any("count" in found.differs for found in tried)
+    assert {"count", "tile_n"} < set(differing.features(tried[0].config))

@@ -1,4 +1,4 @@
-"""The ladder of groups of few channels on one side, several of which are one, and the features that a case demands.
+"""The ladder of groups of few channels on one side, one by one or several as one, and the features that a case demands.
 
 What the launched kernels do is on their own ladders. Here are the ways in which groups are packed before, and unpacked after.
 """
@@ -39,8 +39,9 @@ class Work:
     @property
     def padded(self) -> bool:
         """Whether a packed group is filled up with zeros all the same."""
-        groups = self.packed.spec.groups
-        return any(channels // groups % 8 for channels in (self.packed.in_channels, self.packed.out_channels))
+        groups, p = self.packed.spec.groups, self.packed
+        whole = 4 if p.compute_dtype == "float32" and p.role != "wgrad" else 8  # channels, in sixteen bytes
+        return any(channels // groups % whole for channels in (p.in_channels, p.out_channels))
 
 
 FEATURES: dict[str, Callable[[Work], bool]] = {

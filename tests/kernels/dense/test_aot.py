@@ -14,7 +14,6 @@ from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.dense.served import notes, reasons
 from pallas_conv.kernels.family import EPILOGUE_OUTPUTS
-from pallas_conv.kernels.packing import packing_notes
 from pallas_conv.spec import Product
 from tests.kernels import aot, cases
 from workloads.served import products, served
@@ -30,9 +29,6 @@ LAYERS = {  # of kinds that the suite below does not have
     "resnet_c3_input_gradient": p("dgrad", 256, (128, 128), (28, 28), 3, 1, 1),
     "dcgan_t1_input_gradient": p("dgrad", 128, (512, 256), (8, 8), 4, 1, 2, input_dilation=2),
     "grouped": p("fprop", 32, (512, 512), (28, 28), 3, 1, 1, groups=8, bias=True, activation="relu"),
-    "channel_multiplier": p("fprop", 64, (64, 1024), (56, 56), 3, 1, 1, groups=64, bias=True, activation="silu"),
-    "channel_multiplier_input_gradient": p("dgrad", 64, (64, 1024), (56, 56), 3, 1, 1, groups=64),
-    "one_channel_out_of_sixteen": p("fprop", 64, (512, 32), (56, 56), 3, 1, 1, groups=32, residual=True),
     "models": p("fprop", 16, (64, 64), (32, 32), 3, 1, 1, bias=True, models=4),
     "wavenet": p("fprop", 4, (128, 256), (16384,), 2, 1, ((512, 0),), 512, bias=True),
     "volume": p("fprop", 2, (64, 64), (64, 64, 64), 3, 1, 1, bias=True),
@@ -63,7 +59,7 @@ def check(product, cfg):
     barriers = planned.barrier_bytes
     compiled, used = aot.compiled(product, cfg, planned.smem_bytes - barriers, barriers)
     assert used.registers <= 168, used.log
-    if notes(product, cfg) == tuple(packing_notes(product)):
+    if not notes(product, cfg):
         assert not moved_activations(product, compiled.as_text())
     return compiled
 
@@ -77,16 +73,7 @@ def moved_activations(product, text):
 
 
 ALIKE = ("grouped", "models", "many_small_volumes", "odd_buffers_of_volumes", "residual_relu", "residual_volume")
-LIKE_THE_SUITES = (
-    "channel_multiplier_input_gradient",
-    "one_channel_out_of_sixteen",
-    "resnet_c3_s2",
-    "projection_1x1_s2",
-    "aspp_d12",
-    "dcgan_t1_input_gradient",
-    "wavenet",
-    "volume_s2",
-)
+LIKE_THE_SUITES = ("resnet_c3_s2", "projection_1x1_s2", "aspp_d12", "dcgan_t1_input_gradient", "wavenet", "volume_s2")
 
 
 @pytest.mark.parametrize(

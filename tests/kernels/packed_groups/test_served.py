@@ -28,9 +28,8 @@ def test_groups_of_few_channels_on_one_side_are_served_whatever_their_number(rol
         for channels in ((few, many), (many, few)):
             product = of_groups(role, groups, channels)
             assert families.serving(product) is PACKED_GROUPS
-            for count in counts(product):
-                assert groups % count == 0
-                assert packed(product, count).spec.groups == groups // count
+            assert counts(product)[0] == 1
+            assert len(PACKED_GROUPS.problem(product).packings) == len(counts(product))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_how_many_groups_may_be_one(groups, channels, found):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"role": "bwd"}, "of such groups there is no product 'bwd'"),
+        ({"role": "bwd"}, "there is no kernel for the product 'bwd'"),
         ({"dtype": "float64"}, "operands must be bfloat16"),
         ({"dtype": "float32", "precision": "highest"}, "TF32"),
         ({"size": (9, 9, 9, 9)}, "1 to 3 spatial dimensions"),
@@ -61,7 +60,7 @@ def test_how_many_groups_may_be_one(groups, channels, found):
         ({"channels": (0, 9)}, "is empty"),
         ({"size": (2, 9)}, "is empty"),
         ({"groups": 2**20, "channels": (3, 16), "size": (40, 40)}, "elements"),
-        ({"channels": (8, 8)}, "of more out or in, not 4 of 8 in and 8 out"),
+        ({"channels": (8, 8)}, "at most 8 channels on one side and more on the other, not 4 of 8 in and 8 out"),
         ({"channels": (9, 9)}, "not 4 of 9 in and 9 out"),
         ({"groups": 1, "channels": (3, 64)}, "there must be groups"),
     ],
@@ -138,7 +137,7 @@ def test_names():
             "dgrad",
             {"groups": 94, "channels": (7, 64)},
             "dgrad_2d_bf16_s1_grouped_by_2",
-        ),  # which takes much longer a group
+        ),  # of 94, twice a prime number, at most two are one
         ("wgrad", multiplier | {"stride": 2, "models": 2}, "2d_bf16_s2_models_by_64"),
     ):
         kernel = serve.kernel(of_groups(role, **changes))
@@ -161,9 +160,12 @@ def test_what_a_record_is_filed_under():
     [
         (
             "fprop",
-            "8 groups are computed as one, with weights in blocks on a diagonal: 7 of 8 multiply-adds, at least,",
+            "8 groups are computed as one, with weights in blocks on a diagonal: at least 7 of 8 multiply-adds are with",
         ),
-        ("wgrad", "8 groups are computed as one: gradients between different ones are dropped, 7 of 8 multiply-adds"),
+        (
+            "wgrad",
+            "8 groups are computed as one: at least 7 of 8 multiply-adds are of gradients between different groups",
+        ),
     ],
 )
 def test_notes(role, words):
@@ -206,3 +208,19 @@ def test_illegal_configurations():
     gradient = serve.choose(of_groups("wgrad", 12, (2, 12)))
     assert gradient.family == WEIGHT_GRADIENT.name
     assert "must be 'dense', whose kernel is launched" in illegal(gradient)
+
+
+def test_an_illegal_configuration_is_refused_when_it_runs():
+    product = of_groups("wgrad", 12, (2, 12), (9, 9), 5)
+    chosen = serve.choose(product)
+    kernel = serve.kernel(product, config=Config(5, chosen.family, chosen.tile))
+    operands = [jnp.zeros(shape, "bfloat16") for shape in product.operand_shapes]
+    with pytest.raises(ValueError, match=r"config\.count=5 must be one of"):
+        kernel.run(*operands)
+
+
+def test_what_only_packing_makes_small_enough_is_served():
+    """One by one, groups of one channel are padded to eight."""
+    product = of_groups("fprop", 2**13, (1, 9), (128, 128), 1, 8)
+    assert counts(product)[0] > 1
+    assert PACKED_GROUPS.reasons(product) == ()
