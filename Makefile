@@ -30,7 +30,7 @@ check: lint ## lint, type-check, and run the tests that compile nothing, in less
 	$(PY) -m pytest -n 2 --dist worksteal --uncompiled -m "not extended and not aot"
 
 # LLVM would take half of the time to optimise programs that run once; `make test-all` runs them optimised, too.
-test: lint docs package ## lint, type-check, build documentation and package, and run the tests (CPU only, about 22 minutes on two cores)
+test: lint docs package ## lint, type-check, build documentation and package, and run the tests (CPU only, about 19 minutes on two cores)
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PY) -m pytest -n 2 --dist worksteal -m "not extended" --durations=15
 
 test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13 and test-newest, which take hours together
