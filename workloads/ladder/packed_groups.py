@@ -68,15 +68,15 @@ def features(case: Case) -> tuple[str, ...]:
     return held(FEATURES, Work(case))
 
 
-def _layer(
-    role: str, groups: int, channels: tuple[int, int], size: Any, kernel: Any, *args: Any, **more: Any
+def layer(
+    role: str, groups: int, channels: tuple[int, int], size: Any, kernel: Any, *args: Any, batch: int = 2, **more: Any
 ) -> Product:
-    """A product of so many groups of so many channels in and out, of two images."""
+    """A product of so many groups of so many channels in and out."""
     given, wanted = channels
-    return product(role, 2, (groups * given, groups * wanted), size, kernel, *args, groups=groups, **more)
+    return product(role, batch, (groups * given, groups * wanted), size, kernel, *args, groups=groups, **more)
 
 
-fprop, dgrad, wgrad = (functools.partial(_layer, role) for role in ("fprop", "dgrad", "wgrad"))
+fprop, dgrad, wgrad = (functools.partial(layer, role) for role in ("fprop", "dgrad", "wgrad"))
 BOX, BOTH = (1, 8, 8), ("dw", "db")
 
 

@@ -8,16 +8,16 @@ from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.packed_groups import PACKED_GROUPS
 from pallas_conv.kernels.packed_groups.plan import LAUNCHED, Config, counts, packed
 from pallas_conv.spec import Product
-from tests.kernels import cases, proving
+from tests.kernels import proving
 from tests.kernels.cases import Case
 from tests.kernels.dense import proving as dense
 from tests.kernels.wgrad import proving as wgrad
+from workloads.ladder.packed_groups import layer
 
 
 def of_groups(role: str, groups: int, channels: tuple[int, int], size=(7, 9), kernel=3, *args, **more) -> Product:
-    """A product of so many groups of so many channels in and out, of two images."""
-    given, wanted = channels
-    return cases.product(role, 2, (groups * given, groups * wanted), size, kernel, *args, groups=groups, **more)
+    """A product of so many groups of so many channels in and out: a 3x3 convolution unless it says otherwise."""
+    return layer(role, groups, channels, size, kernel, *args, **more)
 
 
 def prove(case: Case) -> None:

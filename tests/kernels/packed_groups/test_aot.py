@@ -1,5 +1,6 @@
 """Packed groups at full size, compiled for an H100 that need not be there: what ptxas made of them, and what XLA did around."""
 
+import functools
 import math
 import re
 
@@ -8,32 +9,28 @@ import pytest
 from compiled import kernels
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.gpu import HOPPER, WARPGROUP
-from tests.kernels import cases
+from workloads.ladder.packed_groups import layer
 
 pytestmark = pytest.mark.aot
 
 FUSED = {"bias": True, "residual": True, "activation": "gelu", "outputs": ("y", "z")}
 
 
-def layer(role: str, groups: int, channels: tuple[int, int], *args, **more):
-    given, wanted = channels
-    return cases.product(role, 32, (groups * given, groups * wanted), *args, groups=groups, **more)
-
-
+of_32 = functools.partial(layer, batch=32)
 LAYERS = {
-    "multiplier_16": layer("fprop", 64, (1, 16), (56, 56), 3, 1, 1, bias=True, activation="silu"),
-    "multiplier_16_input_gradient": layer("dgrad", 64, (1, 16), (56, 56), 3, 1, 1),
-    "multiplier_16_weight_gradient": layer("wgrad", 64, (1, 16), (56, 56), 3, 1, 1, outputs=("dw", "db")),
-    "one_of_sixteen": layer("fprop", 64, (16, 1), (28, 28), 3, 1, 1, residual=True),
-    "one_of_sixteen_weight_gradient": layer("wgrad", 64, (16, 1), (28, 28), 3, 1, 1, dtype="float32"),
-    "four_in_sixteen_out_everything_fused": layer("fprop", 32, (4, 16), (56, 56), 3, 2, 1, **FUSED),
-    "seven_in_64_out_7x7": layer("fprop", 96, (7, 64), (28, 28), 7, 1, 3, **FUSED),
-    "seven_in_64_out_7x7_input_gradient": layer("dgrad", 96, (7, 64), (28, 28), 7, 1, 3),
-    "a_prime_number_of_groups": layer("fprop", 67, (8, 16), (28, 28), 3, 1, 1),
-    "float32": layer("fprop", 48, (3, 12), (28, 28), 3, 1, 1, dtype="float32", bias=True),
-    "transposed": layer("fprop", 32, (16, 8), (14, 14), 4, 1, 2, input_dilation=2, bias=True),
-    "volume": layer("fprop", 16, (1, 16), (8, 28, 28), 3, 1, 1, bias=True, activation="relu"),
-    "two_models": layer("fprop", 16, (2, 12), (28, 28), 3, 1, 1, models=2),
+    "multiplier_16": of_32("fprop", 64, (1, 16), (56, 56), 3, 1, 1, bias=True, activation="silu"),
+    "multiplier_16_input_gradient": of_32("dgrad", 64, (1, 16), (56, 56), 3, 1, 1),
+    "multiplier_16_weight_gradient": of_32("wgrad", 64, (1, 16), (56, 56), 3, 1, 1, outputs=("dw", "db")),
+    "one_of_sixteen": of_32("fprop", 64, (16, 1), (28, 28), 3, 1, 1, residual=True),
+    "one_of_sixteen_weight_gradient": of_32("wgrad", 64, (16, 1), (28, 28), 3, 1, 1, dtype="float32"),
+    "four_in_sixteen_out_everything_fused": of_32("fprop", 32, (4, 16), (56, 56), 3, 2, 1, **FUSED),
+    "seven_in_64_out_7x7": of_32("fprop", 96, (7, 64), (28, 28), 7, 1, 3, **FUSED),
+    "seven_in_64_out_7x7_input_gradient": of_32("dgrad", 96, (7, 64), (28, 28), 7, 1, 3),
+    "a_prime_number_of_groups": of_32("fprop", 67, (8, 16), (28, 28), 3, 1, 1),
+    "float32": of_32("fprop", 48, (3, 12), (28, 28), 3, 1, 1, dtype="float32", bias=True),
+    "transposed": of_32("fprop", 32, (16, 8), (14, 14), 4, 1, 2, input_dilation=2, bias=True),
+    "volume": of_32("fprop", 16, (1, 16), (8, 28, 28), 3, 1, 1, bias=True, activation="relu"),
+    "two_models": of_32("fprop", 16, (2, 12), (28, 28), 3, 1, 1, models=2),
 }
 IN_CI = ("multiplier_16", "multiplier_16_weight_gradient")
 
