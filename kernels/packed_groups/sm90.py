@@ -1,7 +1,7 @@
 """Groups of few channels on one side, on Hopper: launches of the dense and of the weight-gradient kernel.
 
 Both compute groups of any size. But a matrix instruction takes at least sixteen channels, and strides of TMA are multiples of
-sixteen bytes. So small groups are filled up with zeros one by one, in a copy of the pixels, and the zeros are multiplied. With
+sixteen bytes. So small groups, one by one, are filled up with zeros in a copy of the pixels, and the zeros are multiplied. With
 several groups as one, zeros are among the weights instead, which are small, and pixels need no copy.
 """
 

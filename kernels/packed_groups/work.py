@@ -4,7 +4,6 @@ from ..cost import Work
 from ..dense import DENSE
 from ..dense import work as of_dense
 from ..gpu import Gpu
-from ..wgrad import WEIGHT_GRADIENT
 from ..wgrad import work as of_wgrad
 from .plan import Config, Problem
 
@@ -20,6 +19,7 @@ def count(problem: Problem, config: Config, gpu: Gpu) -> Work:
 
 def executed_macs(problem: Problem, config: Config) -> int:
     """Multiply-adds that the launched kernel issues, as it counts them."""
-    counted = {DENSE.name: of_dense.executed_macs, WEIGHT_GRADIENT.name: of_wgrad.executed_macs}[problem.family.name]
-    executed: int = counted(problem.packing(config.count), config.tile)  # type: ignore[operator]
-    return executed
+    packing = problem.packing(config.count)
+    if problem.family is DENSE:
+        return of_dense.executed_macs(packing, config.tile)
+    return of_wgrad.executed_macs(packing, config.tile)

@@ -133,11 +133,8 @@ def test_names():
     for role, changes, series in (
         ("fprop", multiplier, "fprop_2d_bf16_s1_by_64"),
         ("dgrad", {"groups": 96, "channels": (7, 64)}, "dgrad_2d_bf16_s1_grouped_by_8"),
-        (
-            "dgrad",
-            {"groups": 94, "channels": (7, 64)},
-            "dgrad_2d_bf16_s1_grouped_by_2",
-        ),  # of 94, twice a prime number, at most two are one
+        # At most two of 94 groups are one: the next divisor is 47.
+        ("dgrad", {"groups": 94, "channels": (7, 64)}, "dgrad_2d_bf16_s1_grouped_by_2"),
         ("wgrad", multiplier | {"stride": 2, "models": 2}, "2d_bf16_s2_models_by_64"),
     ):
         kernel = serve.kernel(of_groups(role, **changes))

@@ -28,13 +28,16 @@ OFTEN = ("tap blocks, 4x6, bias, residual, relu", "tap blocks dx, 4x6, asymmetri
     ids=str,
 )
 def test_right_and_executed_as_planned(case, counted_products):
-    assert {case.name for case in ladder.CASES} >= set(OFTEN)
     prove(case)
     problems, cfg = TAP_BLOCKS.problem(case.product), case.config
     assert len(problems) > 1
     executed = counted_products["macs"] * problems[0].group
     assert cases.useful(case.product) <= executed == work.executed_macs(problems, cfg)
     assert counted_products["bytes"] == sum(depthwise_work.loaded_bytes(problem, cfg) for problem in problems)
+
+
+def test_the_cases_of_every_run_are_on_the_ladder():
+    assert {case.name for case in ladder.CASES} > set(OFTEN)
 
 
 @pytest.mark.parametrize("seed", range(60))
