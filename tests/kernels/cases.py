@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pallas_conv.activations import ACTIVATIONS, applied
+from pallas_conv.formulations.programs.library import misread_on_cpu
 from pallas_conv.spec import Product
 from pallas_conv.verify.verdict import judge
 from workloads.configured import Case as Case
@@ -43,16 +44,19 @@ def baseline(p: Product, *operands: jax.Array) -> list[jax.Array]:
         one_model = functools.partial(baseline, dataclasses.replace(p, models=None))
         return jax.vmap(one_model)(*operands)
     s, v = p.spec, dict(zip(p.operands, operands, strict=True))
+    misread = any(misread_on_cpu(role, s) for role in ("fprop", "dgrad", "wgrad"))  # of memory that may hold anything
 
     def conv(x: jax.Array, w: jax.Array) -> jax.Array:
+        padding, up = s.padding, s.input_dilation
+        if misread:
+            x = lax.pad(
+                x,
+                jnp.zeros((), x.dtype),
+                [(0, 0, 0)] * 2 + [(*sides, n - 1) for sides, n in zip(padding, up, strict=True)],
+            )
+            padding, up = ((0, 0),) * s.ndim, (1,) * s.ndim
         return lax.conv_general_dilated(
-            x,
-            w.astype(x.dtype),
-            s.strides,
-            s.padding,
-            s.input_dilation,
-            s.kernel_dilation,
-            feature_group_count=s.groups,
+            x, w.astype(x.dtype), s.strides, padding, up, s.kernel_dilation, feature_group_count=s.groups
         )
 
     if p.role == "fprop":
