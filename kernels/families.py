@@ -11,6 +11,7 @@ from .family import Family, Size
 from .gpu import GENERATIONS, generations
 from .large_depthwise import LARGE_DEPTHWISE
 from .packed_groups import PACKED_GROUPS
+from .pointwise import POINTWISE
 from .tap_blocks import TAP_BLOCKS
 from .wgrad import WEIGHT_GRADIENT
 
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     DEPTHWISE,
     TAP_BLOCKS,
     PACKED_GROUPS,
+    POINTWISE,
 )
 
 

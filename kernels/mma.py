@@ -26,6 +26,8 @@ from jaxlib.mlir.dialects import arith, llvm, vector
 KINDS = {"bfloat16": "bf16", "float16": "f16"}
 # [4, 32], a number for each thread: lane l of warp w has that of row w and column l.
 ONE_A_LANE = Layout.TILED(Tiling(((4, 32), (1,))), (-3,), (-2,), -1)
+# [rows, 64], two neighbours for each lane: warp w has rows w, w + 4, ..., which are 128 bytes each if numbers have 16 bits.
+PAIRS_OF_A_ROW = Layout.TILED(Tiling(((4, 64), (2,))), (-3,), (-2,), -1)
 
 
 def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tuple[Any, Any, Any]) -> Array:
@@ -88,6 +90,35 @@ def multiply_add_rows(acc: Array, x: Array, y: Array, layout: Any) -> Array:
         return fragment([total], acc.shape, acc.layout)
 
     result: Array = added(acc, x, y)
+    return result
+
+
+def add_rows(acc: Array, x: Array) -> Array:
+    """acc [4, 64] + the sums of the rows of x [rows, 64] that each of four warps has, both of the layout `PAIRS_OF_A_ROW`."""
+    shape = ShapeDtypeStruct(acc.shape, jnp.float32, layout=PAIRS_OF_A_ROW)
+
+    @inline_mgpu(arg_types=(PAIRS_OF_A_ROW, PAIRS_OF_A_ROW), return_type=shape)
+    def added(_: Any, acc: Any, x: Any) -> Any:
+        total = acc.registers.item()
+        for row in x.registers.flat:
+            total = arith.addf(total, row)
+        return fragment([total], acc.shape, acc.layout)
+
+    result: Array = added(acc, x)
+    return result
+
+
+def opaque(index: Array) -> Array:
+    """The index, int32, of which the compiler then knows nothing: what depends on it is computed where it is used."""
+    shape = ShapeDtypeStruct((), jnp.int32, layout=Layout.WG_SPLAT)
+
+    @inline_mgpu(arg_types=(Layout.WG_SPLAT,), return_type=shape)
+    def hidden(_: Any, index: Any) -> Any:
+        value = index.registers.item()
+        moved = llvm.inline_asm(value.type, [value], "mov.u32 $0, $1;", "=r,r", has_side_effects=True)
+        return FragmentedArray.splat(moved, (), is_signed=True)
+
+    result: Array = hidden(index)
     return result
 
 

@@ -29,11 +29,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .. import mosaic as mgpu
+from ..derivatives import DERIVATIVES
 from ..epilogue import Epilogue
 from ..mma import broadcasted_iota
 from ..scalars import unravel
 from . import fragments
-from .derivatives import DERIVATIVES
 from .fragments import Fragment
 from .operands import Views
 from .pixel_sums import PixelSums, Staging, Weights

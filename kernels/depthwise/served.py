@@ -4,6 +4,7 @@ import math
 
 from pallas_conv.spec import Product
 
+from ..derivatives import DERIVATIVES
 from ..family import (
     DTYPES,
     MOST_NARROW,
@@ -21,7 +22,6 @@ from ..family import (
     strides_of,
 )
 from . import legal, search, work
-from .derivatives import DERIVATIVES
 from .plan import LANES, Config, Problem, dims_of, whole_group
 from .taps import reach
 from .tiling import tiling

@@ -5,7 +5,7 @@ enough for the interpreter; few workers give each of them several tiles, as a wh
 is its feature, one of its family's `FEATURES`; its cases have no other than those of the rungs below.
 """
 
-from . import dense, depthwise, large_depthwise, packed_groups, tap_blocks, wgrad
+from . import dense, depthwise, large_depthwise, packed_groups, pointwise, tap_blocks, wgrad
 from .rung import Rung as Rung
 
 FAMILIES = {
@@ -15,6 +15,7 @@ FAMILIES = {
     "depthwise": depthwise,
     "tap_blocks": tap_blocks,
     "packed_groups": packed_groups,
+    "pointwise": pointwise,
 }
 LADDER = tuple(rung for family in FAMILIES.values() for rung in family.LADDER)
 CASES = tuple(case for rung in LADDER for case in rung.cases)
