@@ -22,7 +22,8 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
             f"{cfg.tile_n=} divides {problem.in_channels} input channels among {t.n_tiles} blocks, which all read the "
             f"cotangent: at most {MOST_READS} should"
         )
-    least = max(2, t.slots if t.column_blocks > 1 else 0)  # each column of blocks of dx needs all of the cotangent
+    # Each column of blocks of dx needs all of a step's cotangent.
+    least = max(2, t.slots if t.column_blocks > 1 else 0, t.late_slots + 1)
     if not least <= cfg.stages <= MOST_BARRIERS:
         return f"{cfg.stages=} must be {least} to {MOST_BARRIERS}"
     if not 1 <= cfg.split_k <= t.steps:

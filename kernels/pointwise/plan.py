@@ -182,6 +182,11 @@ class Tiling:
         return self.row_blocks // self.slot_chunks
 
     @property
+    def late_slots(self) -> int:
+        """Slots that are not loaded ahead: as many as the producer prepares before one of them is sure to come back."""
+        return (self.slots if self.column_blocks > 1 else 1) if self.problem.prepares else 0
+
+    @property
     def summed_pixels(self) -> int:
         """Pixels of a step that a consumer sums the weight gradient over."""
         return CHUNK if self.divided == "pixels" else PIXELS

@@ -6,8 +6,9 @@ With one slot a step and three of them in the ring, where cotangents are prepare
     prepares           0        1           2           3            each in place, then consumers may have it
     consumers                0        1           2                  hand slots back
 
-Once it has prepared an item, it loads into the slot of the one before, for which it may have to wait. So all slots but one are
-loaded ahead. Where nothing is to be prepared, it is all of them.
+Once it has prepared an item, it loads into the slot of the one before, for which it may have to wait. Where consumers keep all
+slots of a step until they have seen the last, it loads into the slot of an item of the step before: otherwise the two would wait
+for each other. Where nothing is to be prepared, all slots are loaded ahead.
 """
 
 import functools
@@ -34,8 +35,8 @@ class Producer:
     def __init__(self, schedule: Schedule, gmem: Global, shared: Shared, part: Part):
         self.schedule, self.gmem, self.shared, self.part = schedule, gmem, shared, part
         self.problem, self.tiling, self.interpret = schedule.problem, schedule.tiling, schedule.views.interpret
-        late = int(self.problem.prepares)
-        self.ahead, self.x_ahead = schedule.cfg.stages - late, X_STAGES - late
+        self.ahead = schedule.cfg.stages - schedule.tiling.late_slots
+        self.x_ahead = X_STAGES - self.problem.prepares
 
     def run(self) -> None:
         """Load everything that consumers multiply, and prepare it."""

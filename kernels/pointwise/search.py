@@ -36,7 +36,8 @@ def narrowest(problem: Problem) -> Config:
     """The configuration that needs fewest registers and least shared memory. It may be illegal."""
     blocks = -(-problem.in_channels // CHUNK)
     cfg = Config(_likely_boxes(problem)[0], -(-blocks // MOST_READS) * CHUNK)
-    return dataclasses.replace(cfg, stages=max(2, tiling(problem, cfg).slots))
+    t = tiling(problem, cfg)
+    return dataclasses.replace(cfg, stages=max(2, t.slots, t.late_slots + 1))
 
 
 def _deepest_first(cfg: Config) -> Iterator[Config]:

@@ -97,12 +97,15 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     touched = (
         t.row_blocks * PIXELS * CHUNK / CONSUMERS
     )  # elements of the cotangent that are prepared, for each consumer
-    result = PIXELS * cfg.tile_n * problem.out_itemsize
+    # Of a step, what lies beyond the channels that there are is neither read nor stored.
+    columns = problem.in_channels / t.n_tiles
+    read = PIXELS * (problem.cotangents * problem.out_channels + columns) * ITEMSIZE
+    stored = PIXELS * columns * problem.out_itemsize
     return Work(
         itemsize=ITEMSIZE,
         mma_warpgroups=CONSUMERS,
         cluster=1,
-        stages=max(2, cfg.stages // t.slots),
+        stages=max(2, (cfg.stages - t.late_slots) // t.slots),
         epi_stages=BUFFERS,
         over_images=cfg.step_pixels[0] > 1,
         sms=sms,
@@ -111,7 +114,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         all_steps=all_steps(t),
         macs=_step_macs(t),
         operand_bytes=(2 * wmmas * CHUNK + passes * touched) * ITEMSIZE,
-        pixel_bytes=t.step_bytes,
+        pixel_bytes=int(read),
         weight_bytes=0,
         rows=t.step_bytes / (CHUNK * ITEMSIZE),
         copies=problem.cotangents * t.row_blocks + t.column_blocks,
@@ -120,11 +123,11 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         kept_bytes=t.weight_bytes,
         chunks=t.column_blocks * CHUNK // t.staged_columns,
         elements=(CHUNK * t.staged_columns + (touched if passes else 0) / t.column_blocks) / WARPGROUP,
-        stored_bytes=result,
+        stored_bytes=int(stored),
         ahead=None,
         input_bytes=operand_bytes(problem),
         weights_bytes=0,
-        held_bytes=sms * (2 * t.step_bytes + result),
+        held_bytes=sms * (2 * read + stored),
         before_bytes=before,
         after_bytes=after + 2 * workspace_bytes(t),
     )

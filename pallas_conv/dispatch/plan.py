@@ -10,7 +10,7 @@ from jax import export
 from .. import formulations
 from ..equation import Equation, Op, Operand, wider
 from ..errors import UnsupportedError
-from ..kernels import families, serve
+from ..kernels import families, modelled, serve
 from ..kernels.gpu import Gpu, generations
 from ..kernels.serve import Kernel
 from ..spec import Product
@@ -170,7 +170,10 @@ def _in_parts(whole: Product, parts: Sequence[Plan], target: Target) -> str | No
     if whole.role != "bwd" or not any(family.is_for(whole) for family in families.FAMILIES if "bwd" in family.roles):
         return None
     kernel = serve.find(whole, Gpu.of(target))
-    why = _trust_at_once(kernel, target, parts).why if isinstance(kernel, Kernel) else "; ".join(kernel)
+    if isinstance(kernel, Kernel):
+        why = _slower_at_once(kernel, parts) or _trust_at_once(kernel, target, parts).why
+    else:
+        why = "; ".join(kernel)
     return f"no one kernel computes all gradients at once: {why}"
 
 
@@ -206,8 +209,24 @@ def _at_once(
             proof = _trust_at_once(kernel, target, parts)
             return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
         if not missing:
-            return Plan(whole, target, name, f'implementation "{name}" was asked for', kernel)
+            asked = f'implementation "{name}" was asked for'
+            return None if _slower_at_once(kernel, parts) else Plan(whole, target, name, asked, kernel)
     return None
+
+
+def _slower_at_once(kernel: Kernel, parts: Sequence[Plan]) -> str | None:
+    """The reason why kernels of the parts are taken where kernels were asked for: by the model they are faster. Else None.
+
+    Beside them XLA reads the cotangent and what the activation saved, if one multiplies it, and writes their product.
+    """
+    if len(parts) == 1 or any(part.implementation == "xla" for part in parts):
+        return None
+    product, at_once = kernel.product, modelled.microseconds(kernel)
+    together = sum(modelled.microseconds(part.to_run) for part in parts)
+    if product.activation:
+        cotangent = math.prod(product.operand_shapes[1]) * jnp.dtype(product.compute_dtype).itemsize
+        together += modelled.pass_microseconds(3 * cotangent, kernel.gpu)
+    return f"by the model it takes {at_once:.3g} us, and they {together:.3g} us" if together < at_once else None
 
 
 def rival(plans: Sequence[Plan]) -> str:
