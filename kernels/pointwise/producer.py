@@ -6,9 +6,9 @@ With one slot a step and three of them in the ring, where cotangents are prepare
     prepares           0        1           2           3            each in place, then consumers may have it
     consumers                0        1           2                  hand slots back
 
-Once it has prepared an item, it loads into the slot of the one before, for which it may have to wait. Where consumers keep all
-slots of a step until they have seen the last, it loads into the slot of an item of the step before: otherwise the two would wait
-for each other. Where nothing is to be prepared, all slots are loaded ahead.
+Once it has prepared an item, it loads into the slot of the one before, for which it may have to wait. Where consumers keep the
+slots of a step until they have seen the last, it is the slot of an item of the step before: otherwise producer and consumers
+would wait for each other. Where nothing is to be prepared, all slots are loaded ahead.
 """
 
 import functools

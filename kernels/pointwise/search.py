@@ -19,9 +19,10 @@ WAVES = (1, 2)  # thread blocks of an SM, one after the other
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Legal configurations with as many stages as fit, and with parts for one wave of blocks or two."""
     blocks = -(-problem.in_channels // CHUNK)
+    widths = dict.fromkeys(-(-blocks // tiles) * CHUNK for tiles in range(1, MOST_READS + 1))
     for box in _likely_boxes(problem):
-        for tiles in range(1, MOST_READS + 1):
-            plain = Config(box, -(-blocks // tiles) * CHUNK)
+        for tile_n in widths:
+            plain = Config(box, tile_n)
             deep = next((cfg for cfg in _deepest_first(plain) if not illegal(problem, cfg, gpu)), None)
             yield from _divided(problem, deep, gpu) if deep else ()
 

@@ -14,6 +14,7 @@ from tests.kernels.depthwise.proving import generated as generated_depthwise
 from tests.kernels.large_depthwise import mutants as large_mutants
 from tests.kernels.large_depthwise.proving import generated as generated_large_depthwise
 from tests.kernels.packed_groups.proving import generated as generated_packed_groups
+from tests.kernels.pointwise.proving import generated as generated_pointwise
 from tests.kernels.wgrad.proving import generated as generated_weight_gradient
 
 pytestmark = pytest.mark.aot
@@ -60,8 +61,15 @@ def test_right_whatever_the_timing(case, mode):
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize(
     "generate",
-    [generated, generated_weight_gradient, generated_depthwise, generated_large_depthwise, generated_packed_groups],
-    ids=["dense", "wgrad", "depthwise", "large_depthwise", "packed_groups"],
+    [
+        generated,
+        generated_weight_gradient,
+        generated_depthwise,
+        generated_large_depthwise,
+        generated_packed_groups,
+        generated_pointwise,
+    ],
+    ids=["dense", "wgrad", "depthwise", "large_depthwise", "packed_groups", "pointwise"],
 )
 def test_generated(seed, generate):
     prove(generate(seed))

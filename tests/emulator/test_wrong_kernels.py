@@ -9,22 +9,25 @@ from pallas_conv.kernels.dense import operands as dense_operands
 from pallas_conv.kernels.dense import sm90
 from pallas_conv.kernels.depthwise.pixel_sums import PixelSums
 from pallas_conv.kernels.depthwise.weight_sums import WeightSums
+from pallas_conv.kernels.pointwise.consumer import Consumer
+from pallas_conv.kernels.pointwise.producer import Producer
 from pallas_conv.kernels.store import TileStore
 from pallas_conv.kernels.wgrad import sm90 as wgrad
-from tests.emulator import damages, depthwise_damages, large_depthwise_damages, wgrad_damages
+from tests.emulator import damages, depthwise_damages, large_depthwise_damages, pointwise_damages, wgrad_damages
 from tests.emulator.cases import run
 from tests.emulator.damages import PLAIN, WRONG, every, matches, said
 from tests.emulator.faults import Unsupported
 from tests.kernels.dense.mutants import ADDING, AHEAD, FLIPPED, KEEPING, MUTANT, drop_a_tap
 from tests.kernels.depthwise import mutants as depthwise_mutants
 from tests.kernels.mutating import nothing, release_before_multiplying, within
+from tests.kernels.pointwise import mutants as pointwise_mutants
 from tests.kernels.wgrad import mutants
 
 pytestmark = pytest.mark.aot
 
 DAMAGES = [
     damage
-    for of_family in (damages, wgrad_damages, depthwise_damages, large_depthwise_damages)
+    for of_family in (damages, wgrad_damages, depthwise_damages, large_depthwise_damages, pointwise_damages)
     for damage in of_family.DAMAGES
 ]
 # Each has a neighbour of the same kind that is found sooner.
@@ -133,6 +136,9 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
             "nobody has written|a race: reads what TMA|still writing",
         ),
         (PixelSums, "_sum", "wait_smem_to_gmem", depthwise_mutants.MUTANT, "still reads"),
+        (Producer, "_prepare", "commit_smem", pointwise_mutants.PREPARED, "without fence.proxy.async|a race: reads"),
+        (Producer, "_load_cotangent", "barrier_wait", pointwise_mutants.MUTANT, "more arrivals in a phase|still reads"),
+        (Consumer, "_multiply", "wgmma_wait", pointwise_mutants.KEEPING, "touches accumulators of a wgmma|still reads"),
         *(
             (PixelSums, "_sum", "barrier_wait", case, "nobody has written|a race: reads what TMA|still writing")
             for case in (depthwise_mutants.MUTANT, depthwise_mutants.RESIDUAL)

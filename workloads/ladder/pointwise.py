@@ -107,7 +107,8 @@ LADDER: tuple[Rung, ...] = (
     )),
     Rung("pointwise: columns of blocks divided", (
         Case("1x1, 128 channels in, 64 out", bwd(3, (128, 64), (8, 16)), Config(BOX, 128), num_sms=1),
-        Case("1x1, 200 channels in, 40 out", bwd(3, (200, 40), (7, 9)), Config(IMAGES, 256, split_k=2), num_sms=2, extended=True),
+        Case("1x1, 200 channels in, 40 out", bwd(3, (200, 40), (7, 9)), Config(IMAGES, 256, split_k=2),
+             num_sms=2, extended=True),
     )),
     Rung("pointwise: rows of blocks divided", (
         Case("1x1, 64 channels in, 128 out", bwd(3, (64, 128), (8, 16)), Config(BOX), num_sms=1),
@@ -116,12 +117,14 @@ LADDER: tuple[Rung, ...] = (
         Case("1x1, 24 channels in, 232 out", bwd(4, (24, 232), (7, 9)), Config(IMAGES, split_k=2), num_sms=2, extended=True),
     )),
     Rung("pointwise: several blocks not divided", (
-        Case("1x1, 136 channels in, 40 out", bwd(4, (136, 40), (7, 9)), Config(IMAGES, 192, split_k=2), num_sms=2, extended=True),
+        Case("1x1, 136 channels in, 40 out", bwd(4, (136, 40), (7, 9)), Config(IMAGES, 192, split_k=2),
+             num_sms=2, extended=True),
         Case("1x1, 40 channels in, 136 out", bwd(4, (40, 136), (7, 9)), Config(IMAGES, split_k=2), num_sms=2),
     )),
     Rung("pointwise: rows and columns of blocks", (
         Case("1x1, 128 channels in and out", bwd(3, (128, 128), (8, 16)), Config(BOX, 128), num_sms=1),
-        Case("1x1, 72 channels in, 136 out", bwd(4, (72, 136), (7, 9)), Config(IMAGES, 128, stages=4), num_sms=2, extended=True),
+        Case("1x1, 72 channels in, 136 out", bwd(4, (72, 136), (7, 9)), Config(IMAGES, 128, stages=4),
+             num_sms=2, extended=True),
         Case("1x1, 136 channels in, 72 out", bwd(4, (136, 72), (7, 9)), Config(IMAGES, 192), num_sms=2, extended=True),
     )),
     Rung("pointwise: blocks of other input channels", (
@@ -140,10 +143,10 @@ LADDER: tuple[Rung, ...] = (
     Rung("pointwise: derivative", (
         Case("1x1, relu, without a bias gradient", bwd(3, (64, 64), (8, 16), activation="relu"), Config(BOX), num_sms=1),
         Case("1x1, gelu_tanh, 72 channels in, 24 out, in two tiles",
-             bwd(3, (72, 24), (8, 16), outputs=ALL, activation="gelu_tanh"), Config(BOX, stages=4, split_k=2), num_sms=2,
-             extended=True),
-        Case("1x1, tanh, 136 channels in, 40 out", bwd(4, (136, 40), (7, 9), outputs=ALL, activation="tanh"), Config(IMAGES, 192),
+             bwd(3, (72, 24), (8, 16), outputs=ALL, activation="gelu_tanh"), Config(BOX, stages=4, split_k=2),
              num_sms=2, extended=True),
+        Case("1x1, tanh, 136 channels in, 40 out", bwd(4, (136, 40), (7, 9), outputs=ALL, activation="tanh"),
+             Config(IMAGES, 192), num_sms=2, extended=True),
         Case("1x1, silu, 24 channels in, 72 out", bwd(5, (24, 72), (7, 9), outputs=ALL, activation="silu"),
              Config(IMAGES, split_k=2), num_sms=2),
         Case("1x1, gelu, 72 channels in, 120 out", bwd(4, (72, 120), (7, 9), outputs=ALL, activation="gelu"),

@@ -1,0 +1,121 @@
+"""Can the proofs of the pointwise kernel fail? Break it in ways that are easily come by, and see each one found."""
+
+import jax.numpy as jnp
+import pytest
+
+from pallas_conv.kernels import mosaic
+from pallas_conv.kernels.pointwise.consumer import Consumer
+from pallas_conv.kernels.pointwise.memory import Shared
+from pallas_conv.kernels.pointwise.operands import Views
+from pallas_conv.kernels.pointwise.producer import Producer
+from pallas_conv.kernels.pointwise.schedule import Schedule
+from tests.kernels.mutating import nothing, within
+from tests.kernels.pointwise.mutants import KEEPING, MODELS, MUTANT, PREPARED, SUMMING
+from tests.kernels.proving import REFUSED, prove
+
+WRONG = pytest.raises(AssertionError, match="right=False")
+EITHER = pytest.raises((AssertionError, *REFUSED), match=r"right=False|RACE DETECTED|observed|in all phases")
+
+
+@pytest.mark.parametrize("case", [MUTANT, PREPARED, KEEPING, SUMMING, MODELS], ids=str)
+def test_unbroken(case):
+    prove(case)
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "dropped", "case"),
+    [
+        (Producer, "_load_cotangent", "barrier_wait", MUTANT),
+        (Producer, "_load_x", "barrier_wait", MUTANT),
+        (Producer, "_prepare", "barrier_wait", PREPARED),
+        (Consumer, "_multiply", "barrier_wait", MUTANT),
+        (Consumer, "_multiply", "barrier_wait", PREPARED),
+        (Consumer, "run", "barrier_wait", MUTANT),
+    ],
+)
+def test_a_kernel_without(monkeypatch, part, method, dropped, case):
+    within(monkeypatch, part, method, **{dropped: nothing})
+    with EITHER:
+        prove(case)
+
+
+def test_a_cotangent_that_is_multiplied_before_it_is_prepared_shows(monkeypatch):
+    monkeypatch.setattr(Shared, "await_cotangent", lambda self, slot: self.ring.wait(slot))
+    with EITHER:
+        prove(PREPARED)
+
+
+def test_a_cotangent_that_is_not_multiplied_by_the_derivative_is_wrong(monkeypatch):
+    monkeypatch.setattr(Producer, "_derivative", lambda self, saved: jnp.ones_like(saved, jnp.float32))
+    with WRONG:
+        prove(PREPARED)
+
+
+def test_the_derivative_of_another_place_is_wrong(monkeypatch):
+    derivative = Producer._derivative
+    monkeypatch.setattr(Producer, "_derivative", lambda self, saved: derivative(self, jnp.roll(saved, 1, 0)))
+    with WRONG:
+        prove(PREPARED)
+
+
+@pytest.mark.parametrize("case", [MUTANT, KEEPING], ids=str)
+def test_the_pixels_of_the_other_consumer_are_wrong(monkeypatch, case):
+    own = Schedule.own_window
+    monkeypatch.setattr(Schedule, "own_window", lambda self, part, step, me: own(self, part, step, 1 - me))
+    with WRONG:
+        prove(case)
+
+
+@pytest.mark.parametrize(("name", "case"), [("_own_chunk", MUTANT), ("_own_column", KEEPING)])
+def test_a_block_that_both_consumers_sum_shows(monkeypatch, name, case):
+    """Both store it, and nobody the other."""
+    first = property(lambda self: jnp.int32(0)) if name == "_own_chunk" else lambda self, column: jnp.int32(column)
+    monkeypatch.setattr(Consumer, name, first)
+    with EITHER:
+        prove(case)
+
+
+def test_a_step_that_two_parts_take_is_wrong(monkeypatch):
+    part = Schedule.part
+    longer = lambda found: found._replace(first=jnp.maximum(found.first - 1, 0))
+    monkeypatch.setattr(Schedule, "part", lambda self, worker: longer(part(self, worker)))
+    with EITHER:
+        prove(PREPARED)
+
+
+def test_a_part_without_its_last_step_is_wrong(monkeypatch):
+    part = Schedule.part
+    shorter = lambda found: found._replace(steps=found.steps - 1)
+    monkeypatch.setattr(Schedule, "part", lambda self, worker: shorter(part(self, worker)))
+    with EITHER:
+        prove(MUTANT)
+
+
+def test_a_bias_gradient_without_a_line_is_wrong(monkeypatch):
+    lines = Producer._prepare_lines
+    fewer = lambda self, bias, at: [total + 0 * total for total in bias] if at[1] else lines(self, bias, at)
+    monkeypatch.setattr(Producer, "_prepare_lines", fewer)
+    with WRONG:
+        prove(PREPARED)
+
+
+@pytest.mark.parametrize("case", [SUMMING, PREPARED], ids=str)
+def test_a_dropped_part_is_wrong(monkeypatch, case):
+    gradients = Views.gradients
+    monkeypatch.setattr(Views, "gradients", lambda self, sums, product: gradients(self, [s[:1] for s in sums], product))
+    with WRONG:
+        prove(case)
+
+
+def test_another_example_is_wrong(monkeypatch):
+    part = Schedule.part
+    monkeypatch.setattr(Schedule, "part", lambda *at: (found := part(*at))._replace(example=found.example * 0))
+    with EITHER:
+        prove(MODELS)
+
+
+def test_what_is_not_stored_is_wrong(monkeypatch):
+    """Memory of results is full of NaN: no gradient is right by accident."""
+    monkeypatch.setattr(mosaic, "copy_smem_to_gmem", nothing)
+    with WRONG:
+        prove(MUTANT)
