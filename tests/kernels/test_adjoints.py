@@ -22,6 +22,8 @@ from pallas_conv.kernels.large_depthwise import search as large_depthwise
 from pallas_conv.kernels.packed_groups import PACKED_GROUPS
 from pallas_conv.kernels.packed_groups.plan import LAUNCHED, counts, packed
 from pallas_conv.kernels.packed_groups.plan import Config as Packing
+from pallas_conv.kernels.pointwise import POINTWISE
+from pallas_conv.kernels.pointwise import search as pointwise
 from pallas_conv.kernels.tap_blocks import TAP_BLOCKS
 from pallas_conv.kernels.wgrad import plan as wgrad
 from pallas_conv.spec import Product
@@ -76,6 +78,8 @@ PRODUCTS = {
     "blocks of taps, transposed": dataclasses.replace(
         p(1, (16, 16), (4, 9), (6, 7), 1, ((1, 2), (2, 3)), input_dilation=2, groups=4), compute_dtype="float32"
     ),
+    "1x1": p(2, (40, 72), (7, 9), 1),
+    "1x1, models, float16": dataclasses.replace(p(1, (72, 24), (3, 4, 5), 1, models=2), compute_dtype="float16"),
     "depthwise, float32": dataclasses.replace(p(1, (8, 8), (7, 19), 3, 1, 1, groups=8), compute_dtype="float32"),
 }
 QUICK = (
@@ -95,6 +99,8 @@ def config(product: Product) -> Any:
         return Packing(count, LAUNCHED[product.role].name, config(packed(product, count)))
     if families.serving(product) is TAP_BLOCKS:
         return next(TAP_BLOCKS.candidates(TAP_BLOCKS.problem(product), Gpu(4)))
+    if families.serving(product) is POINTWISE:
+        return pointwise.narrowest(POINTWISE.problem(product))
     if DEPTHWISE.is_for(product):
         return depthwise.least(DEPTHWISE.problem(product))
     box = {1: (1, 64), 2: (1, 8, 8), 3: (1, 1, 8, 8)}[product.spec.ndim]
@@ -103,9 +109,14 @@ def config(product: Product) -> Any:
     return dense.Config(box, 32, tile_k=16, stages=2)
 
 
+def whole(product: Product) -> Product:
+    """Both gradients of a layer at once."""
+    return dataclasses.replace(product, role="bwd", outputs=("dx", "dw"))
+
+
 def at_once(product: Product) -> bool:
     """Whether a kernel is to compute both gradients of a layer at once."""
-    return families.serving(product) is DEPTHWISE
+    return families.serving(product) is DEPTHWISE or not POINTWISE.reasons(whole(product))
 
 
 def pairings(product: Product, seed: int) -> list[float]:
@@ -116,9 +127,8 @@ def pairings(product: Product, seed: int) -> list[float]:
     arrays = {name: rng.integers(-2, 3, shape) for name, shape in shapes.items()}
     found = []
     asked = [("fprop", "xw", "y"), ("dgrad", "yw", "x"), ("wgrad", "xy", "w")]
-    whole = dataclasses.replace(product, role="bwd", outputs=("dx", "dw"))
-    if families.serving(whole):
-        products["bwd"] = whole
+    if families.serving(whole(product)):
+        products["bwd"] = whole(product)
         asked.append(("bwd", "xyw", "xw"))
     for role, names, others in asked:
         kernel = serve.kernel(products[role], Gpu(4), config(products[role]))
@@ -152,8 +162,8 @@ def test_three_ways_to_one_number_of_random_products(draw, seed):
     rng = random.Random(f"adjoint {seed}")
     drawn = (q for q in map(draw, [rng] * 3000) if q.role == "wgrad")
     products = (dataclasses.replace(q, out_dtype="float32", outputs=(), models=None) for q in drawn)
-    whole = lambda q: [dataclasses.replace(q, role="bwd", outputs=("dx", "dw"))] * at_once(q)
-    others = lambda q: [*(dataclasses.replace(q, role=role, outputs=()) for role in ("fprop", "dgrad")), *whole(q)]
+    wholes = lambda q: [whole(q)] * at_once(q)
+    others = lambda q: [*(dataclasses.replace(q, role=role, outputs=()) for role in ("fprop", "dgrad")), *wholes(q)]
     served = lambda q: all(map(families.serving, others(q)))
     small = lambda q: (
         q.batch * np.prod(q.spec.in_spatial) * np.prod(q.spec.kernel_spatial)
