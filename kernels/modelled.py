@@ -1,23 +1,21 @@
 """Times of kernels by the cost model, for what is to be chosen before anything is measured: modelled, unmeasured."""
 
+from collections.abc import Sequence
+
 from . import cost
-from .chips import Chip, chips
-from .gpu import Gpu
+from .chips import chips
 from .serve import Kernel
 
 
-def microseconds(kernel: Kernel) -> float:
-    """The time of a kernel under its configuration, with XLA's passes before and after it."""
-    family, chip = kernel.family, _chip(kernel.gpu)
-    asked = family.work(family.problem(kernel.product), kernel.config, kernel.gpu)
-    return chip.microseconds(cost.clocks(asked, chip))
+def microseconds(kernels: Sequence[Kernel], passed_bytes: float = 0) -> float:
+    """The time of kernels under their configurations, one after the other, on the chip as it was measured, or nominally is.
 
-
-def pass_microseconds(nbytes: float, gpu: Gpu) -> float:
-    """The time that a program takes to read and write so many bytes of global memory."""
-    return nbytes / _chip(gpu).dram_tbs * 1e-6
-
-
-def _chip(gpu: Gpu) -> Chip:
-    """The chip as it was measured, or as it is nominally."""
-    return chips(gpu)[0]
+    passed_bytes: of global memory, that XLA reads and writes in a pass before the first of them, beside those of its copies.
+    """
+    total = 0.0
+    for i, kernel in enumerate(kernels):
+        family, chip = kernel.family, chips(kernel.gpu)[0]
+        asked = family.work(family.problem(kernel.product), kernel.config, kernel.gpu)
+        before = asked.before_bytes + (int(passed_bytes) if i == 0 else 0)
+        total += chip.microseconds(cost.clocks(asked._replace(before_bytes=before), chip))
+    return total

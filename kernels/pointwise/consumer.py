@@ -1,7 +1,7 @@
 """A consumer warpgroup: at each step it multiplies, and stores dx of its pixels; at the end it stores its part of dw.
 
-Slots and blocks of weights have `opaque` indices. Where the compiler can tell that they are the same in each step, it keeps the
-descriptors of all operands in registers, from the first step to the last, and spills.
+Slots of the cotangent and blocks of weights have `opaque` indices. Where the compiler can tell that these are the same in each
+step, it keeps the descriptors of the operands in registers, from the first step to the last, and spills.
 """
 
 import functools
@@ -16,7 +16,7 @@ from ..store import Destination, Staging, TileStore
 from ..views import lines
 from .memory import Global, Shared
 from .plan import CHUNK, CONSUMERS, PIXELS
-from .schedule import Part, Schedule, rows
+from .schedule import Part, Schedule, out_channels
 
 
 class _Step(NamedTuple):
@@ -136,8 +136,6 @@ class Consumer:
         number = part.number * CONSUMERS + self.me if t.divided == "pixels" else part.number
         for i, total in enumerate(sums):
             slot, column = divmod(i, t.own_columns)
-            k, columns = (
-                slot * t.slot_chunks + self._own_chunk,
-                self.schedule.columns(part, self._own_column(column)),
-            )
-            mgpu.store(self.gmem.dw, (number, part.example, rows(k), columns), total, interpret=self.interpret)
+            k = slot * t.slot_chunks + self._own_chunk
+            where = number, part.example, out_channels(k), self.schedule.in_channels(part, self._own_column(column))
+            mgpu.store(self.gmem.dw, where, total, interpret=self.interpret)

@@ -5,7 +5,6 @@ import math
 from ..gpu import ANY_HOPPER, MAX_ELEMENTS, MOST_BARRIERS, WARPGROUP, Gpu
 from .plan import CHUNK, CONSUMERS, PIXELS, Config, Problem, Tiling, tiling
 
-MOST_BOX = 256  # elements along a dimension of a TMA copy
 MOST_READS = 2  # of the cotangent, by blocks of different input channels: with more, two kernels read it as rarely
 SPARE = 30  # registers beside the sums, as ptxas was found to need them
 
@@ -22,10 +21,8 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
             f"{cfg.tile_n=} divides {problem.in_channels} input channels among {t.n_tiles} blocks, which all read the "
             f"cotangent: at most {MOST_READS} should"
         )
-    # Each column of blocks of dx needs all of a step's cotangent.
-    least = max(2, t.slots if t.column_blocks > 1 else 0, t.late_slots + 1)
-    if not least <= cfg.stages <= MOST_BARRIERS:
-        return f"{cfg.stages=} must be {least} to {MOST_BARRIERS}"
+    if not t.least_stages <= cfg.stages <= MOST_BARRIERS:
+        return f"{cfg.stages=} must be {t.least_stages} to {MOST_BARRIERS}"
     if not 1 <= cfg.split_k <= t.steps:
         return f"{cfg.split_k=} must be at least 1, and at most the {t.steps} steps over pixels"
     if (most := max(t.steps * cfg.split_k, math.prod(t.sums_shape))) > MAX_ELEMENTS:
@@ -40,12 +37,8 @@ def illegal(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
 def illegal_box(problem: Problem, cfg: Config) -> str | None:
     """The reason against the pixels of a step, or None."""
     box = cfg.step_pixels
-    if len(box) != len(problem.dims) + 1 or min(box) < 1 or math.prod(box) != PIXELS or max(box) > MOST_BOX:
+    if len(box) != len(problem.dims) + 1 or min(box) < 1 or math.prod(box) != PIXELS:
         return f"{cfg.step_pixels=} must be (images, *pixels), of {PIXELS} pixels"
-    if box[cfg.split_axis] % CONSUMERS:
-        return (
-            f"{cfg.step_pixels=} must be even along its first dimension of several, which {CONSUMERS} consumers divide"
-        )
     if problem.examples > 1 and problem.batch % box[0]:
         return f"{box[0]} images of {cfg.step_pixels=} must divide {problem.batch}: a box is of one example"
     return None

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
+from .. import mosaic as mgpu
 from ..ring import Ring
 from ..store import Buffers
 
@@ -37,10 +38,9 @@ class Shared(NamedTuple):
     staging: Buffers
     ring: Ring  # of ct and saved
     x_ring: Ring
-    prepared: Any  # the cotangent in a slot is, or None if it comes as it is multiplied
+    multiplied: Any  # the cotangent in a slot has been, by the derivative of an activation; None without one
     weights_ready: Any
 
     def await_cotangent(self, slot: Array) -> None:
-        """Wait, as a consumer, until the cotangent in a slot can be multiplied."""
-        ring = self.ring if self.prepared is None else Ring(self.ring.stages, self.prepared, self.ring.empty)
-        ring.wait(slot)
+        """Wait, as a consumer, until a slot has the cotangent that gradients are made of."""
+        mgpu.barrier_wait((self.ring.full if self.multiplied is None else self.multiplied).at[slot])

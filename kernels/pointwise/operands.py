@@ -10,6 +10,7 @@ from jax import Array
 
 from pallas_conv.spec import Product
 
+from ..examples import examples_as_images
 from ..partials import pairwise_sum
 from ..views import PixelBoxes, ResultBoxes, pad, unaligned
 from .plan import Tiling
@@ -20,12 +21,6 @@ def with_models(product: Product, operands: Sequence[Array]) -> dict[str, Array]
     given = dict(zip(product.operands, operands, strict=True))
     dtype = product.compute_dtype
     return {name: (a if product.models is not None else a[None]).astype(dtype) for name, a in given.items()}
-
-
-def channels_last(a: Array) -> Array:
-    """(E, N, C, *space) -> [E N, *space, 1, C]. Examples are images here, as they lie in memory."""
-    a = a.reshape(a.shape[0] * a.shape[1], 1, *a.shape[2:])
-    return jnp.transpose(a, (0, *range(3, a.ndim), 1, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +36,9 @@ class Views:
     def pixels(self) -> PixelBoxes:
         """Boxes of x, of the cotangent and of what was saved, [E N, *space, C or K]."""
         p, box = self.tiling.problem, self.tiling.cfg.step_pixels
-        one_image = len(p.dims) == 3 and box[0] == 1
+        one_image = (
+            len(p.dims) == 3 and box[0] == 1
+        )  # as in other families; several images fit TMA's five dimensions, too
         return PixelBoxes(p.examples * p.batch, p.dims, groups=1, one_image=one_image, interpret=self.interpret)
 
     @functools.cached_property
@@ -53,7 +50,7 @@ class Views:
     def operands(self, given: dict[str, Array]) -> dict[str, Array]:
         """The operands in global memory by name: those of pixels, and w [E, K, C] with whole 16 bytes of channels."""
         w = given["w"].reshape(given["w"].shape[:3])
-        found = {name: self.pixels.view(channels_last(a)) for name, a in given.items() if name != "w"}
+        found = {name: self.pixels.view(examples_as_images(a, groups=1)) for name, a in given.items() if name != "w"}
         return found | {"w": pad(w, [(0, 0), (0, 0), (0, unaligned(w.shape[-1], w.dtype))])}
 
     def input_gradient(self, dx: Array, product: Product) -> Array:

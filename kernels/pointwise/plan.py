@@ -16,10 +16,8 @@ CHUNK = 64  # channels that are loaded together, 128 bytes; and the rows of a wg
 CONSUMERS = 2  # warpgroups that multiply
 PIXELS = CONSUMERS * CHUNK  # of a step: each consumer has the input gradient of as many as a wgmma has rows
 X_STAGES = 2  # steps whose x is in shared memory
-BUFFERS, STAGED_BYTES = (
-    2,
-    64,
-)  # buffers of a consumer from which its input gradient is stored, and bytes of a pixel in one
+BUFFERS = 2  # of a consumer, from which it stores its input gradient
+STAGED_BYTES = 64  # of a pixel in one of them
 WARPS = 4  # of a warpgroup, each with a sum of its own for the bias gradient
 ITEMSIZE = 2  # of an operand: bfloat16 or float16
 
@@ -117,11 +115,6 @@ class Problem:
         return self.examples * self.batch * math.prod(d.in_size for d in self.dims)
 
     @property
-    def prepares(self) -> bool:
-        """Whether the cotangent is more than multiplied: first it is multiplied by the derivative, or summed for db."""
-        return self.bias or self.derivative is not None
-
-    @property
     def cotangents(self) -> int:
         """Arrays shaped like the cotangent: itself, and what the activation saved."""
         return 2 if self.derivative else 1
@@ -183,8 +176,13 @@ class Tiling:
 
     @property
     def late_slots(self) -> int:
-        """Slots that are not loaded ahead: as many as the producer prepares before one of them is sure to come back."""
-        return (self.slots if self.column_blocks > 1 else 1) if self.problem.prepares else 0
+        """Slots that are not loaded ahead: as many as the producer multiplies before one of them is sure to come back."""
+        return (self.slots if self.column_blocks > 1 else 1) if self.problem.derivative else 0
+
+    @property
+    def least_stages(self) -> int:
+        """The fewest slots of the ring. For each column of blocks of dx consumers need all of a step's cotangent."""
+        return max(2, self.slots if self.column_blocks > 1 else 0, self.late_slots + 1)
 
     @property
     def summed_pixels(self) -> int:
@@ -257,9 +255,9 @@ class Tiling:
 
     @property
     def barrier_bytes(self) -> int:
-        """Bytes of the barriers: two of each slot of either ring, a third where cotangents are prepared, one for weights."""
-        prepared = self.cfg.stages * self.problem.prepares
-        return (2 * (self.cfg.stages + X_STAGES) + prepared + 1) * BARRIER_BYTES
+        """Bytes of the barriers: two of each slot of either ring, a third where cotangents are multiplied, one for weights."""
+        multiplied = self.cfg.stages if self.problem.derivative else 0
+        return (2 * (self.cfg.stages + X_STAGES) + multiplied + 1) * BARRIER_BYTES
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,14 +1,17 @@
-"""The producer warpgroup: it loads, and finishes cotangents where these are multiplied by a derivative or summed for a bias.
+"""The producer warpgroup: it loads; it multiplies cotangents by the derivative of an activation, and sums them for a bias.
 
-With one slot a step and three of them in the ring, where cotangents are prepared:
+With one slot a step and three of them in the ring, where cotangents are multiplied:
 
     loads         0 1     2           3           4
-    prepares           0        1           2           3            each in place, then consumers may have it
-    consumers                0        1           2                  hand slots back
+    multiplies           0        1           2           3        each in place, then consumers may have it
+    consumers                 0        1           2               hand slots back
 
-Once it has prepared an item, it loads into the slot of the one before, for which it may have to wait. Where consumers keep the
-slots of a step until they have seen the last, it is the slot of an item of the step before: otherwise producer and consumers
-would wait for each other. Where nothing is to be prepared, all slots are loaded ahead.
+Once it has multiplied an item, it loads into the slot of the one before, for which it may have to wait. Where consumers keep
+the slots of a step until they have seen the last, it is that of an item of the step before: otherwise producer and consumers
+would wait for each other. For the same reason x is then loaded one step ahead, not two: the slot that the next but one takes is
+free only when the step that has just been multiplied is over.
+
+If cotangents are only summed, consumers have them as soon as they have come, and all slots are loaded ahead.
 """
 
 import functools
@@ -24,9 +27,9 @@ from ..scalars import unravel
 from ..views import lines
 from .memory import Global, Shared
 from .plan import CHUNK, PIXELS, WARPS, X_STAGES
-from .schedule import Part, Schedule, rows
+from .schedule import Part, Schedule, out_channels
 
-ROWS = 16  # pixels of a chunk that are prepared together: few registers
+ROWS = 16  # pixels of a chunk that are in registers together
 
 
 class Producer:
@@ -36,10 +39,10 @@ class Producer:
         self.schedule, self.gmem, self.shared, self.part = schedule, gmem, shared, part
         self.problem, self.tiling, self.interpret = schedule.problem, schedule.tiling, schedule.views.interpret
         self.ahead = schedule.cfg.stages - schedule.tiling.late_slots
-        self.x_ahead = X_STAGES - self.problem.prepares
+        self.x_ahead = X_STAGES - (self.problem.derivative is not None)
 
     def run(self) -> None:
-        """Load everything that consumers multiply, and prepare it."""
+        """Load everything that consumers multiply, and go through the cotangents."""
         t, ring, x_ring = self.tiling, self.shared.ring, self.shared.x_ring
         lax.fori_loop(0, t.row_blocks * t.column_blocks, self._load_weights, None)
         for step in range(self.x_ahead):
@@ -50,8 +53,8 @@ class Producer:
         def per_step(step: Array, carry: Any) -> Any:
             slot, to, x_to, biases = carry
             for i in range(t.slots):
-                if self.problem.prepares:
-                    biases = self._prepare(biases, slot, i)
+                if biases or self.problem.derivative:
+                    biases = self._go_through(biases, slot, i)
                 self._load_cotangent(step * t.slots + i + self.ahead, to)
                 slot, to = ring.following(slot), ring.following(to)
             self._load_x(step + self.x_ahead, x_to)
@@ -67,7 +70,7 @@ class Producer:
     def _load_weights(self, i: Array, _: None) -> None:
         """Load a block of the weights, which stay."""
         (k, c), _rest = unravel(i, [self.tiling.row_blocks, self.tiling.column_blocks])
-        block = self.gmem.w.at[self.part.example, rows(k), self.schedule.columns(self.part, c)]
+        block = self.gmem.w.at[self.part.example, out_channels(k), self.schedule.in_channels(self.part, c)]
         self._copy(block, self.shared.w.tma.at[k, c], self.shared.weights_ready)
 
     def _load_x(self, step: Array, slot: Array) -> None:
@@ -79,8 +82,8 @@ class Producer:
             ring.acquire(slot)
             window = self.schedule.window(self.part, step)
             for c in range(self.tiling.column_blocks):
-                columns = self.schedule.columns(self.part, c)
-                self._copy(self.gmem.x.at[(*window, columns)], self.shared.x.tma.at[slot, c], ring.full.at[slot])
+                channels = self.schedule.in_channels(self.part, c)
+                self._copy(self.gmem.x.at[(*window, channels)], self.shared.x.tma.at[slot, c], ring.full.at[slot])
 
     def _load_cotangent(self, item: Array, slot: Array) -> None:
         """Load an item, if the part has it: chunks of the cotangent, and of what was saved."""
@@ -92,50 +95,51 @@ class Producer:
             ring.acquire(slot)
             window = self.schedule.window(self.part, step)
             for chunk in range(t.slot_chunks):
-                at = *window, rows(i * t.slot_chunks + chunk)
+                at = *window, out_channels(i * t.slot_chunks + chunk)
                 self._copy(self.gmem.ct.at[at], self.shared.ct.tma.at[slot, chunk], ring.full.at[slot])
-                if self.shared.saved:
+                if self.shared.saved is not None:
                     self._copy(self.gmem.a.at[at], self.shared.saved.tma.at[slot, chunk], ring.full.at[slot])
 
     def _copy(self, source: Any, to: Any, barrier: Any) -> None:
         mgpu.copy_gmem_to_smem(source, to, barrier=barrier, oob_mode=mgpu.OOBFillMode.ZEROS)
 
-    # Preparation.
+    # The cotangent.
 
     def _no_bias(self) -> Array:
         zeros = jnp.zeros((WARPS, CHUNK), jnp.float32)
         return zeros if self.interpret else mgpu.layout_cast(zeros, PAIRS_OF_A_ROW)
 
-    def _prepare(self, biases: list[Array], slot: Array, i: int) -> list[Array]:
-        """Make g of the i-th slot of a step, in place of its cotangent, and add it to the bias gradient."""
+    def _go_through(self, biases: list[Array], slot: Array, i: int) -> list[Array]:
+        """Make g of the i-th slot of a step, in the place of its cotangent, and add it to the bias gradient."""
         self.shared.ring.wait(slot)
         found, first = list(biases), i * self.tiling.slot_chunks
         for chunk in range(self.tiling.slot_chunks):
             own, at = slice(first + chunk, first + chunk + 1), (slot, chunk)
             if self.interpret:
-                found[own] = self._prepare_lines(found[own], at)
+                found[own] = self._go_through_lines(found[own], at)
             else:
-                found[own] = lax.fori_loop(0, PIXELS // ROWS, functools.partial(self._prepare_rows, at), found[own])
+                found[own] = lax.fori_loop(0, PIXELS // ROWS, functools.partial(self._go_through_rows, at), found[own])
         mgpu.commit_smem()  # what was written before wgmma reads it, what was read before TMA overwrites it
-        mgpu.barrier_arrive(self.shared.prepared.at[slot])
+        if self.problem.derivative:
+            mgpu.barrier_arrive(self.shared.multiplied.at[slot])
         return found
 
-    def _prepare_rows(self, at: tuple[Array, int], j: Array, bias: list[Array]) -> list[Array]:
-        """Prepare some pixels of a chunk. bias: the chunk's, or none."""
+    def _go_through_rows(self, at: tuple[Array, int], j: Array, bias: list[Array]) -> list[Array]:
+        """The same for some pixels of a chunk. bias: the chunk's, or none."""
         where = *at, mgpu.ds(j * ROWS, ROWS)
         load = lambda buffer: mgpu.load(buffer.mma.at[where], layout=PAIRS_OF_A_ROW, optimized=False)
         g = load(self.shared.ct).astype(jnp.float32)
-        if self.shared.saved:
+        if self.shared.saved is not None:
             g = g * self._derivative(load(self.shared.saved))
             rounded = g.astype(self.schedule.views.dtype)
             mgpu.store(self.shared.ct.mma, where, rounded, interpret=False, in_shared_memory=True)
         return [add_rows(total, g) for total in bias]
 
-    def _prepare_lines(self, bias: list[Array], at: tuple[Array, int]) -> list[Array]:
-        """Prepare a chunk in the interpreter, which has no second view of the pixels: line by line."""
+    def _go_through_lines(self, bias: list[Array], at: tuple[Array, int]) -> list[Array]:
+        """The same for a chunk in the interpreter, which has no second view of the pixels: line by line."""
         for _, index in lines(self.schedule.views.pixels.box(self.schedule.cfg.step_pixels)):
             g = self.shared.ct.tma[(*at, *index)].astype(jnp.float32)
-            if self.shared.saved:
+            if self.shared.saved is not None:
                 g = g * self._derivative(self.shared.saved.tma[(*at, *index)])
                 self.shared.ct.tma[(*at, *index)] = g.astype(self.schedule.views.dtype)
             bias = [total.at[0].add(g.sum(0)) for total in bias]

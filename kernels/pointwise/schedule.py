@@ -72,7 +72,7 @@ class Schedule:
         images, *rows = box_at(first, cfg.consumer_pixels, sizes, past_end, one_image=self.views.pixels.one_image)
         return self.views.results.window([images, *rows], [jnp.int32(0)] * len(p.dims), 0)
 
-    def columns(self, part: Part, block: Scalar) -> Any:
+    def in_channels(self, part: Part, block: Scalar) -> Any:
         """Input channels of one of a part's blocks of them."""
         return mgpu.ds(part.n_tile * self.cfg.tile_n + block * CHUNK, CHUNK)
 
@@ -85,6 +85,6 @@ class Schedule:
         return tuple(at + me * extent if i == axis else at for i, at in enumerate(index))
 
 
-def rows(k: Array) -> Any:
+def out_channels(k: Array) -> Any:
     """Output channels of a chunk, which may be more than there are."""
     return mgpu.ds(k * CHUNK, CHUNK)

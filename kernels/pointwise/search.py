@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator
 
+from ..examples import most_workspace
 from ..geometry import boxes
 from ..gpu import ANY_HOPPER, Gpu
 from .legal import MOST_READS, illegal, illegal_box
 from .plan import CHUNK, PIXELS, Config, Problem, Tiling, tiling
-from .work import most_workspace
+from .work import operand_bytes, workspace_bytes
 
 MOST_BOXES = 3
 MOST_STAGES = 12
@@ -37,8 +37,7 @@ def narrowest(problem: Problem) -> Config:
     """The configuration that needs fewest registers and least shared memory. It may be illegal."""
     blocks = -(-problem.in_channels // CHUNK)
     cfg = Config(_likely_boxes(problem)[0], -(-blocks // MOST_READS) * CHUNK)
-    t = tiling(problem, cfg)
-    return dataclasses.replace(cfg, stages=max(2, t.slots, t.late_slots + 1))
+    return dataclasses.replace(cfg, stages=tiling(problem, cfg).least_stages)
 
 
 def _deepest_first(cfg: Config) -> Iterator[Config]:
@@ -55,6 +54,7 @@ def _likely_boxes(problem: Problem) -> list[tuple[int, ...]]:
 
 def _divided(problem: Problem, cfg: Config, gpu: Gpu) -> Iterator[Config]:
     t = tiling(problem, cfg)
-    room = most_workspace(problem) // (math.prod(t.sums_shape) * 4)
+    room = most_workspace(operand_bytes(problem)) // workspace_bytes(t)
     for split in sorted({max(1, min(waves * gpu.num_sms // t.blocks, t.steps, room)) for waves in WAVES}):
-        yield dataclasses.replace(cfg, split_k=split)
+        if not illegal(problem, divided := dataclasses.replace(cfg, split_k=split), gpu):
+            yield divided

@@ -35,7 +35,9 @@ def _layer_reasons(product: Product) -> list[str]:
     spec = product.spec
     found = [] if product.role == "bwd" else [f"there is no kernel for the product {product.role!r}"]
     if not is_for(product):
-        found.append(f"one kernel makes all gradients of a layer of 1x1 and one group, not of {spec.kernel_spatial}")
+        channels = (product.in_channels, product.out_channels)
+        what = f"kernel {spec.kernel_spatial}, groups {spec.groups} and channels {channels}"
+        found.append(f"one kernel makes all gradients of a 1x1 layer of one group and several channels, not of {what}")
     elif any(
         axis.in_size != axis.out_size or axis.stride * axis.base > 1 or axis.low for axis in geometry.axes(product)
     ):
@@ -86,8 +88,9 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
 
 
 def series(product: Product) -> str:
-    """A name for products that the kernel treats alike but for their size and epilogue: rank, dtypes, models."""
-    return series_of(product, "s1")
+    """A name for products that the kernel treats alike but for their size: rank, dtypes, models, derivative, bias gradient."""
+    beside = "_derivative" * (product.activation is not None) + "_bias" * ("db" in product.outputs)
+    return series_of(product, "s1") + beside
 
 
 def code_path(product: Product, config: Config) -> str:

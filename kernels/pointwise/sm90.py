@@ -102,7 +102,7 @@ class Backward:
             *Ring.barriers(cfg.stages, len(cotangents) * t.slot_chunks, CONSUMERS, cluster=1),
             *Ring.barriers(X_STAGES, t.column_blocks, CONSUMERS, cluster=1),
             mgpu.Barrier(num_arrivals=t.row_blocks * t.column_blocks),
-            *([mgpu.Barrier(num_arrivals=1, num_barriers=cfg.stages)] if self.problem.prepares else []),
+            *([mgpu.Barrier(num_arrivals=1, num_barriers=cfg.stages)] if self.problem.derivative else []),
         ]
 
     def body(self, names: tuple[str, ...], *refs: Any) -> None:
@@ -113,7 +113,7 @@ class Backward:
         gmem = Global(**operands, dx=dx, dw=dw, db=db[0] if db else None)
         buffers, barriers = refs[n_in + n_out :][:n_buffers], refs[n_in + n_out + n_buffers :]
         ct, *saved, x, w, out = [Buffer(b, b) if self.interpret else Buffer(*b) for b in buffers]
-        full, empty, x_full, x_empty, weights_ready, *prepared = barriers
+        full, empty, x_full, x_empty, weights_ready, *multiplied = barriers
         shared = Shared(
             ct,
             saved[0] if saved else None,
@@ -122,7 +122,7 @@ class Backward:
             Buffers(*out, residual_full=None),
             Ring(self.cfg.stages, full, empty),
             Ring(X_STAGES, x_full, x_empty),
-            prepared[0] if prepared else None,
+            multiplied[0] if multiplied else None,
             weights_ready,
         )
         wg_idx, part = lax.axis_index("wg"), self.schedule.part(lax.axis_index("sm"))

@@ -6,8 +6,20 @@ from ..cost import Work
 from ..gpu import ANY_HOPPER, WARPGROUP, Gpu
 from .plan import BUFFERS, CHUNK, CONSUMERS, ITEMSIZE, PIXELS, Config, Problem, Tiling, tiling
 
-MOST_WORKSPACE = 256 * 2**20
 UNIT = 16 // ITEMSIZE  # channels in 16 bytes, of which TMA's strides are multiples
+# Instructions of a thread for each element of the cotangent that it multiplies by a derivative, or sums, counted in compiled
+# kernels; and for an element that an epilogue stores.
+INSTRUCTIONS = {
+    None: 3,
+    "relu": 14,
+    "leaky_relu": 14,
+    "tanh": 15,
+    "sigmoid": 15,
+    "silu": 28,
+    "gelu": 49,
+    "gelu_tanh": 44,
+}
+STORED_INSTRUCTIONS = 3
 
 
 def useful_macs(problem: Problem) -> int:
@@ -30,11 +42,6 @@ def weights_bytes(problem: Problem) -> int:
     """Bytes of the weights, and of the gradients of weights and biases, which are float32."""
     weights = problem.in_channels * problem.out_channels * (ITEMSIZE + 4)
     return problem.examples * (weights + 4 * problem.bias * problem.out_channels)
-
-
-def most_workspace(problem: Problem) -> int:
-    """The most bytes that partial sums may take: a quarter of the operands, and never more than MOST_WORKSPACE."""
-    return min(MOST_WORKSPACE, operand_bytes(problem) // 4)
 
 
 def workspace_bytes(t: Tiling) -> int:
@@ -92,11 +99,13 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     t = tiling(problem, cfg)
     before, after = _copied_bytes(problem)
     sms, steps = min(gpu.num_sms, t.blocks), -(-t.steps // cfg.split_k)
-    wmmas = t.row_blocks * t.column_blocks * CHUNK + t.own_blocks * t.summed_pixels  # rows of either operand
-    passes = (3 if problem.derivative else 1 if problem.bias else 0) + (1 if problem.derivative else 0)
-    touched = (
-        t.row_blocks * PIXELS * CHUNK / CONSUMERS
-    )  # elements of the cotangent that are prepared, for each consumer
+    chunks = t.column_blocks * CHUNK // t.staged_columns
+    rows = t.row_blocks * t.column_blocks * CHUNK + t.own_blocks * t.summed_pixels  # of either operand of the products
+    # The producer goes through the cotangent while consumers multiply. Both want the same issue slots, so the model has it as a
+    # part of the epilogue. Of shared memory, it reads the cotangent, and what was saved, and writes their product.
+    touched = t.row_blocks * PIXELS * CHUNK / CONSUMERS * (problem.bias or problem.derivative is not None)
+    accesses = 3 if problem.derivative else 1
+    instructions = touched * INSTRUCTIONS[problem.derivative] / STORED_INSTRUCTIONS
     # Of a step, what lies beyond the channels that there are is neither read nor stored.
     columns = problem.in_channels / t.n_tiles
     read = PIXELS * (problem.cotangents * problem.out_channels + columns) * ITEMSIZE
@@ -105,7 +114,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         itemsize=ITEMSIZE,
         mma_warpgroups=CONSUMERS,
         cluster=1,
-        stages=max(2, (cfg.stages - t.late_slots) // t.slots),
+        stages=max(2, (cfg.stages - t.late_slots) // t.slots + (t.late_slots > 0)),
         epi_stages=BUFFERS,
         over_images=cfg.step_pixels[0] > 1,
         sms=sms,
@@ -113,7 +122,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         rounds=((-(-t.blocks // gpu.num_sms) * steps, 1),),
         all_steps=all_steps(t),
         macs=_step_macs(t),
-        operand_bytes=(2 * wmmas * CHUNK + passes * touched) * ITEMSIZE,
+        operand_bytes=(2 * rows * CHUNK + accesses * touched) * ITEMSIZE,
         pixel_bytes=int(read),
         weight_bytes=0,
         rows=t.step_bytes / (CHUNK * ITEMSIZE),
@@ -121,8 +130,8 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         taps=1,
         pixel_readers=1,
         kept_bytes=t.weight_bytes,
-        chunks=t.column_blocks * CHUNK // t.staged_columns,
-        elements=(CHUNK * t.staged_columns + (touched if passes else 0) / t.column_blocks) / WARPGROUP,
+        chunks=chunks,
+        elements=(CHUNK * t.staged_columns + instructions / chunks) / WARPGROUP,
         stored_bytes=int(stored),
         ahead=None,
         input_bytes=operand_bytes(problem),

@@ -16,15 +16,6 @@ from ..views import PixelBoxes, pad, reordered, unaligned
 from .plan import Tiling
 
 
-def channels_last(a: Array, groups: int) -> Array:
-    """(E, N, groups * C, *spatial) -> [E N, *spatial, groups, C].
-
-    Examples are images here, as they lie in memory. (As groups, which they are to the dense kernel, they would be moved.)
-    """
-    a = a.reshape(a.shape[0] * a.shape[1], groups, a.shape[2] // groups, *a.shape[3:])
-    return jnp.transpose(a, (0, *range(3, a.ndim), 1, 2))
-
-
 def pieces(a: Array) -> Array:
     """The array if it has 16 bits; of float32 [N, ...] the two bfloat16 [2 N, ...] whose sum it is, but for its last 8 bits.
 

@@ -5,11 +5,12 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from ..examples import most_workspace
 from ..geometry import boxes
 from ..gpu import ANY_HOPPER, Generation, Gpu
 from .legal import illegal, illegal_box, illegal_mapping, most_accumulators
 from .plan import REDUCTION_BYTES, Config, M, Problem, Tiling, tiling
-from .work import most_workspace, steps_of_taps
+from .work import operand_bytes, steps_of_taps
 
 WARPGROUPS = (
     (1, 1, 1),
@@ -93,7 +94,10 @@ def _divided(problem: Problem, tile: Config, gpu: Gpu) -> Iterator[Config]:
     if fitting < LEAST_STAGES:
         return
     deep, blocks = min(MOST_STAGES, fitting), gpu.num_sms * tile.ctas_per_sm // tile.cluster
-    most = max(steps_of_taps(problem, tile)) // LEAST_STEPS, most_workspace(problem) // (math.prod(t.out_shape) * 4)
+    most = (
+        max(steps_of_taps(problem, tile)) // LEAST_STEPS,
+        most_workspace(operand_bytes(problem)) // (math.prod(t.out_shape) * 4),
+    )
     for parts in sorted({max(1, min(waves * blocks // t.work_tiles, *most)) for waves in WAVES}):
         cfg = dataclasses.replace(tile, stages=deep, split_k=parts)
         if not illegal(problem, cfg, gpu):

@@ -32,12 +32,13 @@ from jax import Array, lax
 from pallas_conv.spec import Product
 
 from .. import mosaic as mgpu
+from ..examples import examples_as_images
 from ..gpu import Gpu
 from ..ring import Ring
 from ..scalars import Scalar
 from ..views import lines, of_several
 from .legal import illegal
-from .operands import Views, channels_last, folded, pieces, with_row_outputs
+from .operands import Views, folded, pieces, with_row_outputs
 from .plan import Config, M, Problem, tiling
 from .schedule import Schedule
 from .work import useful_macs
@@ -54,7 +55,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
         raise ValueError(why)
     if product.models is None:
         operands = tuple(a[None] for a in operands)
-    x, dy = (pieces(channels_last(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
+    x, dy = (pieces(examples_as_images(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
     if cfg.transposed:
         x, dy = dy, x
     if cfg.fold:

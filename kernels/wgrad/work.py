@@ -8,8 +8,6 @@ from ..cost import Work
 from ..gpu import ANY_HOPPER, Gpu
 from .plan import ITEMSIZE, Config, M, Problem, Tiling, tiling
 
-MOST_WORKSPACE = 256 * 2**20
-
 
 def useful_macs(problem: Problem) -> int:
     """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
@@ -21,11 +19,6 @@ def useful_macs(problem: Problem) -> int:
 def workspace_bytes(t: Tiling) -> int:
     """Bytes of partial sums that lie in global memory until XLA has added them."""
     return math.prod(t.out_shape) * 4 if t.cfg.split_k > 1 else 0
-
-
-def most_workspace(problem: Problem) -> int:
-    """The most bytes that partial sums may take: a quarter of the operands, and never more than MOST_WORKSPACE."""
-    return min(MOST_WORKSPACE, operand_bytes(problem) // 4)
 
 
 def operand_bytes(problem: Problem) -> int:

@@ -106,7 +106,7 @@ def plan(
     against: list[str] = []
     for name in preferences:
         if name == "xla":
-            why = 'implementation "xla" was asked for'
+            why = _asked_for(name)
             return Plan(product, target, "xla", why, kernel, tuple(against), formulations.STOCK, by_name=True)
         missing = unserved if no_kernels or name == "interpret" else _missing(product, target, unserved)
         if name == "auto":
@@ -119,8 +119,7 @@ def plan(
             chosen, why = formulations.choose(product, target, beside_kernels, channels_last)
             return Plan(product, target, "xla", why, kernel, (*against, *missing), chosen)
         if not missing:
-            where = f'implementation "{name}" was asked for'
-            return Plan(product, target, name, where, kernel, tuple(against))
+            return Plan(product, target, name, _asked_for(name), kernel, tuple(against))
         against += missing
     against = list(dict.fromkeys(against))
     asked = ", ".join(map(repr, preferences))
@@ -146,34 +145,36 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
             )
         except UnsupportedError as error:
             errors.append(error)
-    wholes = equation.wholes(operands)
-    for whole in wholes:
-        if chosen := _at_once(whole, found, target, op.implementation, equation.no_kernels):
-            return [chosen]
-    if errors:
-        raise UnsupportedError.together(errors)
     in_passing = ((part, equation.in_passing(part.product, operands)) for part in found)
     together = [
         (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
         for part, more in in_passing
     ]
+    wholes, slower = equation.wholes(operands), None
+    for whole in wholes:
+        chosen = _at_once(whole, found, target, op.implementation, equation.no_kernels)
+        if chosen and not (slower := _slower_at_once(equation, chosen, together)):
+            return [chosen]
+    if errors:
+        raise UnsupportedError.together(errors)
     if together and all(it.implementation != "xla" for it in together):
-        remarks = [why for whole in wholes[-1:] if (why := _in_parts(whole, found, target))]
+        remarks = [why for whole in wholes[-1:] if (why := _in_parts(whole, found, target, slower))]
         if equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
             remarks.append(_derivative(op, dict(zip(equation.names, operands, strict=True)), len(together)))
         together[0] = dataclasses.replace(together[0], beside=tuple(remarks))
     return together
 
 
-def _in_parts(whole: Product, parts: Sequence[Plan], target: Target) -> str | None:
-    """A remark on why kernels compute all gradients one by one, if some family computes those of such layers at once."""
+def _in_parts(whole: Product, parts: Sequence[Plan], target: Target, slower: str | None) -> str | None:
+    """A remark on why kernels compute all gradients one by one, if some family computes those of such layers at once.
+
+    slower: what `_slower_at_once` says.
+    """
     if whole.role != "bwd" or not any(family.is_for(whole) for family in families.FAMILIES if "bwd" in family.roles):
         return None
     kernel = serve.find(whole, Gpu.of(target))
-    if isinstance(kernel, Kernel):
-        why = _slower_at_once(kernel, parts) or _trust_at_once(kernel, target, parts).why
-    else:
-        why = "; ".join(kernel)
+    measured = lambda: _trust_at_once(kernel, target, parts).why if isinstance(kernel, Kernel) else "; ".join(kernel)
+    why = slower or measured()
     return f"no one kernel computes all gradients at once: {why}"
 
 
@@ -209,24 +210,42 @@ def _at_once(
             proof = _trust_at_once(kernel, target, parts)
             return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
         if not missing:
-            asked = f'implementation "{name}" was asked for'
-            return None if _slower_at_once(kernel, parts) else Plan(whole, target, name, asked, kernel)
+            return Plan(whole, target, name, _asked_for(name), kernel)
     return None
 
 
-def _slower_at_once(kernel: Kernel, parts: Sequence[Plan]) -> str | None:
-    """The reason why kernels of the parts are taken where kernels were asked for: by the model they are faster. Else None.
+def _asked_for(name: str) -> str:
+    """The source of a plan whose implementation was asked for by its name."""
+    return f'implementation "{name}" was asked for'
 
-    Beside them XLA reads the cotangent and what the activation saved, if one multiplies it, and writes their product.
+
+def _slower_at_once(equation: Equation, chosen: Plan, parts: Sequence[Plan]) -> str | None:
+    """The reason to take kernels of the parts where kernels were asked for by name: by the model they are faster. Else None.
+
+    chosen: the plan of one kernel for several parts. Where `auto` chose it, measured times did. A part that XLA computes has no
+    modelled time, and whoever asked for kernels wants as many as there are.
     """
-    if len(parts) == 1 or any(part.implementation == "xla" for part in parts):
+    by_name = chosen.source == _asked_for(chosen.implementation)
+    if not by_name or len(parts) == 1 or any(part.implementation == "xla" for part in parts):
         return None
-    product, at_once = kernel.product, modelled.microseconds(kernel)
-    together = sum(modelled.microseconds(part.to_run) for part in parts)
-    if product.activation:
-        cotangent = math.prod(product.operand_shapes[1]) * jnp.dtype(product.compute_dtype).itemsize
-        together += modelled.pass_microseconds(3 * cotangent, kernel.gpu)
-    return f"by the model it takes {at_once:.3g} us, and they {together:.3g} us" if together < at_once else None
+    at_once, apart = _modelled_us(equation, [chosen]), _modelled_us(equation, parts)
+    return f"by the model it takes {at_once:.3g} us, and they {apart:.3g} us" if apart < at_once else None
+
+
+def _modelled_us(equation: Equation, plans: Sequence[Plan]) -> float:
+    """The time of an equation's gradients by these kernels, with what XLA does to the cotangent beside them.
+
+    If no kernel multiplies it by the derivative of an activation, XLA reads it and what was saved, and writes their product,
+    which it sums for a bias gradient meanwhile. If that sum alone is wanted, it reads the same, and writes nothing.
+    """
+    product = plans[-1].product
+    computed = {name for plan in plans for name in plan.product.outputs}
+    arrays, summed = 1 + ("a" in equation.names), "db" in dict(equation.outs) and "db" not in computed
+    multiplied = "a" in equation.names and not any(plan.product.activation for plan in plans)
+    passed = arrays + 1 if multiplied else arrays if summed else 0
+    shapes = dict(zip(product.operands, product.operand_shapes, strict=True))
+    nbytes = passed * math.prod(shapes["ct"]) * jnp.dtype(product.compute_dtype).itemsize
+    return modelled.microseconds([plan.to_run for plan in plans], nbytes)
 
 
 def rival(plans: Sequence[Plan]) -> str:

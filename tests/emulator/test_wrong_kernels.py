@@ -136,7 +136,7 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
             "nobody has written|a race: reads what TMA|still writing",
         ),
         (PixelSums, "_sum", "wait_smem_to_gmem", depthwise_mutants.MUTANT, "still reads"),
-        (Producer, "_prepare", "commit_smem", pointwise_mutants.PREPARED, "without fence.proxy.async|a race: reads"),
+        (Producer, "_go_through", "commit_smem", pointwise_mutants.PREPARED, "without fence.proxy.async|a race: reads"),
         (Producer, "_load_cotangent", "barrier_wait", pointwise_mutants.MUTANT, "more arrivals in a phase|still reads"),
         (Consumer, "_multiply", "wgmma_wait", pointwise_mutants.KEEPING, "touches accumulators of a wgmma|still reads"),
         *(

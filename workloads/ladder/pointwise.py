@@ -129,6 +129,8 @@ LADDER: tuple[Rung, ...] = (
     )),
     Rung("pointwise: blocks of other input channels", (
         Case("1x1, 72 channels in, 24 out, in two tiles", bwd(3, (72, 24), (8, 16)), Config(BOX, split_k=2), num_sms=2),
+        Case("1x1, 136 channels in, 24 out, a block beyond them", bwd(4, (136, 24), (7, 9)), Config(IMAGES, 128, split_k=2),
+             num_sms=2, extended=True),
         Case("1x1, 200 channels in, 72 out, in two tiles", bwd(4, (200, 72), (7, 9)), Config(IMAGES, 128, split_k=2), num_sms=4,
              extended=True),
     )),

@@ -22,7 +22,10 @@ def some_product(rng: random.Random) -> Product:
         dtype = pick(("bfloat16", "bfloat16", "float16"))
         found = bwd(
             rng.randint(1, 6),
-            (rng.randint(1, pick((40, 150, 400))), rng.randint(1, pick((40, 150, 400)))),
+            (
+                CHUNK * rng.randint(1, pick((1, 2, 4))) - rng.randint(0, 50),
+                CHUNK * rng.randint(1, pick((1, 2, 4))) - rng.randint(0, 50),
+            ),
             tuple(rng.randint(1, (200, 16, 7)[nd - 1]) for _ in range(nd)),
             outputs=pick((ALL, ALL[:2])),
             activation=pick(ACTIVATIONS),

@@ -5,7 +5,7 @@ import pytest
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.gpu import Gpu
 from pallas_conv.kernels.pointwise import legal, work
-from pallas_conv.kernels.pointwise.plan import CHUNK, Config, Problem, tiling
+from pallas_conv.kernels.pointwise.plan import Config, Problem, tiling
 from pallas_conv.kernels.pointwise.search import candidates
 from workloads.ladder import pointwise as ladder
 from workloads.ladder.pointwise import ALL, bwd
@@ -26,7 +26,7 @@ BOX = (1, 8, 16)
         ({"stages": 1}, "stages=1 must be 2 to 32"),
         ({"stages": 33}, "stages=33 must be 2 to 32"),
         ({"tile_n": 128, "stages": 2, "problem": {"channels": (72, 136)}}, "stages=2 must be 3 to 32"),
-        ({"tile_n": 128, "stages": 2, "problem": {"channels": (72, 72), "outputs": ALL}}, "stages=2 must be 3 to 32"),
+        ({"tile_n": 128, "problem": {"channels": (72, 72), "activation": "relu"}}, "stages=2 must be 3 to 32"),
         ({"split_k": 0}, "at least 1"),
         ({"split_k": 4}, "at most the 3 steps"),
         ({"problem": {"channels": (24, 328), "size": (1, 1)}, "step_pixels": (128, 1, 1), "stages": 9}, "smem_bytes="),
@@ -67,12 +67,13 @@ def test_candidates(name):
     for cfg in found:
         assert legal.illegal(problem, cfg) is None
         if cfg.split_k > 1:
-            t = tiling(problem, cfg)
-            assert work.workspace_bytes(
-                t
-            ) - 4 * problem.bias * cfg.split_k * t.row_blocks * 4 * CHUNK * problem.examples <= (
-                work.most_workspace(problem)
-            )
+            assert work.workspace_bytes(tiling(problem, cfg)) <= min(256 * 2**20, work.operand_bytes(problem) // 4)
+
+
+def test_what_has_more_steps_than_indices_is_not_served():
+    """Each of few pixels: 2**31 elements are not too many, but 2**25 steps in as many parts are."""
+    layer = bwd(2**25 + 1, (8, 9), (1, 1), models=2)
+    assert all(legal.illegal(Problem.of(layer), cfg) is None for cfg in candidates(Problem.of(layer)))
 
 
 def test_a_large_layer_fills_the_chip_with_one_wave_of_blocks():

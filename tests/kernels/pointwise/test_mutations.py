@@ -8,7 +8,7 @@ from pallas_conv.kernels.pointwise.consumer import Consumer
 from pallas_conv.kernels.pointwise.memory import Shared
 from pallas_conv.kernels.pointwise.operands import Views
 from pallas_conv.kernels.pointwise.producer import Producer
-from pallas_conv.kernels.pointwise.schedule import Schedule
+from pallas_conv.kernels.pointwise.schedule import Part, Schedule
 from tests.kernels.mutating import nothing, within
 from tests.kernels.pointwise.mutants import KEEPING, MODELS, MUTANT, PREPARED, SUMMING
 from tests.kernels.proving import REFUSED, prove
@@ -27,7 +27,7 @@ def test_unbroken(case):
     [
         (Producer, "_load_cotangent", "barrier_wait", MUTANT),
         (Producer, "_load_x", "barrier_wait", MUTANT),
-        (Producer, "_prepare", "barrier_wait", PREPARED),
+        (Producer, "_go_through", "barrier_wait", PREPARED),
         (Consumer, "_multiply", "barrier_wait", MUTANT),
         (Consumer, "_multiply", "barrier_wait", PREPARED),
         (Consumer, "run", "barrier_wait", MUTANT),
@@ -39,7 +39,7 @@ def test_a_kernel_without(monkeypatch, part, method, dropped, case):
         prove(case)
 
 
-def test_a_cotangent_that_is_multiplied_before_it_is_prepared_shows(monkeypatch):
+def test_a_cotangent_without_its_derivative_shows(monkeypatch):
     monkeypatch.setattr(Shared, "await_cotangent", lambda self, slot: self.ring.wait(slot))
     with EITHER:
         prove(PREPARED)
@@ -77,9 +77,10 @@ def test_a_block_that_both_consumers_sum_shows(monkeypatch, name, case):
 
 def test_a_step_that_two_parts_take_is_wrong(monkeypatch):
     part = Schedule.part
-    longer = lambda found: found._replace(first=jnp.maximum(found.first - 1, 0))
-    monkeypatch.setattr(Schedule, "part", lambda self, worker: longer(part(self, worker)))
-    with EITHER:
+    longer = lambda found: found._replace(first=found.first - 1, steps=found.steps + 1)
+    second = lambda found: jnp.where(found.number == 1, jnp.array(longer(found)), jnp.array(found))
+    monkeypatch.setattr(Schedule, "part", lambda self, worker: Part(*second(part(self, worker))))
+    with EITHER:  # both store its dx, and sum it
         prove(PREPARED)
 
 
@@ -91,12 +92,38 @@ def test_a_part_without_its_last_step_is_wrong(monkeypatch):
         prove(MUTANT)
 
 
-def test_a_bias_gradient_without_a_line_is_wrong(monkeypatch):
-    lines = Producer._prepare_lines
-    fewer = lambda self, bias, at: [total + 0 * total for total in bias] if at[1] else lines(self, bias, at)
-    monkeypatch.setattr(Producer, "_prepare_lines", fewer)
-    with WRONG:
-        prove(PREPARED)
+@pytest.mark.parametrize("case", [SUMMING, PREPARED], ids=str)
+def test_a_chunk_that_the_bias_gradient_leaves_out_is_wrong(monkeypatch, case):
+    lines = Producer._go_through_lines
+
+    def without(self, bias, at):
+        lines(self, bias, at)
+        return bias
+
+    monkeypatch.setattr(Producer, "_go_through_lines", without)
+    with pytest.raises(AssertionError, match=r"output db: .*right=False"):
+        prove(case)
+
+
+@pytest.mark.parametrize("case", [MUTANT, KEEPING], ids=str)
+def test_a_slot_released_before_it_is_multiplied_is_wrong(monkeypatch, case):
+    """At the beginning of a step, and not again at its end."""
+    multiply, arrive = Consumer._multiply, mosaic.barrier_arrive
+
+    def too_early(self, sums, step, c, dx):
+        if c == 0:
+            for slot in step.slots:
+                self.shared.await_cotangent(slot)
+                arrive(self.shared.ring.empty.at[slot])
+            arrive(self.shared.x_ring.empty.at[step.x_slot])
+        with monkeypatch.context() as inner:
+            inner.setattr(mosaic, "barrier_arrive", nothing)
+            inner.setattr(Shared, "await_cotangent", nothing)
+            return multiply(self, sums, step, c, dx)
+
+    monkeypatch.setattr(Consumer, "_multiply", too_early)
+    with EITHER:
+        prove(case)
 
 
 @pytest.mark.parametrize("case", [SUMMING, PREPARED], ids=str)
