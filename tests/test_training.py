@@ -57,20 +57,19 @@ def test_gradients_by_interpreted_kernels(caplog):
     launched = collections.Counter(
         r.getMessage().split()[-1] for r in caplog.records if "interpreting" in r.getMessage()
     )
-    # Backward: dx of the head (stride 1), of the transposed layer (a strided convolution) and of the strided layer (one with
-    # output phases); no dx for the first layer. The bias gradients of convolutions without an activation are summed in passing.
+    # Backward: dx of the transposed layer (a strided convolution) and of the strided layer (one with output phases), all
+    # gradients of the head (1x1) at once; no dx for the first layer. The strided layer's bias gradient is summed in passing.
     assert launched == {
         "pallas_conv_dense_fprop_2d_bf16_s1_bias_relu": 1,
         "pallas_conv_dense_fprop_2d_bf16_s2_bias": 1,
         "pallas_conv_dense_fprop_2d_bf16_s1u2_bias": 1,
         "pallas_conv_dense_fprop_2d_bf16_s1_bias": 1,
-        "pallas_conv_dense_dgrad_2d_bf16_s1_linear": 1,
         "pallas_conv_dense_dgrad_2d_bf16_s2_linear": 1,
         "pallas_conv_dense_dgrad_2d_bf16_s1u2_linear": 1,
         "pallas_conv_wgrad_2d_bf16f32_s1_linear": 1,
-        "pallas_conv_wgrad_2d_bf16f32_s1_dwdb": 1,
         "pallas_conv_wgrad_2d_bf16f32_s2_dwdb": 1,
         "pallas_conv_wgrad_2d_bf16f32_u2_linear": 1,
+        "pallas_conv_pointwise_2d_bf16_s1_bias_dxdwdb": 1,
     }
 
     stock = gradients(Net(eqx.nn, key), x, target, "auto")

@@ -148,9 +148,8 @@ class Tiling:
 
     @property
     def divided(self) -> str:
-        """What the consumers divide of the weight gradient: its "columns" or "rows" of blocks, if these are an even number.
-
-        Else each sums all blocks over its own "pixels".
+        """The dimension that the consumers divide for the weight gradient: "columns" or "rows" of its blocks, if it has an even
+        number of these. Else it is "pixels": each sums all blocks over its own.
         """
         return "pixels" if self.row_blocks * self.column_blocks % 2 else "rows" if self.column_blocks % 2 else "columns"
 

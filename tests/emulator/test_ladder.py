@@ -23,7 +23,12 @@ QUICK = cases.QUICK.values()
 # Blocks of taps are launches of the depthwise kernel, which has rungs of its own: a forward and a weight gradient show how they
 # come together.
 BLOCKS = [cases.QUICK["tap blocks: residual"], cases.QUICK["tap blocks: bias gradient"]]
-OFTEN = [case for case in QUICK if case.kernel.family is not TAP_BLOCKS or case in BLOCKS]
+# Plain pointwise kernels do nothing that those with a bias gradient or a derivative do not.
+PLAIN = [
+    cases.QUICK[f"pointwise: {name}"]
+    for name in ("one step", "several blocks", "more blocks than SMs", "slots used again")
+]
+OFTEN = [case for case in QUICK if (case.kernel.family is not TAP_BLOCKS or case in BLOCKS) and case not in PLAIN]
 EXTENDED = [case for case in cases.EVERY if case not in OFTEN]
 
 

@@ -138,7 +138,13 @@ def test_a_slot_released_before_it_is_multiplied(monkeypatch, kernel, case):
         (PixelSums, "_sum", "wait_smem_to_gmem", depthwise_mutants.MUTANT, "still reads"),
         (Producer, "_go_through", "commit_smem", pointwise_mutants.PREPARED, "without fence.proxy.async|a race: reads"),
         (Producer, "_load_cotangent", "barrier_wait", pointwise_mutants.MUTANT, "more arrivals in a phase|still reads"),
-        (Consumer, "_multiply", "wgmma_wait", pointwise_mutants.KEEPING, "touches accumulators of a wgmma|still reads"),
+        (
+            Consumer,
+            "_multiply",
+            "wgmma_wait",
+            pointwise_mutants.KEEPING,
+            "touches accumulators of a wgmma|still reads|a race: over",
+        ),
         *(
             (PixelSums, "_sum", "barrier_wait", case, "nobody has written|a race: reads what TMA|still writing")
             for case in (depthwise_mutants.MUTANT, depthwise_mutants.RESIDUAL)

@@ -72,7 +72,7 @@ def test_two_runs_are_bitwise_equal():
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's NumPy
-@pytest.mark.parametrize("spoilt", ["x", "ct", "a"])
+@pytest.mark.parametrize("spoilt", ["a", *(pytest.param(name, marks=pytest.mark.extended) for name in ("x", "ct"))])
 def test_what_is_not_finite_reaches_the_gradients_of_the_definition_alone(spoilt):
     """A box ends beyond the image: there zeros meet zeros."""
     product = dataclasses.replace(SMALL, activation="tanh")

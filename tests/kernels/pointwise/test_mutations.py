@@ -17,7 +17,12 @@ WRONG = pytest.raises(AssertionError, match="right=False")
 EITHER = pytest.raises((AssertionError, *REFUSED), match=r"right=False|RACE DETECTED|observed|in all phases")
 
 
-@pytest.mark.parametrize("case", [MUTANT, PREPARED, KEEPING, SUMMING, MODELS], ids=str)
+LONG = pytest.mark.extended
+
+
+@pytest.mark.parametrize(
+    "case", [MUTANT, PREPARED, *(pytest.param(c, marks=LONG) for c in (KEEPING, SUMMING, MODELS))], ids=str
+)
 def test_unbroken(case):
     prove(case)
 
@@ -29,7 +34,7 @@ def test_unbroken(case):
         (Producer, "_load_x", "barrier_wait", MUTANT),
         (Producer, "_go_through", "barrier_wait", PREPARED),
         (Consumer, "_multiply", "barrier_wait", MUTANT),
-        (Consumer, "_multiply", "barrier_wait", PREPARED),
+        pytest.param(Consumer, "_multiply", "barrier_wait", PREPARED, marks=LONG),
         (Consumer, "run", "barrier_wait", MUTANT),
     ],
 )
@@ -45,6 +50,7 @@ def test_a_cotangent_without_its_derivative_shows(monkeypatch):
         prove(PREPARED)
 
 
+@LONG
 def test_a_cotangent_that_is_not_multiplied_by_the_derivative_is_wrong(monkeypatch):
     monkeypatch.setattr(Producer, "_derivative", lambda self, saved: jnp.ones_like(saved, jnp.float32))
     with WRONG:
@@ -58,7 +64,7 @@ def test_the_derivative_of_another_place_is_wrong(monkeypatch):
         prove(PREPARED)
 
 
-@pytest.mark.parametrize("case", [MUTANT, KEEPING], ids=str)
+@pytest.mark.parametrize("case", [MUTANT, pytest.param(KEEPING, marks=LONG)], ids=str)
 def test_the_pixels_of_the_other_consumer_are_wrong(monkeypatch, case):
     own = Schedule.own_window
     monkeypatch.setattr(Schedule, "own_window", lambda self, part, step, me: own(self, part, step, 1 - me))
@@ -75,6 +81,7 @@ def test_a_block_that_both_consumers_sum_shows(monkeypatch, name, case):
         prove(case)
 
 
+@LONG
 def test_a_step_that_two_parts_take_is_wrong(monkeypatch):
     part = Schedule.part
     longer = lambda found: found._replace(first=found.first - 1, steps=found.steps + 1)
@@ -92,7 +99,7 @@ def test_a_part_without_its_last_step_is_wrong(monkeypatch):
         prove(MUTANT)
 
 
-@pytest.mark.parametrize("case", [SUMMING, PREPARED], ids=str)
+@pytest.mark.parametrize("case", [SUMMING, pytest.param(PREPARED, marks=LONG)], ids=str)
 def test_a_chunk_that_the_bias_gradient_leaves_out_is_wrong(monkeypatch, case):
     lines = Producer._go_through_lines
 
@@ -105,7 +112,7 @@ def test_a_chunk_that_the_bias_gradient_leaves_out_is_wrong(monkeypatch, case):
         prove(case)
 
 
-@pytest.mark.parametrize("case", [MUTANT, KEEPING], ids=str)
+@pytest.mark.parametrize("case", [MUTANT, pytest.param(KEEPING, marks=LONG)], ids=str)
 def test_a_slot_released_before_it_is_multiplied_is_wrong(monkeypatch, case):
     """At the beginning of a step, and not again at its end."""
     multiply, arrive = Consumer._multiply, mosaic.barrier_arrive
@@ -126,7 +133,7 @@ def test_a_slot_released_before_it_is_multiplied_is_wrong(monkeypatch, case):
         prove(case)
 
 
-@pytest.mark.parametrize("case", [SUMMING, PREPARED], ids=str)
+@pytest.mark.parametrize("case", [SUMMING, pytest.param(PREPARED, marks=LONG)], ids=str)
 def test_a_dropped_part_is_wrong(monkeypatch, case):
     gradients = Views.gradients
     monkeypatch.setattr(Views, "gradients", lambda self, sums, product: gradients(self, [s[:1] for s in sums], product))
