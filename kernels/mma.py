@@ -109,7 +109,10 @@ def add_rows(acc: Array, x: Array) -> Array:
 
 
 def opaque(index: Array) -> Array:
-    """The index, int32, of which the compiler then knows nothing: what depends on it is computed where it is used."""
+    """The same index, int32, moved by an instruction that the compiler cannot see through.
+
+    So it cannot tell that an address is the same in each turn of a loop, and keeps no register for it from turn to turn.
+    """
     shape = ShapeDtypeStruct((), jnp.int32, layout=Layout.WG_SPLAT)
 
     @inline_mgpu(arg_types=(Layout.WG_SPLAT,), return_type=shape)

@@ -36,9 +36,8 @@ class Views:
     def pixels(self) -> PixelBoxes:
         """Boxes of x, of the cotangent and of what was saved, [E N, *space, C or K]."""
         p, box = self.tiling.problem, self.tiling.cfg.step_pixels
-        one_image = (
-            len(p.dims) == 3 and box[0] == 1
-        )  # as in other families; several images fit TMA's five dimensions, too
+        # An integer picks a single image, as in other families. There is no axis of groups, so several fit TMA's dimensions.
+        one_image = len(p.dims) == 3 and box[0] == 1
         return PixelBoxes(p.examples * p.batch, p.dims, groups=1, one_image=one_image, interpret=self.interpret)
 
     @functools.cached_property

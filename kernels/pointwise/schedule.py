@@ -14,9 +14,9 @@ from .plan import CHUNK, CONSUMERS, Config, Problem, Tiling
 
 
 class Part(NamedTuple):
-    """A thread block's part of the work: a number of steps, of an example, for a tile of input channels.
+    """A thread block's part of the work: some steps of an example, for a tile of input channels.
 
-    number: of the part, among those of the pixels. first: its first step among all of the example. steps: how many it has.
+    number: which of the `split_k` parts of the pixels. first: its first step, among all of the example. steps: how many it has.
     """
 
     number: Array

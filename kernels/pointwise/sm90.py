@@ -15,8 +15,9 @@ dw in registers, from the first step to the last; each step ends with 128 pixels
     g   [pixels, k]      chunks k0 k1              dx of pixels 0 - 63        dx of pixels 64 - 127
     x   [pixels, c]      chunks c0 c1              dw[k0, c0], dw[k1, c0]     dw[k0, c1], dw[k1, c1]
 
-g is what the producer makes of the cotangent, in shared memory (producer.py), before the consumers multiply it (consumer.py).
-It sums db before it rounds. If dw has an odd number of blocks, each consumer sums all of them, over its own pixels.
+The producer multiplies the cotangent by the derivative in shared memory, so that it becomes g (producer.py). It also sums g for
+db, before g is rounded. The consumers multiply g by w and by x (consumer.py). If dw has an odd number of blocks, each consumer
+sums all of them, over its own pixels.
 
 If a block has not all input channels, another one reads the same cotangent at about the same time, so that it comes from L2.
 """

@@ -12,7 +12,7 @@ UNIT = 16 // ITEMSIZE  # channels in 16 bytes, of which TMA's strides are multip
 INSTRUCTIONS = {
     None: 3,
     "relu": 14,
-    "leaky_relu": 14,
+    "leaky_relu": 13,
     "tanh": 15,
     "sigmoid": 15,
     "silu": 28,

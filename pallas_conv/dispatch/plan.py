@@ -172,9 +172,9 @@ def _in_parts(whole: Product, parts: Sequence[Plan], target: Target, slower: str
     """
     if whole.role != "bwd" or not any(family.is_for(whole) for family in families.FAMILIES if "bwd" in family.roles):
         return None
-    kernel = serve.find(whole, Gpu.of(target))
-    measured = lambda: _trust_at_once(kernel, target, parts).why if isinstance(kernel, Kernel) else "; ".join(kernel)
-    why = slower or measured()
+    kernel, why = serve.find(whole, Gpu.of(target)), slower
+    if why is None:
+        why = _trust_at_once(kernel, target, parts).why if isinstance(kernel, Kernel) else "; ".join(kernel)
     return f"no one kernel computes all gradients at once: {why}"
 
 
@@ -233,10 +233,11 @@ def _slower_at_once(equation: Equation, chosen: Plan, parts: Sequence[Plan]) -> 
 
 
 def _modelled_us(equation: Equation, plans: Sequence[Plan]) -> float:
-    """The time of an equation's gradients by these kernels, with what XLA does to the cotangent beside them.
+    """The time of an equation's gradients by these kernels, with XLA's pass over the cotangent, if it has one.
 
-    If no kernel multiplies it by the derivative of an activation, XLA reads it and what was saved, and writes their product,
-    which it sums for a bias gradient meanwhile. If that sum alone is wanted, it reads the same, and writes nothing.
+    If there is an activation, and no kernel multiplies by its derivative, XLA reads the cotangent and what was saved, and writes
+    their product, which it sums for a bias gradient meanwhile. Where a bias gradient is all that kernels leave out, XLA reads the
+    same arrays and writes nothing of their size.
     """
     product = plans[-1].product
     computed = {name for plan in plans for name in plan.product.outputs}
