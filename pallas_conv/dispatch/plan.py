@@ -235,9 +235,9 @@ def _slower_at_once(equation: Equation, chosen: Plan, parts: Sequence[Plan]) -> 
 def _modelled_us(equation: Equation, plans: Sequence[Plan]) -> float:
     """The time of an equation's gradients by these kernels, with XLA's pass over the cotangent, if it has one.
 
-    If there is an activation, and no kernel multiplies by its derivative, XLA reads the cotangent and what was saved, and writes
-    their product, which it sums for a bias gradient meanwhile. Where a bias gradient is all that kernels leave out, XLA reads the
-    same arrays and writes nothing of their size.
+    If there is an activation, and no kernel multiplies by its derivative, XLA reads the cotangent and what was saved. It writes
+    their product, which it sums for a bias gradient meanwhile. Where a bias gradient is all that kernels leave out, XLA reads
+    the same arrays and writes nothing of their size.
     """
     product = plans[-1].product
     computed = {name for plan in plans for name in plan.product.outputs}
