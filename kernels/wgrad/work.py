@@ -34,8 +34,8 @@ def result_bytes(problem: Problem) -> int:
 
 
 def least_bytes(problem: Problem) -> int:
-    """The least traffic with global memory, in bytes: every operand read once, the result written once."""
-    return operand_bytes(problem) + result_bytes(problem)
+    """The least traffic with global memory, in bytes: every pixel that some tap reads, once, the result written once."""
+    return sum(_read_bytes(problem if problem.walkable else problem.transpose())) + result_bytes(problem)
 
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
@@ -93,14 +93,14 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     t, clusters = tiling(raw, cfg), tiling(raw, cfg).workers(gpu.num_sms)
     p, tiles = t.problem, t.work_tiles
     x_rows, dy_rows = math.prod(t.load_pixels) * cfg.x_loads, cfg.pixels * cfg.m_warpgroups
-    x_all, dy_all = _array_bytes(p)
+    x_all, dy_all = _read_bytes(p)
     own, shared = (t.x_bytes, x_rows, x_all), (t.dy_bytes, dy_rows, dy_all)
     if cfg.multicast == "x":
         own, shared = shared, own
     steps, sms = all_steps(raw, cfg), min(gpu.num_sms, clusters * cfg.cluster)
     result = cfg.consumers * M * t.products * cfg.tile_n * t.stored_itemsize
     dy_read = M * (1 if cfg.dy_registers else t.products)
-    together = tiles // cfg.split_k // p.examples // p.groups  # tiles that walk the same pixels
+    readers = steps * cfg.cluster * own[0] // own[2]  # times that a pixel is loaded, if L2 keeps none of them
     under_way = min(x_all + dy_all, clusters * cfg.cluster * cfg.stages * (t.x_bytes + t.dy_bytes))
     return Work(
         itemsize=ITEMSIZE,
@@ -120,7 +120,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         rows=own[1] + shared[1] / cfg.cluster,
         copies=cfg.m_warpgroups + cfg.x_loads,
         taps=t.products,
-        pixel_readers=max(1, min(together, clusters)),
+        pixel_readers=max(1, min(readers, clusters * cfg.cluster)),
         kept_bytes=0,
         chunks=t.products,
         elements=M * cfg.tile_n / 128,
@@ -139,6 +139,13 @@ def _array_bytes(p: Problem) -> tuple[int, int]:
     sheets = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
     x = sheets * p.in_channels * math.prod(d.in_size for d in p.dims)
     return x, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)
+
+
+def _read_bytes(p: Problem) -> tuple[int, int]:
+    """Bytes of x that some tap reads, and of dy. Between the taps of a stride that is larger than the kernel x is left out."""
+    met = math.prod(min(d.in_size, d.rows * d.count[0]) for d in p.dims)
+    x, dy = _array_bytes(p)
+    return x // math.prod(d.in_size for d in p.dims) * met, dy
 
 
 def _copied_bytes(before: Problem, p: Problem, cfg: Config) -> int:

@@ -28,6 +28,10 @@ PRODUCTS = {
     "few pixels": p(8, (512, 512), (7, 7), 3, 1, 1),
     "volume": p(2, (64, 64), (16, 32, 32), 3, 1, 1),
     "transposed": p(16, (64, 64), (32, 32), 4, 1, 2, input_dilation=2),
+    "transposed, no overlap": p(4, (128, 128), (16, 16, 32), 2, 1, 1, input_dilation=2),
+    "stride": p(32, (256, 256), (56, 56), 3, 2, 1),
+    "stride without overlap": p(32, (192, 384), (28, 28), 2, 2),
+    "stride larger than the kernel": p(32, (512, 1024), (28, 28), 1, 2),
     "line in float32": p(8, (96, 96), (4096,), 3, 1, 1, dtype="float32"),
 }
 
