@@ -9,7 +9,9 @@ MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
 SPARE = 30  # registers beside the sums, as ptxas was found to need them
 SPARE_WITH_DY = 62  # the same with dy in registers
 SPARE_WITH_BIAS = 70  # and with a bias gradient, too, where products have 16 columns: many, with addresses each
-SPARE_BESIDE = 78  # and in steps of over 64 pixels, where two blocks share an SM: ptxas, which knows of one, takes more
+SPARE_DIVIDED = 88  # and in steps of over 64 pixels, whose loads warpgroups divide: addresses are then their own
+SPARE_OF_FEW = 78  # with dy in registers in such steps, where a thread has few: ptxas spills, or serializes products
+FEW = 128
 
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
@@ -78,9 +80,9 @@ def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> 
     registers = generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
     spare = SPARE_WITH_DY if cfg.dy_registers else SPARE
     if problem.bias and cfg.tile_n == 16:
-        spare = SPARE_WITH_BIAS
-    if cfg.dy_registers and cfg.pixels > 64 and cfg.ctas_per_sm > 1:
-        spare = SPARE_BESIDE
+        spare = SPARE_DIVIDED if cfg.pixels > 64 and cfg.n_warpgroups > 1 else SPARE_WITH_BIAS
+    if cfg.dy_registers and cfg.pixels > 64 and registers <= FEW:
+        spare = max(spare, SPARE_OF_FEW)
     return min(MOST_ACCUMULATORS, registers - spare)
 
 

@@ -105,7 +105,9 @@ MOST = {
     f"{m}x{n} consumers, {ctas} a SM, {step} pixels{', dy in registers' if dy else ''}": Config(
         STEPS[step], m_warpgroups=m, n_warpgroups=n, dy_registers=dy, stages=2, ctas_per_sm=ctas
     )
-    for (m, n, ctas), step, dy in itertools.product(((1, 1, 1), (1, 1, 2), (2, 1, 1), (1, 3, 1)), STEPS, (False, True))
+    for (m, n, ctas), step, dy in itertools.product(
+        ((1, 1, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1), (1, 3, 1)), STEPS, (False, True)
+    )
 }
 
 
