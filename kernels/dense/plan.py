@@ -90,6 +90,19 @@ class Config:
         return strict.parse(cls, strict.renamed(data, FORMER_NAMES, where), where)
 
 
+def adds_zeros(product: Product, cfg: Config) -> bool:
+    """Whether the kernel adds zeros for want of a bias: where it activates sums to which it would else add nothing.
+
+    A bias or a residual is loaded chunk by chunk of a tile. Without such loads ptxas computes the activation of all chunks at
+    once, for which there are too few registers.
+    """
+    return (
+        product.activation is not None
+        and "y" in product.outputs
+        and not (product.bias or product.residual or cfg.finished_by_xla)
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A computation of the dense kernel: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output.

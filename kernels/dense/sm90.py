@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from pallas_conv.spec import Product
@@ -49,7 +50,7 @@ from ..store import Buffers, Destination, Staging, TileStore
 from ..views import box_at, lines, pad
 from .legal import illegal
 from .operands import Views, channels_last_operands
-from .plan import Config, Problem, tiling
+from .plan import Config, Problem, adds_zeros, tiling
 from .remap import finished, prepared
 from .schedule import Schedule, Tile
 from .work import useful_macs
@@ -77,6 +78,8 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     given = {"x": views.pixels.view(x), "w": views.weights(w)}
     if bias is not None and not cfg.finished_by_xla:
         given["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)])
+    if adds_zeros(product, cfg):
+        given["bias"] = np.zeros((raw.groups, schedule.tiling.n_tiles * cfg.tile_n), np.float32)
     if residual is not None and not cfg.finished_by_xla:
         given["residual"] = views.results.whole(residual)
 

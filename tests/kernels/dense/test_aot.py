@@ -212,12 +212,19 @@ def test_the_largest_tiles_with_everything_fused_fit_in_registers(out_dtype, til
     check(product, largest(residual=True)[tile])
 
 
+@pytest.mark.parametrize("outputs", [("y",), pytest.param(("y", "z"), marks=pytest.mark.extended)])
+@pytest.mark.parametrize("tile", ["128", pytest.param("halo", marks=pytest.mark.extended)])
+def test_the_largest_tiles_with_an_activation_alone_fit_in_registers(outputs, tile):
+    product = p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, activation="gelu", outputs=outputs)
+    check(product, largest(residual=False)[tile])
+
+
 @pytest.mark.extended
-@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+@pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("outputs", EPILOGUE_OUTPUTS)
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("tile", largest(residual=False))
-def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, residual, tile):
-    kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype, "residual": residual}
-    check(p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, bias=True, **kind), largest(residual)[tile])
+def test_the_largest_tiles_fit_in_registers(activation, outputs, out_dtype, bias, residual, tile):
+    kind = {"activation": activation, "outputs": outputs, "out_dtype": out_dtype, "bias": bias, "residual": residual}
+    check(p("fprop", 16, (512, 512), (64, 64), 3, 1, 1, **kind), largest(residual)[tile])

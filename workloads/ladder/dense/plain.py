@@ -60,6 +60,8 @@ RUNGS: tuple[Rung, ...] = (
              Config((1, 8, 8), 64, stages=2), extended=True),
         Case("3x3 ragged edges, more steps than twice the stages",
              fprop(2, (64, 64), (9, 14), 3, 1, 1, bias=True, activation="relu"), Config((1, 8, 8), 64, stages=3)),
+        Case("gelu of sums without a bias", fprop(2, (64, 48), (9, 14), 3, 1, 1, activation="gelu"),
+             Config((1, 8, 8), 64, stages=2)),
     )),
     Rung("several staging buffers", (
         Case("four chunks of channels through two buffers", fprop(1, (128, 128), (8, 16), 1),
