@@ -41,7 +41,7 @@ class Work(NamedTuple):
     rows           rows of the boxes that a block loads a step
     copies         copies that its producer issues a step
     taps           taps of a step, each multiplied on its own
-    pixel_readers  blocks that load the same pixels, for other output channels
+    pixel_readers  blocks that load the same pixels, for other channels or taps
     kept_bytes     bytes of weights that a block keeps
     chunks         chunks of columns in which a consumer stores a tile
     elements       elements of a chunk that a thread computes, of all outputs

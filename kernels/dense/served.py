@@ -1,6 +1,5 @@
 """The products that the dense kernel serves, the reasons against others, and the names that it files products under."""
 
-import dataclasses
 import math
 
 from pallas_conv.spec import Product
@@ -20,7 +19,7 @@ from ..family import (
     strides_of,
 )
 from . import work
-from .plan import ITEMSIZE, Config, Problem, adds_zeros, tiling
+from .plan import ITEMSIZE, Config, Problem, tiling
 
 ROLES = ("fprop", "dgrad")
 
@@ -163,7 +162,6 @@ def epilogue(product: Product, config: Config) -> str:
     """A name for the arithmetic on a sum before it is stored: "bf16 bias_relu". Bare sums are finished by XLA."""
     if config.finished_by_xla:
         return "f32 linear"
-    product = dataclasses.replace(product, bias=product.bias or adds_zeros(product, config))
     return f"{DTYPES[product.out_dtype]} {fused(product)}"
 
 

@@ -75,7 +75,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     stored = jnp.dtype(jnp.float32 if cfg.finished_by_xla else product.out_dtype)
     views = Views(schedule.problem, cfg, x.dtype, stored, interpret)
     kernel = _Kernel(schedule, views, Epilogue() if cfg.finished_by_xla else epilogue)
-    given = {"x": views.pixels.view(x), "w": views.weights(w)}
+    given: dict[str, Array | np.ndarray] = {"x": views.pixels.view(x), "w": views.weights(w)}
     if bias is not None and not cfg.finished_by_xla:
         given["bias"] = pad(bias, [(0, 0), (0, schedule.tiling.n_tiles * cfg.tile_n - schedule.problem.out_channels)])
     if adds_zeros(product, cfg):

@@ -7,11 +7,15 @@ from .plan import Config, M, Problem, Tiling, tiling
 
 MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
 SPARE = 30  # registers beside the sums, as ptxas was found to need them
-SPARE_WITH_DY = 62  # the same with dy in registers
-SPARE_WITH_BIAS = 70  # and with a bias gradient, too, where products have 16 columns: many, with addresses each
-SPARE_DIVIDED = 88  # and in steps of over 64 pixels, whose loads warpgroups divide: addresses are then their own
-SPARE_OF_FEW = 78  # with dy in registers in such steps, where a thread has few: ptxas spills, or serializes products
-FEW = 128
+SPARE_WITH_DY = 62  # with dy in registers
+SPARE_WITH_BIAS = 70  # with a bias gradient, where products have 16 columns: there are many, with addresses each
+SPARE_DIVIDED = (
+    88  # the same in steps of over 64 pixels, if warpgroups divide the loads: each computes addresses of its own
+)
+SPARE_OF_FEW = (
+    78  # with dy in registers, in steps of over 64 pixels, where threads have few: ptxas spills, or serializes wgmma
+)
+FEW_REGISTERS = 128  # of a thread: an SM holds four warpgroups, or more
 
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
@@ -81,7 +85,7 @@ def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> 
     spare = SPARE_WITH_DY if cfg.dy_registers else SPARE
     if problem.bias and cfg.tile_n == 16:
         spare = SPARE_DIVIDED if cfg.pixels > 64 and cfg.n_warpgroups > 1 else SPARE_WITH_BIAS
-    if cfg.dy_registers and cfg.pixels > 64 and registers <= FEW:
+    if cfg.dy_registers and cfg.pixels > 64 and registers <= FEW_REGISTERS:
         spare = max(spare, SPARE_OF_FEW)
     return min(MOST_ACCUMULATORS, registers - spare)
 

@@ -94,13 +94,15 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     p, tiles = t.problem, t.work_tiles
     x_rows, dy_rows = math.prod(t.load_pixels) * cfg.x_loads, cfg.pixels * cfg.m_warpgroups
     x_all, dy_all = _read_bytes(p)
-    own, shared = (t.x_bytes, x_rows, x_all), (t.dy_bytes, dy_rows, dy_all)
+    own, shared, others = (t.x_bytes, x_rows, x_all), (t.dy_bytes, dy_rows, dy_all), t.m_tiles
     if cfg.multicast == "x":
-        own, shared = shared, own
+        own, shared, others = shared, own, t.n_tiles
     steps, sms = all_steps(raw, cfg), min(gpu.num_sms, clusters * cfg.cluster)
     result = cfg.consumers * M * t.products * cfg.tile_n * t.stored_itemsize
     dy_read = M * (1 if cfg.dy_registers else t.products)
-    readers = steps * cfg.cluster * own[0] // own[2]  # times that a pixel is loaded, if L2 keeps none of them
+    loads = (
+        steps * cfg.cluster * own[0] // own[2]
+    )  # of a pixel, by blocks that read it for other channels, or for other taps
     under_way = min(x_all + dy_all, clusters * cfg.cluster * cfg.stages * (t.x_bytes + t.dy_bytes))
     return Work(
         itemsize=ITEMSIZE,
@@ -120,7 +122,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         rows=own[1] + shared[1] / cfg.cluster,
         copies=cfg.m_warpgroups + cfg.x_loads,
         taps=t.products,
-        pixel_readers=max(1, min(readers, clusters * cfg.cluster)),
+        pixel_readers=max(1, min(loads, others * t.tap_tiles, clusters * cfg.cluster)),
         kept_bytes=0,
         chunks=t.products,
         elements=M * cfg.tile_n / 128,
@@ -142,8 +144,8 @@ def _array_bytes(p: Problem) -> tuple[int, int]:
 
 
 def _read_bytes(p: Problem) -> tuple[int, int]:
-    """Bytes of x that some tap reads, and of dy. Between the taps of a stride that is larger than the kernel x is left out."""
-    met = math.prod(min(d.in_size, d.rows * d.count[0]) for d in p.dims)
+    """Bytes of x that some tap reads, and of dy. A stride may leave some of x out, as that of a 1x1 convolution does."""
+    met = math.prod(min(d.in_size, d.in_rows * d.residues, d.rows * d.count[0]) for d in p.dims)
     x, dy = _array_bytes(p)
     return x // math.prod(d.in_size for d in p.dims) * met, dy
 

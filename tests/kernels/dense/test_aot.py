@@ -220,7 +220,8 @@ def test_the_largest_tiles_with_an_activation_alone_fit_in_registers(outputs, ti
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("outputs", EPILOGUE_OUTPUTS)
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])

@@ -1,7 +1,5 @@
 """Products that the dense kernel serves, reasons against the others, and the names of things."""
 
-import functools
-
 import pytest
 
 from pallas_conv.kernels import families, serve
@@ -72,16 +70,6 @@ def test_float32_is_served_where_tf32_is_asked_for_or_allowed(precision):
 def test_names(changes, name):
     assert serve.kernel(product(**changes)).variant == name
     assert serve.kernel(product(**changes)).name == f"pallas_conv_{name}"
-
-
-def test_an_activation_without_a_bias_is_filed_with_those_that_have_one():
-    """The kernel adds zeros then. Bare sums, which XLA finishes, have no epilogue."""
-    one, parts = Config((1, 8, 8), tile_k=32), Config((1, 8, 8), tile_k=32, split_k=2)
-    fused = functools.partial(product, activation="gelu")
-    assert served.epilogue(fused(), one) == served.epilogue(fused(bias=True), one) == "bf16 bias_gelu"
-    assert served.epilogue(fused(residual=True), one) == "bf16 residual_gelu"
-    assert served.epilogue(fused(outputs=("z",)), one) == served.epilogue(product(), one) == "bf16 linear"
-    assert served.epilogue(fused(), parts) == "f32 linear"
 
 
 def test_notes_of_copies():

@@ -32,6 +32,7 @@ PRODUCTS = {
     "stride": p(32, (256, 256), (56, 56), 3, 2, 1),
     "stride without overlap": p(32, (192, 384), (28, 28), 2, 2),
     "stride larger than the kernel": p(32, (512, 1024), (28, 28), 1, 2),
+    "stride and dilation": p(32, (64, 128), (57, 57), 3, 2, 2, 2),
     "line in float32": p(8, (96, 96), (4096,), 3, 1, 1, dtype="float32"),
 }
 
@@ -160,6 +161,28 @@ def test_multiply_adds_of_the_model_are_those_that_the_kernel_issues(name):
         shares = asked.cluster * asked.pixel_bytes + asked.weight_bytes
         assert asked.all_steps * shares == work.loaded_bytes(problem, cfg)
         assert asked.macs % (M * cfg.tile_n * cfg.pixels) == 0
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_least_bytes_are_of_pixels_that_some_tap_reads(name):
+    problem = Problem.of(PRODUCTS[name])
+    p = problem if problem.walkable else problem.transpose()
+    read = math.prod(len({j for _, j, _ in pairs(d)}) for d in p.dims)
+    sheets = 2 * p.batch * p.pieces
+    x, dy = sheets * p.in_channels * read, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)
+    assert work.least_bytes(problem) == x + dy + work.result_bytes(problem)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_pixel_is_shared_by_no_more_blocks_than_load_it(name):
+    """In L2 what several blocks load at once counts once; a block that loads a pixel for several taps is not several."""
+    problem = Problem.of(PRODUCTS[name])
+    for cfg in list(candidates(problem))[::17]:
+        asked, t = work.count(problem, cfg, ANY_HOPPER), tiling(problem, cfg)
+        tiles = t.work_tiles * cfg.cluster // cfg.split_k // t.problem.examples // t.problem.groups
+        assert 1 <= asked.pixel_readers <= tiles // (t.m_tiles if cfg.multicast == "x" else t.n_tiles)
+        loaded = asked.all_steps * asked.cluster * asked.pixel_bytes
+        assert loaded / asked.pixel_readers >= min(loaded, asked.input_bytes)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
