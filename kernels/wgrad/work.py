@@ -100,9 +100,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     steps, sms = all_steps(raw, cfg), min(gpu.num_sms, clusters * cfg.cluster)
     result = cfg.consumers * M * t.products * cfg.tile_n * t.stored_itemsize
     dy_read = M * (1 if cfg.dy_registers else t.products)
-    loads = (
-        steps * cfg.cluster * own[0] // own[2]
-    )  # of a pixel, by blocks that read it for other channels, or for other taps
+    loads = steps * cfg.cluster * own[0] // own[2]  # of a pixel, for other channels or other taps
     under_way = min(x_all + dy_all, clusters * cfg.cluster * cfg.stages * (t.x_bytes + t.dy_bytes))
     return Work(
         itemsize=ITEMSIZE,
