@@ -9,12 +9,8 @@ MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
 SPARE = 30  # registers beside the sums, as ptxas was found to need them
 SPARE_WITH_DY = 62  # with dy in registers
 SPARE_WITH_BIAS = 70  # with a bias gradient, where products have 16 columns: there are many, with addresses each
-SPARE_DIVIDED = (
-    88  # the same in steps of over 64 pixels, if warpgroups divide the loads, each with addresses of its own
-)
-SPARE_OF_FEW = (
-    78  # with dy in registers, in steps of over 64 pixels, where threads have few: else ptxas serializes wgmma
-)
+SPARE_DIVIDED = 88  # the same in steps of over 64 pixels, if each warpgroup has loads of its own, and their addresses
+SPARE_OF_FEW = 78  # with dy in registers, in such steps, where threads have few: else ptxas serializes wgmma
 FEW_REGISTERS = 128  # of a thread: an SM holds four warpgroups, or more
 
 
