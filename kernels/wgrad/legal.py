@@ -6,12 +6,14 @@ from ..gpu import ANY_HOPPER, MAX_ELEMENTS, MOST_BARRIERS, Generation, Gpu
 from .plan import Config, M, Problem, Tiling, tiling
 
 MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
-SPARE = 30  # registers beside the sums, as ptxas was found to need them
-SPARE_WITH_DY = 62  # with dy in registers
-SPARE_WITH_BIAS = 70  # with a bias gradient, where products have 16 columns: there are many, with addresses each
-SPARE_DIVIDED = 88  # the same in steps of over 64 pixels, if each warpgroup has loads of its own, and their addresses
-SPARE_OF_FEW = 78  # with dy in registers, in such steps, where threads have few: else ptxas serializes wgmma
-FEW_REGISTERS = 128  # of a thread: an SM holds four warpgroups, or more
+
+# Registers of a thread beside those of the sums, as ptxas was found to need them. With fewer it spills, or serializes wgmma.
+SPARE = 30  # dy in shared memory
+SPARE_WITH_DY = 62  # dy in registers
+SPARE_WITH_BIAS = 70  # dy in registers, a bias gradient, and products of 16 columns: many, each with its addresses
+SPARE_DIVIDED = 88  # the same, if steps are of over 64 pixels, and warpgroups divide the loads of x
+SPARE_OF_FEW = 78  # dy in registers, steps of over 64 pixels, and threads of at most FEW_REGISTERS
+FEW_REGISTERS = 128  # what a thread may have if an SM holds four warpgroups
 
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:

@@ -94,13 +94,15 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     p, tiles = t.problem, t.work_tiles
     x_rows, dy_rows = math.prod(t.load_pixels) * cfg.x_loads, cfg.pixels * cfg.m_warpgroups
     x_all, dy_all = _read_bytes(p)
-    own, shared, others = (t.x_bytes, x_rows, x_all), (t.dy_bytes, dy_rows, dy_all), t.m_tiles
+    own, shared, channel_tiles = (t.x_bytes, x_rows, x_all), (t.dy_bytes, dy_rows, dy_all), t.m_tiles
     if cfg.multicast == "x":
-        own, shared, others = shared, own, t.n_tiles
+        own, shared, channel_tiles = shared, own, t.n_tiles
     steps, sms = all_steps(raw, cfg), min(gpu.num_sms, clusters * cfg.cluster)
     result = cfg.consumers * M * t.products * cfg.tile_n * t.stored_itemsize
     dy_read = M * (1 if cfg.dy_registers else t.products)
-    loads = steps * cfg.cluster * own[0] // own[2]  # of a pixel, for other channels or other taps
+    # A pixel is loaded for each tile of the other operand's channels, and for each tap. A block that loads it for several taps
+    # is one reader all the same.
+    pixel_loads = steps * cfg.cluster * own[0] // own[2]
     under_way = min(x_all + dy_all, clusters * cfg.cluster * cfg.stages * (t.x_bytes + t.dy_bytes))
     return Work(
         itemsize=ITEMSIZE,
@@ -120,7 +122,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         rows=own[1] + shared[1] / cfg.cluster,
         copies=cfg.m_warpgroups + cfg.x_loads,
         taps=t.products,
-        pixel_readers=max(1, min(loads, others * t.tap_tiles, clusters * cfg.cluster)),
+        pixel_readers=max(1, min(pixel_loads, channel_tiles * t.tap_tiles, clusters * cfg.cluster)),
         kept_bytes=0,
         chunks=t.products,
         elements=M * cfg.tile_n / 128,

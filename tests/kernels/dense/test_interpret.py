@@ -50,19 +50,6 @@ def test_right_and_executed_as_planned(case, count):
 
 SMALLEST = Config((1, 8, 8), 32, tile_k=32, stages=2)
 p = cases.product
-
-
-def test_zeros_for_want_of_a_bias_leave_every_sum_as_it_is():
-    """The sums of a product that activates them equal those of one that does not, to the last bit."""
-    bare, activated = (
-        Case(f"sums {kind}", dataclasses.replace(p("fprop", 1, (32, 32), (8, 8), 3, 1, 1), **kind), SMALLEST)
-        for kind in ({}, {"activation": "gelu", "outputs": ("y", "z")})
-    )
-    operands = bare.operands()
-    (wanted,), (_, z) = run(bare, operands), run(activated, operands)
-    assert z.tobytes() == wanted.tobytes()
-
-
 WHOLE = {
     "3x3": p("fprop", 2, (64, 64), (10, 18), 3),
     "3x3 s2": p("fprop", 2, (64, 64), (17, 33), 3, 2),
@@ -82,6 +69,17 @@ def test_where_tiles_divide_nothing_is_multiplied_in_vain(name, count):
     case = Case(f"whole {name}", WHOLE[name], Config(box, 64, stages=2))
     run(case, case.operands())
     assert count["macs"] == cases.useful(case.product)
+
+
+def test_zeros_for_want_of_a_bias_leave_every_sum_as_it_is():
+    """The sums of a product that activates them equal those of one that does not, to the last bit."""
+    bare, activated = (
+        Case(f"sums {kind}", dataclasses.replace(p("fprop", 1, (32, 32), (8, 8), 3, 1, 1), **kind), SMALLEST)
+        for kind in ({}, {"activation": "gelu", "outputs": ("y", "z")})
+    )
+    operands = bare.operands()
+    (wanted,), (_, z) = run(bare, operands), run(activated, operands)
+    assert z.tobytes() == wanted.tobytes()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's NumPy
