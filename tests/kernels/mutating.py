@@ -1,10 +1,20 @@
-"""Ways to break a kernel of any family, for the interpreter's proofs and for the emulator's."""
+"""Ways to break a kernel of any family, for the interpreter's proofs and for the emulator's, and how the former find it."""
 
 from typing import Any
 
+import jax
 import pytest
 
 from pallas_conv.kernels import mosaic
+
+# How the interpreter finds a broken kernel. The order of its threads, and JAX's version, decide what it finds first: two
+# accesses that nothing orders, or a barrier that passes to a next phase before somebody has waited for this one.
+REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)
+_DISORDER = r"RACE DETECTED|observed|in all phases"
+WRONG = pytest.raises(AssertionError, match="right=False")
+RACE = pytest.raises(mosaic.RaceError, match="RACE DETECTED")
+UNORDERED = pytest.raises(REFUSED, match=_DISORDER)
+WRONG_OR_UNORDERED = pytest.raises((AssertionError, *REFUSED), match=f"right=False|{_DISORDER}")
 
 
 def nothing(*args, **kwargs) -> None:

@@ -6,8 +6,6 @@ from pallas_conv.kernels import mosaic
 from tests.kernels import cases
 from tests.kernels.cases import Case
 
-REFUSED = (jax.errors.JaxRuntimeError, mosaic.RaceError)  # of a broken kernel: JAX 0.12 finds a race first
-
 
 def run(case: Case, operands: list[jax.Array]) -> list[jax.Array]:
     """The results of a case, whose operands these are."""
