@@ -14,10 +14,12 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pallas_conv import strict
 from pallas_conv.equation import Equation, operands_of
 from pallas_conv.kernels import families, serve
+from pallas_conv.kernels.cost import Work
 from pallas_conv.kernels.dense import DENSE
 from pallas_conv.kernels.dense.plan import Config, Problem, tiling
 from pallas_conv.kernels.geometry import TapAxis
@@ -68,34 +70,53 @@ def case_name(kernel: Kernel) -> str:
 
 
 def smallest(kernel: Kernel) -> Case:
-    """The product made smaller, one size after the other, as long as a worker takes several tiles on the same code path."""
+    """The product in fewer parts and of smaller sizes, on the same code path.
+
+    Two workers take several tiles each, of several steps each, if they do so of the whole product.
+    """
     family, config, product = kernel.family, kernel.config, kernel.product
     asked = family.work(family.problem(product), config, kernel.gpu)
     gpu = Gpu(max(1, WORKERS * asked.cluster // asked.ctas_per_sm))
+    tiles, steps = tiles_and_steps(family.work(family.problem(product), config, gpu))
+    least_tiles, least_steps = min(tiles, 2), 2 if steps > tiles else 1
 
-    def stands_for_it(small: Product) -> bool:
+    def stands_for_it(small: Product, config: Any) -> bool:
         if families.serving(small) is not family or family.illegal(problem := family.problem(small), config, gpu):
             return False
-        several = sum(count for count, _ in family.work(problem, config, gpu).rounds) > 1
+        tiles, steps = tiles_and_steps(family.work(problem, config, gpu))
+        several = tiles >= least_tiles and steps >= least_steps * tiles
         return several and proves(dataclasses.replace(kernel, product=small, given=config)) == proves(kernel)
 
-    while small := next(filter(stands_for_it, _smaller(product)), None):
-        product = small
+    while small := next((case for case in _smaller(product, config) if stands_for_it(*case)), None):
+        product, config = small
     return Case(case_name(kernel), product, config, gpu.num_sms)
 
 
-def _smaller(product: Product) -> Iterator[Product]:
-    """The product with one of its sizes about halved, ragged if possible."""
-    spec = product.spec
+def tiles_and_steps(work: Work) -> tuple[float, float]:
+    """The tiles of a worker, and the steps of all of them."""
+    return sum(count for count, _ in work.rounds), sum(count * steps for count, steps in work.rounds)
+
+
+def _smaller(product: Product, config: Any) -> Iterator[tuple[Product, Any]]:
+    """The product and its configuration with about half as many parts, or one size about halved, ragged if possible."""
+    parts = getattr(config, "split_k", 1)
     for extra in (1, 0):
-        yield from _changed(product, "batch", product.batch, 1, extra)
-        yield from _with_fewer_groups(product, extra)
-        yield from _changed(product, "in_channels", product.in_channels, spec.groups, extra)
-        yield from _changed(product, "out_channels", product.out_channels, spec.groups, extra)
-        for i, n in enumerate(spec.in_spatial):
-            if (small := n // 2 + extra) < n:
-                sizes = (*spec.in_spatial[:i], small, *spec.in_spatial[i + 1 :])
-                yield dataclasses.replace(product, spec=dataclasses.replace(spec, in_spatial=sizes))
+        if 1 < (fewer := parts // 2 + extra) < parts:
+            yield product, dataclasses.replace(config, split_k=fewer)
+        for small in _of_smaller_size(product, extra):
+            yield small, config
+
+
+def _of_smaller_size(product: Product, extra: int) -> Iterator[Product]:
+    spec = product.spec
+    yield from _changed(product, "batch", product.batch, 1, extra)
+    yield from _with_fewer_groups(product, extra)
+    yield from _changed(product, "in_channels", product.in_channels, spec.groups, extra)
+    yield from _changed(product, "out_channels", product.out_channels, spec.groups, extra)
+    for i, n in enumerate(spec.in_spatial):
+        if (small := n // 2 + extra) < n:
+            sizes = (*spec.in_spatial[:i], small, *spec.in_spatial[i + 1 :])
+            yield dataclasses.replace(product, spec=dataclasses.replace(spec, in_spatial=sizes))
 
 
 def _with_fewer_groups(product: Product, extra: int) -> Iterator[Product]:

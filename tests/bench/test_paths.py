@@ -1,5 +1,6 @@
 """Every code path that is chosen for what users want is checked as a whole, on the ladder or by a case of its own."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -61,6 +62,26 @@ def test_each_worker_takes_several_tiles_some_ragged(case):
     assert t.work_tiles > paths.WORKERS
     sizes = problem.batch, *(d.rows for d in problem.dims)
     assert any(size % extent for size, extent in zip(sizes, t.cta_pixels, strict=True))
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case.kernel.family is not DENSE], ids=str)
+def test_workers_of_other_families_take_several_tiles_in_few_parts(case):
+    family = case.kernel.family
+    tiles, _ = paths.tiles_and_steps(family.work(family.problem(case.product), case.config, case.kernel.gpu))
+    parts = getattr(case.config, "split_k", 1)
+    assert parts <= 3
+    assert tiles > 1 or parts == 1
+
+
+def test_a_weight_gradient_is_shrunk_to_fewer_parts_of_several_steps():
+    kernel = serve.kernel(named("suite")["resnet50_c4/w"])
+    case = paths.smallest(kernel)
+    assert case.config == dataclasses.replace(kernel.config, split_k=case.config.split_k)
+    assert case.config.split_k < kernel.config.split_k
+    tiles, steps = paths.tiles_and_steps(
+        kernel.family.work(kernel.family.problem(case.product), case.config, case.kernel.gpu)
+    )
+    assert steps >= 2 * tiles
 
 
 def test_a_case_is_smaller_than_what_it_stands_for():
