@@ -1,10 +1,10 @@
-"""One case for every code path that is chosen for wanted products: the very tiles, taps and stages, shrunk.
+"""One small case for every code path that is chosen for wanted products, of the very tiles, taps and stages.
 
     python -m bench.paths --out workloads/paths.json
 
-They have few pixels and channels: so what runs at full size is held against float64 as a whole, in the interpreter and on
-hardware. Choosing for all products takes a minute, so the cases are kept as data, and made anew where the choice of tiles
-changed.
+They have few pixels, channels and parts: so what runs at full size is held against float64 as a whole, in the interpreter or
+the emulator, and on hardware. Choosing for all products takes minutes, so the cases are kept as data, and made anew where the
+choice of tiles changed.
 """
 
 import argparse
@@ -70,31 +70,64 @@ def case_name(kernel: Kernel) -> str:
 
 
 def smallest(kernel: Kernel) -> Case:
-    """The product in fewer parts and of smaller sizes, on the same code path.
-
-    Two workers take several tiles each, of several steps each, if they do so of the whole product.
-    """
+    """The product in fewer parts and of smaller sizes, on the same code path, as long as it exercises what the whole does."""
     family, config, product = kernel.family, kernel.config, kernel.product
     asked = family.work(family.problem(product), config, kernel.gpu)
     gpu = Gpu(max(1, WORKERS * asked.cluster // asked.ctas_per_sm))
-    tiles, steps = tiles_and_steps(family.work(family.problem(product), config, gpu))
-    least_tiles, least_steps = min(tiles, 2), 2 if steps > tiles else 1
+    enough = exercises(product, family.work(family.problem(product), config, gpu))
 
     def stands_for_it(small: Product, config: Any) -> bool:
         if families.serving(small) is not family or family.illegal(problem := family.problem(small), config, gpu):
             return False
-        tiles, steps = tiles_and_steps(family.work(problem, config, gpu))
-        several = tiles >= least_tiles and steps >= least_steps * tiles
-        return several and proves(dataclasses.replace(kernel, product=small, given=config)) == proves(kernel)
+        as_much = exercises(small, family.work(problem, config, gpu)) >= enough
+        return as_much and proves(dataclasses.replace(kernel, product=small, given=config)) == proves(kernel)
 
     while small := next((case for case in _smaller(product, config) if stands_for_it(*case)), None):
         product, config = small
     return Case(case_name(kernel), product, config, gpu.num_sms)
 
 
-def tiles_and_steps(work: Work) -> tuple[float, float]:
-    """The tiles of a worker, and the steps of all of them."""
-    return sum(count for count, _ in work.rounds), sum(count * steps for count, steps in work.rounds)
+@dataclasses.dataclass(frozen=True)
+class Exercises:
+    """What a case must not lose when it is made smaller.
+
+    tiles     of the busiest worker; two show that it goes on to a next one
+    steps     of one of them, on the average; two show that sums go on from step to step
+    loads     steps of all of them, at most one more than the ring has slots: then slots are used again
+    taps      those that meet a pixel, in each dimension: the others' gradients are zeros, whatever is summed
+    """
+
+    tiles: float
+    steps: float
+    loads: float
+    taps: tuple[int, ...]
+
+    def __ge__(self, other: "Exercises") -> bool:
+        """In every respect."""
+        return all(a >= b for a, b in zip(self._all(), other._all(), strict=True))
+
+    def _all(self) -> tuple[float, ...]:
+        return self.tiles, self.steps, self.loads, *self.taps
+
+
+def exercises(product: Product, work: Work) -> Exercises:
+    """What this work for a product shows."""
+    tiles = sum(count for count, _ in work.rounds)
+    loads = sum(count * steps for count, steps in work.rounds)
+    spec = product.spec
+    taps = tuple(taps_that_meet_pixels(spec, dim) for dim in range(len(spec.strides)))
+    return Exercises(min(tiles, 2), min(loads / tiles, 2), min(loads, work.stages + 1), taps)
+
+
+def taps_that_meet_pixels(spec: ConvSpec, dim: int) -> int:
+    """The taps of a dimension that an output multiplies by a pixel, rather than by padding or by the zeros between pixels."""
+    up, stride, step = spec.input_dilation[dim], spec.strides[dim], spec.kernel_dilation[dim]
+    end, before = dilated(spec.in_spatial[dim], up), spec.padding[dim][0]
+    read = range(-before, spec.out_spatial[dim] * stride - before, stride)  # where the first tap is, for each output
+    return sum(
+        any(0 <= at < end and at % up == 0 for at in range(read.start + k * step, read.stop + k * step, stride))
+        for k in range(spec.kernel_spatial[dim])
+    )
 
 
 def _smaller(product: Product, config: Any) -> Iterator[tuple[Product, Any]]:
@@ -109,6 +142,7 @@ def _smaller(product: Product, config: Any) -> Iterator[tuple[Product, Any]]:
 
 def _of_smaller_size(product: Product, extra: int) -> Iterator[Product]:
     spec = product.spec
+    yield from _changed(product, "models", product.models or 1, 1, extra)
     yield from _changed(product, "batch", product.batch, 1, extra)
     yield from _with_fewer_groups(product, extra)
     yield from _changed(product, "in_channels", product.in_channels, spec.groups, extra)
@@ -128,7 +162,7 @@ def _with_fewer_groups(product: Product, extra: int) -> Iterator[Product]:
 
 
 def _changed(product: Product, field: str, size: int, unit: int, extra: int) -> Iterator[Product]:
-    if (small := size // unit // 2 + extra) < size // unit:
+    if 0 < (small := size // unit // 2 + extra) < size // unit:
         yield dataclasses.replace(product, **{field: unit * small})  # type: ignore[arg-type]
 
 

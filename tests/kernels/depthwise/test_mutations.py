@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
+from pallas_conv.kernels import mosaic
 from pallas_conv.kernels.depthwise import fragments
 from pallas_conv.kernels.depthwise import operands as depthwise_operands
 from pallas_conv.kernels.depthwise.backward import Backward
@@ -35,7 +36,7 @@ from tests.kernels.depthwise.mutants import (
     drop_a_tap,
     release_before_summing,
 )
-from tests.kernels.mutating import REFUSED, UNORDERED, WRONG, WRONG_OR_UNORDERED, nothing, within
+from tests.kernels.mutating import REFUSED, UNORDERED, WRONG, WRONG_OR_RACE, nothing, within
 from tests.kernels.proving import prove
 
 OTHERS = (
@@ -136,7 +137,7 @@ def test_a_row_that_is_stored_before_its_last_tap_is_wrong(monkeypatch, case):
 def test_a_phase_in_the_place_of_another_shows(monkeypatch):
     window = PixelSums._window
     monkeypatch.setattr(PixelSums, "_window", lambda self, strip, tile, phase, me: window(self, strip, tile, 0, me))
-    with WRONG_OR_UNORDERED:
+    with WRONG_OR_RACE:
         prove(PHASES)
 
 
@@ -149,7 +150,7 @@ def test_a_strip_in_the_place_of_another_shows(monkeypatch, field, case):
     strip = Schedule.strip
     first = lambda found: found._replace(**{field: getattr(found, field) * 0})
     monkeypatch.setattr(Schedule, "strip", lambda *at: first(strip(*at)))
-    with WRONG_OR_UNORDERED:
+    with WRONG_OR_RACE:
         prove(case)
 
 
@@ -159,7 +160,7 @@ def test_what_another_consumer_sums_shows(monkeypatch, part, case):
     consume = PixelSums.consume
     first = lambda me: me._replace(**{part: getattr(me, part) * 0})
     monkeypatch.setattr(PixelSums, "consume", lambda self, g, shared, w, me: consume(self, g, shared, w, first(me)))
-    with WRONG_OR_UNORDERED:
+    with WRONG_OR_RACE:
         prove(case)
 
 
@@ -291,7 +292,7 @@ def test_parts_that_overwrite_each_other_show(monkeypatch, case):
     store = WeightSums._store
     first = lambda me: me._replace(number=me.number * 0)
     monkeypatch.setattr(WeightSums, "_store", lambda self, gmem, sums, w, me: store(self, gmem, sums, w, first(me)))
-    with WRONG_OR_UNORDERED:
+    with WRONG_OR_RACE:
         prove(case)
 
 
@@ -313,7 +314,9 @@ def test_a_backward_pass_without(monkeypatch, kind, method, dropped):
 
 @pytest.mark.extended
 def test_a_backward_pass_that_ends_before_its_stores_have(monkeypatch):
-    within(monkeypatch, Backward, "consume", wait_smem_to_gmem=nothing)
+    wait = mosaic.wait_smem_to_gmem
+    until_read = lambda n, wait_read_only=False: wait(n, wait_read_only=True) if wait_read_only else None
+    within(monkeypatch, Backward, "consume", wait_smem_to_gmem=until_read)
     with pytest.raises(REFUSED, match="Not all copy_smem_to_gmem"):
         prove(BACKWARD)
 

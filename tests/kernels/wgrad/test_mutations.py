@@ -10,7 +10,7 @@ from pallas_conv.kernels.wgrad.schedule import Schedule
 from tests.kernels.mutating import (
     UNORDERED,
     WRONG,
-    WRONG_OR_UNORDERED,
+    WRONG_OR_RACE,
     nothing,
     release_before_multiplying,
     within,
@@ -177,14 +177,14 @@ def test_a_tile_of_another_place_shows(monkeypatch):
     """Two tiles store to one place, and none to the other, which is full of NaN: no gradient is right by accident."""
     tile = Schedule.tile
     monkeypatch.setattr(Schedule, "tile", lambda *at: tile(*at)._replace(tap_tile=jnp.int32(0)))
-    with WRONG_OR_UNORDERED:
+    with WRONG_OR_RACE:
         prove(MUTANT)
 
 
 def test_the_channels_of_the_other_block_of_a_cluster_show(monkeypatch):
     tile = Schedule.tile
     monkeypatch.setattr(Schedule, "tile", lambda self, worker, i, cta: tile(self, worker, i, cta * 0))
-    with WRONG_OR_UNORDERED:
+    with WRONG_OR_RACE:
         prove(SHARED)
 
 
