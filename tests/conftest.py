@@ -66,7 +66,6 @@ def pytest_ignore_collect(collection_path, config):
     return True if others and config.getoption("--uncompiled") else None
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """A test's name decides its part: it stays there when others come and go."""
     if part := config.getoption("--part"):
