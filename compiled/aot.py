@@ -37,9 +37,17 @@ def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding
 
 
 def compile_for(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> jax.stages.Compiled:
-    """jit(f) for arguments of these shapes, compiled for a target."""
+    """jit(f) for arguments of these shapes, compiled for a target with the ptxas of JAX's CUDA packages."""
     place = sharding(target)
-    return jax.jit(f).lower(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in args)).compile()
+    lowered = jax.jit(f).lower(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in args))
+    with _environment(PATH=_own_ptxas_first(os.environ["PATH"])):
+        return lowered.compile()
+
+
+def _own_ptxas_first(path: str) -> str:
+    """A PATH, where Mosaic looks for ptxas first, that begins with the folder of the ptxas that JAX was installed with."""
+    root = os.environ.get("MOSAIC_GPU_CUDA_ROOT")  # set by JAX
+    return os.pathsep.join((os.path.join(root, "bin"), path)) if root else path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,17 @@ def test_every_kernel_of_a_program_is_read():
     assert (twice.registers, twice.smem_bytes) == (once.registers, once.smem_bytes)
 
 
+def test_the_ptxas_is_the_one_that_jax_was_installed_with(monkeypatch, tmp_path):
+    """Not that of a toolkit on PATH, which Mosaic would take."""
+    other = tmp_path / "ptxas"
+    other.write_text(f"#!/bin/sh\ntouch {tmp_path}/taken\nexit 1\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    aot.compile_for("h100", kernel(dataclasses.replace(CONFIG, stages=5)), *operands_of(PRODUCT))
+    assert not (tmp_path / "taken").exists()
+    assert os.environ["PATH"].startswith(str(tmp_path))
+
+
 def test_a_kernel_of_which_nothing_is_dumped_says_so(monkeypatch):
     lowered = lambda *_: pathlib.Path(os.environ["MOSAIC_GPU_DUMP_TO"], "kernel_0.resources.txt").touch()
     monkeypatch.setattr(aot, "compile_for", lowered)
