@@ -9,6 +9,7 @@ MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
 
 # Registers of a thread beside those of the sums, as ptxas was found to need them. With fewer it spills, or serializes wgmma.
 SPARE = 30  # dy in shared memory
+SPARE_OF_ROWS = 42  # the same, if neighbouring outputs of a row are taken as one
 SPARE_WITH_DY = 62  # dy in registers
 SPARE_WITH_BIAS = 70  # dy in registers, a bias gradient, and products of 16 columns: many, each with its addresses
 SPARE_DIVIDED = 88  # the same, if steps are of over 64 pixels, and warpgroups divide the loads of x
@@ -80,7 +81,7 @@ def illegal_mapping(oriented: Problem, cfg: Config) -> str | None:
 def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> int:
     """The most registers of a thread that may hold sums: what its block leaves it, less what else it needs."""
     registers = generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
-    spare = SPARE_WITH_DY if cfg.dy_registers else SPARE
+    spare = SPARE_WITH_DY if cfg.dy_registers else SPARE_OF_ROWS if cfg.row_outputs > 1 else SPARE
     if problem.bias and cfg.tile_n == 16:
         spare = SPARE_DIVIDED if cfg.pixels > 64 and cfg.n_warpgroups > 1 else SPARE_WITH_BIAS
     if cfg.dy_registers and cfg.pixels > 64 and registers <= FEW_REGISTERS:

@@ -123,6 +123,16 @@ def test_the_most_sums_fit_in_registers(name):
             check(product, next(cfg for cfg in fitting if illegal(Problem.of(product), cfg) is None))
 
 
+def test_the_most_sums_of_neighbouring_outputs_fit_in_registers():
+    """With one tap more the ptxas of CUDA 12.9 spills; that of 13.0 does not."""
+    product = p(16, (512, 256), (32,), 16, 1, 11, input_dilation=8)
+    more = Config(
+        (8, 8), taps_per_tile=4, channel_loads=2, n_warpgroups=2, stages=2, split_k=2, transposed=True, row_outputs=2
+    )
+    assert illegal(Problem.of(product), more) is not None
+    check(product, dataclasses.replace(more, taps_per_tile=3))
+
+
 def test_shared_memory_is_used_to_its_limit():
     """A tile whose slots fill what a block may have."""
     product, cfg = SUITE["resnet50_c4/w"], Config((1, 8, 8), taps_per_tile=2, m_warpgroups=2, stages=7)
