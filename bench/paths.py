@@ -89,7 +89,7 @@ def smallest(kernel: Kernel) -> Case:
 
 @dataclasses.dataclass(frozen=True)
 class Exercises:
-    """What a case must not lose when it is made smaller.
+    """Features that a case keeps when it is made smaller.
 
     tiles     of the busiest worker; two show that it goes on to a next one
     steps     of one of them, on the average; two show that sums go on from step to step
@@ -111,7 +111,7 @@ class Exercises:
 
 
 def exercises(product: Product, work: Work) -> Exercises:
-    """What this work for a product shows."""
+    """Measure what this work for a product exercises."""
     tiles = sum(count for count, _ in work.rounds)
     loads = sum(count * steps for count, steps in work.rounds)
     spec = product.spec
