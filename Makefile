@@ -39,7 +39,8 @@ test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13
 test-long: setup ## the long test matrices
 	$(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
 
-# Another ptxas makes other machine code of the same PTX. What executes PTX, in tests/emulator, need not run again.
+# Another ptxas makes other machine code of the same PTX. What executes PTX, in tests/emulator, need not run again:
+# tests/compiled/test_aot.py shows that PTX stays the same.
 test-cuda13: setup ## the GPU compile tests with CUDA 13
 	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
 	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot --ignore tests/emulator $(PART:%=--part %)

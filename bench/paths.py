@@ -115,7 +115,7 @@ def exercises(product: Product, work: Work) -> Exercises:
     tiles = sum(count for count, _ in work.rounds)
     loads = sum(count * steps for count, steps in work.rounds)
     spec = product.spec
-    taps = tuple(taps_that_meet_pixels(spec, dim) for dim in range(len(spec.strides)))
+    taps = tuple(taps_that_meet_pixels(spec, dim) for dim in range(spec.ndim))
     return Exercises(min(tiles, 2), min(loads / tiles, 2), min(loads, work.stages + 1), taps)
 
 

@@ -1,8 +1,12 @@
 """Texts of kernels are those of what was compiled, however often it was before."""
 
 import dataclasses
+import json
 import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +15,7 @@ from pallas_conv.equation import operands_of
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense.plan import Config
 from tests.kernels.cases import product
+from workloads.ladder import dense, depthwise, large_depthwise, pointwise, wgrad
 
 pytestmark = pytest.mark.aot
 
@@ -55,6 +60,35 @@ def test_the_ptxas_is_the_one_that_jax_was_installed_with(monkeypatch, tmp_path)
     aot.compile_for("h100", kernel(dataclasses.replace(CONFIG, stages=5)), *operands_of(PRODUCT))
     assert not (tmp_path / "taken").exists()
     assert os.environ["PATH"].startswith(str(tmp_path))
+
+
+FAMILIES = (dense.CASES, wgrad.CASES, depthwise.CASES, large_depthwise.CASES, pointwise.CASES)
+
+
+def small_kernels_ptx() -> list[str]:
+    """The PTX of a small kernel of each family."""
+    kernels = [(cases[0].product, serve.kernel(cases[0].product, config=cases[0].config)) for cases in FAMILIES]
+    return [aot.resources("h100", kernel.run, *operands_of(product))[1].ptx for product, kernel in kernels]
+
+
+def test_another_ptxas_changes_the_version_of_ptx_alone(tmp_path):
+    """So the emulator, which executes PTX, need not run again for another ptxas: see `make test-cuda13`."""
+    root, version = pathlib.Path(os.environ["MOSAIC_GPU_CUDA_ROOT"]), re.compile(r"(?m)^\.version (.*)$")
+    for entry in root.iterdir():
+        if entry.name != "bin":
+            (tmp_path / entry.name).symlink_to(entry)
+    other = tmp_path / "bin" / "ptxas"
+    other.parent.mkdir()
+    says = "echo \"ptxas fatal   : Unsupported .version 99.99; current version is '8.6'\" >&2; exit 255"
+    other.write_text(f'#!/bin/sh\ncase "$*" in *"version 99.99"*) {says};; esac\nexec {root}/bin/ptxas "$@"\n')
+    other.chmod(0o755)
+    code = "import json, sys; from tests.compiled import test_aot; json.dump(test_aot.small_kernels_ptx(), sys.stdout)"
+    env = os.environ | {"CUDA_ROOT": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=200)
+    for older, newer in zip(json.loads(run.stdout), small_kernels_ptx(), strict=True):
+        assert version.findall(older) == ["8.6"]
+        assert version.findall(newer) != ["8.6"]
+        assert version.sub("", older) == version.sub("", newer)
 
 
 def test_a_kernel_of_which_nothing_is_dumped_says_so(monkeypatch):

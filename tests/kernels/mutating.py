@@ -1,4 +1,4 @@
-"""Ways to break a kernel of any family, for the interpreter's proofs and for the emulator's; what the interpreter raises."""
+"""Ways to break a kernel of any family, and what the interpreter raises for them. The emulator's proofs use them, too."""
 
 from typing import Any
 

@@ -7,14 +7,7 @@ from pallas_conv.kernels.scalars import Span
 from pallas_conv.kernels.wgrad import operands as wgrad_operands
 from pallas_conv.kernels.wgrad import sm90
 from pallas_conv.kernels.wgrad.schedule import Schedule
-from tests.kernels.mutating import (
-    UNORDERED,
-    WRONG,
-    WRONG_OR_RACE,
-    nothing,
-    release_before_multiplying,
-    within,
-)
+from tests.kernels.mutating import UNORDERED, WRONG, WRONG_OR_RACE, nothing, release_before_multiplying, within
 from tests.kernels.proving import prove
 from tests.kernels.wgrad.mutants import (
     BIAS,
