@@ -72,7 +72,7 @@ def small_kernels_ptx() -> list[str]:
 
 
 def test_another_ptxas_changes_the_version_of_ptx_alone(tmp_path):
-    """So the emulator, which executes PTX, need not run again for another ptxas: see `make test-cuda13`."""
+    """The emulator, which executes PTX, need not run again for another ptxas: see `make test-cuda13`."""
     root, version = pathlib.Path(os.environ["MOSAIC_GPU_CUDA_ROOT"]), re.compile(r"(?m)^\.version (.*)$")
     for entry in root.iterdir():
         if entry.name != "bin":
