@@ -3,6 +3,7 @@
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
+CUDA13 := .venv-cuda13
 PY := $(VENV)/bin/python
 # Mosaic's interpreter blocks threads of XLA's pool: on few cores it starves without more of them.
 export NPROC ?= 16
@@ -35,15 +36,18 @@ test: lint docs package ## lint, type-check, build documentation and package, an
 
 test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13 and test-newest, which take hours together
 
-# PART=3/8 runs the third of eight parts of the long matrices, here and with CUDA 13.
-test-long: setup ## the long test matrices
-	$(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
+# Another ptxas makes other machine code of the same PTX: what is compiled at length is given to that of CUDA 13, too. What
+# executes PTX need not run again: tests/compiled/test_aot.py shows that PTX stays the same. PART=3/8 runs the third of eight parts.
+test-long: setup $(CUDA13)/.stamp ## the long test matrices, their kernels compiled by the ptxas of CUDA 12 and by that of CUDA 13
+	FURTHER_PTXAS="$$(echo $(CUDA13)/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" \
+	    $(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
 
-# Another ptxas makes other machine code of the same PTX. What executes PTX, in tests/emulator, need not run again:
-# tests/compiled/test_aot.py shows that PTX stays the same.
-test-cuda13: setup ## the GPU compile tests with CUDA 13
-	bash .ci/setup .venv-cuda13 --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
-	.venv-cuda13/bin/python -m pytest -n 2 --dist worksteal -m aot --ignore tests/emulator $(PART:%=--part %)
+test-cuda13: $(CUDA13)/.stamp ## the GPU compile tests of `make test` with all of CUDA 13
+	$(CUDA13)/bin/python -m pytest -n 2 --dist worksteal -m "aot and not extended" --ignore tests/emulator
+
+$(CUDA13)/.stamp: pyproject.toml requirements.lock .ci/setup
+	bash .ci/setup $(CUDA13) --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
+	@touch $@
 
 test-newest: setup ## the tests of `make test` with the newest JAX
 	bash .ci/setup .venv-newest --upgrade ".[cuda12,flax,haiku,inox,test,bench,demo]"

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import subprocess
 import tempfile
 import types
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ except ImportError:
     _mosaic = None
 
 TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
+FURTHER_PTXAS = "FURTHER_PTXAS"  # in the environment: paths of more of them, which `resources` asks, too
+PTXAS_FLAGS = ("-arch=sm_90a", "--warn-on-spills", "-v", "--generate-line-info")  # Mosaic's
 
 
 def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding:
@@ -52,12 +55,12 @@ def _own_ptxas_first(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Resources that the Mosaic kernels of a program use: the most of each, over its kernels.
+    """Resources that the Mosaic kernels of a program use: the most of each, over its kernels and over all ptxas asked.
 
     registers    a thread
     spills       bytes stored or loaded
     smem_bytes   of a thread block
-    log          everything ptxas said
+    log          everything that each ptxas said
     ptx          the kernels in NVIDIA's virtual assembly
     """
 
@@ -70,10 +73,14 @@ class Resources:
 
 
 def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> tuple[jax.stages.Compiled, Resources]:
-    """compile_for, with the resources of the Mosaic kernels it compiled on the way."""
+    """compile_for, with the resources of the Mosaic kernels it compiled on the way.
+
+    Other ptxas, those of FURTHER_PTXAS in the environment, are given the same PTX.
+    """
     compiled, dumped = _dumping(("PTX", "PTXAS", "RESOURCES"), target, f, *args)
     logs, ptx, used = dumped(".ptxas"), dumped(".ptx"), dumped(".resources.txt")
-    log = "\n".join(logs)
+    others = [path for path in os.environ.get(FURTHER_PTXAS, "").split(os.pathsep) if path]
+    log = "\n".join(logs + [_assembled(path, text) for path in others for text in ptx])
     return compiled, Resources(
         kernels=len(logs),
         registers=max(map(int, re.findall(r"Used (\d+) registers", log))),
@@ -82,6 +89,15 @@ def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -
         log=log,
         ptx="\n".join(ptx),
     )
+
+
+def _assembled(ptxas: str, ptx: str) -> str:
+    """All that this ptxas says of PTX."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        command = [ptxas, source, "-o", source.with_suffix(".cubin"), *PTXAS_FLAGS]
+        return subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
 
 def instructions(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> str:

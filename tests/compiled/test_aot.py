@@ -62,6 +62,30 @@ def test_the_ptxas_is_the_one_that_jax_was_installed_with(monkeypatch, tmp_path)
     assert os.environ["PATH"].startswith(str(tmp_path))
 
 
+def test_a_further_ptxas_is_asked_too(monkeypatch, tmp_path):
+    """Of registers and spills the most that any of them names; one that is not there is no silence."""
+    f, operands = kernel(dataclasses.replace(CONFIG, stages=6)), operands_of(PRODUCT)
+    _, own = aot.resources("h100", f, *operands)
+    further = tmp_path / "ptxas"
+    further.write_text(
+        f"""#!{sys.executable}
+import pathlib, re, subprocess, sys
+own = "{os.environ["MOSAIC_GPU_CUDA_ROOT"]}/bin/ptxas"
+said = subprocess.run([own, *sys.argv[1:]], text=True, check=True, capture_output=True)
+print(re.sub("0 bytes spill loads", "8 bytes spill loads", re.sub(r"Used \\d+", "Used 250", said.stdout + said.stderr)))
+"""
+    )
+    further.chmod(0o755)
+    monkeypatch.setenv(aot.FURTHER_PTXAS, str(further))
+    _, all_of_them = aot.resources("h100", f, *operands)
+    assert (own.spills, all_of_them.spills, all_of_them.registers) == (0, 8, 250)
+    assert all_of_them.kernels == own.kernels == 1
+    assert own.registers < 250
+    monkeypatch.setenv(aot.FURTHER_PTXAS, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        aot.resources("h100", f, *operands)
+
+
 FAMILIES = (dense.CASES, wgrad.CASES, depthwise.CASES, large_depthwise.CASES, pointwise.CASES)
 
 
@@ -72,7 +96,7 @@ def small_kernels_ptx() -> list[str]:
 
 
 def test_another_ptxas_changes_the_version_of_ptx_alone(tmp_path):
-    """The emulator, which executes PTX, need not run again for another ptxas: see `make test-cuda13`."""
+    """The emulator, which executes PTX, need not run again for another ptxas: see the Makefile."""
     root, version = pathlib.Path(os.environ["MOSAIC_GPU_CUDA_ROOT"]), re.compile(r"(?m)^\.version (.*)$")
     for entry in root.iterdir():
         if entry.name != "bin":
