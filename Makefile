@@ -39,7 +39,7 @@ test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13
 # Another ptxas makes other machine code of the same PTX: what is compiled at length is given to that of CUDA 13, too. What
 # executes PTX need not run again: tests/compiled/test_aot.py shows that PTX stays the same. PART=3/8 runs the third of eight parts.
 test-long: setup $(CUDA13)/.stamp ## the long test matrices, their kernels compiled by the ptxas of CUDA 12 and by that of CUDA 13
-	FURTHER_PTXAS="$$(echo $(CUDA13)/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" \
+	FURTHER_PTXAS="$$(echo $(CURDIR)/$(CUDA13)/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" \
 	    $(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
 
 test-cuda13: $(CUDA13)/.stamp ## the GPU compile tests of `make test` with all of CUDA 13
