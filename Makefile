@@ -36,16 +36,17 @@ test: lint docs package ## lint, type-check, build documentation and package, an
 
 test-all: test test-long test-cuda13 test-newest ## test, test-long, test-cuda13 and test-newest, which take hours together
 
-# Another ptxas makes other machine code of the same PTX: what is compiled at length is given to that of CUDA 13, too. What
-# executes PTX need not run again: tests/compiled/test_aot.py shows that PTX stays the same. PART=3/8 runs the third of eight parts.
-test-long: setup $(CUDA13)/.stamp ## the long test matrices, their kernels compiled by the ptxas of CUDA 12 and by that of CUDA 13
-	FURTHER_PTXAS="$$(echo $(CURDIR)/$(CUDA13)/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" \
+# PART=3/8 runs the third of eight parts. Another ptxas makes other machine code of the same PTX: tests that read registers and
+# spills have the ptxas of CUDA 13 compile it, too.
+test-long: setup $(CUDA13)/.stamp ## the long test matrices
+	FURTHER_PTXAS="$$(realpath $(CUDA13)/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" && export FURTHER_PTXAS && \
 	    $(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
 
-test-cuda13: $(CUDA13)/.stamp ## the GPU compile tests of `make test` with all of CUDA 13
+# What executes PTX need not run again: it is the same for every ptxas, but for the version in its header.
+test-cuda13: $(CUDA13)/.stamp ## the GPU compile tests of `make test` with CUDA 13
 	$(CUDA13)/bin/python -m pytest -n 2 --dist worksteal -m "aot and not extended" --ignore tests/emulator
 
-$(CUDA13)/.stamp: pyproject.toml requirements.lock .ci/setup
+$(CUDA13)/.stamp: pyproject.toml requirements.lock .ci/setup | $(VENV)/.stamp
 	bash .ci/setup $(CUDA13) --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"
 	@touch $@
 

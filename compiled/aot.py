@@ -27,8 +27,9 @@ except ImportError:
     _mosaic = None
 
 TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
-FURTHER_PTXAS = "FURTHER_PTXAS"  # in the environment: paths of more of them, which `resources` asks, too
-PTXAS_FLAGS = ("-arch=sm_90a", "--warn-on-spills", "-v", "--generate-line-info")  # Mosaic's
+FURTHER_PTXAS = (
+    "FURTHER_PTXAS"  # environment variable: paths of other ptxas that `resources` asks too, os.pathsep between them
+)
 
 
 def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding:
@@ -92,12 +93,20 @@ def resources(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -
 
 
 def _assembled(ptxas: str, ptx: str) -> str:
-    """All that this ptxas says of PTX."""
+    """All that another ptxas says of PTX, given the flags that Mosaic gives its own.
+
+    Raises RuntimeError where it says nothing of registers and spills: PTX is often too new for an older ptxas.
+    """
+    (arch,) = re.findall(r"^\.target (\w+)", ptx, flags=re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder, "kernel.ptx")
         source.write_text(ptx)
-        command = [ptxas, source, "-o", source.with_suffix(".cubin"), *PTXAS_FLAGS]
-        return subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+        flags = (f"-arch={arch}", "--warn-on-spills", "-v", "--generate-line-info")
+        command = (ptxas, *flags, source, "-o", source.with_suffix(".cubin"))
+        said = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    if not (re.search(r"Used \d+ registers", said) and re.search(r"\d+ bytes spill", said)):
+        raise RuntimeError(f"{ptxas} compiled nothing: {said}")
+    return f"{ptxas}:\n{said}"
 
 
 def instructions(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> str:

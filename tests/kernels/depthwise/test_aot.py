@@ -34,6 +34,12 @@ LAYERS = {  # of kinds that the suite does not have
     "float32_weight_gradient": depthwise("wgrad", 32, 64, (56, 56), 7, 1, 3, dtype="float32", outputs=("dw", "db")),
     "models": depthwise("fprop", 8, 24, (28, 28), 3, 1, 1, models=4, bias=True),
     "7x7_weight_and_bias_gradient": depthwise("wgrad", 32, 96, (56, 56), 7, 1, 3, outputs=("dw", "db")),
+    **{
+        f"convnext_s{n}_weight_and_bias_gradient": depthwise("wgrad", 256, c, (p, p), 7, 1, 3, outputs=("dw", "db"))
+        for n, c, p in ((1, 96, 56), (2, 192, 28), (3, 384, 14), (4, 768, 7))
+    },
+    "convnext_s2_weight_gradient": depthwise("wgrad", 256, 192, (28, 28), 7, 1, 3),
+    "convnext_s4_weight_gradient": depthwise("wgrad", 256, 768, (7, 7), 7, 1, 3),
     "8x8_weight_and_bias_gradient": depthwise("wgrad", 32, 96, (56, 56), 8, 1, 4, outputs=("dw", "db")),
     "9x6_of_groups_of_eight": depthwise("wgrad", 32, 96, (56, 56), (9, 6), 1, (4, 3), group=8, outputs=("dw", "db")),
     "groups_of_two": depthwise("fprop", 32, 96, (56, 56), 5, 1, 2, group=2, **FUSED),
