@@ -224,7 +224,7 @@ def _in_float64(problem: Problem, role: str, kind: str, dtype: str) -> tuple[lis
 
 
 def _error_as_images(problem: Problem, role: str, kind: str, dtype: str) -> float:
-    """Stock's error in a layer of images, relative to its largest output, for sums of as many terms as in this layer of volumes.
+    """Stock's error in a layer of images, relative to its largest output: sums are as long as those of this layer of volumes.
 
     Zero for a layer of images. On some CPUs XLA's 3-D convolution errs half as much as its 2-D one.
     """
