@@ -27,9 +27,8 @@ except ImportError:
     _mosaic = None
 
 TARGETS = pathlib.Path(__file__).resolve().parent / "targets"
-FURTHER_PTXAS = (
-    "FURTHER_PTXAS"  # environment variable: paths of other ptxas that `resources` asks too, os.pathsep between them
-)
+# The environment variable that holds paths of other ptxas, os.pathsep between them. `resources` asks them, too.
+FURTHER_PTXAS = "FURTHER_PTXAS"
 
 
 def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding:
@@ -43,9 +42,8 @@ def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding
 def compile_for(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> jax.stages.Compiled:
     """jit(f) for arguments of these shapes, compiled for a target with the ptxas of JAX's CUDA packages."""
     place = sharding(target)
-    lowered = jax.jit(f).lower(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in args))
-    with _environment(PATH=_own_ptxas_first(os.environ["PATH"])):
-        return lowered.compile()
+    with _environment(PATH=_own_ptxas_first(os.environ["PATH"])):  # lowering asks ptxas for its version, once a process
+        return jax.jit(f).lower(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in args)).compile()
 
 
 def _own_ptxas_first(path: str) -> str:

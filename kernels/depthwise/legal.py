@@ -49,10 +49,9 @@ def registers(t: Tiling) -> int:
     """Registers of a thread that weights, sums, fragments and all else need, as ptxas was found to have it.
 
     ptxas keeps to what a block alone on an SM may have. Of another block there it knows nothing, and takes more than it needs.
-    Close to that limit it may be two to four registers short, and spill them: the ptxas of CUDA 12.9 did so with six of 49
-    random weight gradients on tensor cores. No formula was found that tells these apart, and to leave registers free would cost
-    others their second consumer. So tests compile what is chosen for the suite and for ConvNeXt, and every code path of the
-    networks.
+    The model is not exact. Close to the limit the ptxas of CUDA 12.9 spilled two to four registers in six of 49 random weight
+    gradients on tensor cores, and does so in a case of the ladder. No formula was found that tells these from the others. More
+    registers left free would rule them out, but also the two consumers that 7x7 gradients run with.
     """
     if not t.problem.weight_sums:
         return _of_pixel_sums(t)
