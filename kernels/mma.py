@@ -1,4 +1,4 @@
-"""Instructions of warps that Mosaic GPU has no names for: the other part of the seam to it.
+"""Instructions that Mosaic GPU has no names for, or gives in another form: the other part of the seam to it.
 
 Its own `mma` divides one matrix product among the warps, of which each has all of a left operand's columns. Here each warp
 multiplies 16 rows and 8 columns of its own by a matrix of its own.
@@ -19,6 +19,7 @@ from jax.experimental.pallas.mosaic_gpu import (
     Tiling,
     broadcasted_iota,
     inline_mgpu,
+    wgmma,
 )
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, llvm, vector
@@ -28,6 +29,38 @@ KINDS = {"bfloat16": "bf16", "float16": "f16"}
 ONE_A_LANE = Layout.TILED(Tiling(((4, 32), (1,))), (-3,), (-2,), -1)
 # [rows, 64], two neighbours for each lane: warp w has rows w, w + 4, ..., which are 128 bytes each if numbers have 16 bits.
 PAIRS_OF_A_ROW = Layout.TILED(Tiling(((4, 64), (2,))), (-3,), (-2,), -1)
+
+
+def wgmma_from_registers(a: Array, products: Sequence[tuple[Any, Any]]) -> None:
+    """acc += a @ b for every (acc, b), as `wgmma`, with `a` [64, k] in the same registers for all of them.
+
+    Mosaic begins each product with a barrier for LLVM, an empty assembly that takes the registers of `a` and returns them: so
+    what fills them cannot move past the fence that follows. But it costs a copy of `a`, as long as another product needs that.
+    ptxas 12.9 and 13.0 merge all the copies. 13.5 keeps those made while a product is under way, and where registers do not
+    suffice for them, each product waits for the one before. One barrier, before the first fence, is enough.
+    """
+    for acc, b in products:
+        wgmma(acc, a, b)
+
+    @inline_mgpu(arg_types=(Layout.WGMMA,))
+    def keep_the_first_barrier(_: Any, a: Any) -> None:
+        block, registers = ir.InsertionPoint.current.block, list(a.registers.flat)
+        barriers = [op for op in block.operations if isinstance(op, llvm.InlineAsmOp) and not op.asm_string.value]
+        about_a = [op for op in barriers if [_register(word) for word in op.operands] == registers]
+        for op in about_a[1:]:
+            op.result.replace_all_uses_with(about_a[0].result)
+            op.operation.erase()
+
+    keep_the_first_barrier(a)
+
+
+def _register(word: Any) -> Any:
+    """The register that a word was taken from, as barriers take them, or None."""
+    for name in ("vector.extract", "vector.bitcast"):
+        if getattr(word.owner, "name", None) != name:
+            return None
+        word = word.owner.operands[0]
+    return word
 
 
 def mma(acc: Array, lefts: Sequence[Array], rights: Sequence[Array], layouts: tuple[Any, Any, Any]) -> Array:

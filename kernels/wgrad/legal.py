@@ -11,10 +11,14 @@ MOST_ACCUMULATORS = 144  # registers of sums: with more of them ptxas spilled
 SPARE = 30  # dy in shared memory
 SPARE_OF_ROWS = 42  # the same, if neighbouring outputs of a row are taken as one
 SPARE_WITH_DY = 62  # dy in registers
-SPARE_WITH_BIAS = 70  # dy in registers, a bias gradient, and products of 16 columns: many, each with its addresses
-SPARE_DIVIDED = 88  # the same, if steps are of over 64 pixels, and warpgroups divide the loads of x
 SPARE_OF_FEW = 78  # dy in registers, steps of over 64 pixels, and threads of at most FEW_REGISTERS
 FEW_REGISTERS = 128  # what a thread may have if an SM holds four warpgroups
+
+# Products of 16 columns are many, each with addresses of its own: four registers beside the eight of its sums, and these.
+NARROW = 16
+SPARE_OF_NARROW = 46
+SPARE_WITH_BIAS = 8  # more of them, for a bias gradient
+SPARE_OF_MANY = 16  # and more, if steps are of over 64 pixels
 
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
@@ -82,11 +86,13 @@ def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> 
     """The most registers of a thread that may hold sums: what its block leaves it, less what else it needs."""
     registers = generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
     spare = SPARE_WITH_DY if cfg.dy_registers else SPARE_OF_ROWS if cfg.row_outputs > 1 else SPARE
-    if problem.bias and cfg.tile_n == 16:
-        spare = SPARE_DIVIDED if cfg.pixels > 64 and cfg.n_warpgroups > 1 else SPARE_WITH_BIAS
     if cfg.dy_registers and cfg.pixels > 64 and registers <= FEW_REGISTERS:
         spare = max(spare, SPARE_OF_FEW)
-    return min(MOST_ACCUMULATORS, registers - spare)
+    most = min(MOST_ACCUMULATORS, registers - spare)
+    if cfg.tile_n != NARROW:
+        return most
+    spare = SPARE_OF_NARROW + SPARE_WITH_BIAS * problem.bias + SPARE_OF_MANY * (cfg.pixels > 64)
+    return min(most, (registers - spare) * 8 // (8 + 4))
 
 
 def illegal_box(problem: Problem, cfg: Config) -> str | None:

@@ -34,6 +34,7 @@ from pallas_conv.spec import Product
 from .. import mosaic as mgpu
 from ..examples import examples_as_images
 from ..gpu import Gpu
+from ..mma import wgmma_from_registers
 from ..ring import Ring
 from ..scalars import Scalar
 from ..views import lines, of_several
@@ -272,11 +273,15 @@ class _Kernel:
         portion = M if cfg.dy_registers else cfg.pixels
         for start in range(0, cfg.pixels, portion):
             dy = shared.dy_mma.at[slot, m, mgpu.ds(start, portion)].T
+            windows = [mgpu.ds(tap * tiling.halo_row + start, portion) for _, tap in products]
+            xs = [shared.x_mma.at[slot, load, pixels] for (load, _), pixels in zip(products, windows, strict=True)]
             if cfg.dy_registers:
                 dy = mgpu.load(dy)
                 dys.append(dy)
-            for acc, (load, tap) in zip(accs, products, strict=True):
-                mgpu.wgmma(acc, dy, shared.x_mma.at[slot, load, mgpu.ds(tap * tiling.halo_row + start, portion)])
+                wgmma_from_registers(dy, list(zip(accs, xs, strict=True)))
+            else:
+                for acc, x in zip(accs, xs, strict=True):
+                    mgpu.wgmma(acc, dy, x)
             # One portion of 64 has the registers that the next step's needs, so it is waited for: another consumer multiplies.
             mgpu.wgmma_wait(0 if cfg.dy_registers and cfg.pixels == portion else len(products))
         return dys

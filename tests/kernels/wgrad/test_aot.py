@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import random
+import re
 
 import pytest
 
@@ -34,6 +35,11 @@ def check(product: Product, cfg: Config) -> None:
     t, barriers = tiling(Problem.of(product), cfg), 2 * cfg.stages * BARRIER_BYTES
     _, used = aot.compiled(product, cfg, t.smem_bytes - barriers, barriers)
     assert ("ldmatrix" in used.ptx) == cfg.dy_registers
+    if (
+        cfg.dy_registers
+    ):  # all products take dy from the registers that it was loaded into, or from one copy: four a load
+        operands = re.findall(r"wgmma\.mma_async[^{]*\{[^}]*\}, \{([^}]*)\}", used.ptx)
+        assert len({name for of_one in operands for name in of_one.split(",")}) == 4 * used.ptx.count("ldmatrix")
     assert (".multicast::cluster" in used.ptx) == bool(cfg.multicast)
 
 
@@ -64,18 +70,22 @@ def test_the_chosen_configuration_of_other_kinds(name):
     check(LAYERS[name], serve.choose(LAYERS[name]))
 
 
-def large(seed: int) -> tuple[Product, Config]:
-    """A layer of the suite, and a random tile of it with nearly as many sums as are legal: all features meet here."""
-    rng = random.Random(f"compiled weight gradient {seed}")
+def large(seed: int, narrow: bool = False) -> tuple[Product, Config]:
+    """A layer of the suite, and a random tile of it with nearly as many sums as are legal: all features meet here.
+
+    narrow: with products of 16 columns, of which a tile has many.
+    """
+    rng = random.Random(f"compiled {'narrow ' * narrow}weight gradient {seed}")
     pick, product = rng.choice, SUITE[rng.choice(list(SUITE))]
     with_bias = dataclasses.replace(product, outputs=("dw", "db"))
     product = with_bias if not WEIGHT_GRADIENT.reasons(with_bias) and pick((True, False)) else product
     problem, bias = Problem.of(product), "db" in product.outputs
     while True:
-        in_registers, (m, n) = bias or pick((True, False)), pick(((1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 3)))
+        in_registers = narrow or bias or pick((True, False))
+        m, n = pick(((1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 3)))
         cfg = Config(
             step_pixels=pick(boxes(pick((64, 128)), product.spec.ndim)),
-            tile_n=pick((16, 32, 64)) if in_registers else 64,
+            tile_n=pick((16,) if narrow else (16, 32, 64)) if in_registers else 64,
             taps_per_tile=rng.randint(1, 9),
             channel_loads=pick((1, 1, 2, 4)),
             m_warpgroups=m,
@@ -98,6 +108,11 @@ def large(seed: int) -> tuple[Product, Config]:
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.extended) for n in range(2, 120))])
 def test_large_tiles_fit_in_registers(seed):
     check(*large(seed))
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.extended) for n in range(1, 60))])
+def test_large_tiles_of_narrow_products_fit_in_registers(seed):
+    check(*large(seed, narrow=True))
 
 
 STEPS = {"64": (1, 8, 8), "128": (1, 16, 8)}
