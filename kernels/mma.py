@@ -158,6 +158,11 @@ def opaque(index: Array) -> Array:
     return result
 
 
+def warp_barrier() -> None:
+    """Let the threads of each warp wait for one another. ptxas moves no access to memory past it."""
+    inline_mgpu()(lambda _: utils.warp_barrier())()
+
+
 def windows(ref: Any, starts: Sequence[int], of_group: tuple[int, int], layout: Any) -> list[Array]:
     """Load ref[start : start + 16] for each of these starts, ref being shared memory [rows, 32]. No number is loaded twice.
 

@@ -41,7 +41,7 @@ from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
 from .strips import Chunks, Consumer, Global, Place, Shared
 from .taps import Key, Term
-from .weight_sums import Slots, Sums, WeightSums
+from .weight_sums import Products, Slots, Sums, WeightSums
 
 
 class Backward(WeightSums):
@@ -151,18 +151,19 @@ class Backward(WeightSums):
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of x, of all its rows in the tile, and stage dx there."""
-        taps, dx, (plane, place) = dict(sums.taps), dict[Key, Array](), at
+        products, dx, (plane, place) = Products(self.engine, sums.taps, most_ahead=4), dict[Key, Array](), at
         column = me.column + place * PIXELS
         x = functools.cache(lambda key: self.load_partner(shared, slots, key, plane, column, me))
         for row, reads in self.rows_read(chunks, plane, column):
             for into, where in reads:
-                self.add_row(taps, into, functools.partial(self._add_dx, dx, into, kept, shared, where, me), x)
+                pixels = functools.partial(self._add_dx, dx, into, kept, shared, where, me)
+                self.add_row(products, into, pixels, x)
             for phase, out_row in self.tiling.finished_by(row):
                 z = dx.pop((phase, out_row), kept.first)
                 self.over_taps.stage(self._staging(shared), (me.number, phase, plane, out_row, place), z)
         if self.problem.derivative:
-            return Sums(taps, sums.bias)
-        return Sums(taps, [self._add_cotangent(b, shared, chunks, (plane, column), me) for b in sums.bias])
+            return Sums(products.sums, sums.bias)
+        return Sums(products.sums, [self._add_cotangent(b, shared, chunks, (plane, column), me) for b in sums.bias])
 
     def _add_dx(
         self,

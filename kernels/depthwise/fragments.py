@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .. import mosaic as mgpu
-from ..mma import ONE_A_LANE, diagonal, mma, mma_transposed, multiply_add_rows, windows
+from ..mma import ONE_A_LANE, diagonal, mma, mma_transposed, multiply_add_rows, warp_barrier, windows
 from .plan import CHANNELS, LANES, PIXELS, Problem
 
 # A line of pixels in shared memory: given the first pixel and how many, that part of it, of 32 channels.
@@ -91,6 +91,9 @@ class Engine(Protocol):
 
     def add_pixels(self, acc: Fragment, values: Array) -> Fragment:
         """The accumulator of a bias gradient, plus float32 values of 16 pixels, as `layout` has them."""
+
+    def hold_back(self) -> None:
+        """Keep loads that follow from being moved to before this."""
 
     def of_pixels(self, acc: Fragment) -> Array:
         """The sums in such an accumulator: [32], or [4, 32], those of each warp."""
@@ -149,6 +152,10 @@ class TensorCores:
 
     def add_pixels(self, acc: Array, values: Array) -> Array:
         return acc + values
+
+    def hold_back(self) -> None:
+        if not self.interpret:
+            warp_barrier()
 
     def of_pixels(self, acc: Array) -> Array:
         return jnp.sum(acc, axis=0)
@@ -230,6 +237,9 @@ class MultiplyAdds:
     def add_pixels(self, acc: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
         (one,), (before,) = self.ones(), acc
         return (self._add_rows(before, one, values),)
+
+    def hold_back(self) -> None:
+        """Nothing: ptxas has loaded none too early."""
 
     def of_pixels(self, acc: tuple[Array, ...]) -> Array:
         return acc[0]

@@ -49,9 +49,7 @@ def registers(t: Tiling) -> int:
     """Registers of a thread that weights, sums, fragments and all else need, as ptxas was found to have it.
 
     ptxas keeps to what a block alone on an SM may have. Of another block there it knows nothing, and takes more than it needs.
-    The model is not exact. Close to the limit the ptxas of CUDA 12.9 spilled two to four registers in six of 49 random weight
-    gradients on tensor cores, and does so in a case of the ladder. No formula was found that tells these from the others. More
-    registers left free would rule them out, but also the two consumers that 7x7 gradients run with.
+    The model is not exact: close to the limit, one of 82 random backward passes spilled a register, with ptxas 13.5.
     """
     if not t.problem.weight_sums:
         return _of_pixel_sums(t)
@@ -68,10 +66,10 @@ def _of_pixel_sums(t: Tiling) -> int:
 
 
 def _of_weight_sums(t: Tiling) -> int:
-    """Registers of a weight gradient. ptxas loads the pixels of tensor cores long before they are multiplied, where it may."""
+    """Registers of a weight gradient."""
     problem, moves = t.problem, len(t.problem.column_moves)
     pixels = moves if len(problem.phases) > 1 else min(2, moves)
-    fragments = unfinished(t) + pixels
+    fragments = unfinished(t) + pixels + problem.waiting
     if problem.on_tensor_cores:
         needed = 4 * (len(problem.accumulators) + problem.bias) + 2 * fragments + 34
         needed += 2 * max(0, t.tile_chunks - 10)  # the numbers of their slots, where a tile reads many

@@ -198,5 +198,5 @@ class Views:
         sums = sums.reshape(len(sums), 2, blocks, group, -1, blocks, group)
         sums = jnp.stack([sums[:, :, i, :, :, i] for i in range(blocks)], axis=4)
         sums = sums.reshape(*sums.shape[:3], -1)[..., :channels]
-        places = [(a, i) for a, taps in enumerate(self.problem.accumulators) for i in range(len(taps))]
-        return jnp.stack([sums[place] for place in places])
+        places = {tap: (a, i) for a, taps in enumerate(self.problem.accumulators) for i, tap in enumerate(taps)}
+        return jnp.stack([sums[places[tap]] for tap in range(self.problem.taps)])

@@ -18,6 +18,9 @@ PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at o
 LANES = 8  # channels of a warp where tensor cores multiply
 WARPS = 4  # of a warpgroup
 MOST_FRAGMENTS = 8  # of an input row, in registers at once
+MOST_WAITING = (
+    2  # rows from a tap to the next, if the last taps of two rows share an accumulator: pixels are kept so long
+)
 ONE = geometry.TapAxis(1, 1, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
 
 
@@ -201,12 +204,28 @@ class Problem:
 
     @functools.cached_property
     def accumulators(self) -> tuple[tuple[int, ...], ...]:
-        """The taps of each sum over pixels: tensor cores sum for two neighbours in a row of a phase."""
-        columns, found = self.dims[2], list[tuple[int, ...]]()
-        rows = range(0, self.taps, len(columns.order))
-        for row, (first, count) in itertools.product(rows, zip(columns.first, columns.count, strict=True)):
-            found += itertools.batched(range(row + first, row + first + count), 2 if self.on_tensor_cores else 1)
+        """The taps of each sum over pixels. Tensor cores sum for two: neighbours in a row of a phase, or the last of two."""
+        if not self.on_tensor_cores:
+            return tuple((tap,) for tap in range(self.taps))
+        planes, rows, columns = self.dims
+        found = list[tuple[int, ...]]()
+        of_phases = lambda d: list(zip(d.first, d.count, strict=True))
+        for plane, of_rows, of_columns in itertools.product(range(len(planes.order)), *map(of_phases, (rows, columns))):
+            (first_row, row_count), (first, count) = of_rows, of_columns
+            row = plane * len(rows.order) + first_row
+            starts = [n * len(columns.order) + first for n in range(row, row + row_count)]
+            even = count - count % 2 if rows.tap_stride <= MOST_WAITING else count
+            for start in starts:
+                found += itertools.batched(range(start, start + even), 2)
+            found += itertools.batched([start + even for start in starts if even < count], 2)
         return tuple(sorted(found))
+
+    @property
+    def waiting(self) -> int:
+        """Fragments of pixels in registers at once that wait for those of another row, to be multiplied with them."""
+        planes, rows, columns = self.dims
+        apart = any(taps[-1] - taps[0] > 1 for taps in self.accumulators)
+        return apart * len(planes.order) * rows.tap_stride * columns.out_stride
 
     @property
     def on_tensor_cores(self) -> bool:

@@ -136,7 +136,7 @@ class Tiling:
         if not (self.problem.weight_sums and self.problem.on_tensor_cores):
             return self.tile_products
         over_taps = self.problem.backward * sum(self._taps_of_rows)
-        over_pixels = sum(2 * -(-taps // 2) for taps in [*self._taps_of_rows, *self._ones_of_rows])
+        over_pixels = 2 * (self.cfg.tile_pixels[1] * len(self.problem.accumulators) + len(self._ones_of_rows))
         return (over_taps + over_pixels) * self.cfg.tile_pixels[0] * self.cfg.fragments
 
     @property

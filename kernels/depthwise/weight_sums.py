@@ -4,8 +4,9 @@
 
 Blocks walk down the strips of forward products, and beside the input rows of a tile comes their partner, the cotangent. A
 warpgroup takes the input rows in turn: a fragment of pixels is loaded once for each distance along the row, and multiplied with
-the cotangent of every output row and phase that a tap joins it to. A fragment of the cotangent is loaded once for all its taps,
-and stays in registers while input rows come that it is joined to.
+the cotangent of every output row and phase that a tap joins it to. Tensor cores multiply the pixels of two taps: neighbours in
+a row, and where there is an odd number, the last of two rows, so that 7x7 taps take 25 products and not 28. A fragment of the
+cotangent is loaded once for all its taps, and stays in registers while input rows come that it is joined to.
 
 The sums of all taps stay in registers until a block has seen all its pixels. Each warpgroup then stores its own, in float32
 each warp, and XLA adds them, always in the same order.
@@ -26,7 +27,7 @@ from jax import Array, lax
 from .. import mosaic as mgpu
 from ..ring import Ring
 from ..scalars import unravel
-from .fragments import Fragment
+from .fragments import Engine, Fragment
 from .plan import CHANNELS, LANES, PIXELS, WARPS
 from .schedule import Strip
 from .strips import Chunks, Consumer, Global, Shared, Strips
@@ -47,6 +48,39 @@ class Sums(NamedTuple):
 
     taps: dict[Taps, Fragment]
     bias: list[Fragment]  # one, or none
+
+
+class Products:
+    """The products of a place in a tile, and the sums that they are added to.
+
+    An accumulator of taps in two rows has its products when pixels of both are there; those of the first one wait.
+
+    A place is one long line of code. ptxas begins it with as many loads as it has registers for, and at times with a few more:
+    then it spills others. So loads are held back, once `most_ahead` fragments were loaded since loads were last held back.
+    """
+
+    def __init__(self, engine: Engine, sums: dict[Taps, Fragment], most_ahead: int):
+        self.engine, self.sums, self.most_ahead = engine, dict(sums), most_ahead
+        self.accumulator_of = {tap: taps for taps in sums for tap in taps}
+        self.waiting: dict[tuple[Key, Taps], dict[int, Fragment]] = {}
+        self.ahead = 0
+
+    def about_to_load(self, fragments: int) -> None:
+        """Hold these loads back if they are too many, with those that are ahead."""
+        if self.ahead + fragments > self.most_ahead:
+            self.engine.hold_back()
+            self.ahead = 0
+        self.ahead += fragments
+
+    def add(self, key: Key, pixels: dict[int, Fragment], partner: Callable[[Key], Array]) -> None:
+        """Add the products of pixels, by their taps, of which an accumulator has no others in this row, for an output row."""
+        taps = self.accumulator_of[min(pixels)]
+        pixels = self.waiting.pop((key, taps), {}) | pixels
+        if len(pixels) < len(taps):
+            self.waiting[key, taps] = pixels
+        else:
+            xs = [pixels[tap] for tap in taps]
+            self.sums[taps] = self.engine.sum_pixels(self.sums[taps], xs, partner(key))
 
 
 class Slots(NamedTuple):
@@ -181,7 +215,8 @@ class WeightSums(Strips):
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of the partner, of all its rows in the tile. at: their numbers."""
-        taps, bias, loaded, (plane, place) = dict(sums.taps), list(sums.bias), dict[Key, Array](), at
+        products, bias = Products(self.engine, sums.taps, most_ahead=16), list(sums.bias)
+        loaded, (plane, place) = dict[Key, Array](), at
         column = me.column + place * PIXELS
 
         def cotangent(key: Key) -> Array:
@@ -193,11 +228,11 @@ class WeightSums(Strips):
         for _, reads in self.rows_read(chunks, plane, column):
             for into, where in reads:
                 pixels = functools.partial(self.load_fragments, shared, where, me=me, load=self.engine.load_summed)
-                self.add_row(taps, into, pixels, cotangent)
+                self.add_row(products, into, pixels, cotangent)
         if bias:  # of rows that no tap joins to any pixel, too
             for key in itertools.product(range(len(self.problem.phases)), range(self.cfg.tile_pixels[1])):
                 cotangent(key)
-        return Sums(taps, bias)
+        return Sums(products.sums, bias)
 
     def load_partner(self, shared: Shared, slots: Slots, key: Key, plane: Array, column: Array, me: Consumer) -> Array:
         """Load the partner of 16 columns of a row and phase."""
@@ -210,7 +245,7 @@ class WeightSums(Strips):
 
     def add_row(
         self,
-        sums: dict[Taps, Fragment],
+        products: Products,
         into: dict[Key, list[Term]],
         pixels: Callable[[Sequence[int]], dict[int, Fragment]],
         partner: Callable[[Key], Array],
@@ -227,11 +262,13 @@ class WeightSums(Strips):
                 joined.setdefault(moves, []).append((key, taps))
         loaded: dict[int, Fragment] = {}
         for batch in itertools.batched(sorted(joined.items()), self.engine.at_once):
-            loaded |= pixels(sorted({move for moves, _ in batch for move in moves if move not in loaded}))
-            for moves, products in batch:
-                xs = [loaded[move] for move in moves]
-                for key, taps in products:
-                    sums[taps] = self.engine.sum_pixels(sums[taps], xs, partner(key))
+            missing = sorted({move for moves, _ in batch for move in moves if move not in loaded})
+            products.about_to_load(len(missing))
+            loaded |= pixels(missing)
+            for moves, of_rows in batch:
+                for key, taps in of_rows:
+                    of_taps = dict(zip(taps, (loaded[move] for move in moves), strict=True))
+                    products.add(key, of_taps, partner)
 
     def bias_of(self, acc: Fragment) -> Array:
         """The sums of the cotangent in their accumulator: [32], or [4, 32], those of each warp."""

@@ -10,6 +10,7 @@ from tests.kernels.depthwise.mutants import (
     RESIDUAL,
     WEIGHT_ADDS,
     WEIGHTS,
+    WEIGHTS_HELD_BACK,
 )
 
 from .damages import WAIT, WRONG, Damage, consumers, every, expects, nth
@@ -76,6 +77,8 @@ DAMAGES = [
     Damage("depthwise dw: a tap's sums stored in the place of another's", WEIGHTS,
            nth(r"(st\.v2\.b32\s+\[%rd\d+)\+256\]", r"\1]"), f"{WRONG}|stores an element again"),
     # The whole backward pass.
+    Damage("depthwise dw: a barrier of a warp for one lane", WEIGHTS_HELD_BACK,
+           every(r"bar\.warp\.sync\s+-1", "bar.warp.sync 1"), "not all of its lanes take part"),
     Damage("depthwise backward: drop .trans of every ldmatrix", BACKWARD, every(r"(ldmatrix\S+)\.trans", r"\1"), WRONG),
     Damage("depthwise backward: .trans of every ldmatrix", BACKWARD,
            every(r"(ldmatrix\S+x2)\.shared", r"\1.trans.shared"), WRONG),

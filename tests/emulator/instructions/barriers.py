@@ -11,6 +11,7 @@ from .registry import executes
 
 MOST_TX_COUNT = 2**20 - 1  # mbarrier: "Size and alignment of mbarrier object", the range of tx-count
 NAMED_BARRIERS = 16
+ALL_LANES = 0xFFFFFFFF
 
 
 def mbarrier_at(warp: Warp, block: Block, address: int) -> Mbarrier:
@@ -115,6 +116,13 @@ def named_barrier(cluster, warp, active, inst):
     warp.at_named = None
     cluster.counters["barriers waited for"] += 1
     return None
+
+
+@executes(r"bar\.warp\.sync")
+def warp_barrier(cluster, warp, active, inst):
+    """bar.warp.sync mask: these lanes wait for one another. Here lanes run in step: so any that is not here never comes."""
+    if warp.uniform(inst.args[0], active) != ALL_LANES or active is not None:
+        raise Fault("a barrier of a warp that not all of its lanes take part in")
 
 
 @executes(r"barrier\.cluster\.arrive\.relaxed\.aligned")

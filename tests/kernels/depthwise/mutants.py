@@ -63,6 +63,12 @@ WEIGHTS_OF_PHASES = Case(
     Config((1, 2, 16), 1, 2, stages=6),
     num_sms=2,
 )
+WEIGHTS_HELD_BACK = Case(  # of so many fragments that loads are held back
+    "depthwise mutant of a weight gradient of 5x5",
+    depthwise("wgrad", 1, 24, (5, 9), 5, 1, 2),
+    Config((1, 3, 16), 1, 2, stages=9),
+    num_sms=1,
+)
 WEIGHTS_OF_COLUMNS = Case(
     "depthwise mutant of a weight gradient by two consumers of columns",
     depthwise("wgrad", 2, 24, (4, 5), (3, 2), 1, ((5, 1), (1, 20)), outputs=("dw", "db")),
