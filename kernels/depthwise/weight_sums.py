@@ -215,7 +215,7 @@ class WeightSums(Strips):
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of the partner, of all its rows in the tile. at: their numbers."""
-        products, bias = Products(self.engine, sums.taps, most_ahead=16), list(sums.bias)
+        products, bias = Products(self.engine, sums.taps, most_ahead=14), list(sums.bias)
         loaded, (plane, place) = dict[Key, Array](), at
         column = me.column + place * PIXELS
 
