@@ -35,9 +35,11 @@ def wgmma_from_registers(a: Array, products: Sequence[tuple[Any, Any]]) -> None:
     """acc += a @ b for every (acc, b), as `wgmma`, with `a` [64, k] in the same registers for all of them.
 
     Mosaic begins each product with a barrier for LLVM, an empty assembly that takes the registers of `a` and returns them: so
-    what fills them cannot move past the fence that follows. But it costs a copy of `a`, as long as another product needs that.
-    ptxas 12.9 and 13.0 merge all the copies. 13.5 keeps those made while a product is under way, and where registers do not
-    suffice for them, each product waits for the one before. One barrier, before the first fence, is enough.
+    what fills them cannot move past the fence that follows. As it changes them in place, LLVM copies `a` wherever a later
+    product reads it. ptxas 12.9 and 13.0 merge all the copies. 13.5 keeps those made while a product is under way, and where
+    registers do not suffice for them, each product waits for the one before. One barrier, before the first fence, is enough.
+
+    Where Mosaic makes other barriers, none is removed: tests/kernels/wgrad/test_aot.py would say so.
     """
     for acc, b in products:
         wgmma(acc, a, b)

@@ -43,6 +43,8 @@ from .strips import Chunks, Consumer, Global, Place, Shared
 from .taps import Key, Term
 from .weight_sums import Products, Slots, Sums, WeightSums
 
+AHEAD = 4  # as weight_sums.AHEAD: each is loaded twice, and there are sums over taps and results in registers, too
+
 
 class Backward(WeightSums):
     """See above."""
@@ -151,7 +153,7 @@ class Backward(WeightSums):
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of x, of all its rows in the tile, and stage dx there."""
-        products, dx, (plane, place) = Products(self.engine, sums.taps, most_ahead=4), dict[Key, Array](), at
+        products, dx, (plane, place) = Products(self.engine, sums.taps, AHEAD), dict[Key, Array](), at
         column = me.column + place * PIXELS
         x = functools.cache(lambda key: self.load_partner(shared, slots, key, plane, column, me))
         for row, reads in self.rows_read(chunks, plane, column):
@@ -162,8 +164,8 @@ class Backward(WeightSums):
                 z = dx.pop((phase, out_row), kept.first)
                 self.over_taps.stage(self._staging(shared), (me.number, phase, plane, out_row, place), z)
         if self.problem.derivative:
-            return Sums(products.sums, sums.bias)
-        return Sums(products.sums, [self._add_cotangent(b, shared, chunks, (plane, column), me) for b in sums.bias])
+            return Sums(products.all(), sums.bias)
+        return Sums(products.all(), [self._add_cotangent(b, shared, chunks, (plane, column), me) for b in sums.bias])
 
     def _add_dx(
         self,

@@ -48,7 +48,7 @@ class Engine(Protocol):
     """A way to multiply fragments.
 
     layout    which thread holds which element of one
-    together  neighbouring taps whose sums over pixels are one accumulator
+    together  neighbouring taps of a row that are multiplied at once, in sums over pixels
     at_once   accumulators of a line of pixels whose fragments are best loaded at once, for sums over pixels
     """
 

@@ -88,7 +88,8 @@ def _beside_weight_sums(t: Tiling) -> int:
     if t.cfg.ctas_per_sm == 1:
         return needed
     # Of another block on the SM ptxas knows nothing. It loads fragments of many rows long before it multiplies them, unless a
-    # loop over places keeps it from that, and computes addresses of planes beforehand.
+    # loop over places keeps it from that, and computes addresses of planes beforehand. That was found before loads were held
+    # back (weight_sums.AHEAD): now fewer registers may do.
     early = 2 * max(0, t.place_fragments - 9) if places == 1 else 0
     return needed + early + (28 if problem.ndim == 3 else 4)
 

@@ -18,9 +18,8 @@ PIXELS, CHANNELS = 16, 32  # of a fragment: the sums that a warpgroup makes at o
 LANES = 8  # channels of a warp where tensor cores multiply
 WARPS = 4  # of a warpgroup
 MOST_FRAGMENTS = 8  # of an input row, in registers at once
-MOST_WAITING = (
-    2  # rows from a tap to the next, if the last taps of two rows share an accumulator: pixels are kept so long
-)
+# Input rows from a row of taps to the next, at most, if their last taps share an accumulator: pixels wait for so long.
+MOST_WAITING = 2
 ONE = geometry.TapAxis(1, 1, in_stride=1, out_stride=1, tap_stride=1, count=(1,), offset=(0,), order=(0,))
 
 
@@ -204,7 +203,10 @@ class Problem:
 
     @functools.cached_property
     def accumulators(self) -> tuple[tuple[int, ...], ...]:
-        """The taps of each sum over pixels. Tensor cores sum for two: neighbours in a row of a phase, or the last of two."""
+        """The taps of each sum over pixels.
+
+        Tensor cores sum for two taps of a phase: neighbours in a row, or, where rows have an odd number, the last of two rows.
+        """
         if not self.on_tensor_cores:
             return tuple((tap,) for tap in range(self.taps))
         planes, rows, columns = self.dims
@@ -224,8 +226,8 @@ class Problem:
     def waiting(self) -> int:
         """Fragments of pixels in registers at once that wait for those of another row, to be multiplied with them."""
         planes, rows, columns = self.dims
-        apart = any(taps[-1] - taps[0] > 1 for taps in self.accumulators)
-        return apart * len(planes.order) * rows.tap_stride * columns.out_stride
+        paired = self.on_tensor_cores and rows.tap_stride <= MOST_WAITING and max(rows.count) > 1
+        return paired * len(planes.order) * rows.tap_stride * sum(count % 2 for count in columns.count)
 
     @property
     def on_tensor_cores(self) -> bool:

@@ -50,13 +50,18 @@ class Sums(NamedTuple):
     bias: list[Fragment]  # one, or none
 
 
+# Fragments of pixels, at most, that are loaded between two barriers of a warp: two rows of 7x7 taps. With more, ptxas spilled.
+AHEAD = 14
+
+
 class Products:
     """The products of a place in a tile, and the sums that they are added to.
 
     An accumulator of taps in two rows has its products when pixels of both are there; those of the first one wait.
 
     A place is one long line of code. ptxas begins it with as many loads as it has registers for, and at times with a few more:
-    then it spills others. So loads are held back, once `most_ahead` fragments were loaded since loads were last held back.
+    then it spills others. But it moves no load past a barrier of a warp. So one comes before loads that would make more than
+    `most_ahead` fragments of pixels since the last one. Those of the partner are not counted.
     """
 
     def __init__(self, engine: Engine, sums: dict[Taps, Fragment], most_ahead: int):
@@ -66,14 +71,17 @@ class Products:
         self.ahead = 0
 
     def about_to_load(self, fragments: int) -> None:
-        """Hold these loads back if they are too many, with those that are ahead."""
+        """Hold these loads back if they are too many, with those since loads were last held back."""
         if self.ahead + fragments > self.most_ahead:
             self.engine.hold_back()
             self.ahead = 0
         self.ahead += fragments
 
     def add(self, key: Key, pixels: dict[int, Fragment], partner: Callable[[Key], Array]) -> None:
-        """Add the products of pixels, by their taps, of which an accumulator has no others in this row, for an output row."""
+        """Multiply pixels of an input row, by their taps, with the partner of the output row `key`.
+
+        The taps are of one accumulator. Where it has a tap in another row, the pixels of the first one wait for the others.
+        """
         taps = self.accumulator_of[min(pixels)]
         pixels = self.waiting.pop((key, taps), {}) | pixels
         if len(pixels) < len(taps):
@@ -81,6 +89,11 @@ class Products:
         else:
             xs = [pixels[tap] for tap in taps]
             self.sums[taps] = self.engine.sum_pixels(self.sums[taps], xs, partner(key))
+
+    def all(self) -> dict[Taps, Fragment]:
+        """The sums, once no pixels wait."""
+        assert not self.waiting, self.waiting.keys()
+        return self.sums
 
 
 class Slots(NamedTuple):
@@ -215,7 +228,7 @@ class WeightSums(Strips):
         self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of the partner, of all its rows in the tile. at: their numbers."""
-        products, bias = Products(self.engine, sums.taps, most_ahead=14), list(sums.bias)
+        products, bias = Products(self.engine, sums.taps, AHEAD), list(sums.bias)
         loaded, (plane, place) = dict[Key, Array](), at
         column = me.column + place * PIXELS
 
@@ -232,7 +245,7 @@ class WeightSums(Strips):
         if bias:  # of rows that no tap joins to any pixel, too
             for key in itertools.product(range(len(self.problem.phases)), range(self.cfg.tile_pixels[1])):
                 cotangent(key)
-        return Sums(products.sums, bias)
+        return Sums(products.all(), bias)
 
     def load_partner(self, shared: Shared, slots: Slots, key: Key, plane: Array, column: Array, me: Consumer) -> Array:
         """Load the partner of 16 columns of a row and phase."""

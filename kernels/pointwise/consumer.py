@@ -1,7 +1,7 @@
 """A consumer warpgroup: at each step it multiplies, and stores dx of its pixels; at the end it stores its part of dw.
 
 Slots of the cotangent and blocks of weights have `opaque` indices. Where the compiler can tell that these are the same in each
-step, it keeps the descriptors of the operands in registers, from the first step to the last, and spills.
+step, or for each column of blocks, it keeps the descriptors of the operands in registers in between, and spills.
 """
 
 import functools
@@ -78,7 +78,7 @@ class Consumer:
         for i, slot in enumerate(step.slots):
             if c == 0:
                 self.shared.await_cotangent(slot)
-            self._add_to_dx(dx, slot, i, c)
+            self._add_to_dx(dx, self._opaque(slot) if c else slot, i, c)
             if not last:
                 continue
             if i == 0:

@@ -14,11 +14,11 @@ SPARE_WITH_DY = 62  # dy in registers
 SPARE_OF_FEW = 78  # dy in registers, steps of over 64 pixels, and threads of at most FEW_REGISTERS
 FEW_REGISTERS = 128  # what a thread may have if an SM holds four warpgroups
 
-# Products of 16 columns are many, each with addresses of its own: four registers beside the eight of its sums, and these.
+# Products of 16 columns are many. Each takes eight registers of sums, and four of addresses. Beside all of them:
 NARROW = 16
 SPARE_OF_NARROW = 46
-SPARE_WITH_BIAS = 8  # more of them, for a bias gradient
-SPARE_OF_MANY = 16  # and more, if steps are of over 64 pixels
+SPARE_WITH_BIAS = 8  # more, for a bias gradient
+SPARE_OF_LONG_STEPS = 16  # and more, if steps are of over 64 pixels
 
 
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
@@ -91,7 +91,7 @@ def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> 
     most = min(MOST_ACCUMULATORS, registers - spare)
     if cfg.tile_n != NARROW:
         return most
-    spare = SPARE_OF_NARROW + SPARE_WITH_BIAS * problem.bias + SPARE_OF_MANY * (cfg.pixels > 64)
+    spare = SPARE_OF_NARROW + SPARE_WITH_BIAS * problem.bias + SPARE_OF_LONG_STEPS * (cfg.pixels > 64)
     return min(most, (registers - spare) * 8 // (8 + 4))
 
 

@@ -65,7 +65,9 @@ DAMAGES = [
     Damage("depthwise dw: swap the pixels of two taps", WEIGHTS,
            nth(r"(mma\.sync\S* \{[^}]*\}, \{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)", r"\1\3, \2, \5, \4", 1), WRONG),
     Damage("depthwise dw: the pixels of a tap where none is wanted", WEIGHTS,
-           nth(r"(mma\.sync\S* \{[^}]*\}, \{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)", r"\1\3, \2, \5, \4", 2), WRONG),
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)", r"\1\3, \2, \5, \4", 8), WRONG),
+    Damage("depthwise dw: swap the pixels of the last taps of two rows", WEIGHTS,
+           nth(r"(mma\.sync\S* \{[^}]*\}, \{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)", r"\1\3, \2, \5, \4", 5), WRONG),
     Damage("depthwise dw: the cotangent of other pixels", WEIGHTS,
            nth(r"(mma\.sync\S* \{[^}]*\}, \{[^}]*\}, \{)(%r\d+), (%r\d+)", r"\1\3, \2", 1), WRONG),
     Damage("depthwise dw: a sum that is not carried on", WEIGHTS,
@@ -76,9 +78,9 @@ DAMAGES = [
            "shared memory that nobody has written|a race: reads what TMA|still writing"),
     Damage("depthwise dw: a tap's sums stored in the place of another's", WEIGHTS,
            nth(r"(st\.v2\.b32\s+\[%rd\d+)\+256\]", r"\1]"), f"{WRONG}|stores an element again"),
-    # The whole backward pass.
     Damage("depthwise dw: a barrier of a warp for one lane", WEIGHTS_HELD_BACK,
            every(r"bar\.warp\.sync\s+-1", "bar.warp.sync 1"), "not all of its lanes take part"),
+    # The whole backward pass.
     Damage("depthwise backward: drop .trans of every ldmatrix", BACKWARD, every(r"(ldmatrix\S+)\.trans", r"\1"), WRONG),
     Damage("depthwise backward: .trans of every ldmatrix", BACKWARD,
            every(r"(ldmatrix\S+x2)\.shared", r"\1.trans.shared"), WRONG),

@@ -26,6 +26,7 @@ LAYERS = {  # of kinds that the suite does not have
     "float32_result": depthwise("fprop", 32, 128, (56, 56), 5, 1, 2, out_dtype="float32", **FUSED),
     "volume_s2": depthwise("dgrad", 4, 64, (16, 56, 56), 3, 2, 1),
     "64_taps": depthwise("fprop", 8, 512, (1024,), 64, 1, 32, **FUSED),
+    "7x7x1_weight_gradient": depthwise("wgrad", 4, 64, (16, 56, 56), (7, 7, 1), 1, (3, 3, 0), outputs=("dw", "db")),
     "9x11": depthwise("fprop", 32, 64, (28, 28), (9, 11), 1, (4, 5), **FUSED),
     "dilated": depthwise("fprop", 8, 64, (64, 64), 3, 1, 6, 6, bias=True),
     "3x31_weight_gradient": depthwise("wgrad", 32, 64, (64, 256), (3, 31), 1, (1, 15), outputs=("dw", "db")),

@@ -35,9 +35,7 @@ def check(product: Product, cfg: Config) -> None:
     t, barriers = tiling(Problem.of(product), cfg), 2 * cfg.stages * BARRIER_BYTES
     _, used = aot.compiled(product, cfg, t.smem_bytes - barriers, barriers)
     assert ("ldmatrix" in used.ptx) == cfg.dy_registers
-    if (
-        cfg.dy_registers
-    ):  # all products take dy from the registers that it was loaded into, or from one copy: four a load
+    if cfg.dy_registers:  # an ldmatrix fills four registers: all products take these, or one copy of them
         operands = re.findall(r"wgmma\.mma_async[^{]*\{[^}]*\}, \{([^}]*)\}", used.ptx)
         assert len({name for of_one in operands for name in of_one.split(",")}) == 4 * used.ptx.count("ldmatrix")
     assert (".multicast::cluster" in used.ptx) == bool(cfg.multicast)
