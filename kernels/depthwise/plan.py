@@ -216,18 +216,23 @@ class Problem:
             (first_row, row_count), (first, count) = of_rows, of_columns
             row = plane * len(rows.order) + first_row
             starts = [n * len(columns.order) + first for n in range(row, row + row_count)]
-            even = count - count % 2 if rows.tap_stride <= MOST_WAITING else count
+            even = count - count % 2 if self.rows_share else count
             for start in starts:
                 found += itertools.batched(range(start, start + even), 2)
             found += itertools.batched([start + even for start in starts if even < count], 2)
         return tuple(sorted(found))
 
     @property
+    def rows_share(self) -> bool:
+        """Whether the last taps of two rows share an accumulator, where rows have an odd number of taps."""
+        return self.on_tensor_cores and self.dims[1].tap_stride <= MOST_WAITING
+
+    @property
     def waiting(self) -> int:
         """Fragments of pixels in registers at once that wait for those of another row, to be multiplied with them."""
         planes, rows, columns = self.dims
-        paired = self.on_tensor_cores and rows.tap_stride <= MOST_WAITING and max(rows.count) > 1
-        return paired * len(planes.order) * rows.tap_stride * sum(count % 2 for count in columns.count)
+        waits = self.rows_share and max(rows.count) > 1
+        return waits * len(planes.order) * rows.tap_stride * sum(count % 2 for count in columns.count)
 
     @property
     def on_tensor_cores(self) -> bool:

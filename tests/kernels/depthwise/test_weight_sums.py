@@ -9,7 +9,13 @@ import pytest
 from pallas_conv.kernels.depthwise.plan import ONE, Config, Problem
 from pallas_conv.kernels.depthwise.tiling import Tiling, tiling
 from pallas_conv.kernels.depthwise.weight_sums import Products, WeightSums
-from pallas_conv.kernels.geometry import ConvAxis
+from pallas_conv.kernels.geometry import ConvAxis, TapAxis
+
+
+def one_channel(dims: tuple[TapAxis, ...], ndim: int, outputs: int, bias: bool) -> Problem:
+    """A weight gradient, or with an output a whole backward pass, of groups of one channel."""
+    sizes = dict.fromkeys(("batch", "group", "pixel_group", "output_group"), 1)
+    return Problem(**sizes, channels=32, dims=dims, ndim=ndim, outputs=outputs, weight_sums=True, bias=bias)
 
 
 class Recorder:
@@ -42,18 +48,8 @@ def some_tiling(rng: random.Random) -> Tiling:
         ]
         if all(sum(d.count) for d in dims):
             break
-    problem = Problem(
-        1,
-        32,
-        1,
-        1,
-        1,
-        (*[ONE] * (3 - ndim), *dims),
-        ndim,
-        outputs=pick((0, 1)),
-        weight_sums=True,
-        bias=pick((True, False)),
-    )
+    outputs, bias = pick((0, 1)), pick((True, False))
+    problem = one_channel((*[ONE] * (3 - ndim), *dims), ndim, outputs=outputs, bias=bias)
     return tiling(problem, Config((1, rng.randint(1, 3), 16)))
 
 
@@ -89,6 +85,6 @@ def test_every_tap_is_multiplied_once_with_the_pixels_of_its_row(seed):
 
 def test_the_last_taps_of_two_rows_share_an_accumulator():
     axis = ConvAxis(in_size=9, out_size=9, kernel=7, low=3).dim()
-    problem = Problem(1, 32, 1, 1, 1, (ONE, axis, axis), 2, outputs=0, weight_sums=True)
+    problem = one_channel((ONE, axis, axis), 2, outputs=0, bias=False)
     assert len(problem.accumulators) == 7 * 3 + 3 + 1
     assert {(6, 13), (20, 27), (34, 41), (48,)} <= set(problem.accumulators)
