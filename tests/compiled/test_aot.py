@@ -1,12 +1,9 @@
 """Texts of kernels are those of what was compiled, however often it was before."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -15,7 +12,6 @@ from pallas_conv.equation import operands_of
 from pallas_conv.kernels import serve
 from pallas_conv.kernels.dense.plan import Config
 from tests.kernels.cases import product
-from workloads.ladder import dense, depthwise, large_depthwise, pointwise, wgrad
 
 pytestmark = pytest.mark.aot
 
@@ -89,35 +85,6 @@ def test_the_largest_number_that_a_ptxas_names_counts(monkeypatch, tmp_path):
     further.write_text("#!/bin/sh\necho Unsupported .version; exit 255\n")
     with pytest.raises(RuntimeError, match=r"compiled nothing: Unsupported \.version"):
         aot.resources("h100", f, *operands)
-
-
-FAMILIES = (dense.CASES, wgrad.CASES, depthwise.CASES, large_depthwise.CASES, pointwise.CASES)
-
-
-def small_kernels_ptx() -> list[str]:
-    """The PTX of a small kernel of each family."""
-    kernels = [(cases[0].product, serve.kernel(cases[0].product, config=cases[0].config)) for cases in FAMILIES]
-    return [aot.resources("h100", kernel.run, *operands_of(product))[1].ptx for product, kernel in kernels]
-
-
-def test_another_ptxas_changes_the_version_of_ptx_alone(tmp_path):
-    """Shown for a small kernel of each of five families: so `make test-cuda13` need not execute PTX again."""
-    root, version = pathlib.Path(os.environ["MOSAIC_GPU_CUDA_ROOT"]), re.compile(r"(?m)^\.version (.*)$")
-    for entry in root.iterdir():
-        if entry.name != "bin":
-            (tmp_path / entry.name).symlink_to(entry)
-    other = tmp_path / "bin" / "ptxas"
-    other.parent.mkdir()
-    says = "echo \"ptxas fatal   : Unsupported .version 99.99; current version is '8.6'\" >&2; exit 255"
-    other.write_text(f'#!/bin/sh\ncase "$*" in *"version 99.99"*) {says};; esac\nexec {root}/bin/ptxas "$@"\n')
-    other.chmod(0o755)
-    code = "import json, sys; from tests.compiled import test_aot; json.dump(test_aot.small_kernels_ptx(), sys.stdout)"
-    env = os.environ | {"CUDA_ROOT": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=200)
-    for older, newer in zip(json.loads(run.stdout), small_kernels_ptx(), strict=True):
-        assert version.findall(older) == ["8.6"]
-        assert version.findall(newer) != ["8.6"]
-        assert version.sub("", older) == version.sub("", newer)
 
 
 def test_a_kernel_of_which_nothing_is_dumped_says_so(monkeypatch):
