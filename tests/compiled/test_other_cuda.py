@@ -15,10 +15,8 @@ from workloads.ladder import FAMILIES
 OTHER = "OTHER_PYTHON"  # the environment variable that holds the path of a Python with the same JAX and another CUDA
 ROOT = pathlib.Path(__file__).parents[2]
 
-pytestmark = [
-    pytest.mark.aot,
-    pytest.mark.skipif(OTHER not in os.environ, reason=f"{OTHER} names no Python with another CUDA; `make test-cuda13` does"),
-]
+ASKED = pytest.mark.skipif(OTHER not in os.environ, reason=f"{OTHER} is not set: `make test-cuda13` does")
+pytestmark = [pytest.mark.aot, ASKED]
 
 
 def ptx(family: str) -> list[str]:
