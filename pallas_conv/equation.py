@@ -208,10 +208,11 @@ def operands_of(product: Product) -> list[jax.ShapeDtypeStruct]:
 class Equation:
     """One equation of a primitive; hashable.
 
-    names       of its operands
-    outs        names and dtypes of its outputs
-    no_kernels  why none may run here, whatever they support
-    divided     over several devices by XLA: looping over blocks of images would gather them
+    names           of its operands
+    outs            names and dtypes of its outputs
+    no_kernels      why none may run here, whatever they support
+    beside_kernels  whether kernels serve other products of the same layer
+    divided         over several devices by XLA: looping over blocks of images would gather them
     """
 
     primitive: str
@@ -219,10 +220,17 @@ class Equation:
     names: Names
     outs: Outs
     no_kernels: str | None = None
+    beside_kernels: bool = False
     divided: bool = False
 
     @classmethod
-    def of(cls, product: Product, implementation: tuple[str, ...], no_kernels: str | None = None) -> "Equation":
+    def of(
+        cls,
+        product: Product,
+        implementation: tuple[str, ...],
+        no_kernels: str | None = None,
+        beside_kernels: bool = False,
+    ) -> "Equation":
         """The equation of one product, or of one that has several parts, see `wholes`."""
         dtype = jnp.dtype(product.compute_dtype)
         op = Op(
@@ -235,7 +243,7 @@ class Equation:
         else:
             primitive, outputs = "affine" if product.role == "fprop" else "bwd", product.outputs
         outs = zip(outputs, map(jnp.dtype, product.result_dtypes), strict=True)
-        return cls(primitive, op, product.operands, tuple(outs), no_kernels)
+        return cls(primitive, op, product.operands, tuple(outs), no_kernels, beside_kernels)
 
     def contraction(self, role: str, op: Op, dtype: Any) -> "Equation":
         """The bare product of this equation in a role."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import export
@@ -26,7 +27,8 @@ class Plan:
     source          where the choice came from
     kernel          the kernel that serves it, or would on a GPU for which it is written; None if there is none
     reasons         against every implementation that was preferred to it, and against the kernel if it is not taken
-    formulation     the lax program, if one serves the product
+    lax             the lax program that runs, or that the kernel was compared with: a formulation, or those of all parts of
+                    the product, as in "stock+stock". None where kernels were asked for by name
     by_name         whether it is what "xla" promises: stock's program, divided over devices as XLA divides it
     beside          remarks on what XLA does beside the equation's kernels
     """
@@ -37,9 +39,14 @@ class Plan:
     source: str
     kernel: Kernel | None = None
     reasons: tuple[str, ...] = ()
-    formulation: str | None = None
+    lax: str | None = None
     by_name: bool = False
     beside: tuple[str, ...] = ()
+
+    @property
+    def formulation(self) -> str | None:
+        """The lax program, if one serves the product."""
+        return self.lax if self.implementation == "xla" else None
 
     @property
     def gathers(self) -> bool:
@@ -87,43 +94,86 @@ def _widens(product: Product) -> bool:
     return wider(product.compute_dtype, product.out_dtype) != product.compute_dtype
 
 
+class Found(NamedTuple):
+    """The kernel of a product, and the reasons against one.
+
+    kernel    the kernel that runs on this device, or would on a GPU for which kernels are written; None if there is none
+    anywhere  every reason why there is none
+    here      every reason why none runs on this device
+    """
+
+    kernel: Kernel | None
+    anywhere: tuple[str, ...]
+    here: tuple[str, ...]
+
+
+def _find(product: Product, target: Target, no_kernels: str | None) -> Found:
+    """The kernel of a product. no_kernels: why none may run here, whatever it supports."""
+    if no_kernels:
+        return Found(None, (no_kernels,), (no_kernels,))
+    gpu = Gpu.of(target)
+    found = serve.find(product, gpu)
+    kernel, anywhere = (found, ()) if isinstance(found, Kernel) else (None, found)
+    if target.platform != "cuda":
+        here = f"the kernels need an NVIDIA GPU of compute capability {generations()}, not {target}"
+        return Found(kernel, anywhere, (here, *anywhere))
+    if target.capability == gpu.generation.capability:
+        return Found(kernel, anywhere, anywhere)
+    return Found(kernel, anywhere, families.reasons(product, target.capability))
+
+
+# ---------------------------------------------------------------- of one product
+
+
 def plan(
     product: Product,
     target: Target,
     preferences: Sequence[str],
     no_kernels: str | None = None,
     channels_last: bool = False,
-    siblings: Sequence[Plan] = (),
+    beside_kernels: bool = False,
 ) -> Plan:
     """The first implementation of `preferences` that serves the product. Raises UnsupportedError if none does.
 
-    no_kernels     why no kernel may run here, whatever it supports
-    channels_last  whether the caller's images lie so
-    siblings       plans of other products of the same equation
+    "xla" and "auto" always serve it. "auto" compares the kernel with the lax program that would take its place.
+
+    no_kernels      why no kernel may run here, whatever it supports
+    channels_last   whether the caller's images lie so
+    beside_kernels  whether kernels serve other products of the same equation
     """
-    found = (no_kernels,) if no_kernels else serve.find(product, Gpu.of(target))
-    kernel, unserved = (found, ()) if isinstance(found, Kernel) else (None, found)
-    against: list[str] = []
+    found, against = _find(product, target, no_kernels), list[str]()
     for name in preferences:
         if name == "xla":
             why = _asked_for(name)
-            return Plan(product, target, "xla", why, kernel, tuple(against), formulations.STOCK, by_name=True)
-        missing = unserved if no_kernels or name == "interpret" else _missing(product, target, unserved)
+            return Plan(product, target, "xla", why, found.kernel, tuple(against), formulations.STOCK, by_name=True)
         if name == "auto":
-            if kernel and not missing:
-                proof = _trust(kernel, target, formulations.choose(product, target)[0])
+            lax, why = formulations.choose(product, target, beside_kernels, channels_last)
+            missing = found.here
+            if found.kernel and not missing:
+                proof = _trust(found.kernel, target, lax)
                 if proof.trusted:
-                    return Plan(product, target, "mosaic", proof.why, kernel, tuple(against))
+                    return Plan(product, target, "mosaic", proof.why, found.kernel, tuple(against), lax)
                 missing = (proof.why,)
-            beside_kernels = _beside_kernels(product, target, preferences, no_kernels, siblings)
-            chosen, why = formulations.choose(product, target, beside_kernels, channels_last)
-            return Plan(product, target, "xla", why, kernel, (*against, *missing), chosen)
+            return Plan(product, target, "xla", why, found.kernel, (*against, *missing), lax)
+        missing = found.anywhere if name == "interpret" else found.here
         if not missing:
-            return Plan(product, target, name, _asked_for(name), kernel, tuple(against))
+            return Plan(product, target, name, _asked_for(name), found.kernel, tuple(against))
         against += missing
     against = list(dict.fromkeys(against))
     asked = ", ".join(map(repr, preferences))
     raise UnsupportedError(f"implementation {asked} cannot serve the {product.role} product on {target}", against)
+
+
+def _asked_for(name: str) -> str:
+    """The source of a plan whose implementation was asked for by its name."""
+    return f'implementation "{name}" was asked for'
+
+
+def _any_kernel(plans: Iterable[Plan]) -> bool:
+    return any(plan.implementation == "mosaic" for plan in plans)
+
+
+# ---------------------------------------------------------------- of an equation
 
 
 def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> list[Plan]:
@@ -131,51 +181,54 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
 
     operands: arrays, or what has their shapes and dtypes.
 
-    A kernel may serve a product with what it sums in passing, see `Equation.in_passing`.
+    The products are planned first, since a kernel for all of them must be faster than they are. A product's plan sees those
+    before it: beside kernels another lax program may be the best. A kernel may serve a product with what it sums in passing,
+    see `Equation.in_passing`.
 
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
     if any(export.is_symbolic_dim(n) for t in operands for n in t.shape):
         equation = dataclasses.replace(equation, no_kernels="kernels are for sizes that are numbers, not symbols")
-    op, found, errors = equation.op, list[Plan](), list[UnsupportedError]()
+    op, parts, errors = equation.op, list[Plan](), list[UnsupportedError]()
     for product in equation.products([t.shape for t in operands]):
+        beside = equation.beside_kernels or _any_kernel(parts)
         try:
-            found.append(
-                plan(product, target, op.implementation, equation.no_kernels, op.channels_last, siblings=tuple(found))
-            )
+            parts.append(plan(product, target, op.implementation, equation.no_kernels, op.channels_last, beside))
         except UnsupportedError as error:
             errors.append(error)
-    in_passing = ((part, equation.in_passing(part.product, operands)) for part in found)
-    together = [
-        (more and _at_once(more, [part], target, op.implementation, equation.no_kernels)) or part
-        for part, more in in_passing
-    ]
-    wholes, slower = equation.wholes(operands), None
+    together = [_with_sums(equation, part, parts, operands) for part in parts]
+    wholes, why_not = equation.wholes(operands), None
     for whole in wholes:
-        chosen = _at_once(whole, found, target, op.implementation, equation.no_kernels)
-        if chosen and not (slower := _slower_at_once(equation, chosen, together)):
+        chosen = _at_once(equation, whole, parts, target)
+        why_not = _slower_at_once(equation, chosen, together) if isinstance(chosen, Plan) else chosen
+        if isinstance(chosen, Plan) and why_not is None:
             return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
     if together and all(it.implementation != "xla" for it in together):
-        remarks = [why for whole in wholes[-1:] if (why := _in_parts(whole, found, target, slower))]
+        remarks = list[str]()
+        if why_not and _is_expected(wholes[-1]):
+            remarks.append(f"no one kernel computes all gradients at once: {why_not}")
         if equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
             remarks.append(_derivative(op, dict(zip(equation.names, operands, strict=True)), len(together)))
         together[0] = dataclasses.replace(together[0], beside=tuple(remarks))
     return together
 
 
-def _in_parts(whole: Product, parts: Sequence[Plan], target: Target, slower: str | None) -> str | None:
-    """A remark on why kernels compute all gradients one by one, if some family computes those of such layers at once.
+def _with_sums(equation: Equation, part: Plan, parts: Sequence[Plan], operands: Sequence[Operand]) -> Plan:
+    """The plan of a part of an equation, or that of a kernel which serves it with what it sums in passing."""
+    more = equation.in_passing(part.product, operands)
+    if more is None:
+        return part
+    others = (other for other in parts if other is not part)
+    beside = dataclasses.replace(equation, beside_kernels=equation.beside_kernels or _any_kernel(others))
+    chosen = _at_once(beside, more, [part], part.target)
+    return chosen if isinstance(chosen, Plan) else part
 
-    slower: what `_slower_at_once` says.
-    """
-    if whole.role != "bwd" or not any(family.is_for(whole) for family in families.FAMILIES if "bwd" in family.roles):
-        return None
-    kernel, why = serve.find(whole, Gpu.of(target)), slower
-    if why is None:
-        why = _trust_at_once(kernel, target, parts).why if isinstance(kernel, Kernel) else "; ".join(kernel)
-    return f"no one kernel computes all gradients at once: {why}"
+
+def _is_expected(whole: Product) -> bool:
+    """Whether some family computes all gradients of such layers at once, so that users may ask why none does here."""
+    return whole.role == "bwd" and any(f.is_for(whole) for f in families.FAMILIES if "bwd" in f.roles)
 
 
 def _derivative(op: Op, v: Mapping[str, Operand], kernels: int) -> str:
@@ -193,30 +246,31 @@ def _derivative(op: Op, v: Mapping[str, Operand], kernels: int) -> str:
     )
 
 
-def _at_once(
-    whole: Product, parts: Sequence[Plan], target: Target, preferences: Sequence[str], no_kernels: str | None
-) -> Plan | None:
-    """The plan of a product that takes the place of all parts of an equation. None if the parts are computed one by one."""
-    if no_kernels or families.serving(whole) is None:
-        return None
-    kernel = serve.find(whole, Gpu.of(target))
-    if not isinstance(kernel, Kernel):
-        return None
-    for name in preferences:
-        missing = name != "interpret" and _missing(whole, target, ())
+def _at_once(equation: Equation, whole: Product, parts: Sequence[Plan], target: Target) -> Plan | str:
+    """The plan of one kernel for all these parts of an equation, or why they are computed one by one."""
+    found = _find(whole, target, equation.no_kernels)
+    if found.kernel is None:
+        return "; ".join(found.anywhere)
+    for name in equation.op.implementation:
+        missing = found.anywhere if name == "interpret" else found.here
         if name == "xla" or (name == "auto" and missing):  # which settle the parts, too
-            return None
+            return "; ".join(missing)
         if name == "auto":
-            proof = _trust_at_once(kernel, target, parts)
-            return Plan(whole, target, "mosaic", proof.why, kernel) if proof.trusted else None
+            lax = _without_kernels(parts, equation.beside_kernels)
+            proof = _trust_at_once(found.kernel, target, lax, parts)
+            return Plan(whole, target, "mosaic", proof.why, found.kernel, lax=lax) if proof.trusted else proof.why
         if not missing:
-            return Plan(whole, target, name, _asked_for(name), kernel)
-    return None
+            return Plan(whole, target, name, _asked_for(name), found.kernel)
+    return "; ".join(found.here)
 
 
-def _asked_for(name: str) -> str:
-    """The source of a plan whose implementation was asked for by its name."""
-    return f'implementation "{name}" was asked for'
+def _without_kernels(parts: Sequence[Plan], beside_kernels: bool) -> str:
+    """The lax programs of all parts where kernels serve none of them, by which times are filed: "stock+stock".
+
+    beside_kernels: whether kernels serve other products of the same equation.
+    """
+    chosen = (formulations.choose(part.product, part.target, beside_kernels) for part in parts)
+    return "+".join(name for name, _ in chosen)
 
 
 def _slower_at_once(equation: Equation, chosen: Plan, parts: Sequence[Plan]) -> str | None:
@@ -249,43 +303,19 @@ def _modelled_us(equation: Equation, plans: Sequence[Plan]) -> float:
     return modelled.microseconds([plan.to_run for plan in plans], nbytes)
 
 
-def rival(plans: Sequence[Plan]) -> str:
-    """The name of what runs without kernels, by which times of them are filed: "stock", and of several parts "stock+stock"."""
-    return "+".join(plan.formulation or formulations.choose(plan.product, plan.target)[0] for plan in plans)
+# ---------------------------------------------------------------- what is known of its times
 
 
-def _missing(product: Product, target: Target, unserved: tuple[str, ...]) -> tuple[str, ...]:
-    """The reasons why no kernel can run on this device. unserved: the reasons why none can on a GPU they are written for."""
-    if target.platform != "cuda":
-        return (f"the kernels need an NVIDIA GPU of compute capability {generations()}, not {target}", *unserved)
-    return families.reasons(product, target.capability)
-
-
-def _beside_kernels(
-    product: Product, target: Target, preferences: Sequence[str], no_kernels: str | None, siblings: Sequence[Plan]
-) -> bool:
-    """Whether a kernel serves the input gradient of the convolution of which this product is the weight gradient.
-
-    A first layer has no input gradient: the question is then whether one would be served.
-    """
-    if product.role != "wgrad" or target.platform != "cuda":
-        return False
-    if siblings:
-        return siblings[0].implementation == "mosaic"
-    imagined = dataclasses.replace(product, role="dgrad", out_dtype=product.compute_dtype, outputs=())
-    return plan(imagined, target, preferences, no_kernels).implementation == "mosaic"
-
-
-def _trust_at_once(kernel: Kernel, target: Target, parts: Sequence[Plan]) -> trust.Trust:
+def _trust_at_once(kernel: Kernel, target: Target, lax: str, parts: Sequence[Plan]) -> trust.Trust:
     """Whether `auto` may take a kernel for all parts of an equation at once.
 
-    It must be faster than what runs without kernels. If there are several parts, and `auto` takes a kernel for one of them or
-    more, it must also be faster than the parts together.
+    It must be faster than the lax programs that run without kernels. If there are several parts, and `auto` takes a kernel for
+    one of them or more, it must also be faster than the parts together.
     """
-    proof = _trust(kernel, target, rival(parts))
-    if not proof.trusted or len(parts) == 1 or all(part.implementation == "xla" for part in parts):
+    proof = _trust(kernel, target, lax)
+    if not proof.trusted or len(parts) == 1 or not _any_kernel(parts):
         return proof
-    at_once, *of_parts = _seconds(kernel, target, rival(parts)), *map(_seconds_of_part, parts)
+    at_once, *of_parts = _seconds(kernel, target, lax), *map(_seconds_of_part, parts)
     known = [seconds for seconds in of_parts if seconds is not None]
     if at_once is None or len(known) < len(parts):
         return trust.Trust(False, "its parts were not all timed, so it cannot be compared with them")
@@ -296,9 +326,9 @@ def _trust_at_once(kernel: Kernel, target: Target, parts: Sequence[Plan]) -> tru
 
 def _seconds_of_part(part: Plan) -> float | None:
     """The time of a part by the kernel or the lax program that its plan names; None if nothing near it was timed."""
-    if part.kernel is None:
+    if part.kernel is None or part.lax is None:
         return None
-    return _seconds(part.kernel, part.target, rival([part]), by_kernel=part.implementation == "mosaic")
+    return _seconds(part.kernel, part.target, part.lax, by_kernel=part.implementation == "mosaic")
 
 
 def _seconds(kernel: Kernel, target: Target, lax: str, by_kernel: bool = True) -> float | None:
@@ -310,7 +340,7 @@ def _seconds(kernel: Kernel, target: Target, lax: str, by_kernel: bool = True) -
     return 1e-6 * (timing.kernel_us if by_kernel else timing.lax_us) * kernel.size.macs / timing.size.macs
 
 
-def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:
+def _trust(kernel: Kernel, target: Target, lax: str) -> trust.Trust:
     """Whether `auto` may take the kernel instead of this lax program.
 
     Choosing a tile takes a while, so the first question is whether the kernel is faster. Where some kernel was found wrong, a
@@ -318,7 +348,8 @@ def _trust(kernel: Kernel, target: Target, rival: str) -> trust.Trust:
     """
     if not (known := trust.proofs(kernel.family.name, target)):
         return trust.Trust(False, trust.nothing_known(kernel.family.name, target))
-    faster = known.faster(kernel.series, kernel.size, rival)
+    faster = known.faster(kernel.series, kernel.size, lax)
     if not faster.trusted and not known.any_wrong:
         return faster
-    return known.look_up(kernel.facts, rival)
+    against = known.not_right(kernel.facts)
+    return trust.Trust(False, against) if against else faster

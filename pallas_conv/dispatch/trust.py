@@ -58,7 +58,7 @@ class Proofs(NamedTuple):
 
     def look_up(self, facts: Facts, rival: str) -> Trust:
         """Whether `auto` may take a kernel that has these facts. rival: the lax program that it takes otherwise."""
-        if against := self._not_right(facts):
+        if against := self.not_right(facts):
             return Trust(False, against)
         return self.faster(facts.series, facts.size, rival)
 
@@ -82,7 +82,8 @@ class Proofs(NamedTuple):
         near = [(distance, t) for t in beside if (distance := t.timing.size.distance(size)) <= NEAR]
         return min(near, key=lambda found: (found[0], found[1].margin))[1] if near else None
 
-    def _not_right(self, facts: Facts) -> str | None:
+    def not_right(self, facts: Facts) -> str | None:
+        """The reason why a kernel that has these facts does not count as right; None if it does."""
         together = self.checks.get(facts.code_path, {}).get(facts.epilogue)
         if together:
             return None

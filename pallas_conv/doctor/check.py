@@ -45,9 +45,10 @@ def compile_ahead(check: Check) -> Ahead:
     return Ahead(kernel, poisoning(*sizes), drawing(check.product))
 
 
-def lax_program(product: Product, target: Target) -> Program:
-    """The program that `auto` runs where no kernel is trusted, compiled. XLA times alternatives on the GPU meanwhile."""
-    return _compiled(functools.partial(execute, Equation.of(product, ("auto",), NO_KERNELS), target), product)
+def lax_program(check: Check, target: Target) -> Program:
+    """The program that `auto` runs where the kernel is not trusted, compiled. XLA times alternatives on the GPU meanwhile."""
+    equation = Equation.of(check.product, ("auto",), NO_KERNELS, check.beside_kernels)
+    return _compiled(functools.partial(execute, equation, target), check.product)
 
 
 def _compiled(f: Program, product: Product) -> jax.stages.Compiled:

@@ -69,7 +69,8 @@ def _name(use: Use) -> str:
 class Check:
     """A kernel to check: its configuration, what the check proves, and the lax program that `auto` takes otherwise.
 
-    weight: how much the product is wanted, see `weights`.
+    weight: how much the product is wanted, see `weights`. beside_kernels: whether that program is the one that `auto` takes
+    where kernels serve other products of the same layer.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Check:
     facts: Facts
     rival: str
     weight: float
+    beside_kernels: bool = False
 
     @property
     def product(self) -> Product:
@@ -105,7 +107,10 @@ def weights(rows: Sequence[Row]) -> dict[Product, float]:
 
 
 def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
-    """One check for each product that is wanted. The target must be a GPU for which kernels are written."""
+    """One check for each product that is wanted, and for each lax program that `auto` may take instead of its kernel.
+
+    The target must be a GPU for which kernels are written.
+    """
     names = {row.product: row.name for row in reversed(rows)}
     found = []
     for product, weight in weights(rows).items():
@@ -113,9 +118,17 @@ def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
     configs = tiles([kernel.product for _, kernel, _ in found], target)
     under = [dataclasses.replace(kernel, given=config) for (_, kernel, _), config in zip(found, configs, strict=True)]
     return tuple(
-        Check(name, kernel, kernel.facts, lax_program(kernel.product, target), weight)
+        Check(f"{name}{' beside kernels' * beside}", kernel, kernel.facts, rival, weight, beside)
         for (name, _, weight), kernel in zip(found, under, strict=True)
+        for rival, beside in _rivals(kernel.product, target).items()
     )
+
+
+def _rivals(product: Product, target: Target) -> dict[str, bool]:
+    """Every lax program that `auto` may take instead of a kernel, and whether it takes that one beside kernels alone."""
+    # A kernel for all gradients of a layer has none of them beside it.
+    places = (False,) if product.role == "bwd" else (True, False)
+    return {lax_program(product, target, beside): beside for beside in places}
 
 
 def tiles(products: Sequence[Product], target: Target) -> list[Any]:
@@ -141,9 +154,14 @@ def _tile(target: Target, product: Product) -> Any:
 NO_KERNELS = "the kernel is held against what runs without it"
 
 
-def lax_program(product: Product, target: Target) -> str:
-    """The name of what `auto` takes where no kernel is trusted: a formulation, or those of all parts of the product."""
-    return plan.rival(plan.plans(Equation.of(product, ("auto",), NO_KERNELS), target, operands_of(product)))
+def lax_program(product: Product, target: Target, beside_kernels: bool = False) -> str:
+    """The name of what `auto` takes where no kernel is trusted: a formulation, or those of all parts of the product.
+
+    beside_kernels: whether kernels serve other products of the same layer.
+    """
+    equation = Equation.of(product, ("auto",), NO_KERNELS, beside_kernels)
+    parts = plan.plans(equation, target, operands_of(product))
+    return "+".join(str(part.lax) for part in parts)
 
 
 # ---------------------------------------------------------------- the order

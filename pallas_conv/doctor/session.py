@@ -110,7 +110,7 @@ def _ahead(todo: Sequence[Check], pool: concurrent.futures.Executor) -> Iterator
 def attempt(check: Check, ahead: Future[Ahead], target: Target, seed: int, keeper: Keeper) -> Outcome:
     """Compile what is left to compile, then run, compare, time and record."""
     try:
-        programs = ahead.result(), lax_program(check.product, target)
+        programs = ahead.result(), lax_program(check, target)
     except Exception as error:
         return error
     with keeper.suspecting(check):

@@ -148,7 +148,7 @@ def test_auto_takes_what_is_summed_in_passing_where_it_takes_the_kernel(wrt, bes
         return trust.Trust(fast, "made up")
 
     monkeypatch.setattr(trust.Proofs, "faster", faster)
-    monkeypatch.setattr(trust.Proofs, "_not_right", lambda self, facts: None)
+    monkeypatch.setattr(trust.Proofs, "not_right", lambda self, facts: None)
     monkeypatch.setattr(
         trust, "proofs", lambda family, target: trust.Proofs({"a path": {"linear": True}}, (), "made up")
     )
@@ -315,7 +315,7 @@ def test_auto_takes_all_at_once_where_that_is_faster_than_the_parts(us, roles, m
         return trust.Timed(timing, trust.MARGIN, "made up")
 
     known = trust.Proofs({"a path": {"linear": True}}, tuple(map(timed, us)), "made up")
-    monkeypatch.setattr(trust.Proofs, "_not_right", lambda self, facts: None)
+    monkeypatch.setattr(trust.Proofs, "not_right", lambda self, facts: None)
     monkeypatch.setattr(trust, "proofs", lambda family, target: known)
     _, *backward = pc.explain(step, x, device="h100")
     assert [plan.product.role for plan in backward] == roles
