@@ -42,9 +42,9 @@ test-long: setup $(CUDA13)/.stamp ## the long test matrices
 	FURTHER_PTXAS="$$(realpath $(CUDA13)/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" && export FURTHER_PTXAS && \
 	    $(PY) -m pytest -n 2 --dist worksteal -m extended $(PART:%=--part %)
 
-# What executes PTX need not run again: beside CUDA 12 a test shows that it is the same, but for the version in its header.
+# What executes PTX need not run again: a test compares it with that of CUDA 12. Only the version in its header differs.
 test-cuda13: $(CUDA13)/.stamp ## the GPU compile tests of `make test` with CUDA 13
-	OTHER_PYTHON=$(abspath $(PY)) $(CUDA13)/bin/python -m pytest -n 2 --dist worksteal -m "aot and not extended" --ignore tests/emulator
+	OTHER_PYTHON="$(abspath $(PY))" $(CUDA13)/bin/python -m pytest -n 2 --dist worksteal -m "aot and not extended" --ignore tests/emulator
 
 $(CUDA13)/.stamp: pyproject.toml requirements.lock .ci/setup | $(VENV)/.stamp
 	bash .ci/setup $(CUDA13) --constraint requirements.lock ".[cuda13,flax,haiku,inox,test,bench,demo]"

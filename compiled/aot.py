@@ -40,7 +40,10 @@ def sharding(target: str = "h100", count: int = 1) -> jax.sharding.NamedSharding
 
 
 def compile_for(target: str, f: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> jax.stages.Compiled:
-    """jit(f) for arguments of these shapes, compiled for a target with the ptxas of JAX's CUDA packages."""
+    """jit(f) for arguments of these shapes, compiled for a target with the ptxas of JAX's CUDA packages.
+
+    JAX 0.12 asks no ptxas: it compiles with the library nvJitLink of the same packages.
+    """
     place = sharding(target)
     with _environment(PATH=_own_ptxas_first(os.environ["PATH"])):  # lowering asks ptxas for its version, once a process
         return jax.jit(f).lower(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in args)).compile()

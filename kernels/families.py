@@ -15,6 +15,7 @@ from .pointwise import POINTWISE
 from .tap_blocks import TAP_BLOCKS
 from .wgrad import WEIGHT_GRADIENT
 
+# In this order they are asked: the first one that serves a product does.
 FAMILIES: tuple[Family, ...] = (
     DENSE,
     WEIGHT_GRADIENT,

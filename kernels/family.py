@@ -1,13 +1,16 @@
 """The interface of a family of kernels: the one page to read before writing a kernel.
 
 A family is a folder of this package, with the family's name, one object like `Family` in its `__init__.py`, a row in
-`families.FAMILIES`, and one in the list of packages in pyproject.toml.
-Nothing outside its folder names it, but for a family that launches its kernel. It has
+`families.FAMILIES`, a ladder of small products in `workloads/ladder`, and two entries in pyproject.toml: `packages` and
+`package-dir`. Nothing else in the package names it, but for a family that launches its kernel. It has
 
     a plan      what it computes (`problem`), the ways to tile that (`candidates`), which of them are legal (`illegal`),
                 and what each costs, counted (`work`): pure Python, no Pallas
     bodies      a file for each GPU generation, with the function `run`, imported when a kernel is about to run
     keys        names under which hardware runs file what they proved (`code_path`, `epilogue`) and timed (`series`)
+
+Files named search.py and work.py say nothing but which candidates there are and what they cost: an edit of them makes times
+obsolete, and leaves proofs valid. An edit of any other file asks for new proofs (digest.py).
 
 Everything else is shared: the choice among candidates by the cost model or by tuned tiles, records, doctor, benchmarks, the
 emulator. Device code that families share lies beside this file: ring.py, views.py, store.py, epilogue.py, scalars.py. Reasons
@@ -95,7 +98,7 @@ class Config(Protocol):
 
 
 class Family(Protocol):
-    """A family of kernels. P stands for its own description of a problem, C for its configurations.
+    """A family of kernels. P stands for its own description of a problem.
 
     There is one object of each, by which kernels and plans are compared. So it is pickled by its name, as a module's global.
 
@@ -118,10 +121,10 @@ class Family(Protocol):
     samples: tuple[Product, ...]
 
     def is_for(self, product: Product, /) -> bool:
-        """Whether the family is for groups of this product's size. Where one is, users read no other family's reasons."""
+        """Whether the family is for groups of this product's size. Where some are, users read the reasons of these alone."""
 
     def reasons(self, product: Product, /) -> Sequence[str]:
-        """Every reason why the family does not serve a product, whatever the GPU; empty if it does."""
+        """Every reason why the family does not serve a product on the GPUs that its bodies are for; empty if it does."""
 
     def problem(self, product: Product, /) -> Hashable:
         """The product as the kernel sees it (P). Products with equal problems get the same tile."""

@@ -160,7 +160,7 @@ class PixelBoxes:
 
 @dataclasses.dataclass(frozen=True)
 class ResultBoxes:
-    """Results [N, *out, G, K] whose outputs of a phase lie every out_stride-th: boxes of a phase have a dimension for it.
+    """Results [N, *out, G, O] whose outputs of a phase lie every out_stride-th: boxes of a phase have a dimension for it.
 
     images  N
     groups  G, of all parts if several are summed side by side
@@ -174,7 +174,7 @@ class ResultBoxes:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape in global memory: [N, *(rows, out_stride), G, K], whole phases, and K in whole 16 bytes.
+        """The shape in global memory: [N, *(rows, out_stride), G, O], whole phases, and O in whole 16 bytes.
 
         One group has no axis.
         """
@@ -183,7 +183,7 @@ class ResultBoxes:
         return (self.images, *rows, *of_several(self.groups, self.groups), channels)
 
     def whole(self, r: Array) -> Array:
-        """[N, *out, G, K] -> shape."""
+        """[N, *out, G, O] -> shape."""
         space = [(0, d.rows * d.out_stride - d.out_size) for d in self.dims]
         r = r if self.groups > 1 else r.reshape(*r.shape[:-2], -1)
         groups = of_several(self.groups, (0, 0))
@@ -196,7 +196,7 @@ class ResultBoxes:
         return (images, *interleave(rows, remainders), *of_several(self.groups, group))
 
     def result(self, out: Array) -> Array:
-        """shape -> [N, *out, G K]."""
+        """shape -> [N, *out, G O]."""
         groups = of_several(self.groups, self.groups)
         out = out.reshape(self.images, *(d.rows * d.out_stride for d in self.dims), *groups, out.shape[-1])
         out = out[(slice(None), *(slice(d.out_size) for d in self.dims), ..., slice(self.channels))]

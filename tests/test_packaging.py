@@ -183,6 +183,18 @@ ROOMS = ("bench", "compiled", "examples", "kernels", "pallas_conv", "tests", "wo
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text() for room in ROOMS for path in (ROOT / room).rglob("*.py")
 }
+FOLDERS = [ROOT / "kernels", *(path.parent for path in sorted((ROOT / "kernels").glob("*/__init__.py")))]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_package_of_kernels_names_all_that_is_in_it(folder):
+    names = {path.name for path in folder.glob("*.py")} | {
+        f"{path.parent.name}/" for path in folder.glob("*/__init__.py")
+    }
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert {name for name in names - {"__init__.py"} if not re.search(rf"(?<![\w/]){name}(?!\w)", text)} == set()
+
+
 LONGEST = 420  # lines of a file in Python, which is read from top to bottom
 
 

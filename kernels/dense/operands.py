@@ -19,7 +19,7 @@ from .plan import Config, Problem
 def channels_last_operands(
     product: Product, operands: Sequence[Array]
 ) -> tuple[Array, Array, Array | None, Array | None]:
-    """x [N, *in, G, C], w [*kernel, G, K, C], bias [G, K] and residual [N, *out, G, K], which may be None.
+    """x [N, *in, G, C], w [*kernel, G, O, C], bias [G, O] and residual [N, *out, G, O], which may be None.
 
     Several models are so many more groups: the kernel does not tell them apart.
     """
@@ -64,13 +64,13 @@ class Views:
         return PixelBoxes(self.problem.batch, self.dims, self.problem.groups, one_image, self.interpret)
 
     def weights(self, w: Array) -> Array:
-        """[*kernel, G, K, C] with the taps of a phase side by side, in the order of their offsets."""
+        """[*kernel, G, O, C] with the taps of a phase side by side, in the order of their offsets."""
         for i, d in enumerate(self.dims):
             w = reordered(w, i, d.order)
         return pad(w, [(0, 0)] * (w.ndim - 1) + [(0, unaligned(self.problem.in_channels, self.dtype))])
 
     @functools.cached_property
     def results(self) -> ResultBoxes:
-        """The outputs, [N, *out, split_k G, K]."""
+        """The outputs, [N, *out, split_k G, O]."""
         p = self.problem
         return ResultBoxes(p.batch, self.dims, self.cfg.split_k * p.groups, p.out_channels, self.out_dtype)

@@ -105,9 +105,9 @@ def adds_zeros(product: Product, cfg: Config) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A computation of the dense kernel: [N, *in, G, C] x [*kernel, G, K, C] -> [N, *out, G, K], once per output.
+    """A computation of the dense kernel: [N, *in, G, C] x [*kernel, G, O, C] -> [N, *out, G, O], once per output.
 
-    batch N, groups G, in_channels C and out_channels K of a group. The sums are over C.
+    batch N, groups G, in_channels C and out_channels O of a group. The sums are over C.
 
     residual: whether there is one more operand, shaped like an output.
     """

@@ -18,7 +18,7 @@ from .plan import Config, Problem
 
 
 def prepared(x: Array, w: Array, dims: tuple[TapAxis, ...], cfg: Config) -> tuple[Array, Array]:
-    """Pixels [N, *in, G, C] and weights [*kernel, G, K, C], rearranged for Problem.under(cfg)."""
+    """Pixels [N, *in, G, C] and weights [*kernel, G, O, C], rearranged for Problem.under(cfg)."""
     if cfg.im2col:
         return _im2col_pixels(x, dims[-1]), _im2col_weights(w, dims[-1])
     if cfg.col2im_dims:
@@ -35,7 +35,7 @@ def finished(
     epilogue: Epilogue,
     out_dtype: DTypeLike,
 ) -> list[Array]:
-    """The outputs [N, *out, G K] from the kernel's float32 sums: add the taps or parts, then do the epilogue."""
+    """The outputs [N, *out, G O] from the kernel's float32 sums: add the taps or parts, then do the epilogue."""
     z = _add_taps(sums, problem, cfg.col2im_dims) if cfg.col2im_dims else add_parts(sums, cfg.split_k, sums.ndim - 1)
     z = z if bias is None else z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
     z = z if residual is None else z + residual.reshape(z.shape).astype(z.dtype)
@@ -52,13 +52,13 @@ def _im2col_pixels(x: Array, dim: TapAxis) -> Array:
 
 
 def _im2col_weights(w: Array, dim: TapAxis) -> Array:
-    """[*kernel, G, K, C] -> [*kernel[:-1], 1, G, K, taps C]."""
+    """[*kernel, G, O, C] -> [*kernel[:-1], 1, G, O, taps C]."""
     w = jnp.moveaxis(reordered(w, w.ndim - 4, dim.order), -4, -2)
     return w.reshape(*w.shape[:-4], 1, *w.shape[-4:-2], -1)
 
 
 def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
-    """[*kernel, G, K, C] -> [*rest, *(1 for each folded), G, taps K, C]."""
+    """[*kernel, G, O, C] -> [*rest, *(1 for each folded), G, taps O, C]."""
     rest = w.ndim - 3 - len(folded)
     for i, d in enumerate(folded):
         w = reordered(w, rest + i, d.order)
@@ -67,7 +67,7 @@ def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
 
 
 def _add_taps(sums: Array, problem: Problem, count: int) -> Array:
-    """[N, *in, G taps K] -> [N, *out, G K]: the sum over the taps of the last `count` dimensions."""
+    """[N, *in, G taps O] -> [N, *out, G O]: the sum over the taps of the last `count` dimensions."""
     dims = problem.dims
     groups = of_several(problem.groups, problem.groups)
     sums = sums.reshape(*sums.shape[:-1], *groups, *(len(d.order) for d in dims[-count:]), problem.out_channels)
@@ -77,7 +77,7 @@ def _add_taps(sums: Array, problem: Problem, count: int) -> Array:
 
 
 def _add_taps_along(sums: Array, dim: TapAxis, axis: int) -> Array:
-    """[..., in, ..., taps, K] -> [..., out, ..., K]: the sum over the taps of one dimension."""
+    """[..., in, ..., taps, O] -> [..., out, ..., O]: the sum over the taps of one dimension."""
     phases = []
     for p in range(dim.out_stride):
         terms = [_rows(lax.index_in_dim(sums, t, -2, False), axis, shift, dim.rows) for t, shift in dim.shifts(p)]

@@ -2,8 +2,8 @@
 
 For a `geometry.TapAxis` per spatial dimension, channels last,
 
-    z[n, q * out_stride + p, g, k] = bias[g, k] + residual[n, q * out_stride + p, g, k] + sum_{taps i of phase p, channels c}
-                                     x[n, q * in_stride + offset[p] + i * step, g, c] * w[first[p] + i, g, k, c]
+    z[n, q * out_stride + p, g, o] = bias[g, o] + residual[n, q * out_stride + p, g, o] + sum_{taps i of phase p, channels c}
+                                     x[n, q * in_stride + offset[p] + i * tap_stride, g, c] * w[first[p] + i, g, o, c]
 
 One producer warpgroup walks tiles, taps and channels and loads boxes of pixels and rows of weights by TMA into a ring
 of slots; what lies outside reads as zero, so padding costs nothing. The consumer warpgroups multiply every slot: each

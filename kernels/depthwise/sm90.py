@@ -36,7 +36,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
            -> (N, O, *out) for each of product.outputs
     dgrad: ct (N, O, *out), w -> [(N, C, *in)]
     wgrad: x, ct -> [(O, C / groups, *kernel)], and (O,) if product.outputs has "db"
-    bwd: x, ct, w -> [(N, C, *in), (O, C / groups, *kernel)], and (O,) likewise
+    bwd: x, ct, w, and what product.activation saved -> [(N, C, *in), (O, C / groups, *kernel)], and (O,) likewise
 
     With product.models, every array has that axis first.
     """

@@ -1,9 +1,11 @@
 """The family of whole backward passes of 1x1 convolutions: x and the cotangent are read once for all gradients.
 
-served.py  products it serves, and their names        legal.py     which configurations the kernel takes
-plan.py    problems, configurations, tilings          search.py    the candidates
-sm90.py    the kernel, for Hopper                     work.py      what a tiling costs, counted
-                                                      operands.py  operands and results as the kernel has them
+served.py  products it serves, and their names        schedule.py  which pixels a thread block walks
+plan.py    problems, configurations, tilings          producer.py  the warpgroup that loads, and multiplies by act'
+legal.py   which configurations the kernel takes      consumer.py  those that sum the gradients
+search.py  the candidates                             memory.py    the buffers and barriers that they share
+work.py    what a tiling costs, counted               sm90.py      the kernel, for Hopper: launched
+operands.py  operands and results as the kernel has them
 """
 
 import types

@@ -34,7 +34,7 @@ class Views:
 
     @functools.cached_property
     def pixels(self) -> PixelBoxes:
-        """Boxes of x, of the cotangent and of what was saved, [E N, *space, C or K]."""
+        """Boxes of x, of the cotangent and of what was saved, [E N, *space, C or O]."""
         p, box = self.tiling.problem, self.tiling.cfg.step_pixels
         # An integer picks a single image, as in other families. There is no axis of groups, so several fit TMA's dimensions.
         one_image = len(p.dims) == 3 and box[0] == 1
@@ -47,7 +47,7 @@ class Views:
         return ResultBoxes(p.examples * p.batch, p.dims, 1, p.in_channels, self.out_dtype)
 
     def operands(self, given: dict[str, Array]) -> dict[str, Array]:
-        """The operands in global memory by name: those of pixels, and w [E, K, C] with whole 16 bytes of channels."""
+        """The operands in global memory by name: those of pixels, and w [E, O, C] with whole 16 bytes of channels."""
         w = given["w"].reshape(given["w"].shape[:3])
         found = {name: self.pixels.view(examples_as_images(a, groups=1)) for name, a in given.items() if name != "w"}
         return found | {"w": pad(w, [(0, 0), (0, 0), (0, unaligned(w.shape[-1], w.dtype))])}
@@ -58,12 +58,12 @@ class Views:
         return dx.reshape(product.result_shapes[0])
 
     def gradients(self, sums: Sequence[Array], product: Product) -> list[Array]:
-        """Parts, of `Tiling.sums_shape` and perhaps `bias_shape` -> (K, C, 1, ...) and perhaps (K,), models first, if any."""
+        """Parts, of `Tiling.sums_shape` and perhaps `bias_shape` -> (O, C, 1, ...) and perhaps (O,), models first, if any."""
         p = self.tiling.problem
         shapes = dict(zip(product.outputs, product.result_shapes, strict=True))
         found = [pairwise_sum(sums[0])[:, : p.out_channels, : p.in_channels].reshape(shapes["dw"])]
         if p.bias:
-            of_parts = jnp.moveaxis(sums[1], 1, -2)  # [parts, warps, E, K]
+            of_parts = jnp.moveaxis(sums[1], 1, -2)  # [parts, warps, E, O]
             db = pairwise_sum(of_parts.reshape(-1, *of_parts.shape[-2:]))
             found.append(db[:, : p.out_channels].reshape(shapes["db"]))
         return found

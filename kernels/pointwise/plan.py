@@ -77,9 +77,9 @@ class Config:
 class Problem:
     """A computation of the kernel, per example:
 
-        x [N, *space, C], ct [N, *space, K], w [K, C], saved like ct  ->  dx [N, *space, C], dw [K, C], db [K]
+        x [N, *space, C], ct [N, *space, O], w [O, C], saved like ct  ->  dx [N, *space, C], dw [O, C], db [O]
 
-    examples E, each with weights and gradients of its own; batch N images of one; in_channels C, out_channels K.
+    examples E, each with weights and gradients of its own; batch N images of one; in_channels C, out_channels O.
 
     dims        of the pixels, which are those of x and of ct alike
     derivative  the activation by whose derivative, at what was saved, ct is multiplied; None: by nothing
@@ -211,13 +211,13 @@ class Tiling:
 
     @property
     def sums_shape(self) -> tuple[int, ...]:
-        """The shape of the weight gradient's parts: [parts, E, K, C] in whole blocks."""
+        """The shape of the weight gradient's parts: [parts, E, O, C] in whole blocks."""
         p = self.problem
         return self.parts, p.examples, self.row_blocks * CHUNK, self.n_tiles * self.cfg.tile_n
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """The shape of the bias gradient's: [parts, E, warps, K] in whole blocks."""
+        """The shape of the bias gradient's: [parts, E, warps, O] in whole blocks."""
         return self.cfg.split_k, self.problem.examples, WARPS, self.row_blocks * CHUNK
 
     @property

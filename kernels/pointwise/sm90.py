@@ -50,8 +50,8 @@ from .work import useful_macs
 def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, interpret: bool = False) -> list[Array]:
     """Launch the kernel of a product that `served.reasons` has nothing against. Arrays are channels first.
 
-    x (N, C, *space), ct (N, K, *space), w (K, C, 1, ...), and a like ct with an activation -> dx (N, C, *space),
-    dw (K, C, 1, ...), and db (K,) if product.outputs has it. With product.models, every array has that axis first.
+    x (N, C, *space), ct (N, O, *space), w (O, C, 1, ...), and a like ct with an activation -> dx (N, C, *space),
+    dw (O, C, 1, ...), and db (O,) if product.outputs has it. With product.models, every array has that axis first.
     """
     problem = Problem.of(product)
     if why := illegal(problem, cfg, gpu):

@@ -40,7 +40,7 @@ def folded(x: Array, axes: Sequence[ConvAxis]) -> Array:
 
 
 def unfolded(dw: Array, axes: Sequence[ConvAxis]) -> Array:
-    """[E, *folded kernel, G, K, *strides C] -> [E, *kernel, G, K, C], the inverse of what `folded` makes of taps."""
+    """[E, *folded kernel, G, O, *strides C] -> [E, *kernel, G, O, C], the inverse of what `folded` makes of taps."""
     nd = len(axes)
     strides = [axis.stride for axis in axes]
     dw = dw.reshape(*dw.shape[:-1], *strides, dw.shape[-1] // math.prod(strides))
@@ -53,12 +53,12 @@ def unfolded(dw: Array, axes: Sequence[ConvAxis]) -> Array:
 
 
 def with_row_outputs(dy: Array, count: int) -> Array:
-    """[N, *out, 1, K] -> [N, *out[:-1], out / count, 1, count K]: as it lies."""
+    """[N, *out, 1, O] -> [N, *out[:-1], out / count, 1, count O]: as it lies."""
     return dy.reshape(*dy.shape[:-3], dy.shape[-3] // count, 1, count * dy.shape[-1])
 
 
 def without_row_outputs(dw: Array, last: ConvAxis, count: int) -> Array:
-    """[E, *kernel of all, G, count K, C] -> [E, *kernel, G, K, C]: the sum over the outputs, each with its own taps."""
+    """[E, *kernel of all, G, count O, C] -> [E, *kernel, G, O, C]: the sum over the outputs, each with its own taps."""
     axis, channels = dw.ndim - 4, dw.shape[-2] // count
     own = lambda r: lax.slice_in_dim(dw, r * channels, (r + 1) * channels, axis=dw.ndim - 2)
     taps = lambda a, r: lax.slice_in_dim(a, r * last.stride, r * last.stride + last.kernel, axis=axis)
@@ -81,7 +81,7 @@ class Views:
         return PixelBoxes(images, p.dims, p.groups, one_image, self.interpret)
 
     def dy(self, dy: Array) -> Array:
-        """[pieces E N, *out, G, K] with whole 16 bytes of channels, without the axis of one group."""
+        """[pieces E N, *out, G, O] with whole 16 bytes of channels, without the axis of one group."""
         dy = pad(dy, [(0, 0)] * (dy.ndim - 1) + [(0, unaligned(dy.shape[-1], dy.dtype))])
         return dy if self.tiling.problem.groups > 1 else dy.reshape(*dy.shape[:-2], -1)
 

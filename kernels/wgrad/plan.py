@@ -101,12 +101,12 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A computation of the kernel: x [E N, *in, G, C] and dy [E N, *out, G, K] -> dw [E, *kernel, G, K, C].
+    """A computation of the kernel: x [E N, *in, G, C] and dy [E N, *out, G, O] -> dw [E, *kernel, G, O, C].
 
-    examples E, each with a gradient of its own, batch N images of one, groups G, in_channels C and out_channels K of a group.
+    examples E, each with a gradient of its own, batch N images of one, groups G, in_channels C and out_channels O of a group.
 
     axes    the dimensions, of one phase each: what a kernel reads is x, moved by its taps, and dy, as it lies
-    bias    whether the sums of dy over pixels are wanted, too: [E, G, K]
+    bias    whether the sums of dy over pixels are wanted, too: [E, G, O]
     terms   products of pieces of 16 bits that make up one of the operands' own, see `operands.pieces`
     """
 
@@ -301,7 +301,7 @@ class Tiling:
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """The shape of the kernel's result: [parts E, places of x, taps of the halo, G, K, C] in whole tiles."""
+        """The shape of the kernel's result: [parts E, places of x, taps of the halo, G, O, C] in whole tiles."""
         p, cfg = self.problem, self.cfg
         places = self.tap_tiles * cfg.taps_per_tile
         rows, columns = self.m_tiles * cfg.m_warpgroups * M, self.n_tiles * cfg.channel_loads * cfg.tile_n
@@ -309,7 +309,7 @@ class Tiling:
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """The shape of the sums of dy: [parts E, G, K] in whole tiles."""
+        """The shape of the sums of dy: [parts E, G, O] in whole tiles."""
         parts, _, _, groups, rows, _ = self.out_shape
         return parts, groups, rows
 

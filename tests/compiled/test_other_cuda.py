@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 
+import jax
 import pytest
 
 from compiled import aot
@@ -14,23 +15,35 @@ from workloads.ladder import FAMILIES
 
 OTHER = "OTHER_PYTHON"  # the environment variable that holds the path of a Python with the same JAX and another CUDA
 ROOT = pathlib.Path(__file__).parents[2]
+VERSION = re.compile(r"^\.version (.*)$", flags=re.MULTILINE)
 
 ASKED = pytest.mark.skipif(OTHER not in os.environ, reason=f"{OTHER} is not set: `make test-cuda13` does")
-pytestmark = [pytest.mark.aot, ASKED]
+pytestmark = [pytest.mark.aot, pytest.mark.timeout(900), ASKED]
 
 
-def ptx(family: str) -> list[str]:
-    """The PTX of a case on each rung of a family's ladder."""
+def write_ptx(family: str, file: pathlib.Path) -> None:
+    """Write the version of JAX, and the PTX of a case on each rung of a family's ladder."""
     cases = [rung.cases[0] for rung in FAMILIES[family].LADDER]
-    return [aot.resources("h100", case.kernel.run, *operands_of(case.product))[1].ptx for case in cases]
+    found = [aot.resources("h100", case.kernel.run, *operands_of(case.product))[1].ptx for case in cases]
+    file.write_text(json.dumps([jax.__version__, *found]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_another_cuda_changes_the_version_of_ptx_alone(family):
-    code = f"import json, sys; from tests.compiled.test_other_cuda import ptx; json.dump(ptx({family!r}), sys.stdout)"
-    command, env = (os.environ[OTHER], "-c", code), os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
-    version = re.compile(r"^\.version (.*)$", flags=re.MULTILINE)
-    for other, own in zip(json.loads(run.stdout), ptx(family), strict=True):
-        assert set(version.findall(other)).isdisjoint(version.findall(own))
-        assert version.sub("", other) == version.sub("", own)
+def test_another_cuda_changes_the_version_of_ptx_alone(family, tmp_path):
+    file = tmp_path / "ptx.json"
+    code = f"""
+import pathlib
+from tests.compiled.test_other_cuda import write_ptx
+write_ptx({family!r}, pathlib.Path({str(file)!r}))
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run((os.environ[OTHER], "-c", code), cwd=ROOT, env=env, check=True, timeout=400)
+    others_jax, *others = json.loads(file.read_text())
+    write_ptx(family, file)
+    _, *owns = json.loads(file.read_text())
+    assert others_jax == jax.__version__
+    assert owns
+    for other, own in zip(others, owns, strict=True):
+        (others_version,), (own_version,) = set(VERSION.findall(other)), set(VERSION.findall(own))
+        assert others_version != own_version
+        assert VERSION.sub("", other) == VERSION.sub("", own)

@@ -6,11 +6,16 @@ import sys
 import pytest
 
 from compiled import kernels
+from pallas_conv.kernels import families
 from workloads import paths
 from workloads.ladder import CASES, FAMILIES, LADDER
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 EACH = pytest.mark.parametrize("family", FAMILIES)
+
+
+def test_every_family_has_a_ladder():
+    assert FAMILIES.keys() == {family.name for family in families.FAMILIES}
 
 
 @EACH
