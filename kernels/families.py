@@ -39,9 +39,10 @@ def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple
     against = list[str]()
     for family in [family for family in suited if product.role in family.roles] or suited:
         missing = [] if device or capability in family.bodies else [f"no {family.name} kernel is written for this GPU"]
-        if not (found := [*missing, *family.reasons(product)]):
-            return tuple(device) or family
-        against += found
+        if found := [*missing, *family.reasons(product)]:
+            against += found
+        else:  # the family serves it, if the device is one for kernels
+            return tuple(device) if device else family
     return tuple(dict.fromkeys((*device, *against)))
 
 

@@ -63,7 +63,7 @@ def _batch(
         images = {n: jnp.moveaxis(t, axis_of[n], op.ensemble_axes) if n in axis_of else t for n, t in v.items()}
         return run(op, images), [op.ensemble_axes] * len(outs)
 
-    # Models that share x (or y): their weights and the other image fold B into its channels.
+    # Models that share x (or y): the new axis becomes part of the channels of their weights, and of the other image.
     equation = Equation(primitive, op, names, outs)
     n = equation.batch_axes([t.shape[:-1] if k in axis_of else t.shape for k, t in v.items()])
     for image in "yx":

@@ -327,12 +327,12 @@ class Equation:
 
         There are some for a backward pass that wants dw and others, which read the same cotangent: "bwd", or "wgrad" with "db"
         where nobody wants dx. The second leaves db out, for kernels that cannot sum it. None is offered with dr, which is the
-        cotangent times act', and so XLA's. If `_has_other_numbers` holds, none is offered with act', and none with db.
+        cotangent times act', and so XLA's. If `_rounds_operands` holds, none is offered with act', and none with db.
         """
         wanted = {name for name, _ in self.outs}
         if self.primitive != "bwd" or "dr" in wanted or "dw" not in wanted:
             return []
-        other_numbers = self._has_other_numbers(operands)
+        other_numbers = self._rounds_operands(operands)
         if "a" in self.names and other_numbers:
             return []
         fewer = [wanted] * (not other_numbers) + [wanted - {"db"}]
@@ -354,14 +354,14 @@ class Equation:
         """One of the equation's products with what a kernel may sum of its operands in passing; None if nothing is wanted.
 
         That is the bias gradient beside the weight gradient: both read the cotangent. Where act' multiplies it, XLA makes it
-        in float32, and sums it as it does; likewise if `_has_other_numbers` holds.
+        in float32, and sums it as it does; likewise if `_rounds_operands` holds.
         """
         if self.primitive != "bwd" or part.role != "wgrad" or "db" not in dict(self.outs) or "a" in self.names:
             return None
-        return None if self._has_other_numbers(operands) else dataclasses.replace(part, outputs=("dw", "db"))
+        return None if self._rounds_operands(operands) else dataclasses.replace(part, outputs=("dw", "db"))
 
-    def _has_other_numbers(self, operands: Sequence[Operand]) -> bool:
-        """Whether the cotangent, or what the activation saved, is of other numbers than a kernel reads: those are rounded."""
+    def _rounds_operands(self, operands: Sequence[Operand]) -> bool:
+        """Whether kernels would round the cotangent, or what the activation saved: they read the compute dtype."""
         dtypes = [t.dtype for name, t in zip(self.names, operands, strict=True) if name in ("ct", "a")]
         return any(jnp.dtype(dtype) != self.op.compute_dtype for dtype in dtypes)
 

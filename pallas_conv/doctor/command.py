@@ -13,7 +13,7 @@ from ..target import Target, resolve
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--minutes", type=_minutes, default=11, help="minutes after which no new check starts (default: %(default)g)"
+        "--minutes", type=_minutes, default=12, help="minutes after which no new check starts (default: %(default)g)"
     )
     parser.add_argument(
         "--plan", type=_hopper, metavar="DEVICE", help="print what would be checked on h100, h200 or another Hopper GPU"
