@@ -36,11 +36,6 @@ class Config:
     stages: int = 3
 
     @property
-    def ctas_per_sm(self) -> int:
-        """Thread blocks on an SM: registers do not allow two."""
-        return 1
-
-    @property
     def complexity(self) -> tuple[float, ...]:
         """A sort key, lower for simpler configurations: narrow strips, short ones, few slots."""
         return self.columns, self.strip_rows, self.stages

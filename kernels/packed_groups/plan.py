@@ -35,12 +35,6 @@ class Config:
         """A sort key, lower for simpler configurations: few groups as one, a simple tile."""
         return self.count, *self.tile.complexity
 
-    @property
-    def ctas_per_sm(self) -> int:
-        """Thread blocks on an SM."""
-        found: int = self.tile.ctas_per_sm
-        return found
-
     def __str__(self) -> str:
         return f"count={self.count}, {self.tile}"
 

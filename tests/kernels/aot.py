@@ -24,11 +24,11 @@ def compiled(
     assert multiplies in used.ptx
     assert "cp.async.bulk.tensor" in used.ptx
     assert used.spills == 0, used.log
-    warpgroups = kernel.family.work(kernel.family.problem(product), cfg, ANY_HOPPER).mma_warpgroups + 1
-    resident = warpgroups * cfg.ctas_per_sm
-    assert used.registers * WARPGROUP * resident <= HOPPER.registers, used.log
+    work = kernel.family.work(kernel.family.problem(product), cfg, ANY_HOPPER)
+    warpgroups = (work.mma_warpgroups + 1) * work.ctas_per_sm
+    assert used.registers * WARPGROUP * warpgroups <= HOPPER.registers, used.log
     assert used.smem_bytes == buffers  # the budget is right
-    assert buffers + barriers <= HOPPER.smem_limit(cfg.ctas_per_sm)
+    assert buffers + barriers <= HOPPER.smem_limit(work.ctas_per_sm)
     assert "serializ" not in used.log, used.log
     assert "setmaxnreg" not in used.log, used.log
     return program, used

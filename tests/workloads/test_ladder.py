@@ -103,5 +103,6 @@ def test_cases_compile_without_spills(case):
     _, used = kernels.compiled(case.product, case.config)
     assert used.spills == 0, used.log
     family = case.kernel.family
-    warpgroups = family.work(family.problem(case.product), case.config, case.kernel.gpu).mma_warpgroups + 1
-    assert used.registers * 128 * warpgroups * case.config.ctas_per_sm <= case.kernel.gpu.generation.registers, used.log
+    work = family.work(family.problem(case.product), case.config, case.kernel.gpu)
+    warpgroups = (work.mma_warpgroups + 1) * work.ctas_per_sm
+    assert used.registers * 128 * warpgroups <= case.kernel.gpu.generation.registers, used.log
