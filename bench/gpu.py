@@ -20,12 +20,14 @@ Every row has a kind, a name, a status and t, seconds since the start. Statuses:
     correctness  "<problem>/<f|d|w|b>": error, bound, baseline_error, largest, finite, right, deterministic, seed; and what is
                  known of a kernel: family, product, config, num_sms, facts (see kernels.family), code_path, variant
     time         "<case>/<f|d|w|b|fb>", impl "stock", "best" (the lax program that `auto` takes without kernels, where that is
-                 not stock's) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest of
+                 not stock's), "beside" (the one that it takes beside kernels for other products of the layer, where that is
+                 another) or "ours" (the kernel; of fb the converted layer under ("mosaic", "auto")): ms and the rest of
                  verify.timing.Timing, compile_s (beside others), tflops (useful ones), gbps (of the least traffic), floor_ms,
-                 fraction (of the floor: 1 is perfect); of best and ours ratio (stock's time by theirs), difference (from stock,
-                 a part of the largest; of fb gradient_difference, too), and of one product error and bound at some places;
-                 of ours ratio_best (of the faster of the others), what is known of the kernel, lax (the formulation that
-                 `auto` takes otherwise), and where ours was timed lax_ms, lax_us and kernel_us
+                 fraction (of the floor: 1 is perfect); of all but stock ratio (stock's time by theirs), difference (from
+                 stock, a part of the largest; of fb gradient_difference, too), and of one product error and bound at some
+                 places; of ours ratio_best (of the fastest of the others), what is known of the kernel, lax (the formulation
+                 that `auto` takes otherwise), lax_beside (likewise beside kernels), and where ours was timed lax_ms, lax_us,
+                 lax_beside_us and kernel_us
     spread       "<case>/<f|d|w|b|fb>": ms of stock's program compiled anew by another process, first_ms, ratio of both
 
 A row of a kernel may be joined by one of status "skipped: not poisoned": memory was not filled with NaN before it ran.

@@ -11,7 +11,7 @@ import jax
 
 import pallas_conv as pc
 from pallas_conv import formulations
-from pallas_conv.doctor.plan import NO_KERNELS, lax_program
+from pallas_conv.doctor.plan import NO_KERNELS, lax_program, rivals
 from pallas_conv.equation import Equation
 from pallas_conv.kernels import families, serve
 from pallas_conv.kernels.gpu import HOPPER, Gpu
@@ -78,8 +78,13 @@ def _usual(product: Product) -> Source:
     return Source(functools.partial(_without_kernels, Target("cpu"), product), operands_of(product))
 
 
-def _without_kernels(target: Target, product: Product, *operands: Any) -> list[jax.Array]:
-    return execute(Equation.of(product, ("auto",), NO_KERNELS), target, *operands)
+def _without_kernels(target: Target, product: Product, *operands: Any, beside_kernels: bool = False) -> list[jax.Array]:
+    return execute(Equation.of(product, ("auto",), NO_KERNELS, beside_kernels), target, *operands)
+
+
+def beside(product: Product, target: Target) -> str | None:
+    """The lax program that `auto` takes for a product beside kernels, where that is another one than elsewhere."""
+    return next((name for name, beside_kernels in rivals(product, target).items() if beside_kernels), None)
 
 
 def operands_of(product: Product) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -126,8 +131,17 @@ def best(case: Case, direction: str, target: Target) -> Program | None:
     return Program(title, functools.partial(_layer, case, direction, ("auto",)))
 
 
-def _best(case: Case, direction: str, target: Target) -> Source:
-    return Source(case.ours(direction, functools.partial(_without_kernels, target)), _shapes(case, direction))
+def best_beside(case: Case, direction: str, target: Target) -> Program | None:
+    """The program of `auto` for a product that no kernel serves, beside kernels, where that is another one than elsewhere."""
+    if direction == "fb" or beside(case.products()[direction], target) is None:
+        return None
+    make = functools.partial(_best, case, direction, target, beside_kernels=True)
+    return Program(f"{case.name}/{direction} beside", make)
+
+
+def _best(case: Case, direction: str, target: Target, beside_kernels: bool = False) -> Source:
+    run = functools.partial(_without_kernels, target, beside_kernels=beside_kernels)
+    return Source(case.ours(direction, run), _shapes(case, direction))
 
 
 def ours(

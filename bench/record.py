@@ -14,8 +14,9 @@ What counts, of rows by bench.gpu, bench.tune and whatever else runs kernels (se
     several_facts  of a program of several kernels: all of them are wrong if it hung or crashed
     lax, lax_us    beside "kernel_us", both by CUPTI: a timing. Of a run with the record's choice it is of the tile that was
                    chosen then ("today_us", where several were timed). Tuning under an earlier choice counts, too, with the
-                   tile that was kept, for products that were not timed since. Of several timings of a product the least
-                   favourable one counts.
+                   tile that was kept, for products that were not timed since. Of several timings of a product beside one
+                   program the least favourable counts. lax_beside, lax_beside_us: likewise, beside the program that `auto`
+                   takes beside kernels
 
 Refused are rows of a dry run, of several devices or sources, and of a source that is not the present one. There is one
 record a family and device: a new one takes the place of the old.
@@ -132,10 +133,17 @@ def _timings(files: dict[str, list[Row]], choice: str) -> Iterator[Timing]:
     timed = set()
     for row, facts in _timed(current):
         timed.add(Product.from_json(row["product"]))
-        yield Timing(facts.series, facts.size, row.get("today_us") or row["kernel_us"], row["lax_us"], row["lax"])
+        yield from _beside_programs(row, facts, row.get("today_us") or row["kernel_us"])
     for row, facts in _timed(earlier):
         if "timed" in row and Product.from_json(row["product"]) not in timed:
-            yield Timing(facts.series, facts.size, row["kernel_us"], row["lax_us"], row["lax"])
+            yield from _beside_programs(row, facts, row["kernel_us"])
+
+
+def _beside_programs(row: Row, facts: Facts, kernel_us: float) -> Iterator[Timing]:
+    """The kernel's time beside each lax program that `auto` may take instead."""
+    yield Timing(facts.series, facts.size, kernel_us, row["lax_us"], row["lax"])
+    if row.get("lax_beside_us"):
+        yield Timing(facts.series, facts.size, kernel_us, row["lax_beside_us"], row["lax_beside"])
 
 
 def _chosen_by(rows: list[Row]) -> str:

@@ -122,10 +122,12 @@ def spread(context: Context, arguments: list[str]) -> Iterator[Row]:
 
 
 def compare(case: Case, direction: str, target: Target, gpu: Gpu, dry: bool) -> Step:
-    """Stock, the best lax program where that is another, and ours where a kernel serves the product."""
+    """Stock, the best lax programs where they are others, and ours where a kernel serves the product."""
     wanted = {"stock": products.stock(case, direction)}
     if best := products.best(case, direction, target):
         wanted["best"] = best
+    if beside := products.best_beside(case, direction, target):
+        wanted["beside"] = beside
     timed = direction == "fb" or not dry  # an interpreted kernel has no time
     if timed and any(products.served(case, d) for d in (case.products() if direction == "fb" else [direction])):
         wanted["ours"] = products.ours(case, direction, gpu)
@@ -176,6 +178,8 @@ class Comparison:
         if impl != "ours" or self.direction == "fb":
             return {}
         row: Row = {"lax": products.formulation(self.case, self.direction, self.target)}
+        if beside := products.beside(self.case.products()[self.direction], self.target):
+            row["lax_beside"] = beside
         if impl in self.wanted:
             return row
         reasons = families.reasons(self.case.products()[self.direction], context.capability)
@@ -218,6 +222,8 @@ class Comparison:
         if {"ours", rival} <= times.keys() and self.direction != "fb":
             lax = times[rival]
             rows["ours"] |= {"lax_ms": lax.ms, "lax_us": 1e3 * lax.ms, "kernel_us": 1e3 * times["ours"].ms}
+            if "beside" in times:
+                rows["ours"]["lax_beside_us"] = 1e3 * times["beside"].ms
         return rows
 
 
@@ -261,5 +267,5 @@ def _ratios(impl: str, times: Mapping[str, timing.Timing]) -> Row:
     if impl == "stock":
         return {}
     row = {"ratio": times["stock"].ms / times[impl].ms}
-    least = min(times[other].ms for other in ("stock", "best") if other in times)
+    least = min(times[other].ms for other in ("stock", "best", "beside") if other in times)
     return row | ({"ratio_best": least / times[impl].ms} if impl == "ours" else {})

@@ -41,6 +41,8 @@ def find(product: Product, capability: tuple[int, int] | None) -> Family | tuple
         missing = [] if device or capability in family.bodies else [f"no {family.name} kernel is written for this GPU"]
         if found := [*missing, *family.reasons(product)]:
             against += found
+        elif product.role not in family.roles:
+            against.append(f"no {family.name} kernel is written for the product {product.role!r}")
         else:  # the family serves it, if the device is one for kernels
             return tuple(device) if device else family
     return tuple(dict.fromkeys((*device, *against)))

@@ -39,6 +39,7 @@ UNCOMPILED = {
         "kernels/wgrad/test_legal.py",
         "test_licences.py",
         "test_packaging.py",
+        "test_plans.py",
         "test_record.py",
         "test_strict.py",
         "test_wanted.py",

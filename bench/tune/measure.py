@@ -62,6 +62,8 @@ def steps(it: Wanted, device: Device) -> list[Step]:
     beside = {"stock": _lax(it, device, "xla")}
     if lax_program(it.product, device.target) != STOCK:
         beside["best"] = _lax(it, device, "auto")
+    if products.beside(it.product, device.target):
+        beside["beside"] = _lax(it, device, "auto", beside_kernels=True)
     drawn = Program(f"{it.name} operands", functools.partial(_drawn, it.product), alone=False)
     baseline = list(beside.values())[-1]
     checks = [functools.partial(_check, it=it, kernel=k, baseline=baseline, drawn=drawn) for k in kernels]
@@ -90,13 +92,13 @@ def _candidate(product: Product, rank: int, device: Device) -> Source:
     return source._replace(about={**source.about, **about})
 
 
-def _lax(it: Wanted, device: Device, implementation: str) -> Program:
-    make = functools.partial(_without_kernels, it.product, device.target, implementation)
-    return Program(f"{it.name} {implementation}", make)
+def _lax(it: Wanted, device: Device, implementation: str, beside_kernels: bool = False) -> Program:
+    make = functools.partial(_without_kernels, it.product, device.target, implementation, beside_kernels)
+    return Program(f"{it.name} {implementation}{' beside kernels' * beside_kernels}", make)
 
 
-def _without_kernels(product: Product, target: Target, implementation: str) -> Source:
-    run = functools.partial(execute, Equation.of(product, (implementation,), NO_KERNELS), target)
+def _without_kernels(product: Product, target: Target, implementation: str, beside_kernels: bool) -> Source:
+    run = functools.partial(execute, Equation.of(product, (implementation,), NO_KERNELS, beside_kernels), target)
     return Source(run, products.operands_of(product))
 
 
@@ -159,11 +161,17 @@ def _time(
     operands = [jax.block_until_ready(draw(np.uint32(context.seed + i))) for i in range(count)]
     context.alive(kernel=True, **products.several(b.about for b in built.values()))
     times = timing.measure(calls | {str(rank): b.call for rank, b in built.items()}, operands, rounds=ROUNDS)
-    yield tuned(it.product, lax_program(it.product, device.target), device.gpu, right, times)
+    yield tuned(it.product, device.target, device.gpu, right, times)
 
 
-def tuned(product: Product, lax: str, gpu: Gpu, right: Mapping[int, Any], times: Mapping[str, timing.Timing]) -> Row:
-    """The row of a product. right: configurations by rank, 0 is today's choice; times: of them, and of "stock" and "best"."""
+def tuned(
+    product: Product, target: Target, gpu: Gpu, right: Mapping[int, Any], times: Mapping[str, timing.Timing]
+) -> Row:
+    """The row of a product.
+
+    right: configurations by rank, 0 is today's choice. times: of them, of "stock", and of "best" and "beside" where the lax
+    programs that `auto` takes, and takes beside kernels, are others.
+    """
     us = {cfg: 1e3 * times[str(rank)].ms for rank, cfg in right.items()}
     fastest = min(us, key=us.__getitem__)
     today = right.get(0)
@@ -171,10 +179,12 @@ def tuned(product: Product, lax: str, gpu: Gpu, right: Mapping[int, Any], times:
     row: Row = {
         **products.about(serve.kernel(product, gpu, kept)),
         "kernel_us": us[kept],
-        "lax": lax,
+        "lax": lax_program(product, target),
         "lax_us": 1e3 * times.get("best", times["stock"]).ms,
         "stock_us": 1e3 * times["stock"].ms,
         "source": " ".join({it.source: None for it in times.values()}),
         "timed": [{"config": cfg.to_json(), "us": took} for cfg, took in us.items()],
     }
+    if "beside" in times:
+        row |= {"lax_beside": products.beside(product, target), "lax_beside_us": 1e3 * times["beside"].ms}
     return row | ({"today": today.to_json(), "today_us": us[today], "gain": us[today] / us[fastest]} if today else {})

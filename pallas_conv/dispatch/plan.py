@@ -30,7 +30,7 @@ class Plan:
     lax             the lax program that runs, or that the kernel was compared with: a formulation, or those of all parts of
                     the product, as in "stock+stock". None where kernels were asked for by name
     by_name         whether it is what "xla" promises: stock's program, divided over devices as XLA divides it
-    beside          remarks on what XLA does beside the equation's kernels
+    remarks         on what XLA does around the equation's kernels
     """
 
     product: Product
@@ -41,7 +41,7 @@ class Plan:
     reasons: tuple[str, ...] = ()
     lax: str | None = None
     by_name: bool = False
-    beside: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def formulation(self) -> str | None:
@@ -75,7 +75,7 @@ class Plan:
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user: copies that are made, results that are rounded."""
         if self.implementation != "xla":
-            return (*self.to_run.notes, *self.beside)
+            return (*self.to_run.notes, *self.remarks)
         if not rounds_once(self.product, self.target):
             return ()
         where = "with out_dtype, " if self.product.role == "fprop" else ""
@@ -170,6 +170,7 @@ def _asked_for(name: str) -> str:
 
 
 def _any_kernel(plans: Iterable[Plan]) -> bool:
+    """Whether a kernel is launched among them. Interpreted ones do not count: XLA arranges nothing around these."""
     return any(plan.implementation == "mosaic" for plan in plans)
 
 
@@ -181,49 +182,52 @@ def plans(equation: Equation, target: Target, operands: Sequence[Operand]) -> li
 
     operands: arrays, or what has their shapes and dtypes.
 
-    The products are planned first, since a kernel for all of them must be faster than they are. A product's plan sees those
-    before it: beside kernels another lax program may be the best. A kernel may serve a product with what it sums in passing,
-    see `Equation.in_passing`.
+    The products are planned first, since a kernel for all of them must be faster than they are. Of these the weight gradient
+    is the last: where a kernel computes the input gradient, another lax program is the best for it. A kernel may serve a
+    product with what it sums in passing, see `Equation.in_passing`.
 
     Raises UnsupportedError, with all reasons, if no implementation that was asked for serves a product.
     """
     if any(export.is_symbolic_dim(n) for t in operands for n in t.shape):
         equation = dataclasses.replace(equation, no_kernels="kernels are for sizes that are numbers, not symbols")
     op, parts, errors = equation.op, list[Plan](), list[UnsupportedError]()
-    for product in equation.products([t.shape for t in operands]):
-        beside = equation.beside_kernels or _any_kernel(parts)
+    for product in sorted(equation.products([t.shape for t in operands]), key=lambda it: it.role == "wgrad"):
+        beside_kernels = equation.beside_kernels or _any_kernel(parts)
         try:
-            parts.append(plan(product, target, op.implementation, equation.no_kernels, op.channels_last, beside))
+            parts.append(
+                plan(product, target, op.implementation, equation.no_kernels, op.channels_last, beside_kernels)
+            )
         except UnsupportedError as error:
             errors.append(error)
-    together = [_with_sums(equation, part, parts, operands) for part in parts]
-    wholes, why_not = equation.wholes(operands), None
+    wholes, against = equation.wholes(operands), ""
+    lax = _without_kernels(equation, parts) if wholes else None
+    apart = [_with_sums(equation, part, equation.in_passing(part.product, operands), wholes) for part in parts]
     for whole in wholes:
-        chosen = _at_once(equation, whole, parts, target)
-        why_not = _slower_at_once(equation, chosen, together) if isinstance(chosen, Plan) else chosen
-        if isinstance(chosen, Plan) and why_not is None:
+        chosen, against = _at_once(equation, whole, parts, target, lax)
+        if chosen:
+            against = _slower_at_once(equation, chosen, apart)
+        if chosen and not against:
             return [chosen]
     if errors:
         raise UnsupportedError.together(errors)
-    if together and all(it.implementation != "xla" for it in together):
+    if apart and all(it.implementation != "xla" for it in apart):
         remarks = list[str]()
-        if why_not and _is_expected(wholes[-1]):
-            remarks.append(f"no one kernel computes all gradients at once: {why_not}")
+        if against and _is_expected(wholes[-1]):
+            remarks.append(f"no one kernel computes all gradients at once: {against}")
         if equation.primitive == "bwd" and "a" in equation.names and "dr" not in dict(equation.outs):
-            remarks.append(_derivative(op, dict(zip(equation.names, operands, strict=True)), len(together)))
-        together[0] = dataclasses.replace(together[0], beside=tuple(remarks))
-    return together
+            remarks.append(_derivative(op, dict(zip(equation.names, operands, strict=True)), len(apart)))
+        apart[0] = dataclasses.replace(apart[0], remarks=tuple(remarks))
+    return apart
 
 
-def _with_sums(equation: Equation, part: Plan, parts: Sequence[Plan], operands: Sequence[Operand]) -> Plan:
-    """The plan of a part of an equation, or that of a kernel which serves it with what it sums in passing."""
-    more = equation.in_passing(part.product, operands)
-    if more is None:
+def _with_sums(equation: Equation, part: Plan, more: Product | None, wholes: Sequence[Product]) -> Plan:
+    """The plan of a part of an equation, or of a kernel that serves it with what it sums in passing (`more`).
+
+    Where that is all that the equation wants, it is one of the wholes, which are planned as such.
+    """
+    if more is None or more in wholes:
         return part
-    others = (other for other in parts if other is not part)
-    beside = dataclasses.replace(equation, beside_kernels=equation.beside_kernels or _any_kernel(others))
-    chosen = _at_once(beside, more, [part], part.target)
-    return chosen if isinstance(chosen, Plan) else part
+    return _at_once(equation, more, [part], part.target, part.lax)[0] or part
 
 
 def _is_expected(whole: Product) -> bool:
@@ -246,44 +250,51 @@ def _derivative(op: Op, v: Mapping[str, Operand], kernels: int) -> str:
     )
 
 
-def _at_once(equation: Equation, whole: Product, parts: Sequence[Plan], target: Target) -> Plan | str:
-    """The plan of one kernel for all these parts of an equation, or why they are computed one by one."""
+def _at_once(
+    equation: Equation, whole: Product, parts: Sequence[Plan], target: Target, lax: str | None
+) -> tuple[Plan | None, str]:
+    """The plan of one kernel for all these parts of an equation; or None, and why.
+
+    lax: what runs where kernels serve none of the parts. None where kernels were asked for by name.
+    """
     found = _find(whole, target, equation.no_kernels)
     if found.kernel is None:
-        return "; ".join(found.anywhere)
+        return None, "; ".join(found.anywhere)
     for name in equation.op.implementation:
         missing = found.anywhere if name == "interpret" else found.here
         if name == "xla" or (name == "auto" and missing):  # which settle the parts, too
-            return "; ".join(missing)
+            return None, "; ".join(missing)
         if name == "auto":
-            lax = _without_kernels(parts, equation.beside_kernels)
-            proof = _trust_at_once(found.kernel, target, lax, parts)
-            return Plan(whole, target, "mosaic", proof.why, found.kernel, lax=lax) if proof.trusted else proof.why
+            proof = _trust_at_once(found.kernel, target, str(lax), parts)
+            chosen = Plan(whole, target, "mosaic", proof.why, found.kernel, lax=lax)
+            return chosen if proof.trusted else None, proof.why
         if not missing:
-            return Plan(whole, target, name, _asked_for(name), found.kernel)
-    return "; ".join(found.here)
+            return Plan(whole, target, name, _asked_for(name), found.kernel), ""
+    return None, "; ".join(found.here)
 
 
-def _without_kernels(parts: Sequence[Plan], beside_kernels: bool) -> str:
-    """The lax programs of all parts where kernels serve none of them, by which times are filed: "stock+stock".
+def _without_kernels(equation: Equation, parts: Sequence[Plan]) -> str | None:
+    """The lax programs that run where kernels serve none of the parts, by which times are filed: "stock+stock"."""
+    names = list[str | None]()
+    for i, part in enumerate(parts):
+        if _any_kernel(parts[:i]) and not equation.beside_kernels:  # planned beside kernels that are not there then
+            names.append(formulations.choose(part.product, part.target)[0])
+        else:
+            names.append(part.lax)
+    return None if None in names else "+".join(map(str, names))
 
-    beside_kernels: whether kernels serve other products of the same equation.
-    """
-    chosen = (formulations.choose(part.product, part.target, beside_kernels) for part in parts)
-    return "+".join(name for name, _ in chosen)
 
-
-def _slower_at_once(equation: Equation, chosen: Plan, parts: Sequence[Plan]) -> str | None:
-    """The reason to take kernels of the parts where kernels were asked for by name: by the model they are faster. Else None.
+def _slower_at_once(equation: Equation, chosen: Plan, parts: Sequence[Plan]) -> str:
+    """The reason to take kernels of the parts where kernels were asked for by name: by the model they are faster. Else "".
 
     chosen: the plan of one kernel for several parts. Where `auto` chose it, measured times did. A part that XLA computes has no
     modelled time, and whoever asked for kernels wants as many as there are.
     """
     by_name = chosen.source == _asked_for(chosen.implementation)
     if not by_name or len(parts) == 1 or any(part.implementation == "xla" for part in parts):
-        return None
+        return ""
     at_once, apart = _modelled_us(equation, [chosen]), _modelled_us(equation, parts)
-    return f"by the model it takes {at_once:.3g} us, and they {apart:.3g} us" if apart < at_once else None
+    return f"by the model it takes {at_once:.3g} us, and they {apart:.3g} us" if apart < at_once else ""
 
 
 def _modelled_us(equation: Equation, plans: Sequence[Plan]) -> float:

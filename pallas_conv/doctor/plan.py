@@ -69,8 +69,8 @@ def _name(use: Use) -> str:
 class Check:
     """A kernel to check: its configuration, what the check proves, and the lax program that `auto` takes otherwise.
 
-    weight: how much the product is wanted, see `weights`. beside_kernels: whether that program is the one that `auto` takes
-    where kernels serve other products of the same layer.
+    weight: how much the product is wanted, see `weights`; a product's checks share it. beside_kernels: whether that program is
+    the one that `auto` takes where kernels serve other products of the same equation.
     """
 
     name: str
@@ -117,14 +117,16 @@ def checks(rows: Sequence[Row], target: Target) -> tuple[Check, ...]:
         found.append((names[product], plan.plan(product, target, ("mosaic",)).to_run, weight))
     configs = tiles([kernel.product for _, kernel, _ in found], target)
     under = [dataclasses.replace(kernel, given=config) for (_, kernel, _), config in zip(found, configs, strict=True)]
-    return tuple(
-        Check(f"{name}{' beside kernels' * beside}", kernel, kernel.facts, rival, weight, beside)
-        for (name, _, weight), kernel in zip(found, under, strict=True)
-        for rival, beside in _rivals(kernel.product, target).items()
-    )
+    found_checks = list[Check]()
+    for (name, _, weight), kernel in zip(found, under, strict=True):
+        programs = rivals(kernel.product, target)
+        for rival, beside in programs.items():
+            title = f"{name} beside kernels" if beside else name
+            found_checks.append(Check(title, kernel, kernel.facts, rival, weight / len(programs), beside))
+    return tuple(found_checks)
 
 
-def _rivals(product: Product, target: Target) -> dict[str, bool]:
+def rivals(product: Product, target: Target) -> dict[str, bool]:
     """Every lax program that `auto` may take instead of a kernel, and whether it takes that one beside kernels alone."""
     # A kernel for all gradients of a layer has none of them beside it.
     places = (False,) if product.role == "bwd" else (True, False)
@@ -157,7 +159,7 @@ NO_KERNELS = "the kernel is held against what runs without it"
 def lax_program(product: Product, target: Target, beside_kernels: bool = False) -> str:
     """The name of what `auto` takes where no kernel is trusted: a formulation, or those of all parts of the product.
 
-    beside_kernels: whether kernels serve other products of the same layer.
+    beside_kernels: whether kernels serve other products of the same equation.
     """
     equation = Equation.of(product, ("auto",), NO_KERNELS, beside_kernels)
     parts = plan.plans(equation, target, operands_of(product))
@@ -170,7 +172,7 @@ def lax_program(product: Product, target: Target, beside_kernels: bool = False) 
 class Order(NamedTuple):
     """Checks in the order in which they run.
 
-    needed: checks that prove something new. rest: products whose proof follows from those, most wanted first.
+    needed: checks that prove something new. rest: those whose outcome follows from them, most wanted first.
     """
 
     needed: tuple[Check, ...]
@@ -266,8 +268,13 @@ def known_proofs(target: Target) -> Proofs:
 
 
 def coverage(known: Proofs, checks: Iterable[Check], rows: Sequence[Row]) -> str:
-    """A sentence for the user: the number of wanted products for which `auto` takes a kernel, given these proofs and checks."""
-    taken = {c.product for c in checks if c.family in known and known[c.family].look_up(c.facts, c.rival).trusted}
+    """A sentence for the user: the number of wanted products for which `auto` takes a kernel, given these proofs and checks.
+
+    It must take the kernel wherever the product stands: all checks of it must have passed.
+    """
+    checks = list(checks)
+    trusted = lambda c: c.family in known and known[c.family].look_up(c.facts, c.rival).trusted
+    taken = {c.product for c in checks} - {c.product for c in checks if not trusted(c)}
     of = {group: [row.product in taken for row in rows if row.group == group] for group in ("suite", "networks")}
     suite, networks = (f"{sum(found)} of {len(found)}" for found in of.values())
     return f"{suite} products of the suite, {networks} of the networks"

@@ -39,13 +39,14 @@ def _run(keeper: Keeper, target: Target, minutes: float) -> int:
     rows = plan.rows(wanted())
     checks = plan.checks(rows, target)
     seed = int.from_bytes(os.urandom(4), "little")
-    todo = plan.order(checks, keeper.known)
+    order = plan.order(checks, keeper.known)
+    todo = [*order.needed, *order.rest]
     print(HANGING)
-    print(f"\n{'':4} {'product':36} {text.COLUMNS} {'speed':>8}")
+    print(f"\n{'':4} {'product':{text.width(todo)}} {text.COLUMNS} {'speed':>8}")
     found: list[Outcome] = []
     interrupted = False
     try:
-        for outcome in outcomes([*todo.needed, *todo.rest], target, seed, until, keeper):
+        for outcome in outcomes(todo, target, seed, until, keeper):
             found.append(outcome)
             print(_told(outcome, until), flush=True)
     except KeyboardInterrupt:
@@ -54,7 +55,7 @@ def _run(keeper: Keeper, target: Target, minutes: float) -> int:
         print("\ninterrupted")
     print("", *summary(found, keeper, seed), sep="\n")
     print(f"`auto` takes kernels for {plan.coverage(plan.known_proofs(target), checks, rows)}")
-    if left := len(todo.needed[len(found) :]):
+    if left := len(order.needed[len(found) :]):
         print(f"{left} more checks would let it take more: run doctor again, or with more --minutes")
     failed = any(isinstance(outcome, Exception) for outcome in found)
     return 130 if interrupted else int(failed or keeper.wrong() > 0)
@@ -86,7 +87,7 @@ def outcomes(todo: Sequence[Check], target: Target, seed: int, until: float, kee
         for number, (check, ahead) in enumerate(_ahead(todo, pool), 1):
             if time.monotonic() >= until:
                 return
-            print(f"{number:4} {check.name:36} ", end="", flush=True)
+            print(f"{number:4} {check.name:{text.width(todo)}} ", end="", flush=True)
             outcome = attempt(check, ahead, target, seed + number, keeper)
             yield outcome
             if isinstance(outcome, Exception) and (dead := lost()):

@@ -23,17 +23,23 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
+def width(checks: Sequence[Check]) -> int:
+    """The width of a column that holds the names of these checks."""
+    return max((len(check.name) for check in checks), default=0)
+
+
 def planned(rows: Sequence[Row], checks: Sequence[Check], target: Target, minutes: float) -> Iterator[str]:
     """The plan of a run on this device: its checks in so many minutes, their order, and what `auto` would take afterwards."""
     order = plan.order(checks)
     timed = list(plan.in_time(order.needed, 60 * minutes))
+    column = width([check for check, _ in timed])
     yield f"on {target}, starting nothing after {minutes:g} minutes; seconds are estimated"
-    yield f"{'':4} {'product':36} {'done at':>8}  code path | epilogue"
+    yield f"{'':4} {'product':{column}} {'done at':>8}  code path | epilogue"
     for number, (check, done) in enumerate(timed, 1):
-        yield f"{number:4} {check.name:36} {done:6.0f} s  {check.facts.code_path} | {check.facts.epilogue}"
+        yield f"{number:4} {check.name:{column}} {done:6.0f} s  {check.facts.code_path} | {check.facts.epilogue}"
     if late := len(order.needed) - len(timed):
         yield f"{late} more, which would let `auto` take more, are left to another run or to more --minutes"
-    yield f"{len(order.rest)} products that those speak for come last, while time is left"
+    yield f"{len(order.rest)} checks that those speak for come last, while time is left"
     done = timed[-1][1] if timed else 0
     taken = plan.coverage(plan.proofs(check for check, _ in timed), checks, rows)
     yield f"covers {taken}, in about {done:.0f} s"

@@ -11,7 +11,7 @@ def choose(
 ) -> tuple[str, str]:
     """The formulation that `auto` takes where no kernel runs, and why.
 
-    beside_kernels: whether kernels serve the other products of the same convolution.
+    beside_kernels: whether kernels serve other products of the same equation.
     channels_last: whether the caller's images lie so.
     """
     if target.platform == "cpu":

@@ -131,6 +131,11 @@ def test_a_driver_without_a_name_makes_a_record_all_the_same():
     assert derived(check(), device=DEVICE | {"driver": None}).driver == "unknown"
 
 
+def test_times_beside_each_lax_program_are_filed_under_its_name():
+    found = derived(timed(lax_beside="padded", lax_beside_us=12.0))
+    assert {timing.lax: timing.ratio for timing in found.timings} == {"stock": 1.5, "padded": 1.2}
+
+
 @pytest.mark.parametrize("row", [timed(source="wall"), timed(lax_us=None), check()])
 def test_only_times_of_the_device_beside_a_lax_program_count(row):
     assert derived(row).timings == ()

@@ -60,6 +60,17 @@ def test_the_best_lax_program_is_timed_where_it_is_not_stocks(tmp_path, monkeypa
     assert rows["ours"]["lax"] == products.formulation(case, "f", H100) != formulations.STOCK
 
 
+def test_the_lax_program_beside_kernels_is_timed_where_it_is_another(tmp_path, monkeypatch):
+    (case,) = (c for c in MEDIUM if c.name == "medium_3d")
+    rows = compared(tmp_path, monkeypatch, lambda y: y, case, "w")
+    ours, beside = rows["ours"], rows["beside"]
+    assert set(rows) == {"stock", "beside", "ours"}
+    assert (ours["lax"], ours["lax_us"]) == (formulations.STOCK, 1e3 * rows["stock"]["ms"])
+    assert (ours["lax_beside"], ours["lax_beside_us"]) == ("depth_to_batch_wgrad", 1e3 * beside["ms"])
+    assert ours["ratio_best"] == min(rows["stock"]["ms"], beside["ms"]) / ours["ms"]
+    assert "lax_beside" not in compared(tmp_path, monkeypatch, lambda y: y)["ours"]
+
+
 def test_no_other_time_stands_in_for_the_rivals(tmp_path, monkeypatch):
     (case,) = (c for c in MEDIUM if c.name == "medium_up")
     best = products._best

@@ -118,7 +118,7 @@ def right(*ranks):
 
 
 def row_of(ranks, **ms):
-    return measure.tuned(PRODUCT, "nhwc", ANY_HOPPER, right(*ranks), timings(**ms))
+    return measure.tuned(PRODUCT, H100.target, ANY_HOPPER, right(*ranks), timings(**ms))
 
 
 def test_the_fastest_is_kept_if_it_gains_enough():
@@ -129,6 +129,16 @@ def test_the_fastest_is_kept_if_it_gains_enough():
     assert row["gain"] == pytest.approx(10 / 9)
     assert [it["us"] for it in row["timed"]] == pytest.approx([100, 90, 110])
     assert row["source"] == "cupti"
+
+
+def test_the_program_that_auto_takes_beside_kernels_is_told_by_its_name():
+    volumes = SUITE["nnunet_mid/w"]
+    configs = {rank: candidates(volumes, ANY_HOPPER)[rank].config for rank in (0, 1)}
+    times = timings(stock=0.12, beside=0.115, _0=0.10, _1=0.09)
+    row = measure.tuned(volumes, H100.target, ANY_HOPPER, configs, times)
+    assert (row["lax"], row["lax_us"]) == ("stock", pytest.approx(120))
+    assert (row["lax_beside"], row["lax_beside_us"]) == ("depth_to_batch_wgrad", pytest.approx(115))
+    assert "lax_beside" not in row_of((0, 1), stock=0.12, _0=0.10, _1=0.09)
 
 
 def test_todays_choice_is_kept_if_another_is_hardly_faster():
@@ -283,7 +293,7 @@ def test_a_record_says_how_fast_todays_choice_is():
     rows = made_up(stock=0.12, best=0.11, _0=0.10, _1=0.09)
     (found,) = record.derived({"rows": rows})
     (timed,) = found.timings
-    assert (timed.kernel_us, timed.lax_us, timed.lax) == pytest.approx((100, 110, "nhwc"))
+    assert (timed.kernel_us, timed.lax_us, timed.lax) == (pytest.approx(100), pytest.approx(110), "stock")
     assert found.checks
 
 
