@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 import jax
 import pytest
@@ -28,20 +29,23 @@ def write_ptx(family: str, file: pathlib.Path) -> None:
     file.write_text(json.dumps([jax.__version__, *found]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_another_cuda_changes_the_version_of_ptx_alone(family, tmp_path):
-    file = tmp_path / "ptx.json"
+def ptx_by(python: str, family: str, file: pathlib.Path) -> list[str]:
+    """What `write_ptx` writes in a new process: line numbers in PTX are those of the call that traced a function first."""
     code = f"""
 import pathlib
 from tests.compiled.test_other_cuda import write_ptx
 write_ptx({family!r}, pathlib.Path({str(file)!r}))
 """
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run((os.environ[OTHER], "-c", code), cwd=ROOT, env=env, check=True, timeout=400)
-    others_jax, *others = json.loads(file.read_text())
-    write_ptx(family, file)
-    _, *owns = json.loads(file.read_text())
-    assert others_jax == jax.__version__
+    subprocess.run((python, "-c", code), cwd=ROOT, env=env, check=True, timeout=400)
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_cuda_changes_the_version_of_ptx_alone(family, tmp_path):
+    others_jax, *others = ptx_by(os.environ[OTHER], family, tmp_path / "others.json")
+    owns_jax, *owns = ptx_by(sys.executable, family, tmp_path / "own.json")
+    assert others_jax == owns_jax
     assert owns
     for other, own in zip(others, owns, strict=True):
         (others_version,), (own_version,) = set(VERSION.findall(other)), set(VERSION.findall(own))
