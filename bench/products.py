@@ -83,7 +83,7 @@ def _without_kernels(target: Target, product: Product, *operands: Any, beside_ke
 
 
 def beside(product: Product, target: Target) -> str | None:
-    """The lax program that `auto` takes for a product beside kernels, where that is another one than elsewhere."""
+    """The lax program that `auto` takes for a product beside kernels; None where it takes the same without them."""
     return next((name for name, beside_kernels in rivals(product, target).items() if beside_kernels), None)
 
 
@@ -132,7 +132,7 @@ def best(case: Case, direction: str, target: Target) -> Program | None:
 
 
 def best_beside(case: Case, direction: str, target: Target) -> Program | None:
-    """The program of `auto` for a product that no kernel serves, beside kernels, where that is another one than elsewhere."""
+    """The program of that name, see `beside`; None where there is none, and for a training step."""
     if direction == "fb" or beside(case.products()[direction], target) is None:
         return None
     make = functools.partial(_best, case, direction, target, beside_kernels=True)

@@ -211,7 +211,7 @@ class Equation:
     names           of its operands
     outs            names and dtypes of its outputs
     no_kernels      why none may run here, whatever they support
-    beside_kernels  whether it stands beside kernels for other products, which an equation knows of its own ones: for doctor
+    beside_kernels  whether to plan as if kernels served other products of the layer, as doctor has it planned, one by one
     divided         over several devices by XLA: looping over blocks of images would gather them
     """
 

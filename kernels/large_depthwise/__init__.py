@@ -5,7 +5,7 @@ plan.py        problems, configurations, tilings              strips.py       ho
 legal.py       which configurations a kernel takes            pixel_sums.py   forward products and input gradients
 search.py      the candidates                                 weight_sums.py  weight and bias gradients
 work.py        what a tiling costs, counted                   sm90.py         the kernels for Hopper: launched
-operands.py    operands and results as a kernel has them     hankel.py      the matrices that tensor cores multiply
+operands.py    operands and results as a kernel has them      hankel.py      the matrices that tensor cores multiply
 """
 
 import types

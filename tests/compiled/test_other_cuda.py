@@ -30,7 +30,9 @@ def write_ptx(family: str, file: pathlib.Path) -> None:
 
 
 def ptx_by(python: str, family: str, file: pathlib.Path) -> list[str]:
-    """What `write_ptx` writes in a new process: line numbers in PTX are those of the call that traced a function first."""
+    """Return what `write_ptx` writes, in a process of its own: in another, functions that were traced before have other line
+    numbers in PTX.
+    """
     code = f"""
 import pathlib
 from tests.compiled.test_other_cuda import write_ptx
