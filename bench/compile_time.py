@@ -201,8 +201,8 @@ def measure(program: Program, times: int) -> dict[str, Any]:
 
 
 def summary(row: dict[str, Any]) -> str:
-    verdict = "" if row["within"] else "  OVER"
-    return f"{row['name']:24} {row['stock_s']:7.2f} s stock {row['ours_s']:7.2f} s ours{verdict}"
+    note = "" if row["within"] else "  OVER"
+    return f"{row['name']:24} {row['stock_s']:7.2f} s stock {row['ours_s']:7.2f} s ours{note}"
 
 
 def main(argv: list[str] | None = None) -> int:

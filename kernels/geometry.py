@@ -152,16 +152,16 @@ class ConvAxis:
             self.out_size, self.in_size, self.kernel, self.base, self.stride, self.dilation, low, not self.flip
         )
 
-    def folded(self) -> "ConvAxis":
+    def space_to_depth(self) -> "ConvAxis":
         """The dimension of the same sums once a stride is channels: tap a * stride + r + low becomes tap a of channel r.
 
         Neither x nor its taps may be dilated.
         """
-        first, last = self.folded_taps
+        first, last = self.whole_stride_taps
         return ConvAxis(-(-self.in_size // self.stride), self.out_size, last - first + 1, low=-first)
 
     @property
-    def folded_taps(self) -> tuple[int, int]:
+    def whole_stride_taps(self) -> tuple[int, int]:
         """The distances, in whole strides, of the first and the last tap."""
         return -self.low // self.stride, (self.kernel - 1 - self.low) // self.stride
 

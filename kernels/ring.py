@@ -39,11 +39,11 @@ class Ring:
             empty = mgpu.ClusterBarrier(collective_axes=("cta",), num_arrivals=consumers, num_barriers=stages)
         return [mgpu.Barrier(num_arrivals=copies, num_barriers=stages), empty]
 
-    def following(self, slot: Array) -> Array:
+    def next_slot(self, slot: Array) -> Array:
         """The next slot."""
         return jnp.where(slot == self.stages - 1, 0, slot + 1)
 
-    def preceding(self, slot: Array) -> Array:
+    def previous_slot(self, slot: Array) -> Array:
         """The slot before."""
         return jnp.where(slot == 0, self.stages - 1, slot - 1)
 
@@ -68,4 +68,4 @@ class Ring:
         """Wait, as the producer, until all slots are back, from this one on: a block must not end while others still arrive."""
         for _ in range(self.stages):
             self.acquire(slot)
-            slot = self.following(slot)
+            slot = self.next_slot(slot)

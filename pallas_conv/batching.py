@@ -56,7 +56,7 @@ def _batch(
     def run(op: Op, v: Mapping[str, Array]) -> list[Array]:
         return list(bind(primitive, op, v, outs).values())
 
-    if batched("xyw") or size == 0:  # independent problems (none at all have no channels to fold): one more axis E
+    if batched("xyw") or size == 0:  # independent problems (none at all have no channels to merge): one more axis E
         return run(op.replace(ensemble_axes=op.ensemble_axes + 1), {n: in_front(n) for n in names}), [0] * len(outs)
 
     if batched("xy") and unbatched("wb") and not produces("wb"):  # shared parameters: one more axis N
@@ -79,12 +79,12 @@ def _batch(
             "b": (op.ensemble_axes, groups),
             "w": (op.ensemble_axes, groups) if image == "y" else (op.ensemble_axes + 1, 1),
         }
-        folded = {k: _merge_into_channels(in_front(k), 0, *channels[kinds[k]]) if k in moved else v[k] for k in names}
-        results = run(op, folded)
+        merged = {k: _merge_into_channels(in_front(k), 0, *channels[kinds[k]]) if k in moved else v[k] for k in names}
+        results = run(op, merged)
         split = [_split_from_channels(r, size, *channels[kinds[k]]) for r, (k, _) in zip(results, outs, strict=True)]
         return split, [0] * len(outs)
 
-    def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction folds in its own best way
+    def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction merges in its own best way
         return equation.formula(dict(zip(names, args, strict=True)), contract)
 
     return jax.vmap(by_definition, axes, 0)(*args), [0] * len(outs)

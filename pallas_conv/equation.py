@@ -160,7 +160,7 @@ def precision_name(precision: Any) -> str | None:
     return synonyms.get(name.lower(), name.lower())
 
 
-def fold_axes(op: Op, name: str, t: Array) -> Array:
+def collapse_axes(op: Op, name: str, t: Array) -> Array:
     """An operand or output with at most one axis E and, for x and y, exactly one axis N."""
     models, rest = t.shape[: op.ensemble_axes], t.shape[op.ensemble_axes :]
     if kind(name) in "xy":
@@ -169,7 +169,7 @@ def fold_axes(op: Op, name: str, t: Array) -> Array:
     return t.reshape(*([math.prod(models)] if op.ensemble_axes else []), *rest)
 
 
-def product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: Any, **epilogue: Any) -> Product:
+def make_product(role: str, op: Op, shapes: Mapping[str, Sequence[int]], out_dtype: Any, **epilogue: Any) -> Product:
     """The Product of a contraction over operands of these shapes (names as in BILINEAR, or with x for dx and so on)."""
     (first, second), _ = BILINEAR[role]
     image = shapes[first]
@@ -312,15 +312,17 @@ class Equation:
         """The products that the equation multiplies, in the order in which `formula` contracts."""
         op, shape, dtypes = self.op, dict(zip(self.names, shapes, strict=True)), dict(self.outs)
         if self.primitive in BILINEAR:
-            return [product(self.primitive, op, shape, self.outs[0][1])]
+            return [make_product(self.primitive, op, shape, self.outs[0][1])]
         if self.primitive == "affine":
             epilogue = {"bias": "b" in shape, "residual": "r" in shape, "activation": op.activation}
             wanted = tuple(n for n in ("y", "z") if n in dtypes)
-            return [product("fprop", op, shape, self.outs[0][1], outputs=wanted, **epilogue)]
+            return [make_product("fprop", op, shape, self.outs[0][1], outputs=wanted, **epilogue)]
         if self.primitive == "tangent":
-            return [product("fprop", op, {"x": shape[a], "w": shape[b]}, op.sum_dtype) for a, b in _tangents(shape)]
+            return [
+                make_product("fprop", op, {"x": shape[a], "w": shape[b]}, op.sum_dtype) for a, b in _tangents(shape)
+            ]
         roles = {"dx": "dgrad", "dw": "wgrad"}
-        return [product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
+        return [make_product(roles[name], op, shape, dtype) for name, dtype in self.outs if name in roles]
 
     def wholes(self, operands: Sequence[Operand]) -> list[Product]:
         """The products of several outputs that one kernel may compute instead of several; that with the most first.

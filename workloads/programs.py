@@ -24,8 +24,9 @@ def programs(product: Product) -> dict[str, Callable[..., Any]]:
         ensemble_axes=int(product.models is not None),
     )
     names = [formulations.STOCK, *(f.name for f in formulations.serving(product))]
-    contract = functools.partial(
-        formulations.contract,
+    run = functools.partial(
+        formulations.run_formulation,
+        product=product,
         op=op,
         dtype=product.out_dtype,
         wide_sums=True,
@@ -33,7 +34,7 @@ def programs(product: Product) -> dict[str, Callable[..., Any]]:
         on_cpu=True,
         narrow_matmuls=cpu.amx,
     )
-    return {name: jax.jit(functools.partial(contract, name, product.role)) for name in names}
+    return {name: jax.jit(functools.partial(run, name)) for name in names}
 
 
 def timed_as(formulation: str) -> str:

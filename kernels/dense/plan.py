@@ -149,9 +149,9 @@ class Problem:
                 problem, in_channels=self.in_channels * last.count[0], dims=(*dims, last.im2col())
             )
         if cfg.col2im_dims:
-            rest, folded = self.dims[: -cfg.col2im_dims], self.dims[-cfg.col2im_dims :]
-            channels = self.out_channels * math.prod(len(d.order) for d in folded)
-            problem = dataclasses.replace(problem, out_channels=channels, dims=(*rest, *(d.col2im() for d in folded)))
+            rest, summed = self.dims[: -cfg.col2im_dims], self.dims[-cfg.col2im_dims :]
+            channels = self.out_channels * math.prod(len(d.order) for d in summed)
+            problem = dataclasses.replace(problem, out_channels=channels, dims=(*rest, *(d.col2im() for d in summed)))
         if cfg.finished_by_xla:
             problem = dataclasses.replace(problem, out_itemsize=4, outputs=cfg.split_k, residual=False)
         return problem

@@ -57,13 +57,13 @@ def _im2col_weights(w: Array, dim: TapAxis) -> Array:
     return w.reshape(*w.shape[:-4], 1, *w.shape[-4:-2], -1)
 
 
-def _col2im_weights(w: Array, folded: tuple[TapAxis, ...]) -> Array:
-    """[*kernel, G, O, C] -> [*rest, *(1 for each folded), G, taps O, C]."""
-    rest = w.ndim - 3 - len(folded)
-    for i, d in enumerate(folded):
+def _col2im_weights(w: Array, summed: tuple[TapAxis, ...]) -> Array:
+    """[*kernel, G, O, C] -> [*rest, *(1 for each summed), G, taps O, C]."""
+    rest = w.ndim - 3 - len(summed)
+    for i, d in enumerate(summed):
         w = reordered(w, rest + i, d.order)
     w = jnp.moveaxis(w, w.ndim - 3, rest)
-    return w.reshape(*w.shape[:rest], *(1,) * len(folded), w.shape[rest], -1, w.shape[-1])
+    return w.reshape(*w.shape[:rest], *(1,) * len(summed), w.shape[rest], -1, w.shape[-1])
 
 
 def _add_taps(sums: Array, problem: Problem, count: int) -> Array:

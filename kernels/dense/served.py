@@ -60,11 +60,11 @@ def _size_reasons(product: Product) -> list[str]:
         return [f"no tap ever meets the input in spatial dimensions {idle}"]
     source, result = ("x", "y") if product.role == "fprop" else ("y", "x")
     whole = {name: -(-channels // 8) * 8 for name, channels in _channels(product).items()}  # 16 bytes, or 32
-    sheets = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
+    groups = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
     elements = {
-        source: sheets * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
-        "w": sheets * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
-        result: sheets * product.batch * whole[result] * math.prod(d.rows * d.out_stride for d in dims),
+        source: groups * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
+        "w": groups * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
+        result: groups * product.batch * whole[result] * math.prod(d.rows * d.out_stride for d in dims),
     }
     return large_reasons(elements)
 
@@ -138,9 +138,9 @@ def code_path(product: Product, config: Config) -> str:
         f"k{config.tile_k * problem.itemsize}B": True,
         "taps": config.taps_per_step > 1,
         "halo": config.halo,
+        # "sheets", "unfold", "fold" and "split" are former names: committed records are filed under these words, so they stay.
         "sheets": config.halo and seen.dims[t.halo_dim].residues > 1,
         "resident": config.resident,
-        # The next three are former names of the fields: committed records are filed under these words, so they stay.
         "unfold": config.im2col,
         "fold": config.col2im_dims > 0,
         "split": config.split_k > 1,

@@ -208,17 +208,17 @@ class _Kernel:
                 ring.acquire(slot)
                 for u in range(cfg.taps_per_step):
                     self._load(gmem, shared, slot, u, tile, firsts, spans, taps, c)
-                return ring.following(slot)
+                return ring.next_slot(slot)
 
-            def nest(taps: tuple[Array, ...], slot: Array) -> Array:
+            def loops(taps: tuple[Array, ...], slot: Array) -> Array:
                 if len(taps) == len(self.dims):
                     return lax.fori_loop(channels.first, channels.last, lambda c, s: per_step(taps, c, s), slot)
                 span = spans[len(taps)]
                 if cfg.taps_per_step > 1 and len(taps) == len(self.dims) - 1:
                     span = Span(jnp.int32(0), schedule.tap_groups(span))
-                return lax.fori_loop(span.first, span.last, lambda tap, s: nest((*taps, tap), s), slot)
+                return lax.fori_loop(span.first, span.last, lambda tap, s: loops((*taps, tap), s), slot)
 
-            return nest((), slot)
+            return loops((), slot)
 
         ring.drain(lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0)))
 
@@ -323,13 +323,13 @@ class _Kernel:
                     mgpu.when(step == 0)(store.prefetch_residual)
                     # For all products but this step's: the slot before is free then.
                     mgpu.wgmma_wait(cfg.taps_per_step * self.tiling.halo_taps)
-                    mgpu.when(step > 0)(lambda: ring.release(ring.preceding(slot)))
-                    return ring.following(slot), next_step(loops, at)
+                    mgpu.when(step > 0)(lambda: ring.release(ring.previous_slot(slot)))
+                    return ring.next_slot(slot), next_step(loops, at)
 
                 loops = [*spans, schedule.channel_span(tile)] if cfg.resident else []
                 end, _ = lax.fori_loop(0, steps, per_step, (slot, [span.first for span in loops]))
                 mgpu.wgmma_wait(0)
-                mgpu.when(steps > 0)(lambda: ring.release(ring.preceding(end)))
+                mgpu.when(steps > 0)(lambda: ring.release(ring.previous_slot(end)))
                 mgpu.when(steps == 0)(store.prefetch_residual)
                 return acc[...], end
 
@@ -370,8 +370,8 @@ class _Kernel:
             weights = shared.b_mma.at[weights_at[r] if cfg.resident else (slot, u, r)].T
             load, shift, row = wg_idx, jnp.int32(0), 1
             if cfg.halo:  # a consumer's pixels of tap r start this many rows further in its box
-                sheet, further = self.dims[tiling.halo_dim].box_of_tap(r)
-                load, shift = jnp.int32(sheet), wg_idx * cfg.tile_pixels[tiling.halo_dim + 1] + further
+                box, further = self.dims[tiling.halo_dim].box_of_tap(r)
+                load, shift = jnp.int32(box), wg_idx * cfg.tile_pixels[tiling.halo_dim + 1] + further
                 row = math.prod(cfg.tile_pixels[tiling.halo_dim + 2 :])
             if not self.interpret:
                 mgpu.wgmma(acc, shared.a_mma.at[slot, u, load, mgpu.ds(shift * row, cfg.tile_m)], weights)

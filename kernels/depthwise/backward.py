@@ -66,7 +66,7 @@ class Backward(WeightSums):
         super().consume(gmem, shared, worker, me)
         mgpu.wait_smem_to_gmem(0)
 
-    def kept(self, gmem: Global, worker: Array, me: Consumer) -> Weights:
+    def load_weights(self, gmem: Global, worker: Array, me: Consumer) -> Weights:
         """Load the weights, and what sums over taps begin with: zeros."""
         return self.over_taps.weights(gmem, self.schedule.strip(worker, jnp.int32(0)), me)
 
@@ -143,14 +143,21 @@ class Backward(WeightSums):
         return self.engine.of_pixels(acc) if self.problem.derivative else super().bias_of(acc)
 
     def add_tile(
-        self, sums: Sums, kept: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
+        self, sums: Sums, weights: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
     ) -> Sums:
         """The same, once TMA has read what was staged of the tile before."""
         self.over_taps.wait_for_staging(self._staging(shared), me)
-        return super().add_tile(sums, kept, shared, strip, tile, slots, me)
+        return super().add_tile(sums, weights, shared, strip, tile, slots, me)
 
     def add_place(
-        self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
+        self,
+        sums: Sums,
+        weights: Any,
+        shared: Shared,
+        chunks: Chunks,
+        slots: Slots,
+        at: tuple[Array, Array],
+        me: Consumer,
     ) -> Sums:
         """Add the products of 16 columns of a plane of x, of all its rows in the tile, and stage dx there."""
         products, dx, (plane, place) = Products(self.engine, sums.taps, AHEAD), dict[Key, Array](), at
@@ -158,10 +165,10 @@ class Backward(WeightSums):
         x = functools.cache(lambda key: self.load_partner(shared, slots, key, plane, column, me))
         for row, reads in self.rows_read(chunks, plane, column):
             for into, where in reads:
-                pixels = functools.partial(self._add_dx, dx, into, kept, shared, where, me)
+                pixels = functools.partial(self._add_dx, dx, into, weights, shared, where, me)
                 self.add_row(products, into, pixels, x)
             for phase, out_row in self.tiling.finished_by(row):
-                z = dx.pop((phase, out_row), kept.first)
+                z = dx.pop((phase, out_row), weights.first)
                 self.over_taps.stage(self._staging(shared), (me.number, phase, plane, out_row, place), z)
         if self.problem.derivative:
             return Sums(products.all(), sums.bias)

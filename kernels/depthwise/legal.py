@@ -59,10 +59,10 @@ def registers(t: Tiling) -> int:
 def _of_pixel_sums(t: Tiling) -> int:
     problem, cfg = t.problem, t.cfg
     fragment, float32 = (2, 0) if problem.on_tensor_cores else (4, 16)
-    fragments = problem.kept * fragment * min(problem.row_fragments, len(problem.column_moves))
+    fragments = problem.tap_registers * fragment * min(problem.row_fragments, len(problem.column_moves))
     others = 30 if cfg.ctas_per_sm == 1 else 60 if problem.ndim == 3 else 36
     fused = 12 * (problem.residual or problem.outputs > 1)
-    return problem.taps * problem.kept + 4 * unfinished(t) + fragments + others + float32 + fused
+    return problem.taps * problem.tap_registers + 4 * unfinished(t) + fragments + others + float32 + fused
 
 
 def _of_weight_sums(t: Tiling) -> int:
@@ -76,14 +76,14 @@ def _of_weight_sums(t: Tiling) -> int:
         if needed > 180 and t.cfg.fragments * t.cfg.tile_pixels[0] > 1:
             needed += 10 * unfinished(t)  # of a loop over places, in which so many sums are carried
         return needed if t.cfg.ctas_per_sm == 1 else needed + 8 + 2 * max(0, t.place_fragments - 16)
-    return problem.weights + problem.bias + 4 * (unfinished(t) + pixels * problem.kept) + 56
+    return problem.weights + problem.bias + 4 * (unfinished(t) + pixels * problem.tap_registers) + 56
 
 
 def _beside_weight_sums(t: Tiling) -> int:
     """Registers of a whole backward pass beyond those of its weight gradient: weights, sums over taps, their fragments."""
     problem, places = t.problem, t.cfg.fragments * t.cfg.tile_pixels[0]
     fragments = 4 if problem.on_tensor_cores else 0
-    needed = problem.taps * problem.kept + 4 * unfinished(t) + fragments
+    needed = problem.taps * problem.tap_registers + 4 * unfinished(t) + fragments
     needed += 16 if problem.derivative else 0
     if t.cfg.ctas_per_sm == 1:
         return needed

@@ -178,7 +178,7 @@ class Problem:
         return self.taps * (LANES if self.on_tensor_cores else self.group)
 
     @property
-    def kept(self) -> int:
+    def tap_registers(self) -> int:
         """Registers of a thread for the weights of a tap.
 
         On tensor cores one, which holds a thread's two numbers of an 8x8 matrix, whatever the groups. In float32 one for every

@@ -47,10 +47,10 @@ def reasons(product: Product) -> tuple[str, ...]:
     found = [] if product.role in ROLES else [f"there is no kernel for the product {product.role!r}"]
     fusion = _gradient_reasons(product) if product.role in GRADIENTS else epilogue_reasons(product)
     found += [*dtype_reasons(product), *fusion, *geometry_reasons(product)]
-    of_a_tap = whole_group(product) if product.compute_dtype == "float32" else 1  # see `Problem.kept`
-    if (kept := (taps := math.prod(product.spec.kernel_spatial)) * of_a_tap) > MOST_WEIGHTS:
+    of_a_tap = whole_group(product) if product.compute_dtype == "float32" else 1  # see `Problem.tap_registers`
+    if (registers := (taps := math.prod(product.spec.kernel_spatial)) * of_a_tap) > MOST_WEIGHTS:
         why = f", of {taps} taps and {of_a_tap} channels" if of_a_tap > 1 else ""
-        found.append(f"a thread keeps its weights in registers, at most {MOST_WEIGHTS}, not {kept}{why}")
+        found.append(f"a thread keeps its weights in registers, at most {MOST_WEIGHTS}, not {registers}{why}")
     return tuple(found or _size_reasons(product))
 
 

@@ -146,10 +146,10 @@ class Strips:
                         barrier=shared.ring.full.at[slot],
                         oob_mode=mgpu.OOBFillMode.ZEROS,
                     )
-            return shared.ring.following(slot)
+            return shared.ring.next_slot(slot)
 
-        following: Array = lax.fori_loop(first, last, per_chunk, slot)
-        return following
+        next_slot: Array = lax.fori_loop(first, last, per_chunk, slot)
+        return next_slot
 
     def slot_after(self, first: Array, chunks: int) -> Array:
         """The slot so many chunks after one that is in slot `first`."""

@@ -142,7 +142,7 @@ class Tiling:
     @property
     def unrolled_products(self) -> int:
         """Products of a tile that are code: where there are sums over pixels, places of a row and planes are a loop."""
-        return (self._place_products if self.problem.weight_sums else self.tile_products) * self.problem.kept
+        return (self._place_products if self.problem.weight_sums else self.tile_products) * self.problem.tap_registers
 
     @functools.cached_property
     def _place_products(self) -> int:

@@ -132,8 +132,8 @@ class WeightSums(Strips):
             def per_tile(tile: Array, slots: Slots) -> Slots:
                 self._load_partner(gmem, partners, strip, tile, slots.partner)
                 first = tile * tiling.advance + tiling.shared_chunks
-                following = self.load_chunks(gmem, shared, strip, first, first + tiling.advance, slots.first)
-                return Slots(following, partners.ring.following(slots.partner))
+                next_slot = self.load_chunks(gmem, shared, strip, first, first + tiling.advance, slots.first)
+                return Slots(next_slot, partners.ring.next_slot(slots.partner))
 
             found: Slots = lax.fori_loop(0, strip.tiles, per_tile, slots)
             return found
@@ -161,7 +161,7 @@ class WeightSums(Strips):
         partners = self._partners(shared)
         shared.ring.hand_over()
         partners.ring.hand_over()
-        kept = self.kept(gmem, worker, me)
+        weights = self.load_weights(gmem, worker, me)
 
         def per_strip(strip: Strip, state: tuple[Slots, Sums]) -> tuple[Slots, Sums]:
             slots, sums = state
@@ -170,12 +170,12 @@ class WeightSums(Strips):
             def per_tile(tile: Array, state: tuple[Slots, Sums]) -> tuple[Slots, Sums]:
                 slots, sums = state
                 partners.ring.wait(slots.partner)
-                sums = self.add_tile(sums, kept, shared, strip, tile, slots, me)
+                sums = self.add_tile(sums, weights, shared, strip, tile, slots, me)
                 mgpu.commit_smem()  # what was read before TMA overwrites it, and what was staged before TMA reads it
                 partners.ring.release(slots.partner)
-                following = self.release(shared, slots.first, self.tiling.advance)
+                next_slot = self.release(shared, slots.first, self.tiling.advance)
                 self.finish_tile(gmem, shared, strip, tile, me)
-                return Slots(following, partners.ring.following(slots.partner)), sums
+                return Slots(next_slot, partners.ring.next_slot(slots.partner)), sums
 
             slots, sums = lax.fori_loop(0, strip.tiles, per_tile, state)
             return slots._replace(first=self.release(shared, slots.first, self.tiling.shared_chunks)), sums
@@ -184,8 +184,8 @@ class WeightSums(Strips):
         _, sums = self.each_strip(worker, per_strip, begin)
         self._store(gmem, sums, worker, me)
 
-    def kept(self, gmem: Global, worker: Array, me: Consumer) -> Any:
-        """Load what a consumer keeps in registers beside its sums: nothing."""
+    def load_weights(self, gmem: Global, worker: Array, me: Consumer) -> Any:
+        """Load the weights that a consumer keeps in registers beside its sums: none."""
 
     def begin_strip(self, sums: Sums, shared: Shared, strip: Strip, slots: Slots, me: Consumer) -> Sums:
         """Wait for what the first two tiles of a strip have in common."""
@@ -205,7 +205,7 @@ class WeightSums(Strips):
         return Sums(dict.fromkeys(self.problem.accumulators, none), [self.engine.no_ones()] * self.problem.bias)
 
     def add_tile(
-        self, sums: Sums, kept: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
+        self, sums: Sums, weights: Any, shared: Shared, strip: Strip, tile: Array, slots: Slots, me: Consumer
     ) -> Sums:
         """Add the products of a tile that is in these slots.
 
@@ -217,7 +217,7 @@ class WeightSums(Strips):
 
         def per_place(i: Array, sums: Sums) -> Sums:
             (plane, place), _ = unravel(i, (planes, places))
-            return self.add_place(sums, kept, shared, chunks, slots, (plane, place), me)
+            return self.add_place(sums, weights, shared, chunks, slots, (plane, place), me)
 
         if planes * places == 1:
             return per_place(jnp.int32(0), sums)
@@ -225,7 +225,14 @@ class WeightSums(Strips):
         return found
 
     def add_place(
-        self, sums: Sums, kept: Any, shared: Shared, chunks: Chunks, slots: Slots, at: tuple[Array, Array], me: Consumer
+        self,
+        sums: Sums,
+        weights: Any,
+        shared: Shared,
+        chunks: Chunks,
+        slots: Slots,
+        at: tuple[Array, Array],
+        me: Consumer,
     ) -> Sums:
         """Add the products of 16 columns of a plane of the partner, of all its rows in the tile. at: their numbers."""
         products, bias = Products(self.engine, sums.taps, AHEAD), list(sums.bias)

@@ -131,7 +131,9 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     loaded = chunks(t) / tiles(t)  # chunks: a strip's first tile loads more
     result = cfg.consumers * t.staged_pixels * CHANNELS * problem.out_itemsize
     twice = problem.backward and problem.on_tensor_cores  # for sums over taps, and over pixels
-    fragments = t.tile_fragments * problem.kept * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
+    fragments = (
+        t.tile_fragments * problem.tap_registers * (2 if twice else 1) + t.staged_pixels // PIXELS * problem.weight_sums
+    )
     if problem.backward and problem.bias:
         fragments += math.prod(cfg.tile_pixels) // PIXELS  # of the cotangent at the places of outputs
     # The kernel reads padded copies: zeros that fill groups up are traffic.
@@ -151,7 +153,7 @@ def count(problem: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
         ctas_per_sm=on_an_sm,
         rounds=((strips * min(cfg.strip_tiles, t.row_tiles), 1),),
         all_steps=tiles(t),
-        macs=int(t.issued_products * PIXELS * CHANNELS * problem.kept * TENSOR_MACS[problem.itemsize]),
+        macs=int(t.issued_products * PIXELS * CHANNELS * problem.tap_registers * TENSOR_MACS[problem.itemsize]),
         operand_bytes=(fragments * PIXELS + 3 * multiplied) * CHANNELS * problem.itemsize,
         pixel_bytes=int(loaded * t.slot_bytes) + t.partner_bytes,
         weight_bytes=0,

@@ -170,7 +170,7 @@ class Strips:
     def _load(self, gmem: Global, shared: Shared, worker: Array, cursor: Cursor, slot: Array) -> Cursor:
         """Load the chunk at a cursor into a slot, if there is one. Returns the next."""
         strip = self.schedule.strip(worker, cursor.strip)
-        following = self.schedule.strip(worker, cursor.strip + 1)
+        next_strip = self.schedule.strip(worker, cursor.strip + 1)
         chunk = jnp.maximum(cursor.item - strip.rows.late, strip.rows.first)
         first_rows = strip.rows.top + chunk * ROWS - self.problem.first[0], strip.row + cursor.item * ROWS
 
@@ -184,7 +184,7 @@ class Strips:
                 )
 
         ends = cursor.item + 1 == self.schedule.items(strip)[1]
-        item = jnp.where(ends, self.schedule.items(following)[0], cursor.item + 1)
+        item = jnp.where(ends, self.schedule.items(next_strip)[0], cursor.item + 1)
         return Cursor(cursor.strip + ends.astype(jnp.int32), item)
 
     def each_strip(self, worker: Array, per_strip: Callable[[Strip, Any], Any], state: Any) -> Any:

@@ -46,9 +46,9 @@ class Consumer:
             def per_step(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
                 slots, x_slot = [self._opaque(carry[0])], carry[1]
                 for _ in range(t.slots):
-                    slots.append(ring.following(slots[-1]))
+                    slots.append(ring.next_slot(slots[-1]))
                 self._step(sums, step, _Step(slots[:-1], x_slot))
-                return slots[-1], x_ring.following(x_slot)
+                return slots[-1], x_ring.next_slot(x_slot)
 
             lax.fori_loop(0, self.part.steps, per_step, (jnp.int32(0), jnp.int32(0)))
             return [acc[...] for acc in sums]

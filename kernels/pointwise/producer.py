@@ -56,9 +56,9 @@ class Producer:
                 if biases or self.problem.derivative:
                     biases = self._go_through(biases, slot, i)
                 self._load_cotangent(step * t.slots + i + self.ahead, to)
-                slot, to = ring.following(slot), ring.following(to)
+                slot, to = ring.next_slot(slot), ring.next_slot(to)
             self._load_x(step + self.x_ahead, x_to)
-            return slot, to, x_ring.following(x_to), biases
+            return slot, to, x_ring.next_slot(x_to), biases
 
         to, x_to = jnp.int32(self.ahead % ring.stages), jnp.int32(self.x_ahead % X_STAGES)
         begin = jnp.int32(0), to, x_to, [self._no_bias() for _ in range(t.row_blocks if self.problem.bias else 0)]

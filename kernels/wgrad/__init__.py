@@ -1,6 +1,6 @@
 """The weight-gradient family: sums of products of cotangents and inputs over all pixels, several taps at a time.
 
-served.py    products it serves, and their names      schedule.py  which tile comes next, and the pixels it walks
+served.py    products it serves, and their names      schedule.py  which tile comes next, and the pixels it sums over
 plan.py      problems, configurations, tilings         sm90.py      the kernel, for Hopper
 legal.py     which configurations the kernel takes     operands.py  operands and results as the kernel has them
 search.py    the candidates

@@ -42,7 +42,7 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
         return f"{cfg.multicast=} must be '', 'x' or 'dy'"
     if min(cfg.taps_per_tile, cfg.channel_loads, cfg.m_warpgroups, cfg.n_warpgroups) < 1:
         return f"{cfg.taps_per_tile=}, {cfg.channel_loads=}, {cfg.m_warpgroups=} and {cfg.n_warpgroups=} must be at least 1"
-    if cfg.consumers > 3 or cfg.x_loads % cfg.n_warpgroups:
+    if cfg.mma_warpgroups > 3 or cfg.x_loads % cfg.n_warpgroups:
         return f"{cfg.m_warpgroups=} * {cfg.n_warpgroups=} must be at most 3, and divide {cfg.x_loads=} loads of x"
     if cfg.ctas_per_sm not in (1, 2):
         return f"{cfg.ctas_per_sm=} must be 1 or 2"
@@ -68,10 +68,10 @@ def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
 
 def illegal_mapping(oriented: Problem, cfg: Config) -> str | None:
     """The reason why pixels cannot become channels as a configuration wants, or None."""
-    if cfg.fold and any(axis.base > 1 or axis.dilation > 1 for axis in oriented.axes):
-        return f"{cfg.fold=} takes dimensions without dilations"
-    if cfg.fold and all(axis.stride == 1 for axis in oriented.axes):
-        return f"{cfg.fold=} takes a stride"
+    if cfg.space_to_depth and any(axis.base > 1 or axis.dilation > 1 for axis in oriented.axes):
+        return f"{cfg.space_to_depth=} takes dimensions without dilations"
+    if cfg.space_to_depth and all(axis.stride == 1 for axis in oriented.axes):
+        return f"{cfg.space_to_depth=} takes a stride"
     if cfg.row_outputs < 1:
         return f"{cfg.row_outputs=} must be at least 1"
     last = oriented.axes[-1]
@@ -84,7 +84,7 @@ def illegal_mapping(oriented: Problem, cfg: Config) -> str | None:
 
 def most_accumulators(problem: Problem, cfg: Config, generation: Generation) -> int:
     """The most registers of a thread that may hold sums: what its block leaves it, less what else it needs."""
-    registers = generation.register_limit((cfg.consumers + 1) * cfg.ctas_per_sm)
+    registers = generation.register_limit((cfg.mma_warpgroups + 1) * cfg.ctas_per_sm)
     spare = SPARE_WITH_DY if cfg.dy_registers else SPARE_OF_ROWS if cfg.row_outputs > 1 else SPARE
     if cfg.dy_registers and cfg.pixels > 64 and registers <= FEW_REGISTERS:
         spare = max(spare, SPARE_OF_FEW)

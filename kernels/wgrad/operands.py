@@ -29,8 +29,8 @@ def pieces(a: Array) -> Array:
     return jnp.concatenate([first, a - first]).astype(jnp.bfloat16)
 
 
-def folded(x: Array, axes: Sequence[ConvAxis]) -> Array:
-    """[N, *in, G, C] -> [N, *(in / stride), G, *strides C], padded to whole strides, see `Problem.folded`."""
+def space_to_depth(x: Array, axes: Sequence[ConvAxis]) -> Array:
+    """[N, *in, G, C] -> [N, *(in / stride), G, *strides C], padded to whole strides, see `Problem.space_to_depth`."""
     strides = [axis.stride for axis in axes]
     x = pad(x, [(0, 0), *((0, -axis.in_size % axis.stride) for axis in axes), (0, 0), (0, 0)])
     nd, sizes = len(axes), zip(x.shape[1:-2], strides, strict=True)
@@ -39,15 +39,15 @@ def folded(x: Array, axes: Sequence[ConvAxis]) -> Array:
     return x.reshape(*x.shape[: nd + 2], -1)
 
 
-def unfolded(dw: Array, axes: Sequence[ConvAxis]) -> Array:
-    """[E, *folded kernel, G, O, *strides C] -> [E, *kernel, G, O, C], the inverse of what `folded` makes of taps."""
+def depth_to_taps(dw: Array, axes: Sequence[ConvAxis]) -> Array:
+    """[E, *kernel in whole strides, G, O, *strides C] -> [E, *kernel, G, O, C], of what `space_to_depth` made of x."""
     nd = len(axes)
     strides = [axis.stride for axis in axes]
     dw = dw.reshape(*dw.shape[:-1], *strides, dw.shape[-1] // math.prod(strides))
     for i, axis in enumerate(axes):
         dw = jnp.moveaxis(dw, nd + 3, i + 2)  # the stride's channels, which now come first, beside the taps
         dw = dw.reshape(*dw.shape[: i + 1], -1, *dw.shape[i + 3 :])
-        first = -axis.low - axis.folded_taps[0] * axis.stride
+        first = -axis.low - axis.whole_stride_taps[0] * axis.stride
         dw = lax.slice_in_dim(dw, first, first + axis.kernel, axis=i + 1)
     return dw
 
@@ -103,10 +103,10 @@ class Views:
         dw = jnp.moveaxis(dw, nd + 1, min(t.halo_dim, nd - 1) + 1)  # beside the one place of its dimension
         dw = dw.reshape(p.examples, *(d.count[0] for d in p.dims), *dw.shape[-3:])
         if cfg.row_outputs > 1:
-            before = oriented.folded() if cfg.fold else oriented
+            before = oriented.space_to_depth() if cfg.space_to_depth else oriented
             dw = without_row_outputs(dw, before.axes[-1], cfg.row_outputs)
-        if cfg.fold:
-            dw = unfolded(dw, oriented.axes)
+        if cfg.space_to_depth:
+            dw = depth_to_taps(dw, oriented.axes)
         dw = dw.astype(product.out_dtype)
         for i, d in enumerate(oriented.dims):  # as they are, or backwards: either is its own inverse
             dw = reordered(dw, i + 1, d.order)

@@ -35,7 +35,7 @@ class Config:
     multicast       what a cluster of two thread blocks shares: "x", for twice the output channels, "dy", for twice the input
                     channels, or "" for no cluster
     transposed      compute the gradient of the transposed convolution: x and dy, input and output channels exchange roles
-    fold            make strides input channels beforehand (for few channels): fewer taps, without a stride
+    space_to_depth  make strides input channels beforehand (for few channels): fewer taps, without a stride
     row_outputs     take so many neighbouring outputs of a row as one, of so many times the output channels (for few of them)
     """
 
@@ -52,7 +52,7 @@ class Config:
     ctas_per_sm: int = 1
     multicast: str = ""
     transposed: bool = False
-    fold: bool = False
+    space_to_depth: bool = False
     row_outputs: int = 1
 
     @property
@@ -66,7 +66,7 @@ class Config:
         return self.taps_per_tile * self.channel_loads
 
     @property
-    def consumers(self) -> int:
+    def mma_warpgroups(self) -> int:
         """Warpgroups that multiply."""
         return self.m_warpgroups * self.n_warpgroups
 
@@ -84,7 +84,7 @@ class Config:
     def complexity(self) -> tuple[float, ...]:
         """A sort key, lower for simpler configurations: operands as they lie, few parts, blocks alone, long lines."""
         box = self.step_pixels
-        return self.fold, self.row_outputs, self.split_k, self.cluster, box[0], *(-e for e in reversed(box))
+        return self.space_to_depth, self.row_outputs, self.split_k, self.cluster, box[0], *(-e for e in reversed(box))
 
     def __str__(self) -> str:
         return changed_fields(self)
@@ -144,7 +144,7 @@ class Problem:
     def under(self, cfg: Config) -> "Problem":
         """The problem as the kernel computes it under a configuration."""
         problem = self.oriented(cfg)
-        problem = problem.folded() if cfg.fold else problem
+        problem = problem.space_to_depth() if cfg.space_to_depth else problem
         return problem.with_row_outputs(cfg.row_outputs) if cfg.row_outputs > 1 else problem
 
     def oriented(self, cfg: Config) -> "Problem":
@@ -155,9 +155,9 @@ class Problem:
         """The gradient of the transposed convolution: the same numbers, with x and dy in exchanged roles."""
         return _transposed(self)
 
-    def folded(self) -> "Problem":
+    def space_to_depth(self) -> "Problem":
         """The same sums with every stride as channels of x: pixel j * stride + r of a channel is pixel j of channel r."""
-        axes = tuple(axis.folded() for axis in self.axes)
+        axes = tuple(axis.space_to_depth() for axis in self.axes)
         channels = self.in_channels * math.prod(axis.stride for axis in self.axes)
         return dataclasses.replace(self, in_channels=channels, axes=axes)
 
@@ -181,10 +181,10 @@ class Problem:
     @property
     def elements(self) -> tuple[int, int]:
         """Numbers of elements of x and of dy as the kernel reads them: whole 16 bytes of channels, and whole strides."""
-        sheets, unit = self.examples * self.batch * self.pieces * self.groups, 16 // ITEMSIZE
+        image_groups, unit = self.examples * self.batch * self.pieces * self.groups, 16 // ITEMSIZE
         whole = lambda channels: -(-channels // unit) * unit
-        x = sheets * whole(self.in_channels) * math.prod(d.in_rows * d.in_stride for d in self.dims)
-        return x, sheets * whole(self.out_channels) * math.prod(d.out_size for d in self.dims)
+        x = image_groups * whole(self.in_channels) * math.prod(d.in_rows * d.in_stride for d in self.dims)
+        return x, image_groups * whole(self.out_channels) * math.prod(d.out_size for d in self.dims)
 
     @property
     def images(self) -> int:

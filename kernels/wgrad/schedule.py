@@ -1,4 +1,4 @@
-"""The order of tiles in a thread block, and the pixels that each walks: scalar arithmetic in the kernel.
+"""The order of tiles in a thread block, and the pixels that each sums over: scalar arithmetic in the kernel.
 
 Tiles are (part of the pixels, example, group, tap tile, tile of input channels n, tile of output channels m), of which the last
 varies fastest: tiles that run together read the same pixels from L2. The clusters of a launch are persistent: worker s takes
@@ -23,7 +23,7 @@ from .plan import Config, Problem, Tiling
 class Tile(NamedTuple):
     """Indices of one tile."""
 
-    part: Array
+    k_part: Array
     example: Array
     group: Array
     tap_tile: Array
@@ -31,10 +31,10 @@ class Tile(NamedTuple):
     m_tile: Array
 
 
-class Walk(NamedTuple):
-    """The boxes of pixels that a tile walks, one a step.
+class Reduction(NamedTuple):
+    """The boxes of pixels that a tile sums over, one a step.
 
-    steps    those of the tile's part: numbers of boxes among all that its taps need, of which the last dimension varies fastest
+    steps    those of the tile's `k_part`: numbers of boxes among all that its taps need; the last dimension varies fastest
     first    the first box that is needed along every spatial dimension
     extents  how many are: along (images, *pixels)
     """
@@ -74,11 +74,11 @@ class Schedule:
         t, p, multicast = self.tiling, self.problem, self.cfg.multicast
         of_n, of_m = 1 + (multicast == "dy"), 1 + (multicast == "x")
         sizes = [p.examples, p.groups, t.tap_tiles, t.n_tiles // of_n, t.m_tiles // of_m]
-        (example, group, tap_tile, n_tile, m_tile), part = unravel(worker + i * self.workers, sizes)
+        (example, group, tap_tile, n_tile, m_tile), k_part = unravel(worker + i * self.workers, sizes)
         n_tile, m_tile = (
             (n_tile * 2 + cta, m_tile) if of_n == 2 else (n_tile, m_tile * 2 + cta if of_m == 2 else m_tile)
         )
-        return Tile(part, example, group, tap_tile, n_tile, m_tile)
+        return Tile(k_part, example, group, tap_tile, n_tile, m_tile)
 
     def place(self, tile: Tile, u: Scalar) -> Array:
         """Number of the u-th place at which a tile loads x, among all of them. It may be past the last."""
@@ -93,7 +93,7 @@ class Schedule:
         found, _ = unravel(jnp.minimum(self.place(tile, u), last), self.tiling.tap_loads)
         return found
 
-    def walk(self, tile: Tile) -> Walk:
+    def reduction(self, tile: Tile) -> Reduction:
         """The steps of a tile."""
         taps = [self.taps(tile, u) for u in range(self.cfg.taps_per_tile)]
         first, extents = [], [jnp.int32(self.tiling.image_steps)]
@@ -107,9 +107,9 @@ class Schedule:
             extents.append(jnp.maximum(lax.div(end + e - 1, jnp.int32(e)) - first[-1], 0))
         total = functools.reduce(lambda a, b: a * b, extents)
         cut = lambda part: floor_div(total * part, self.cfg.split_k)
-        return Walk(Span(cut(tile.part), cut(tile.part + 1)), first, extents)
+        return Reduction(Span(cut(tile.k_part), cut(tile.k_part + 1)), first, extents)
 
-    def pixels(self, tile: Tile, walk: Walk, step: Array) -> tuple[Array, Array, list[Array]]:
+    def pixels(self, tile: Tile, reduction: Reduction, step: Array) -> tuple[Array, Array, list[Array]]:
         """The place of a step's box: its first image in x, its first image in dy, and its first row in every dimension.
 
         An operand of two pieces has the images of its second one after those of the first (see `operands.pieces`). The terms
@@ -117,10 +117,10 @@ class Schedule:
         """
         p, box = self.problem, self.cfg.step_pixels
         boxes = []
-        for extent in walk.extents[:0:-1]:
+        for extent in reduction.extents[:0:-1]:
             boxes.append(lax.rem(step, extent))
             step = lax.div(step, extent)
-        rows = [(a + b) * e for a, b, e in zip(walk.first, boxes[::-1], box[1:], strict=True)]
+        rows = [(a + b) * e for a, b, e in zip(reduction.first, boxes[::-1], box[1:], strict=True)]
         image, own = step * box[0], tile.example * p.batch
         if p.terms == 1:
             return image + own, image + own, rows

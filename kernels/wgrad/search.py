@@ -29,16 +29,18 @@ BARRIERS = 1024  # bytes of shared memory beside the slots, with what rounding t
 
 def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     """Some hundred legal configurations, each with as many stages as fit, and with parts for one wave of blocks or several."""
-    for transposed, fold, row_outputs in itertools.product((False, True), (False, True), (1, 2, 4)):
-        plain = Config((), transposed=transposed, fold=fold, row_outputs=row_outputs)
+    for transposed, space_to_depth, row_outputs in itertools.product((False, True), (False, True), (1, 2, 4)):
+        plain = Config((), transposed=transposed, space_to_depth=space_to_depth, row_outputs=row_outputs)
         oriented = problem.oriented(plain)
         if not oriented.walkable or illegal_mapping(oriented, plain):
             continue
         p = problem.under(plain)
-        if (fold and p.in_channels > M) or (row_outputs > 1 and p.out_channels > M):
+        if (space_to_depth and p.in_channels > M) or (row_outputs > 1 and p.out_channels > M):
             continue  # there are enough channels without
         for tile in _tiles(p, gpu.generation):
-            mapped = dataclasses.replace(tile, transposed=transposed, fold=fold, row_outputs=row_outputs)
+            mapped = dataclasses.replace(
+                tile, transposed=transposed, space_to_depth=space_to_depth, row_outputs=row_outputs
+            )
             yield from _divided(problem, mapped, gpu)
 
 

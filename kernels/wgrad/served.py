@@ -84,10 +84,10 @@ def notes(product: Product, config: Config) -> tuple[str, ...]:
     for name, channels in ((x, p.in_channels), (dy, p.out_channels)):
         if channels % 8:
             found.append(f"{name} is padded from {channels} to {-(-channels // 8) * 8} channels")
-    folded = [config.fold and axis.in_size % axis.stride > 0 for axis in t.raw.oriented(config).axes]
-    if ragged := [i for i, d in enumerate(p.dims) if folded[i] or d.in_size % d.in_stride]:
+    padded = [config.space_to_depth and axis.in_size % axis.stride > 0 for axis in t.raw.oriented(config).axes]
+    if ragged := [i for i, d in enumerate(p.dims) if padded[i] or d.in_size % d.in_stride]:
         found.append(f"{x} is padded to whole strides in spatial dimensions {ragged}")
-    if config.fold:
+    if config.space_to_depth:
         found.append(f"the strides of {x} are made channels")
     if config.split_k > 1:
         found.append(f"XLA adds {config.split_k} partial sums, in float32 and always in the same order")
@@ -129,7 +129,7 @@ def code_path(product: Product, config: Config) -> str:
         "halo": config.halo,
         "registers": config.dy_registers,
         "bias": p.bias,
-        "fold": config.fold,
+        "space_to_depth": config.space_to_depth,
         "rows": config.row_outputs > 1,
         "split": config.split_k > 1,
         f"multicast_{config.multicast}": bool(config.multicast),

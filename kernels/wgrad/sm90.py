@@ -39,7 +39,7 @@ from ..ring import Ring
 from ..scalars import Scalar
 from ..views import lines, of_several
 from .legal import illegal
-from .operands import Views, folded, pieces, with_row_outputs
+from .operands import Views, pieces, space_to_depth, with_row_outputs
 from .plan import Config, M, Problem, tiling
 from .schedule import Schedule
 from .work import useful_macs
@@ -59,8 +59,8 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
     x, dy = (pieces(examples_as_images(a.astype(product.compute_dtype), product.spec.groups)) for a in operands)
     if cfg.transposed:
         x, dy = dy, x
-    if cfg.fold:
-        x = folded(x, raw.oriented(cfg).axes)
+    if cfg.space_to_depth:
+        x = space_to_depth(x, raw.oriented(cfg).axes)
     if cfg.row_outputs > 1:
         dy = with_row_outputs(dy, cfg.row_outputs)
     schedule = Schedule(tiling(raw, cfg), gpu.num_sms)
@@ -83,7 +83,7 @@ def run(product: Product, cfg: Config, gpu: Gpu, *operands: Array, name: str, in
         grid=(schedule.workers,),
         grid_names=("sm",),
         **cluster,
-        num_threads=cfg.consumers + 1,
+        num_threads=cfg.mma_warpgroups + 1,
         thread_name="wg",
         scratch_types=kernel.scratch_types(),
         kernel_name=name,
@@ -132,7 +132,7 @@ class _Kernel:
         return [
             views((cfg.stages, cfg.m_warpgroups), box(cfg.step_pixels), M),
             views((cfg.stages, cfg.x_loads), box(tiling.load_pixels), cfg.tile_n),
-            *Ring.barriers(cfg.stages, cfg.m_warpgroups + cfg.x_loads, cfg.consumers, cfg.cluster),
+            *Ring.barriers(cfg.stages, cfg.m_warpgroups + cfg.x_loads, cfg.mma_warpgroups, cfg.cluster),
         ]
 
     def body(self, x: Any, dy: Any, dw: Any, *refs: Any) -> None:
@@ -145,11 +145,11 @@ class _Kernel:
         wg_idx, worker = lax.axis_index("wg"), lax.axis_index("sm")
         cta = lax.axis_index("cta") if self.cfg.cluster > 1 else jnp.int32(0)
 
-        @mgpu.when(wg_idx == self.cfg.consumers)
+        @mgpu.when(wg_idx == self.cfg.mma_warpgroups)
         def _():
             self._produce(x, dy, shared, worker, cta)
 
-        @mgpu.when(wg_idx < self.cfg.consumers)
+        @mgpu.when(wg_idx < self.cfg.mma_warpgroups)
         def _():
             self._consume(dw, db, shared, worker, cta, wg_idx)
 
@@ -159,7 +159,7 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i, cta)
-            walk = schedule.walk(tile)
+            reduction = schedule.reduction(tile)
             dims = schedule.problem.dims
             moves = [
                 [d.offset[0] + tap * d.tap_stride for d, tap in zip(dims, schedule.taps(tile, u), strict=True)]
@@ -167,7 +167,7 @@ class _Kernel:
             ]
 
             def per_step(step: Array, slot: Array) -> Array:
-                x_image, dy_image, rows = schedule.pixels(tile, walk, step)
+                x_image, dy_image, rows = schedule.pixels(tile, reduction, step)
                 ring.acquire(slot)
                 copy = functools.partial(
                     mgpu.copy_gmem_to_smem, barrier=shared.ring.full.at[slot], oob_mode=mgpu.OOBFillMode.ZEROS
@@ -191,9 +191,9 @@ class _Kernel:
                         shared.x_tma.at[slot, u * cfg.channel_loads + c],
                         collective_axes="cta" if cfg.multicast == "x" else None,
                     )
-                return ring.following(slot)
+                return ring.next_slot(slot)
 
-            return lax.fori_loop(walk.steps.first, walk.steps.last, per_step, slot)
+            return lax.fori_loop(reduction.steps.first, reduction.steps.last, per_step, slot)
 
         ring.drain(lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0)))
 
@@ -207,7 +207,7 @@ class _Kernel:
 
         def per_tile(i: Array, slot: Array) -> Array:
             tile = schedule.tile(worker, i, cta)
-            steps = schedule.walk(tile).steps
+            steps = schedule.reduction(tile).steps
 
             def accumulate(*accs: Any) -> tuple[list[Array], list[Array], Array]:
                 def per_step(step: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
@@ -215,17 +215,17 @@ class _Kernel:
                     ring.wait(slot)
                     dys = self._multiply(accs, products, shared, slot, m)
                     biases = [total + self._sum(dys) for total in biases]
-                    mgpu.when(step > steps.first)(lambda: ring.release(ring.preceding(slot)))
-                    return ring.following(slot), biases
+                    mgpu.when(step > steps.first)(lambda: ring.release(ring.previous_slot(slot)))
+                    return ring.next_slot(slot), biases
 
                 zeros = [mgpu.zero_rows(M, interpret=self.interpret) for _ in db]
                 end, biases = lax.fori_loop(steps.first, steps.last, per_step, (slot, zeros))
                 mgpu.wgmma_wait(0)
-                mgpu.when(steps.last > steps.first)(lambda: ring.release(ring.preceding(end)))
+                mgpu.when(steps.last > steps.first)(lambda: ring.release(ring.previous_slot(end)))
                 return [acc[...] for acc in accs], biases, end
 
             sums, biases, slot = mgpu.run_scoped(accumulate, *[mgpu.ACC((M, cfg.tile_n), jnp.float32)] * len(products))
-            part = tile.part * schedule.problem.examples + tile.example
+            part = tile.k_part * schedule.problem.examples + tile.example
             rows = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
             for total, (load, halo_tap) in zip(sums, products, strict=True):
                 u, c = (f(load, jnp.int32(cfg.channel_loads)) for f in (lax.div, lax.rem))

@@ -40,7 +40,7 @@ def least_bytes(problem: Problem) -> int:
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
     """The multiply-adds the kernel issues, step by step: ragged boxes and tiles whole, skipped boxes not at all."""
-    return all_steps(problem, cfg) * cfg.cluster * cfg.consumers * _step_macs(tiling(problem, cfg))
+    return all_steps(problem, cfg) * cfg.cluster * cfg.mma_warpgroups * _step_macs(tiling(problem, cfg))
 
 
 def loaded_bytes(problem: Problem, cfg: Config) -> int:
@@ -98,7 +98,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     if cfg.multicast == "x":
         own, shared, channel_tiles = shared, own, t.n_tiles
     steps, sms = all_steps(raw, cfg), min(gpu.num_sms, clusters * cfg.cluster)
-    result = cfg.consumers * M * t.products * cfg.tile_n * t.stored_itemsize
+    result = cfg.mma_warpgroups * M * t.products * cfg.tile_n * t.stored_itemsize
     dy_read = M * (1 if cfg.dy_registers else t.products)
     # A pixel is loaded for each tile of the other operand's channels, and for each tap. A block that loads it for several taps
     # is one reader all the same.
@@ -106,7 +106,7 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
     under_way = min(x_all + dy_all, clusters * cfg.cluster * cfg.stages * (t.x_bytes + t.dy_bytes))
     return Work(
         itemsize=ITEMSIZE,
-        mma_warpgroups=cfg.consumers,
+        mma_warpgroups=cfg.mma_warpgroups,
         cluster=cfg.cluster,
         stages=cfg.stages,
         epi_stages=2,  # none: sums go from registers to global memory
@@ -138,9 +138,9 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
 
 def _array_bytes(p: Problem) -> tuple[int, int]:
     """Bytes of x, and of dy."""
-    sheets = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
-    x = sheets * p.in_channels * math.prod(d.in_size for d in p.dims)
-    return x, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)
+    image_groups = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
+    x = image_groups * p.in_channels * math.prod(d.in_size for d in p.dims)
+    return x, image_groups * p.out_channels * math.prod(d.out_size for d in p.dims)
 
 
 def _read_bytes(p: Problem) -> tuple[int, int]:
@@ -151,9 +151,9 @@ def _read_bytes(p: Problem) -> tuple[int, int]:
 
 
 def _copied_bytes(before: Problem, p: Problem, cfg: Config) -> int:
-    """Bytes that XLA reads and writes before the kernel, for whole 16 bytes of channels, whole strides, folds and pieces."""
+    """Bytes that XLA reads and writes before the kernel: for whole 16 bytes and strides, for space to depth, for pieces."""
     # In a row strides are channels as they lie, unless groups lie between.
-    moved = cfg.fold and (before.groups > 1 or any(axis.stride > 1 for axis in before.axes[:-1]))
+    moved = cfg.space_to_depth and (before.groups > 1 or any(axis.stride > 1 for axis in before.axes[:-1]))
     sizes = (nbytes // ITEMSIZE for nbytes in _array_bytes(before))
     copied = (
         (size, read)

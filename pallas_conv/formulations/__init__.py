@@ -4,7 +4,7 @@ sizes.py        a product in canonical form (canonical.py): what conditions, cos
 formulation.py  a lax program, the products that it serves and what it costs; rules for taking one
 programs/       all formulations; catalogue.py: by name, and those that serve a product
 choice.py       which of them is taken, by the rules of cpu/ and nvidia.py
-contract.py     a product of arrays by the one that was taken; blocks.py: over a few images at a time
+run.py          a product of arrays by the one that was taken; blocks.py: over a few images at a time
 division.py     which of them XLA divides over devices
 """
 
@@ -15,5 +15,5 @@ from .catalogue import STOCK as STOCK
 from .catalogue import serving as serving
 from .choice import cache as cache
 from .choice import choose as choose
-from .contract import contract as contract
 from .division import xla_divides as xla_divides
+from .run import run_formulation as run_formulation

@@ -13,7 +13,7 @@ from jax import Array
 
 from .. import env, formulations
 from ..dispatch.plan import Plan, plans, rounds_once
-from ..equation import BILINEAR, Equation, Op, fold_axes
+from ..equation import BILINEAR, Equation, Op, collapse_axes
 from ..target import Target
 
 _log = logging.getLogger("pallas_conv")
@@ -53,24 +53,24 @@ def _run_product(
     """The result of one bare product of the equation, by the implementation of its plan."""
     plan = chosen[role]
     if plan.implementation == "xla":
-        return _run_lax(equation, plan, role, a, b, op, dtype)
+        return _run_lax(equation, plan, a, b, op, dtype)
     return _run_kernel(equation.contraction(role, op, dtype), plan, a, b)[0]
 
 
-def _run_lax(equation: Equation, chosen: Plan, role: str, a: Array, b: Array, op: Op, dtype: Any) -> Array:
+def _run_lax(equation: Equation, chosen: Plan, a: Array, b: Array, op: Op, dtype: Any) -> Array:
     with jax.named_scope(chosen.scope):
         wide_sums = not rounds_once(chosen.product, chosen.target)
         cache = None if equation.divided else formulations.cache(chosen.target)
-        return formulations.contract(
-            str(chosen.formulation), role, a, b, op, dtype, wide_sums=wide_sums, cache=cache,
+        return formulations.run_formulation(
+            str(chosen.formulation), chosen.product, a, b, op, dtype, wide_sums=wide_sums, cache=cache,
             on_cpu=chosen.target.platform == "cpu", narrow_matmuls=chosen.target.amx,
         )  # fmt: skip
 
 
 def _run_kernel(equation: Equation, chosen: Plan, *args: Array) -> list[Array]:
-    """The outputs of a kernel. Kernels see no axis E and exactly one axis N, so the other axes are folded."""
+    """The outputs of a kernel. Kernels see no axis E and exactly one axis N, so leading axes are collapsed."""
     outs, shapes = equation.outs, equation.out_shapes([t.shape for t in args])
-    operands = [fold_axes(equation.op, name, t) for name, t in zip(equation.names, args, strict=True)]
+    operands = [collapse_axes(equation.op, name, t) for name, t in zip(equation.names, args, strict=True)]
     run = _launch if chosen.implementation == "mosaic" else _interpret
     by_name = dict(zip(chosen.product.outputs, run(chosen, *operands), strict=True))
     return [by_name[name].reshape(shape).astype(dtype) for (name, dtype), shape in zip(outs, shapes, strict=True)]

@@ -18,7 +18,7 @@ _DERIVED: dict[type, type] = {}  # by the user's class; kept for ever, as JAX ke
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """Status and reason, as in a row of the report, and the class that a layer which would be converted is given."""
 
     status: str
@@ -30,10 +30,10 @@ def is_layer(node: Any) -> bool:
     return isinstance(node, eqx.nn.Conv | eqx.nn.ConvTranspose)
 
 
-def verdict(layer: Any, to: str) -> Verdict:
+def outcome(layer: Any, to: str) -> Outcome:
     """The outcome of `pallas_conv.convert` for this layer."""
     if isinstance(layer, tuple(_STOCK)) == (to == "pallas_conv"):
-        return Verdict(CONVERTED)
+        return Outcome(CONVERTED)
     return _to_ours(type(layer)) if to == "pallas_conv" else _to_equinox(layer)
 
 
@@ -55,33 +55,33 @@ def _nearest(kind: type, classes: Mapping[type, type]) -> type:
     return next(base for base in kind.__mro__ if base in classes)
 
 
-def _to_ours(kind: type) -> Verdict:
+def _to_ours(kind: type) -> Outcome:
     stock = _nearest(kind, LAYERS)
     ours = LAYERS[stock]
     if kind is stock:
-        return Verdict(PENDING, f"to {name_of(ours)}", ours)
+        return Outcome(PENDING, f"to {name_of(ours)}", ours)
     obstacle = _obstacle(kind, stock)
     if obstacle:
-        return Verdict(LEFT_ALONE, obstacle)
+        return Outcome(LEFT_ALONE, obstacle)
     try:
         target = _derived(kind)
     except Exception as error:  # by the __init_subclass__ or the metaclass of the user's class, which run here
-        return Verdict(LEFT_ALONE, f"it cannot be subclassed ({error}): have it derive from {name_of(ours)}")
-    return Verdict(PENDING, f"to a subclass of it and of {name_of(ours)}", target)
+        return Outcome(LEFT_ALONE, f"it cannot be subclassed ({error}): have it derive from {name_of(ours)}")
+    return Outcome(PENDING, f"to a subclass of it and of {name_of(ours)}", target)
 
 
-def _to_equinox(layer: Any) -> Verdict:
+def _to_equinox(layer: Any) -> Outcome:
     kind = type(layer)
     of_user = kind.__bases__[0]
     target = of_user if _DERIVED.get(of_user) is kind else _STOCK.get(kind)
     if target is None:
-        return Verdict(LEFT_ALONE, f"a subclass of {name_of(_nearest(kind, _STOCK))} has no counterpart in equinox")
+        return Outcome(LEFT_ALONE, f"a subclass of {name_of(_nearest(kind, _STOCK))} has no counterpart in equinox")
     extras = {name: getattr(layer, name) for name in EXTRAS if name != "implementation"}
     lost = [f"{name}={str(value)!r}" for name, value in extras.items() if value is not None]
     if lost:
         without = f"{name_of(target)} has no {' and no '.join(lost)}, without which it is another function"
-        return Verdict(LEFT_ALONE, without)
-    return Verdict(PENDING, f"to {name_of(target)}{' itself' * (target is of_user)}", target)
+        return Outcome(LEFT_ALONE, without)
+    return Outcome(PENDING, f"to {name_of(target)}{' itself' * (target is of_user)}", target)
 
 
 # ---------------------------------------------------------------- subclasses by users

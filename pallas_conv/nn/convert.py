@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..dispatch.implementation import Implementation, preferences
-from .classes import CONVERTED, is_layer, new, verdict
+from .classes import CONVERTED, is_layer, new, outcome
 from .equinox import EXTRAS
 from .pytrees import map_children
 
@@ -57,7 +57,7 @@ def convert[T](model: T, to: str = "pallas_conv", implementation: Implementation
     def swapped(node: Any) -> Any:
         if not is_layer(node):
             return node
-        found = verdict(node, to)
+        found = outcome(node, to)
         if found.target is not None:
             extras = dict.fromkeys(EXTRAS) | {"implementation": chosen} if to == "pallas_conv" else {}
             fields = {name: value for name, value in vars(node).items() if name not in EXTRAS}

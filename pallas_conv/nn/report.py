@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax.tree_util as jtu
 
-from .classes import CONVERTED, LEFT_ALONE, PENDING, is_layer, name_of, verdict
+from .classes import CONVERTED, LEFT_ALONE, PENDING, is_layer, name_of, outcome
 from .convert import check_direction
 from .lax_calls import LaxCall, lax_calls
 from .pytrees import children
@@ -87,14 +87,14 @@ def convert_report(model: Any, to: str = "pallas_conv") -> ConversionReport:
 
     def rows(path: tuple, node: Any) -> Iterator[Row]:
         if is_layer(node):
-            found = verdict(node, to)
+            found = outcome(node, to)
             yield Row(jtu.keystr(path), name_of(type(node)), found.status, found.reason)
         if isinstance(node, eqx.Module):
             yield from calls(path, node)
         for key, holder, value in _outside_the_tree(node):
             for inner in _reached(value, set()):
                 if is_layer(inner):
-                    converted = verdict(inner, to).status == CONVERTED
+                    converted = outcome(inner, to).status == CONVERTED
                     unreachable = f"{holder} holds it, outside the pytree: convert it before it is put there"
                     how = (CONVERTED, "") if converted else (LEFT_ALONE, unreachable)
                     yield Row(jtu.keystr(path + key), name_of(type(inner)), *how)

@@ -39,7 +39,7 @@ def program(name: str, product: Product) -> tuple[Callable[..., jax.Array], list
     """A formulation of a product, and the shapes of its operands."""
     op = Op(product.spec, np.dtype("float32"), np.dtype("float32"), ensemble_axes=int(product.models is not None))
     run = functools.partial(
-        formulations.contract, name, product.role, op=op, dtype=np.dtype("float32"), wide_sums=True,
+        formulations.run_formulation, name, product, op=op, dtype=np.dtype("float32"), wide_sums=True,
         cache=formulations.cache(CPU), on_cpu=True,
     )  # fmt: skip
     return run, [jax.ShapeDtypeStruct(shape, "float32") for shape in product.operand_shapes[:2]]

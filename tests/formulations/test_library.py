@@ -11,14 +11,22 @@ import pytest
 from jax import lax
 
 from pallas_conv import formulations
-from pallas_conv.equation import Op
-from pallas_conv.formulations import contract
+from pallas_conv.equation import BILINEAR, Op, make_product
 from pallas_conv.formulations.programs.library import misread_on_cpu
 from pallas_conv.spec import ConvSpec
 
 
 def make_op(spec: ConvSpec, dtype: Any = "float64", **changes: Any) -> Op:
     return Op(spec, np.dtype(dtype), np.dtype(dtype), **changes)
+
+
+def multiply(
+    formulation: str, role: str, a: jax.Array, b: jax.Array, op: Op, dtype: str, wide_sums: bool = True
+) -> jax.Array:
+    """The product of these arrays by a formulation."""
+    shapes = dict(zip(BILINEAR[role][0], (a.shape, b.shape), strict=True))
+    product = make_product(role, op, shapes, dtype)
+    return formulations.run_formulation(formulation, product, a, b, op, np.dtype(dtype), wide_sums=wide_sums)
 
 
 def random_spec(seed: int) -> tuple[ConvSpec, int, int, int]:
@@ -68,7 +76,7 @@ def test_products_are_those_of_lax(seed, formulation):
 
         @jax.jit
         def both(x: jax.Array, w: jax.Array, ct: jax.Array) -> tuple[list, list]:
-            run = lambda role, a, b: contract(formulation, role, a, b, op, np.dtype("float64"), wide_sums=True)
+            run = lambda role, a, b: multiply(formulation, role, a, b, op, "float64")
             y, vjp = jax.vjp(lambda x, w: reference(spec, x, w), x, w)
             return [run("fprop", x, w), run("dgrad", ct, w), run("wgrad", x, ct)], [y, *vjp(ct)]
 
@@ -88,9 +96,7 @@ def test_models_and_several_batch_axes(role):
         x, w = standard_normal(rng, 2, 3, 2, 4, *spec.in_spatial), standard_normal(rng, 2, 6, 2, *spec.kernel_spatial)
         ct = standard_normal(rng, 2, 3, 2, 6, *spec.out_spatial)
         a, b = {"fprop": (x, w), "dgrad": (ct, w), "wgrad": (x, ct)}[role]
-        got = contract(
-            formulations.STOCK, role, a, b, make_op(spec, ensemble_axes=1), np.dtype("float64"), wide_sums=True
-        )
+        got = multiply(formulations.STOCK, role, a, b, make_op(spec, ensemble_axes=1), "float64")
         for e in range(2):
             flat = lambda t, e=e: t[e].reshape(-1, *t.shape[3:])
             y, vjp = jax.vjp(lambda x, w: reference(spec, x, w), flat(x), w[e])
@@ -106,15 +112,13 @@ def test_wide_sums(role, wide_sums):
     rng, shapes = np.random.default_rng(0), {"x": (2, 8, 9, 8), "w": (8, 8, 3, 3), "ct": (2, 8, 9, 8)}
     names = {"fprop": ("x", "w"), "dgrad": ("ct", "w"), "wgrad": ("x", "ct")}[role]
     a, b = (jnp.asarray(rng.standard_normal(shapes[name]), jnp.bfloat16) for name in names)
-    got = contract(
-        formulations.STOCK, role, a, b, make_op(spec, jnp.bfloat16), np.dtype("float32"), wide_sums=wide_sums
-    )
+    got = multiply(formulations.STOCK, role, a, b, make_op(spec, jnp.bfloat16), "float32", wide_sums)
     assert got.dtype == jnp.float32
     rounded = got.astype(jnp.bfloat16).astype(jnp.float32)
     assert (np.mean(np.asarray(got != rounded)) > 0.9) if wide_sums else bool(jnp.all(got == rounded))
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(t, np.float64)) for t in (a, b)]
-        want = contract(formulations.STOCK, role, *wide, make_op(spec), np.dtype("float64"), wide_sums=True)
+        want = multiply(formulations.STOCK, role, *wide, make_op(spec), "float64")
         error = np.abs(np.asarray(got, np.float64) - np.asarray(want)).max() / np.abs(np.asarray(want)).max()
     assert error < (2**-20 if wide_sums else 2**-8)
 
@@ -125,7 +129,7 @@ def test_precision_reaches_the_program(role):
     shapes = {"fprop": ((1, 2, 6), (3, 2, 3)), "dgrad": ((1, 3, 4), (3, 2, 3)), "wgrad": ((1, 2, 6), (1, 3, 4))}[role]
     for precision in (None, "highest"):
         op = make_op(spec, "float32", precision=precision)
-        run = lambda a, b, op=op: contract(formulations.STOCK, role, a, b, op, np.dtype("float32"), wide_sums=True)
+        run = lambda a, b, op=op: multiply(formulations.STOCK, role, a, b, op, "float32")
         program = jax.jit(run).lower(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)).as_text()
         assert ("HIGHEST" in program) == (precision == "highest")
         assert program.count("stablehlo.convolution") == 1

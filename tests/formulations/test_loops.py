@@ -15,7 +15,7 @@ import pallas_conv as pc
 from compiled import hlo
 from pallas_conv import formulations
 from pallas_conv.equation import Op
-from pallas_conv.spec import ConvSpec
+from pallas_conv.spec import ConvSpec, Product
 from workloads import loops
 
 
@@ -171,7 +171,10 @@ def optimised(formulation: str, role: str, batch: int, c: int, o: int, spec: Con
     }
     names = {"fprop": "xw", "dgrad": ("ct", "w"), "wgrad": ("x", "ct")}[role]
     operands = [jax.ShapeDtypeStruct(shapes[name], dtype) for name in names]
-    f = lambda a, b: formulations.contract(formulation, role, a, b, op, np.dtype(dtype), wide_sums=True, on_cpu=True)
+    product = Product(role, spec, batch, c, o, dtype, dtype)
+    f = lambda a, b: formulations.run_formulation(
+        formulation, product, a, b, op, np.dtype(dtype), wide_sums=True, on_cpu=True
+    )
     text = jax.jit(f).lower(*operands).compile().as_text()
     text = re.sub(r", metadata=\{[^}]*\}", "", text[re.search(r"^(%|ENTRY)", text, re.MULTILINE).start() :])
     names_in_order: dict[str, str] = {}

@@ -43,8 +43,9 @@ class Problem:
     def run(self, name: str, role: str, operands: Any, dtype: str, cache: float | None = None) -> np.ndarray:
         op = Op(self.spec, np.dtype(dtype), np.dtype(dtype))
         program = functools.partial(
-            formulations.contract, name, role, op=op, dtype=np.dtype(dtype), wide_sums=True, cache=cache, on_cpu=True
-        )
+            formulations.run_formulation, name, self.product(role, dtype), op=op, dtype=np.dtype(dtype), wide_sums=True,
+            cache=cache, on_cpu=True,
+        )  # fmt: skip
         optimised = {
             "xla_backend_optimization_level": 3
         }  # as users run it: `make test` would not optimise, and round more
@@ -258,8 +259,11 @@ def test_other_dtypes_and_models(role, dtype):
     problem = Problem(spec, 2, 4, 4)
     op = Op(spec, np.dtype(dtype), np.dtype(dtype), ensemble_axes=1)
     operands = [jnp.stack([jnp.asarray(t, dtype)] * 2) for t in problem.operands(role, 1)]
-    run = lambda name: formulations.contract(name, role, *operands, op, np.dtype(dtype), wide_sums=True, on_cpu=True)
-    served = formulations.serving(dataclasses.replace(problem.product(role, dtype), models=2))
+    product = dataclasses.replace(problem.product(role, dtype), models=2)
+    run = lambda name: formulations.run_formulation(
+        name, product, *operands, op, np.dtype(dtype), wide_sums=True, on_cpu=True
+    )
+    served = formulations.serving(product)
     assert len(served) >= 2
     want = np.asarray(run(formulations.STOCK))
     for formulation in served:
@@ -276,10 +280,11 @@ def test_matrix_products_read_bfloat16_as_it_is_where_that_is_fast(role):
     widened = [np.asarray(t, "float64") for t in operands]
     with jax.enable_x64(True):
         exact = problem.run(formulations.STOCK, role, widened, "float64")
-    for formulation in formulations.serving(problem.product(role, "bfloat16")):
+    product = problem.product(role, "bfloat16")
+    for formulation in formulations.serving(product):
         run = lambda narrow, name=formulation.name: jax.jit(
             functools.partial(
-                formulations.contract, name, role, op=op, dtype=op.compute_dtype, wide_sums=True, on_cpu=True,
+                formulations.run_formulation, name, product, op=op, dtype=op.compute_dtype, wide_sums=True, on_cpu=True,
                 narrow_matmuls=narrow,
             )
         )  # fmt: skip

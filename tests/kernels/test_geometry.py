@@ -98,14 +98,14 @@ def test_columns_are_what_the_taps_read(seed):
 
 
 @SEEDS
-def test_a_sheet_holds_what_its_taps_read_whole_strides_apart(seed):
+def test_a_box_holds_what_its_taps_read_whole_strides_apart(seed):
     for line in lines(seed, 1000):
         dim = line.dim()
         for p, count in enumerate(dim.count):
             start = lambda i, p=p, dim=dim: dim.offset[p] + i * dim.tap_stride
             for i in range(count):
-                sheet, rows = dim.box_of_tap(i)
-                assert start(i) == start(sheet) + rows * dim.in_stride
+                box, rows = dim.box_of_tap(i)
+                assert start(i) == start(box) + rows * dim.in_stride
             remainders = {start(i) % dim.in_stride for i in range(count)}
             assert len(remainders) == min(dim.residues, count), line
 

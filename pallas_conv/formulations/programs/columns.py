@@ -10,7 +10,7 @@ from jax import Array, lax
 from ...spec import ConvSpec
 from ..formulation import Cost, Formulation, How
 from ..sizes import Sizes
-from .matmuls import MOST_MATMULS, copies_of_w, folded, folds, grouped, multiply, outer
+from .matmuls import MOST_MATMULS, copies_of_w, dw_weight, grouped, merges_batch, multiply, outer
 from .windows import stacked_windows
 
 
@@ -18,7 +18,7 @@ def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
     """All windows side by side, then one matrix product (https://hal.science/inria-00112631)."""
     n, o = x.shape[0], w.shape[0]
     several = math.prod(spec.kernel_spatial) > 1
-    if spec.groups == 1 and several and folds(n, o, w.size // o, math.prod(spec.out_spatial)):
+    if spec.groups == 1 and several and merges_batch(n, o, w.size // o, math.prod(spec.out_spatial)):
         y = lax.dot_general(w.reshape(o, -1), _columns_of_all(x, spec), (((1,), (0,)), ((), ())), **how.of_lax)
         return y.reshape(o, n, *spec.out_spatial).swapaxes(0, 1)
     y = multiply(w.reshape(spec.groups, w.shape[0] // spec.groups, -1), columns(x, spec), how)
@@ -28,7 +28,7 @@ def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
 def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The matrix product of the cotangent and the columns."""
     (n, o), k, pixels = ct.shape[:2], x.shape[1] * math.prod(spec.kernel_spatial), math.prod(spec.out_spatial)
-    if spec.groups == 1 and folds(n, o, k, pixels, folded(spec)):
+    if spec.groups == 1 and merges_batch(n, o, k, pixels, dw_weight(spec)):
         ct = ct.swapaxes(0, 1).reshape(o, -1)
         dw = lax.dot_general(ct, _columns_of_all(x, spec), (((1,), (1,)), ((), ())), **how.of_lax)
         return dw.reshape(o, -1, *spec.kernel_spatial)

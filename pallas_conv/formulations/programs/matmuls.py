@@ -1,6 +1,6 @@
 """Matrix products, one a group and image: weights by channels, and cotangents by channels.
 
-A product over tiny images folds the batch into the pixels: transposing activations is cheaper there than a copy of w for every
+A product over tiny images merges the batch with the pixels: transposing activations is cheaper there than a copy of w for every
 image.
 """
 
@@ -15,8 +15,8 @@ from ..formulation import How
 from ..sizes import Sizes
 
 MOST_MATMULS = 64  # taps with columns, or with a matrix product, of their own
-FOLDED = 3  # times larger than its dw: operands of an image that are transposed, so that one product sums all images
-FOLDED_AS_THEY_LIE = 1 / 8  # the same where x is its own columns, which would only be moved for it
+DW_WEIGHT = 3  # times larger than its dw: operands of an image that are transposed, so that one product sums all images
+DW_WEIGHT_AS_IT_LIES = 1 / 8  # the same where x is its own columns, which would only be moved for it
 
 
 def grouped(x: Array, spec: ConvSpec) -> Array:
@@ -29,7 +29,7 @@ def multiply(w: Array, x: Array, how: How, summed: int = 2) -> Array:
     """(G, O, K) times (N, G, K, P) -> (N, G, O, P); or (G, K, O) if it is axis 1 of w that is summed over."""
     n, groups, k, pixels = x.shape
     o = w.shape[3 - summed]
-    if folds(n, o, k, pixels):
+    if merges_batch(n, o, k, pixels):
         if groups == 1:  # a product of channels last, whose layout XLA chooses
             y = lax.dot_general(x[:, 0], w[0], (((1,), (summed - 1,)), ((), ())), **how.of_lax)
             return y.swapaxes(1, 2)[:, None]
@@ -44,25 +44,25 @@ def outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
     """ct times (N, G, K, P) summed over images and pixels: (G, O // G, K)."""
     ct = grouped(ct, spec)
     n, _, k, pixels = x.shape
-    if folds(n, ct.shape[2], k, pixels, folded(spec)):
+    if merges_batch(n, ct.shape[2], k, pixels, dw_weight(spec)):
         a, b = (jnp.moveaxis(t, 0, 2).reshape(*t.shape[1:3], -1) for t in (ct, x))
         return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how.of_lax)
     return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how.of_lax).sum(0)
 
 
-def folded(spec: ConvSpec) -> float:
-    """The weight of dw's size when a weight gradient decides whether to fold the batch into the pixels, see `folds`."""
-    return FOLDED_AS_THEY_LIE if spec.groups == math.prod(spec.kernel_spatial) == 1 else FOLDED
+def dw_weight(spec: ConvSpec) -> float:
+    """The weight of dw's size when a weight gradient decides whether to merge the batch with the pixels, see `merges_batch`."""
+    return DW_WEIGHT_AS_IT_LIES if spec.groups == math.prod(spec.kernel_spatial) == 1 else DW_WEIGHT
 
 
-def folds(n: int, o: int, k: int, pixels: int, times: float = 1) -> bool:
+def merges_batch(n: int, o: int, k: int, pixels: int, times: float = 1) -> bool:
     """Whether one product of all images copies less than one an image, with a w of (o, k) each."""
     return n > 1 and times * o * k > (o + k) * pixels
 
 
 def copies_of_w(s: Sizes) -> float:
-    """Bytes of w, or of partial sums of dw, for every image of a matrix product, unless the batch is folded into the pixels."""
+    """Bytes of w, or of partial sums of dw, for every image of a matrix product, unless the batch is merged with the pixels."""
     k = s.group_in * s.taps
     pixels = s.in_pixels if upsamples(s.spec) else s.out_pixels
-    times = folded(s.spec) if s.product.role == "wgrad" else 1
-    return s.w if folds(s.product.batch, s.group_out, k, pixels, times) else s.w * s.product.batch
+    times = dw_weight(s.spec) if s.product.role == "wgrad" else 1
+    return s.w if merges_batch(s.product.batch, s.group_out, k, pixels, times) else s.w * s.product.batch

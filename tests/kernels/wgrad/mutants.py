@@ -60,16 +60,18 @@ SKIPPING = Case(
     Config((1, 8, 8), 16, dy_registers=True, stages=2),
     num_sms=2,
 )
-FOLDED = Case(
+SPACE_TO_DEPTH = Case(
     "mutant of strides and outputs as channels",
     cases.product("wgrad", 1, (3, 16), (9, 15), 3, 2, 1),
-    Config((1, 8, 8), taps_per_tile=3, stages=2, fold=True, row_outputs=2),
+    Config((1, 8, 8), taps_per_tile=3, stages=2, space_to_depth=True, row_outputs=2),
     num_sms=2,
 )
 
 
 def drop_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one that a tile walks."""
-    walk = Schedule.walk
+    reduction = Schedule.reduction
     shorter = lambda s: Span(s.first, jnp.maximum(s.last - 1, s.first))
-    monkeypatch.setattr(Schedule, "walk", lambda *at: (found := walk(*at))._replace(steps=shorter(found.steps)))
+    monkeypatch.setattr(
+        Schedule, "reduction", lambda *at: (found := reduction(*at))._replace(steps=shorter(found.steps))
+    )

@@ -63,7 +63,7 @@ def some_config(rng: random.Random, p: Product) -> Config:
         ctas_per_sm=pick((1, 1, 2)),
         multicast=pick(("", "", "x", "dy")),
         transposed="db" not in p.outputs and pick((True, False)),
-        fold=pick((True, False)),
+        space_to_depth=pick((True, False)),
         row_outputs=pick((1, 1, 2, 3, 4)),
     )
 

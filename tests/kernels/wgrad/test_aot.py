@@ -95,7 +95,7 @@ def large(seed: int, narrow: bool = False) -> tuple[Product, Config]:
             ctas_per_sm=pick((1, 1, 2)),
             multicast=pick(("", "x", "dy")),
             transposed=not bias and pick((False, False, True)),
-            fold=pick((False, False, True)),
+            space_to_depth=pick((False, False, True)),
             row_outputs=pick((1, 1, 2, 4)),
         )
         most = most_accumulators(problem, cfg, HOPPER)

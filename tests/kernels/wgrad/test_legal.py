@@ -15,9 +15,9 @@ VOLUME = {"size": (9, 9, 9)}
     [
         ({"transposed": True, "problem": {"stride": 2}}, "several phases"),
         ({"problem": {"input_dilation": 2}}, "several phases"),
-        ({"fold": True}, "takes a stride"),
-        ({"fold": True, "problem": {"stride": 2, "dilation": 2}}, "without dilations"),
-        ({"fold": True, "transposed": True, "problem": {"stride": 2}}, "several phases"),
+        ({"space_to_depth": True}, "takes a stride"),
+        ({"space_to_depth": True, "problem": {"stride": 2, "dilation": 2}}, "without dilations"),
+        ({"space_to_depth": True, "transposed": True, "problem": {"stride": 2}}, "several phases"),
         ({"row_outputs": 0}, "at least 1"),
         ({"row_outputs": 2}, "a multiple of so many outputs"),
         ({"row_outputs": 2, "problem": {"size": (9, 10), "groups": 2}}, "takes one group"),

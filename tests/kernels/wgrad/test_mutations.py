@@ -12,7 +12,6 @@ from tests.kernels.proving import prove
 from tests.kernels.wgrad.mutants import (
     BIAS,
     FLIPPED,
-    FOLDED,
     HALO,
     MUTANT,
     PARTS,
@@ -20,10 +19,11 @@ from tests.kernels.wgrad.mutants import (
     SHARED,
     SIDE_BY_SIDE,
     SKIPPING,
+    SPACE_TO_DEPTH,
     drop_a_box,
 )
 
-OTHERS = (BIAS, FOLDED, HALO, PARTS, FLIPPED, SHARED, SIDE_BY_SIDE)
+OTHERS = (BIAS, SPACE_TO_DEPTH, HALO, PARTS, FLIPPED, SHARED, SIDE_BY_SIDE)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,11 @@ def test_a_dropped_box_is_wrong(monkeypatch):
 
 
 def test_a_box_that_two_parts_sum_is_wrong(monkeypatch):
-    walk = Schedule.walk
+    reduction = Schedule.reduction
     longer = lambda s: Span(jnp.maximum(s.first - 1, 0), s.last)
-    monkeypatch.setattr(Schedule, "walk", lambda *at: (found := walk(*at))._replace(steps=longer(found.steps)))
+    monkeypatch.setattr(
+        Schedule, "reduction", lambda *at: (found := reduction(*at))._replace(steps=longer(found.steps))
+    )
     with WRONG:
         prove(PARTS)
 
@@ -114,8 +116,8 @@ def test_the_dy_of_another_consumer_is_wrong(monkeypatch):
 def test_another_image_is_wrong(monkeypatch, broken):
     pixels, images = Schedule.pixels, PIECES.product.batch * PIECES.product.models
 
-    def others(self, tile, walk, step):
-        x, dy, rows = pixels(self, tile._replace(example=tile.example * int(broken != "example")), walk, step)
+    def others(self, tile, reduction, step):
+        x, dy, rows = pixels(self, tile._replace(example=tile.example * int(broken != "example")), reduction, step)
         x, dy = (x % images if broken.endswith("x") else x), (dy % images if broken.endswith("dy") else dy)
         return x, dy, rows
 
@@ -143,9 +145,9 @@ def test_a_line_that_the_bias_gradient_leaves_out_is_wrong(monkeypatch):
 
 def test_boxes_that_no_tap_meets_are_in_the_bias_gradient(monkeypatch):
     """The first tap tile walks them for it alone."""
-    walk = Schedule.walk
-    other = lambda self, tile: walk(self, tile._replace(tap_tile=jnp.maximum(tile.tap_tile, 1)))
-    monkeypatch.setattr(Schedule, "walk", other)
+    reduction = Schedule.reduction
+    other = lambda self, tile: reduction(self, tile._replace(tap_tile=jnp.maximum(tile.tap_tile, 1)))
+    monkeypatch.setattr(Schedule, "reduction", other)
     with WRONG:
         prove(SKIPPING)
 
@@ -153,17 +155,17 @@ def test_boxes_that_no_tap_meets_are_in_the_bias_gradient(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("folded", lambda change: lambda x, axes: jnp.roll(change(x, axes), 1, -1)),
-        ("unfolded", lambda change: lambda dw, axes: jnp.flip(change(dw, axes), 1)),
+        ("space_to_depth", lambda change: lambda x, axes: jnp.roll(change(x, axes), 1, -1)),
+        ("depth_to_taps", lambda change: lambda dw, axes: jnp.flip(change(dw, axes), 1)),
         ("without_row_outputs", lambda change: lambda dw, last, count: change(jnp.roll(dw, 1, -2), last, count)),
     ],
-    ids=["folded", "unfolded", "outputs"],
+    ids=["space_to_depth", "depth_to_taps", "outputs"],
 )
 def test_channels_that_were_pixels_in_another_place_are_wrong(monkeypatch, name, broken):
-    module = sm90 if name == "folded" else wgrad_operands
+    module = sm90 if name == "space_to_depth" else wgrad_operands
     monkeypatch.setattr(module, name, broken(getattr(module, name)))
     with WRONG:
-        prove(FOLDED)
+        prove(SPACE_TO_DEPTH)
 
 
 def test_a_tile_of_another_place_shows(monkeypatch):

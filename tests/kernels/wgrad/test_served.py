@@ -108,7 +108,7 @@ PLAIN = {"2d", "bf16", "1x1wgs", "64pixels", "n64"}
         (Config(STEP, halo=True), {}, {"halo"}),
         (Config(STEP, dy_registers=True), {}, {"registers"}),
         (Config(STEP, dy_registers=True), {"outputs": ("dw", "db")}, {"registers", "bias"}),
-        (Config(STEP, fold=True), {"stride": 2}, {"fold"}),
+        (Config(STEP, space_to_depth=True), {"stride": 2}, {"space_to_depth"}),
         (Config(STEP, row_outputs=2), {"size": (9, 10)}, {"rows", "strided"}),
         (Config(STEP, split_k=2), {}, {"split"}),
         (Config(STEP, multicast="x"), {"channels": (64, 128)}, {"multicast_x"}),
@@ -146,11 +146,11 @@ def test_notes_of_copies():
 
 def test_notes_of_strides_and_outputs_made_channels():
     strided = product(channels=(8, 64), size=(9, 8), stride=2, padding=1)
-    told = served.notes(strided, Config(STEP, fold=True))
+    told = served.notes(strided, Config(STEP, space_to_depth=True))
     assert told == ("x is padded to whole strides in spatial dimensions [0]", "the strides of x are made channels")
     *_, told = served.notes(product(size=(9, 14)), Config(STEP, row_outputs=4))
     assert told == "XLA adds the sums of 4 neighbouring outputs of a row, in float32"
-    told = served.notes(product(size=(9, 15), stride=2, padding=1), Config(STEP, fold=True, row_outputs=4))
+    told = served.notes(product(size=(9, 15), stride=2, padding=1), Config(STEP, space_to_depth=True, row_outputs=4))
     assert told[0] == "x is padded to whole strides in spatial dimensions [0, 1]"
 
 

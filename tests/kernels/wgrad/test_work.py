@@ -58,7 +58,7 @@ def test_every_tile_comes_once_with_the_steps_that_are_counted(case):
     each += [range(0, t.n_tiles, shared[0]), range(0, t.m_tiles, shared[1])]
     wanted = itertools.product(*(range(n) if isinstance(n, int) else n for n in each))
     assert sorted(zip(*(row.tolist() for row in found), strict=True)) == list(wanted)
-    steps = jax.vmap(lambda *tile: schedule.walk(Tile(*tile)).steps.count)(*found)
+    steps = jax.vmap(lambda *tile: schedule.reduction(Tile(*tile)).steps.count)(*found)
     assert int(steps.min()) >= 0
     assert int(steps.sum()) == work.all_steps(t.raw, case.config)
 
@@ -81,7 +81,7 @@ def test_boxes_hold_every_pair_of_pixels_that_meet(case):
 def test_parts_are_even(case):
     schedule = schedule_of(case)
     found = tiles(schedule)
-    steps = jax.vmap(lambda *tile: jnp.stack([(s := schedule.walk(Tile(*tile)).steps).first, s.last]))(*found)
+    steps = jax.vmap(lambda *tile: jnp.stack([(s := schedule.reduction(Tile(*tile)).steps).first, s.last]))(*found)
     by_tile: dict = {}
     for part, *rest, (first, last) in zip(*(row.tolist() for row in found), steps.tolist(), strict=True):
         by_tile.setdefault(tuple(rest), {})[part] = first, last
@@ -168,8 +168,8 @@ def test_the_least_bytes_are_of_pixels_that_some_tap_reads(name):
     problem = Problem.of(PRODUCTS[name])
     p = problem if problem.walkable else problem.transpose()
     read = math.prod(len({j for _, j, _ in pairs(d)}) for d in p.dims)
-    sheets = 2 * p.batch * p.pieces
-    x, dy = sheets * p.in_channels * read, sheets * p.out_channels * math.prod(d.out_size for d in p.dims)
+    image_groups = 2 * p.batch * p.pieces
+    x, dy = image_groups * p.in_channels * read, image_groups * p.out_channels * math.prod(d.out_size for d in p.dims)
     assert work.least_bytes(problem) == x + dy + work.result_bytes(problem)
 
 

@@ -92,7 +92,7 @@ FEATURES: dict[str, Callable[[Work], bool]] = {
     "wgrad: x shared": lambda w: w.cfg.multicast == "x",
     "wgrad: dy shared": lambda w: w.cfg.multicast == "dy",
     "wgrad: strided": lambda w: any(d.in_stride > 1 for d in w.problem.dims),
-    "wgrad: strides as channels": lambda w: w.cfg.fold,
+    "wgrad: strides as channels": lambda w: w.cfg.space_to_depth,
     "wgrad: outputs of a row as channels": lambda w: w.cfg.row_outputs > 1,
     "wgrad: dilated": lambda w: any(s > 1 for s in w.case.product.spec.kernel_dilation),
     "wgrad: x and dy exchanged": lambda w: w.cfg.transposed,

@@ -1,4 +1,4 @@
-"""One product of arrays by a named formulation."""
+"""A product of arrays by a formulation of that name."""
 
 from typing import Any
 
@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..equation import BILINEAR, Equation, Op, fold_axes, wider
+from ..equation import BILINEAR, Op, collapse_axes, wider
+from ..spec import Product
 from . import blocks, catalogue
 from .formulation import How
 from .programs import library
 
 
-def contract(
+def run_formulation(
     formulation: str,
-    role: str,
+    product: Product,
     a: Array,
     b: Array,
     op: Op,
@@ -25,7 +26,10 @@ def contract(
     on_cpu: bool = False,
     narrow_matmuls: bool = False,
 ) -> Array:
-    """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w.
+    """fprop(x, w) -> y, dgrad(ct, w) -> dx or wgrad(x, ct) -> dw, by the product's role.
+
+    product  what a and b are once leading axes are collapsed; its epilogue, if it has one, is left to the caller
+    a, b     operands with any number of leading axes, see `equation`
 
     The result has `dtype`. Formulations that call the platform's library sum as stock does: with `wide_sums` the library
     stores the wider of `dtype` and the compute dtype, without it the compute dtype. All others sum in at least float32. Those
@@ -36,10 +40,9 @@ def contract(
     The derivatives are written out, not taken by `jax.linear_transpose` of the forward product: inside `shard_map` that
     adds a hidden sum over devices.
     """
-    names, out = BILINEAR[role]
-    equation, shapes = Equation(role, op, names, ((out, dtype),)), (a.shape, b.shape)
-    (shape,), (work,) = equation.out_shapes(shapes), equation.products(shapes)
-    a, b = (fold_axes(op, name, t).astype(op.compute_dtype) for name, t in zip(names, (a, b), strict=True))
+    role, names = product.role, BILINEAR[product.role][0]
+    leading = a.shape[: op.ensemble_axes + (0 if role == "wgrad" else op.batch_axes(a.ndim))]
+    a, b = (collapse_axes(op, name, t).astype(op.compute_dtype) for name, t in zip(names, (a, b), strict=True))
     program = catalogue.FORMULATIONS.get(formulation)
     if program is None or program.library:
         stored = wider(op.compute_dtype, dtype) if wide_sums else op.compute_dtype
@@ -63,9 +66,10 @@ def contract(
 
         if program.loop:  # else an operand would be computed where it is padded, one element at a time
             a, b = lax.optimization_barrier((a, b))
-        y = blocks.run(once, role, blocks.images_at_once(program, work, cache), a, b)
+        y = blocks.run(once, role, blocks.images_at_once(program, product, cache), a, b)
         # Else a sum over taps would be computed anew inside each operation that reads it.
         return y if program.library or role == "wgrad" else lax.optimization_barrier(y)
 
     y = (jax.vmap(one_model) if op.ensemble_axes else one_model)(a, b)
-    return y.astype(dtype).reshape(shape)
+    collapsed = (op.ensemble_axes > 0) + (role != "wgrad")
+    return y.astype(dtype).reshape(*leading, *y.shape[collapsed:])
