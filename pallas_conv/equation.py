@@ -289,8 +289,8 @@ class Equation:
             return [contract(self.primitive, v[first], v[second], op, dtype)]
         results: dict[str, Callable[[], Array]]
         if self.primitive == "affine":
-            product = contract("fprop", v["x"], v["w"], op, op.sum_dtype)
-            z = add_terms(op, product, v.get("b"), v.get("r"), self.outs[0][1])
+            s = contract("fprop", v["x"], v["w"], op, op.sum_dtype)
+            z = add_terms(op, s, v.get("b"), v.get("r"), self.outs[0][1])
             results = {"z": lambda: z, "y": lambda: applied(op.activation, z)}
         elif self.primitive == "tangent":
             terms = [contract("fprop", v[a], v[b], op, op.sum_dtype) for a, b in _tangents(v)]

@@ -24,17 +24,15 @@ def programs(product: Product) -> dict[str, Callable[..., Any]]:
         ensemble_axes=int(product.models is not None),
     )
     names = [formulations.STOCK, *(f.name for f in formulations.serving(product))]
-    run = functools.partial(
-        formulations.run_formulation,
-        product=product,
-        op=op,
-        dtype=product.out_dtype,
-        wide_sums=True,
-        cache=formulations.cache(cpu),
-        on_cpu=True,
-        narrow_matmuls=cpu.amx,
-    )
-    return {name: jax.jit(functools.partial(run, name)) for name in names}
+    how = {
+        "op": op,
+        "dtype": product.out_dtype,
+        "wide_sums": True,
+        "cache": formulations.cache(cpu),
+        "on_cpu": True,
+        "narrow_matmuls": cpu.amx,
+    }
+    return {name: jax.jit(functools.partial(formulations.run_formulation, name, product, **how)) for name in names}
 
 
 def timed_as(formulation: str) -> str:

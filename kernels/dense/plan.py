@@ -130,10 +130,10 @@ class Problem:
         """
         groups, models = product.spec.groups, product.models or 1
         channels = product.in_channels // groups, product.out_channels // groups
-        c, k = channels if product.role == "fprop" else channels[::-1]
+        summed, produced = channels if product.role == "fprop" else channels[::-1]
         itemsizes = ITEMSIZE[product.compute_dtype], ITEMSIZE[product.out_dtype]
-        outputs = len(product.outputs)
-        return cls(product.batch, models * groups, c, k, geometry.dims(product), *itemsizes, outputs, product.residual)
+        dims, outputs = geometry.dims(product), len(product.outputs)
+        return cls(product.batch, models * groups, summed, produced, dims, *itemsizes, outputs, product.residual)
 
     @property
     def phases(self) -> int:

@@ -60,11 +60,11 @@ def _size_reasons(product: Product) -> list[str]:
         return [f"no tap ever meets the input in spatial dimensions {idle}"]
     source, result = ("x", "y") if product.role == "fprop" else ("y", "x")
     whole = {name: -(-channels // 8) * 8 for name, channels in _channels(product).items()}  # 16 bytes, or 32
-    groups = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
+    all_groups = (product.models or 1) * spec.groups  # as the kernel sees them: strided dimensions in whole strides
     elements = {
-        source: groups * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
-        "w": groups * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
-        result: groups * product.batch * whole[result] * math.prod(d.rows * d.out_stride for d in dims),
+        source: all_groups * product.batch * whole[source] * math.prod(d.in_rows * d.in_stride for d in dims),
+        "w": all_groups * whole["x"] * whole["y"] * math.prod(spec.kernel_spatial),
+        result: all_groups * product.batch * whole[result] * math.prod(d.rows * d.out_stride for d in dims),
     }
     return large_reasons(elements)
 

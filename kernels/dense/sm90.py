@@ -210,15 +210,15 @@ class _Kernel:
                     self._load(gmem, shared, slot, u, tile, firsts, spans, taps, c)
                 return ring.next_slot(slot)
 
-            def loops(taps: tuple[Array, ...], slot: Array) -> Array:
+            def nested_loops(taps: tuple[Array, ...], slot: Array) -> Array:
                 if len(taps) == len(self.dims):
                     return lax.fori_loop(channels.first, channels.last, lambda c, s: per_step(taps, c, s), slot)
                 span = spans[len(taps)]
                 if cfg.taps_per_step > 1 and len(taps) == len(self.dims) - 1:
                     span = Span(jnp.int32(0), schedule.tap_groups(span))
-                return lax.fori_loop(span.first, span.last, lambda tap, s: loops((*taps, tap), s), slot)
+                return lax.fori_loop(span.first, span.last, lambda tap, s: nested_loops((*taps, tap), s), slot)
 
-            return loops((), slot)
+            return nested_loops((), slot)
 
         ring.drain(lax.fori_loop(0, schedule.tiles_of(worker), per_tile, jnp.int32(0)))
 

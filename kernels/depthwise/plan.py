@@ -182,7 +182,7 @@ class Problem:
         """Registers of a thread for the weights of a tap.
 
         On tensor cores one, which holds a thread's two numbers of an 8x8 matrix, whatever the groups. In float32 one for every
-        channel of the group.
+        channel of the group, each of which is multiplied with a pixel of its own: a product has as many terms.
         """
         return 1 if self.on_tensor_cores else self.group
 

@@ -148,8 +148,8 @@ class Strips:
                     )
             return shared.ring.next_slot(slot)
 
-        next_slot: Array = lax.fori_loop(first, last, per_chunk, slot)
-        return next_slot
+        end: Array = lax.fori_loop(first, last, per_chunk, slot)
+        return end
 
     def slot_after(self, first: Array, chunks: int) -> Array:
         """The slot so many chunks after one that is in slot `first`."""

@@ -132,8 +132,8 @@ class WeightSums(Strips):
             def per_tile(tile: Array, slots: Slots) -> Slots:
                 self._load_partner(gmem, partners, strip, tile, slots.partner)
                 first = tile * tiling.advance + tiling.shared_chunks
-                next_slot = self.load_chunks(gmem, shared, strip, first, first + tiling.advance, slots.first)
-                return Slots(next_slot, partners.ring.next_slot(slots.partner))
+                slot = self.load_chunks(gmem, shared, strip, first, first + tiling.advance, slots.first)
+                return Slots(slot, partners.ring.next_slot(slots.partner))
 
             found: Slots = lax.fori_loop(0, strip.tiles, per_tile, slots)
             return found
@@ -173,9 +173,9 @@ class WeightSums(Strips):
                 sums = self.add_tile(sums, weights, shared, strip, tile, slots, me)
                 mgpu.commit_smem()  # what was read before TMA overwrites it, and what was staged before TMA reads it
                 partners.ring.release(slots.partner)
-                next_slot = self.release(shared, slots.first, self.tiling.advance)
+                slot = self.release(shared, slots.first, self.tiling.advance)
                 self.finish_tile(gmem, shared, strip, tile, me)
-                return Slots(next_slot, partners.ring.next_slot(slots.partner)), sums
+                return Slots(slot, partners.ring.next_slot(slots.partner)), sums
 
             slots, sums = lax.fori_loop(0, strip.tiles, per_tile, state)
             return slots._replace(first=self.release(shared, slots.first, self.tiling.shared_chunks)), sums

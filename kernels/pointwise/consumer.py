@@ -94,7 +94,7 @@ class Consumer:
         return dx[...]
 
     def _add_to_dx(self, dx: Any, slot: Array, i: int, c: int) -> None:
-        """dx[own pixels, c] += g[own pixels, k] @ w[k, c] for the chunks k of a step's i-th slot."""
+        """dx[own pixels, c] += g[own pixels, o] @ w[o, c] for the chunks o of a step's i-th slot."""
         ct, box = self.shared.ct, self.staging.box
         for chunk in range(self.tiling.slot_chunks):
             weights = self.shared.w.mma.at[self._opaque(i * self.tiling.slot_chunks + chunk), c]
@@ -106,7 +106,7 @@ class Consumer:
                 mgpu.wgmma(dx.at[mgpu.ds(pixel, box[-1])], own, weights)
 
     def _add_to_dw(self, sums: tuple[Any, ...], step: _Step, i: int) -> None:
-        """dw[k, c] += g[pixels, k].T @ x[pixels, c] for the blocks that a consumer sums of a step's i-th slot."""
+        """dw[o, c] += g[pixels, o].T @ x[pixels, c] for the blocks that a consumer sums of a step's i-th slot."""
         t, shared, own = self.tiling, self.shared, self.tiling.divided == "pixels"
         for column in range(t.own_columns):
             acc = sums[i * t.own_columns + column]
@@ -136,6 +136,6 @@ class Consumer:
         number = part.number * CONSUMERS + self.me if t.divided == "pixels" else part.number
         for i, total in enumerate(sums):
             slot, column = divmod(i, t.own_columns)
-            k = slot * t.slot_chunks + self._own_chunk
-            where = number, part.example, out_channels(k), self.schedule.in_channels(part, self._own_column(column))
+            chunk = slot * t.slot_chunks + self._own_chunk
+            where = number, part.example, out_channels(chunk), self.schedule.in_channels(part, self._own_column(column))
             mgpu.store(self.gmem.dw, where, total, interpret=self.interpret)

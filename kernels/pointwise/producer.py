@@ -69,9 +69,9 @@ class Producer:
 
     def _load_weights(self, i: Array, _: None) -> None:
         """Load a block of the weights, which stay."""
-        (k, c), _rest = unravel(i, [self.tiling.row_blocks, self.tiling.column_blocks])
-        block = self.gmem.w.at[self.part.example, out_channels(k), self.schedule.in_channels(self.part, c)]
-        self._copy(block, self.shared.w.tma.at[k, c], self.shared.weights_ready)
+        (o, c), _rest = unravel(i, [self.tiling.row_blocks, self.tiling.column_blocks])
+        block = self.gmem.w.at[self.part.example, out_channels(o), self.schedule.in_channels(self.part, c)]
+        self._copy(block, self.shared.w.tma.at[o, c], self.shared.weights_ready)
 
     def _load_x(self, step: Array, slot: Array) -> None:
         """Load the x of a step, if the part has it."""
@@ -153,6 +153,6 @@ class Producer:
 
         @mgpu.when(self.part.n_tile == 0)
         def _():
-            for k, total in enumerate(biases):
-                where = self.part.number, self.part.example, mgpu.ds(0, WARPS), mgpu.ds(k * CHUNK, CHUNK)
+            for chunk, total in enumerate(biases):
+                where = self.part.number, self.part.example, mgpu.ds(0, WARPS), out_channels(chunk)
                 mgpu.store(self.gmem.db, where, total, interpret=self.interpret)

@@ -85,6 +85,6 @@ class Schedule:
         return tuple(at + me * extent if i == axis else at for i, at in enumerate(index))
 
 
-def out_channels(k: Array) -> Any:
+def out_channels(chunk: Array | int) -> Any:
     """Output channels of a chunk, which may be more than there are."""
-    return mgpu.ds(k * CHUNK, CHUNK)
+    return mgpu.ds(chunk * CHUNK, CHUNK)

@@ -1,19 +1,19 @@
 """The pointwise kernel for Hopper: all gradients of a 1x1 convolution, from one reading of x and of the cotangent.
 
-For pixels q, channels c of x and k of the cotangent, per example,
+For pixels q, channels c of x and o of the cotangent, per example,
 
-    g[q, k]  = ct[q, k] * act'(saved[q, k])         or ct, without an activation
-    dx[q, c] = sum_k  g[q, k] * w[k, c]
-    dw[k, c] = sum_q  g[q, k] * x[q, c]
-    db[k]    = sum_q  g[q, k]
+    g[q, o]  = ct[q, o] * act'(saved[q, o])         or ct, without an activation
+    dx[q, c] = sum_o  g[q, o] * w[o, c]
+    dw[o, c] = sum_q  g[q, o] * x[q, c]
+    db[o]    = sum_q  g[q, o]
 
 Two kernels read the cotangent twice, and with an activation XLA writes g before. There is little arithmetic for each byte, so
 what counts is bytes. Here a thread block walks its part of the pixels, 128 a step. Its weights stay in shared memory, and its
 dw in registers, from the first step to the last; each step ends with 128 pixels of dx. Of two chunks of 64 channels each:
 
                          a step: 128 pixels        consumer 0                 consumer 1
-    g   [pixels, k]      chunks k0 k1              dx of pixels 0 - 63        dx of pixels 64 - 127
-    x   [pixels, c]      chunks c0 c1              dw[k0, c0], dw[k1, c0]     dw[k0, c1], dw[k1, c1]
+    g   [pixels, o]      chunks o0 o1              dx of pixels 0 - 63        dx of pixels 64 - 127
+    x   [pixels, c]      chunks c0 c1              dw[o0, c0], dw[o1, c0]     dw[o0, c1], dw[o1, c1]
 
 The producer multiplies the cotangent by the derivative in shared memory, so that it becomes g (producer.py). It also sums g for
 db, before g is rounded. The consumers multiply g by w and by x (consumer.py). If dw has an odd number of blocks, each consumer

@@ -24,7 +24,7 @@ SPARE_OF_LONG_STEPS = 16  # and more, if steps are of over 64 pixels
 def illegal(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> str | None:
     """The reason why the kernel does not take a configuration, or None."""
     oriented = raw.oriented(cfg)
-    if not oriented.walkable:
+    if not oriented.single_phase:
         return f"{cfg.transposed=} leaves several phases of outputs: a convolution takes False, a transposed one True"
     if why := illegal_mapping(oriented, cfg):
         return why

@@ -40,7 +40,7 @@ def space_to_depth(x: Array, axes: Sequence[ConvAxis]) -> Array:
 
 
 def depth_to_taps(dw: Array, axes: Sequence[ConvAxis]) -> Array:
-    """[E, *kernel in whole strides, G, O, *strides C] -> [E, *kernel, G, O, C], of what `space_to_depth` made of x."""
+    """[E, *kernel in whole strides, G, O, *strides C] -> [E, *kernel, G, O, C]: undo what `space_to_depth` makes of taps."""
     nd = len(axes)
     strides = [axis.stride for axis in axes]
     dw = dw.reshape(*dw.shape[:-1], *strides, dw.shape[-1] // math.prod(strides))

@@ -169,7 +169,7 @@ class Problem:
         )
 
     @property
-    def walkable(self) -> bool:
+    def single_phase(self) -> bool:
         """Whether dy has one phase in every dimension: boxes of dy and boxes of x of all taps then lie side by side."""
         return all(d.out_stride == 1 for d in self.dims)
 

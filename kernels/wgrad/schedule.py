@@ -21,7 +21,7 @@ from .plan import Config, Problem, Tiling
 
 
 class Tile(NamedTuple):
-    """Indices of one tile."""
+    """Indices of one tile. k_part: that of the `split_k` parts of the pixels, over which it sums: the K of its products."""
 
     k_part: Array
     example: Array
@@ -94,7 +94,7 @@ class Schedule:
         return found
 
     def reduction(self, tile: Tile) -> Reduction:
-        """The steps of a tile."""
+        """The boxes of pixels that a tile sums over: its part of those that its taps need."""
         taps = [self.taps(tile, u) for u in range(self.cfg.taps_per_tile)]
         first, extents = [], [jnp.int32(self.tiling.image_steps)]
         for i, (d, e) in enumerate(zip(self.problem.dims, self.cfg.step_pixels[1:], strict=True)):

@@ -32,7 +32,7 @@ def candidates(problem: Problem, gpu: Gpu = ANY_HOPPER) -> Iterator[Config]:
     for transposed, space_to_depth, row_outputs in itertools.product((False, True), (False, True), (1, 2, 4)):
         plain = Config((), transposed=transposed, space_to_depth=space_to_depth, row_outputs=row_outputs)
         oriented = problem.oriented(plain)
-        if not oriented.walkable or illegal_mapping(oriented, plain):
+        if not oriented.single_phase or illegal_mapping(oriented, plain):
             continue
         p = problem.under(plain)
         if (space_to_depth and p.in_channels > M) or (row_outputs > 1 and p.out_channels > M):

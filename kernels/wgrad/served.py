@@ -51,7 +51,7 @@ def _type_reasons(product: Product) -> list[str]:
 
 def _geometry_reasons(product: Product) -> list[str]:
     found, problem = [*geometry_reasons(product), *group_reasons(product)], Problem.of(product)
-    if not (problem.walkable or problem.transpose().walkable):
+    if not (problem.single_phase or problem.transpose().single_phase):
         found.append("strides and input dilations leave several phases of x and of its cotangent")
     return found
 
@@ -67,7 +67,7 @@ def _size_reasons(product: Product) -> list[str]:
     problem = Problem.of(product)
     whole = lambda channels: -(-channels // M) * M
     tiles = whole(problem.in_channels) * whole(problem.out_channels) * math.prod(spec.kernel_spatial)
-    elements = problem.elements if problem.walkable else problem.transpose().elements[::-1]
+    elements = problem.elements if problem.single_phase else problem.transpose().elements[::-1]
     sizes = (*elements, problem.examples * problem.groups * tiles)
     return large_reasons(dict(zip(names, sizes, strict=True)))
 

@@ -2,7 +2,7 @@
 
 For a `geometry.TapAxis` of one phase per spatial dimension, channels last, and per example,
 
-    dw[tap, g, k, c] = sum_{images n, rows q} dy[n, q, g, k] * x[n, q * in_stride + offset + tap * tap_stride, g, c]
+    dw[tap, g, o, c] = sum_{images n, rows q} dy[n, q, g, o] * x[n, q * in_stride + offset + tap * tap_stride, g, c]
 
 A tile is 64, 128 or 192 output channels, some taps, and some input channels. All its sums stay in registers while one producer
 warpgroup walks boxes of pixels: it loads dy once for all taps, and x once for each, or once for all taps along a dimension (a
@@ -225,19 +225,19 @@ class _Kernel:
                 return [acc[...] for acc in accs], biases, end
 
             sums, biases, slot = mgpu.run_scoped(accumulate, *[mgpu.ACC((M, cfg.tile_n), jnp.float32)] * len(products))
-            part = tile.k_part * schedule.problem.examples + tile.example
+            example_part = tile.k_part * schedule.problem.examples + tile.example
             rows = mgpu.ds((tile.m_tile * cfg.m_warpgroups + m) * M, M)
             for total, (load, halo_tap) in zip(sums, products, strict=True):
                 u, c = (f(load, jnp.int32(cfg.channel_loads)) for f in (lax.div, lax.rem))
                 place = schedule.place(tile, u)
                 columns = mgpu.ds((tile.n_tile * cfg.channel_loads + c) * cfg.tile_n, cfg.tile_n)
-                where = part, place, halo_tap, tile.group, rows, columns
+                where = example_part, place, halo_tap, tile.group, rows, columns
                 mgpu.store(dw, where, total.astype(dw.dtype), interpret=self.interpret)
             for ref, total in zip(db, biases, strict=True):
 
                 @mgpu.when((tile.tap_tile == 0) & (tile.n_tile == 0) & (n == 0))
                 def _(ref: Any = ref, total: Array = total) -> None:
-                    ref[part, tile.group, rows] = total
+                    ref[example_part, tile.group, rows] = total
 
             return slot
 

@@ -11,7 +11,7 @@ from .plan import ITEMSIZE, Config, M, Problem, Tiling, tiling
 
 def useful_macs(problem: Problem) -> int:
     """The multiply-adds of the definition: taps over padding count, stuffed zeros do not."""
-    p = problem if problem.walkable else problem.transpose()
+    p = problem if problem.single_phase else problem.transpose()
     pairs = math.prod(d.out_size * d.count[0] for d in p.dims)
     return p.examples * p.batch * p.groups * p.in_channels * p.out_channels * pairs
 
@@ -35,7 +35,7 @@ def result_bytes(problem: Problem) -> int:
 
 def least_bytes(problem: Problem) -> int:
     """The least traffic with global memory, in bytes: every pixel that some tap reads, once, the result written once."""
-    return sum(_read_bytes(problem if problem.walkable else problem.transpose())) + result_bytes(problem)
+    return sum(_read_bytes(problem if problem.single_phase else problem.transpose())) + result_bytes(problem)
 
 
 def executed_macs(problem: Problem, cfg: Config) -> int:
@@ -138,9 +138,10 @@ def count(raw: Problem, cfg: Config, gpu: Gpu = ANY_HOPPER) -> Work:
 
 def _array_bytes(p: Problem) -> tuple[int, int]:
     """Bytes of x, and of dy."""
-    image_groups = p.examples * p.batch * p.pieces * p.groups * ITEMSIZE
+    image_groups = p.examples * p.batch * p.pieces * p.groups
     x = image_groups * p.in_channels * math.prod(d.in_size for d in p.dims)
-    return x, image_groups * p.out_channels * math.prod(d.out_size for d in p.dims)
+    dy = image_groups * p.out_channels * math.prod(d.out_size for d in p.dims)
+    return x * ITEMSIZE, dy * ITEMSIZE
 
 
 def _read_bytes(p: Problem) -> tuple[int, int]:

@@ -78,7 +78,7 @@ class Formulation:
     matmul: bool = False
 
     def run(self, role: str, a: Array, b: Array, spec: ConvSpec, how: How) -> Array:
-        """fprop(x, w) -> y, dgrad(ct, w) -> x or wgrad(x, ct) -> w of one model, of a product that it serves."""
+        """fprop(x, w) -> y, dgrad(ct, w) -> dx or wgrad(x, ct) -> dw of one model, of a product that it serves."""
         if role == "wgrad":
             assert self.wgrad is not None
             if not upsamples(spec):

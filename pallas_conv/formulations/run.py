@@ -1,4 +1,4 @@
-"""A product of arrays by a formulation of that name."""
+"""A product of arrays by the formulation that was taken."""
 
 from typing import Any
 
@@ -43,6 +43,7 @@ def run_formulation(
     role, names = product.role, BILINEAR[product.role][0]
     leading = a.shape[: op.ensemble_axes + (0 if role == "wgrad" else op.batch_axes(a.ndim))]
     a, b = (collapse_axes(op, name, t).astype(op.compute_dtype) for name, t in zip(names, (a, b), strict=True))
+    assert (a.shape, b.shape) == product.operand_shapes[:2], (product, a.shape, b.shape)
     program = catalogue.FORMULATIONS.get(formulation)
     if program is None or program.library:
         stored = wider(op.compute_dtype, dtype) if wide_sums else op.compute_dtype
@@ -72,4 +73,4 @@ def run_formulation(
 
     y = (jax.vmap(one_model) if op.ensemble_axes else one_model)(a, b)
     collapsed = (op.ensemble_axes > 0) + (role != "wgrad")
-    return y.astype(dtype).reshape(*leading, *y.shape[collapsed:])
+    return y.astype(dtype).reshape(*leading, *product.result_shapes[0][collapsed:])

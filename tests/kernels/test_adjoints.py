@@ -105,7 +105,7 @@ def config(product: Product) -> Any:
         return depthwise.least(DEPTHWISE.problem(product))
     box = {1: (1, 64), 2: (1, 8, 8), 3: (1, 1, 8, 8)}[product.spec.ndim]
     if product.role == "wgrad":
-        return wgrad.Config(box, stages=2, transposed=not wgrad.Problem.of(product).walkable)
+        return wgrad.Config(box, stages=2, transposed=not wgrad.Problem.of(product).single_phase)
     return dense.Config(box, 32, tile_k=16, stages=2)
 
 

@@ -10,7 +10,7 @@ from jax import Array, lax
 from ...spec import ConvSpec
 from ..formulation import Cost, Formulation, How
 from ..sizes import Sizes
-from .matmuls import MOST_MATMULS, copies_of_w, dw_weight, grouped, merges_batch, multiply, outer
+from .matmuls import MOST_MATMULS, copies_of_w, dw_factor, grouped, merges_batch, multiply, outer
 from .windows import stacked_windows
 
 
@@ -28,7 +28,7 @@ def im2col(x: Array, w: Array, spec: ConvSpec, how: How) -> Array:
 def im2col_wgrad(x: Array, ct: Array, spec: ConvSpec, how: How) -> Array:
     """The matrix product of the cotangent and the columns."""
     (n, o), k, pixels = ct.shape[:2], x.shape[1] * math.prod(spec.kernel_spatial), math.prod(spec.out_spatial)
-    if spec.groups == 1 and merges_batch(n, o, k, pixels, dw_weight(spec)):
+    if spec.groups == 1 and merges_batch(n, o, k, pixels, dw_factor(spec)):
         ct = ct.swapaxes(0, 1).reshape(o, -1)
         dw = lax.dot_general(ct, _columns_of_all(x, spec), (((1,), (1,)), ((), ())), **how.of_lax)
         return dw.reshape(o, -1, *spec.kernel_spatial)

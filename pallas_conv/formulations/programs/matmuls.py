@@ -15,8 +15,8 @@ from ..formulation import How
 from ..sizes import Sizes
 
 MOST_MATMULS = 64  # taps with columns, or with a matrix product, of their own
-DW_WEIGHT = 3  # times larger than its dw: operands of an image that are transposed, so that one product sums all images
-DW_WEIGHT_AS_IT_LIES = 1 / 8  # the same where x is its own columns, which would only be moved for it
+DW_FACTOR = 3  # times larger than its dw: operands of an image that are transposed, so that one product sums all images
+DW_FACTOR_AS_IT_LIES = 1 / 8  # the same where x is its own columns, which would only be moved for it
 
 
 def grouped(x: Array, spec: ConvSpec) -> Array:
@@ -44,15 +44,15 @@ def outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
     """ct times (N, G, K, P) summed over images and pixels: (G, O // G, K)."""
     ct = grouped(ct, spec)
     n, _, k, pixels = x.shape
-    if merges_batch(n, ct.shape[2], k, pixels, dw_weight(spec)):
+    if merges_batch(n, ct.shape[2], k, pixels, dw_factor(spec)):
         a, b = (jnp.moveaxis(t, 0, 2).reshape(*t.shape[1:3], -1) for t in (ct, x))
         return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), **how.of_lax)
     return lax.dot_general(ct, x, (((3,), (3,)), ((0, 1), (0, 1))), **how.of_lax).sum(0)
 
 
-def dw_weight(spec: ConvSpec) -> float:
-    """The weight of dw's size when a weight gradient decides whether to merge the batch with the pixels, see `merges_batch`."""
-    return DW_WEIGHT_AS_IT_LIES if spec.groups == math.prod(spec.kernel_spatial) == 1 else DW_WEIGHT
+def dw_factor(spec: ConvSpec) -> float:
+    """How many times its size dw counts when a weight gradient decides whether to merge the batch with the pixels."""
+    return DW_FACTOR_AS_IT_LIES if spec.groups == math.prod(spec.kernel_spatial) == 1 else DW_FACTOR
 
 
 def merges_batch(n: int, o: int, k: int, pixels: int, times: float = 1) -> bool:
@@ -64,5 +64,5 @@ def copies_of_w(s: Sizes) -> float:
     """Bytes of w, or of partial sums of dw, for every image of a matrix product, unless the batch is merged with the pixels."""
     k = s.group_in * s.taps
     pixels = s.in_pixels if upsamples(s.spec) else s.out_pixels
-    times = dw_weight(s.spec) if s.product.role == "wgrad" else 1
+    times = dw_factor(s.spec) if s.product.role == "wgrad" else 1
     return s.w if merges_batch(s.product.batch, s.group_out, k, pixels, times) else s.w * s.product.batch

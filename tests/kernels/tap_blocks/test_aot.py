@@ -42,6 +42,6 @@ def test_every_launch_compiles_without_spills(name):
     assert kernel.name in program.as_text()
     assert "cudnn" not in program.as_text()
     assert used.spills == 0, used.log
-    warpgroups = (kernel.config.mma_warpgroups + 1) * kernel.config.ctas_per_sm
+    warpgroups = (kernel.config.consumers + 1) * kernel.config.ctas_per_sm
     assert used.registers * WARPGROUP * warpgroups <= HOPPER.registers, used.log
     assert "serializ" not in used.log, used.log
