@@ -15,7 +15,7 @@ from ..formulation import How
 from ..sizes import Sizes
 
 MOST_MATMULS = 64  # taps with columns, or with a matrix product, of their own
-DW_FACTOR = 3  # dw counts so many times its size beside operands that are transposed, so that one product sums all images
+DW_FACTOR = 3  # dw counts so many times its size, beside operands that are transposed for one product of all images
 DW_FACTOR_AS_IT_LIES = 1 / 8  # the same where x is its own columns, which would only be moved for that
 
 
