@@ -51,7 +51,7 @@ def outer(ct: Array, x: Array, spec: ConvSpec, how: How) -> Array:
 
 
 def dw_factor(spec: ConvSpec) -> float:
-    """How many times its size dw counts when a weight gradient decides whether to merge the batch with the pixels."""
+    """The factor by which dw's size counts when a weight gradient decides whether to merge the batch with the pixels."""
     return DW_FACTOR_AS_IT_LIES if spec.groups == math.prod(spec.kernel_spatial) == 1 else DW_FACTOR
 
 
