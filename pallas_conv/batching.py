@@ -56,7 +56,7 @@ def _batch(
     def run(op: Op, v: Mapping[str, Array]) -> list[Array]:
         return list(bind(primitive, op, v, outs).values())
 
-    if batched("xyw") or size == 0:  # independent problems (none at all have no channels to merge): one more axis E
+    if batched("xyw") or size == 0:  # independent problems, or none, which make no channels: one more axis E
         return run(op.replace(ensemble_axes=op.ensemble_axes + 1), {n: in_front(n) for n in names}), [0] * len(outs)
 
     if batched("xy") and unbatched("wb") and not produces("wb"):  # shared parameters: one more axis N
@@ -84,7 +84,7 @@ def _batch(
         split = [_split_from_channels(r, size, *channels[kinds[k]]) for r, (k, _) in zip(results, outs, strict=True)]
         return split, [0] * len(outs)
 
-    def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction merges in its own best way
+    def by_definition(*args: Array) -> list[Array]:  # mixed: each contraction is batched in its own best way
         return equation.formula(dict(zip(names, args, strict=True)), contract)
 
     return jax.vmap(by_definition, axes, 0)(*args), [0] * len(outs)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_conv import formulations
-from pallas_conv.equation import Op
+from pallas_conv.equation import Equation
 from pallas_conv.spec import Product
 from pallas_conv.target import this_cpu
 
@@ -17,15 +17,9 @@ from pallas_conv.target import this_cpu
 def programs(product: Product) -> dict[str, Callable[..., Any]]:
     """Stock's program and every formulation that serves the product, of operands as a layer has them."""
     cpu = this_cpu()
-    op = Op(
-        product.spec,
-        jnp.dtype(product.compute_dtype),
-        jnp.dtype(product.out_dtype),
-        ensemble_axes=int(product.models is not None),
-    )
     names = [formulations.STOCK, *(f.name for f in formulations.serving(product))]
     how = {
-        "op": op,
+        "op": Equation.of(product, ("xla",)).op,
         "dtype": product.out_dtype,
         "wide_sums": True,
         "cache": formulations.cache(cpu),

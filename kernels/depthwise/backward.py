@@ -41,7 +41,7 @@ from .plan import CHANNELS, PIXELS
 from .schedule import Schedule, Strip
 from .strips import Chunks, Consumer, Global, Place, Shared
 from .taps import Key, Term
-from .weight_sums import Products, Slots, Sums, WeightSums
+from .weight_sums import At, Products, Slots, Sums, WeightSums
 
 AHEAD = 4  # as weight_sums.AHEAD: each is loaded twice, and there are sums over taps and results in registers, too
 
@@ -150,14 +150,7 @@ class Backward(WeightSums):
         return super().add_tile(sums, weights, shared, strip, tile, slots, me)
 
     def add_place(
-        self,
-        sums: Sums,
-        weights: Any,
-        shared: Shared,
-        chunks: Chunks,
-        slots: Slots,
-        at: tuple[Array, Array],
-        me: Consumer,
+        self, sums: Sums, weights: Any, shared: Shared, chunks: Chunks, slots: Slots, at: At, me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of x, of all its rows in the tile, and stage dx there."""
         products, dx, (plane, place) = Products(self.engine, sums.taps, AHEAD), dict[Key, Array](), at

@@ -34,6 +34,7 @@ from .strips import Chunks, Consumer, Global, Shared, Strips
 from .taps import Key, Term
 
 type Taps = tuple[int, ...]  # of an accumulator
+type At = tuple[Array, Array]  # in a consumer's tile: the number of a plane, and of 16 columns in it
 
 
 class Partners(NamedTuple):
@@ -225,14 +226,7 @@ class WeightSums(Strips):
         return found
 
     def add_place(
-        self,
-        sums: Sums,
-        weights: Any,
-        shared: Shared,
-        chunks: Chunks,
-        slots: Slots,
-        at: tuple[Array, Array],
-        me: Consumer,
+        self, sums: Sums, weights: Any, shared: Shared, chunks: Chunks, slots: Slots, at: At, me: Consumer
     ) -> Sums:
         """Add the products of 16 columns of a plane of the partner, of all its rows in the tile. at: their numbers."""
         products, bias = Products(self.engine, sums.taps, AHEAD), list(sums.bias)
